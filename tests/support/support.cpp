@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+#include "support/support.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace mose::test {
+
+void skip_process(std::string_view reason) {
+  std::printf("SKIPPED: %.*s\n", static_cast<int>(reason.size()), reason.data());
+  std::fflush(stdout);
+  _exit(77);
+}
+
+}  // namespace mose::test

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace mose {
+
+// Time is CLOCK_MONOTONIC in nanoseconds since boot, the same clock as bpf_ktime_get_ns, so that stamps of the kernel
+// and of the agents of one machine compare.
+using Nanoseconds = std::chrono::nanoseconds;
+using Timestamp = std::chrono::time_point<std::chrono::steady_clock, Nanoseconds>;
+
+inline Timestamp now() { return std::chrono::time_point_cast<Nanoseconds>(std::chrono::steady_clock::now()); }
+inline int64_t to_us(Timestamp t) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(t.time_since_epoch()).count();
+}
+inline double to_ms(Nanoseconds d) { return static_cast<double>(d.count()) / 1e6; }
+
+}  // namespace mose

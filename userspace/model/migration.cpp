@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#include "model/migration.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include "base/check.h"
+
+namespace mose {
+
+MigrationId MigrationId::random() {
+  MigrationId id;
+  ssize_t n = getrandom(id.bytes.data(), id.bytes.size(), 0);
+  MOSE_CHECK(n == static_cast<ssize_t>(id.bytes.size()), "the kernel gives 16 random bytes without blocking after boot");
+  return id;
+}
+
+Result<MigrationId> MigrationId::parse(std::string_view hex) {
+  MigrationId id;
+  auto nibble = [](char c) -> int {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return -1;
+  };
+  if (hex.size() != 2 * id.bytes.size()) return fail(fmt::format("\"{}\" is not a migration id (32 hex digits)", hex));
+  for (size_t i = 0; i < id.bytes.size(); ++i) {
+    int high = nibble(hex[2 * i]);
+    int low = nibble(hex[2 * i + 1]);
+    if (high < 0 || low < 0) return fail(fmt::format("\"{}\" is not a migration id (32 hex digits)", hex));
+    id.bytes[i] = static_cast<uint8_t>(high * 16 + low);
+  }
+  return id;
+}
+
+std::string MigrationId::hex() const {
+  std::string text;
+  for (uint8_t byte : bytes) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+Result<Strategy> parse_strategy(std::string_view text) {
+  for (Strategy s : {Strategy::automatic, Strategy::cold, Strategy::precopy, Strategy::postcopy, Strategy::hybrid}) {
+    if (to_string(s) == text) return s;
+  }
+  return fail(fmt::format("\"{}\" is not a strategy: auto, cold, precopy, postcopy or hybrid", text));
+}
+
+std::string_view to_string(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::automatic:
+      return "auto";
+    case Strategy::cold:
+      return "cold";
+    case Strategy::precopy:
+      return "precopy";
+    case Strategy::postcopy:
+      return "postcopy";
+    case Strategy::hybrid:
+      return "hybrid";
+  }
+  return "?";
+}
+
+std::string_view to_string(Role role) { return role == Role::source ? "source" : "destination"; }
+
+std::string_view to_string(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::complete:
+      return "complete";
+    case Outcome::failed:
+      return "failed";
+    case Outcome::refused:
+      return "refused";
+    case Outcome::failed_after_commit:
+      return "failed_after_commit";
+    case Outcome::cancelled:
+      return "cancelled";
+    case Outcome::unknown:
+      return "unknown";
+    case Outcome::target_missed:
+      return "target_missed";
+  }
+  return "?";
+}
+
+int exit_code(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::complete:
+      return 0;
+    case Outcome::failed:
+      return 1;
+    case Outcome::refused:
+      return 3;
+    case Outcome::failed_after_commit:
+      return 4;
+    case Outcome::cancelled:
+      return 5;
+    case Outcome::unknown:
+      return 6;
+    case Outcome::target_missed:
+      return 7;
+  }
+  return 1;
+}
+
+}  // namespace mose

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+
+namespace mose {
+
+// 128 random bits that name one migration on both nodes, in journals, on the wire and in reports.
+struct MigrationId {
+  std::array<uint8_t, 16> bytes{};
+
+  static MigrationId random();
+  static Result<MigrationId> parse(std::string_view hex);
+  [[nodiscard]] std::string hex() const;
+  bool operator==(const MigrationId&) const = default;
+  auto operator<=>(const MigrationId&) const = default;
+};
+
+enum class Strategy : uint8_t { automatic, cold, precopy, postcopy, hybrid };
+[[nodiscard]] Result<Strategy> parse_strategy(std::string_view text);
+[[nodiscard]] std::string_view to_string(Strategy strategy);
+
+enum class Role : uint8_t { source, destination };
+[[nodiscard]] std::string_view to_string(Role role);
+
+// How a migration ended; also the exit code of `mose migrate`.
+enum class Outcome : uint8_t {
+  complete,             // 0
+  failed,               // 1: the source still runs
+  refused,              // 3: nothing was touched
+  failed_after_commit,  // 4
+  cancelled,            // 5: the source still runs
+  unknown,              // 6: agent unreachable, or undecided until both journals meet
+  target_missed,        // 7
+};
+[[nodiscard]] std::string_view to_string(Outcome outcome);
+[[nodiscard]] int exit_code(Outcome outcome);
+inline constexpr int kExitUsage = 2;
+
+// What the operator asked for.
+struct MigrationOptions {
+  Strategy strategy = Strategy::automatic;
+  Nanoseconds max_total{0};        // 0: no bound
+  Nanoseconds max_downtime{0};
+  uint64_t max_bandwidth_bps = 0;  // 0: unlimited
+  unsigned rounds_max = 4;         // pre-copy rounds, at least 1 for strategies that pre-copy
+
+  bool operator==(const MigrationOptions&) const = default;
+};
+
+}  // namespace mose

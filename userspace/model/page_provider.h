@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+
+#include "model/page_set.h"
+
+namespace mose {
+
+// Where the contents of a page of the moved workload are, as the destination knows it.
+enum class PagePlace : uint8_t {
+  unknown,  // the final page map has not arrived: nobody may decide yet
+  zero,     // not present at the source when it was frozen: a zero page
+  local,    // its final contents lie in the page store here
+  remote,   // only the frozen source has the final contents
+};
+
+// What the pager (which owns the userfaultfds) sees of the page store and the stream from the source. Thread-safe.
+// Life: filled from pre-copy on; `sealed` once the final page map is in; after that a page only goes remote -> local.
+class PageProvider {
+ public:
+  virtual ~PageProvider() = default;
+
+  // True once the final page map is known, so that no place is `unknown` any more.
+  [[nodiscard]] virtual bool sealed() const = 0;
+  // The place of `page` and how many of the following pages share it (count >= 1, at most `max`).
+  struct Extent {
+    PagePlace place = PagePlace::unknown;
+    uint64_t count = 1;
+  };
+  [[nodiscard]] virtual Extent place(SpaceId space, uint64_t page, uint64_t max) const = 0;
+  // Contents of `page` and as many following local pages as lie behind it in memory, at most `max` pages. Empty when
+  // the page is not local. The bytes stay valid and unchanged as long as the provider lives.
+  [[nodiscard]] virtual std::span<const std::byte> contents(SpaceId space, uint64_t page, uint64_t max) const = 0;
+  // Asks the source for a remote page now, ahead of all bulk data; asking twice is harmless. When it has become local
+  // the listener is called (from any thread).
+  virtual void request(SpaceId space, PageRun run) = 0;
+  using Listener = std::function<void(SpaceId, PageRun)>;
+  virtual void on_local(Listener listener) = 0;
+  // Every page that was present at the frozen source, per space: what "complete" means. Valid when sealed.
+  [[nodiscard]] virtual std::vector<SpaceId> spaces() const = 0;
+  [[nodiscard]] virtual const PageSet& present(SpaceId space) const = 0;
+};
+
+}  // namespace mose

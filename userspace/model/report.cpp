@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#include "model/report.h"
+
+#include <nlohmann/json.hpp>
+
+namespace mose {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// One table of the fields for both directions, so that they cannot drift apart.
+struct Writer {
+  Json& out;
+  template <typename T>
+  void field(const char* key, const std::optional<T>& value) {
+    out[key] = value ? Json(*value) : Json(nullptr);
+  }
+  void field(const char* key, const std::string& value) { out[key] = value.empty() ? Json(nullptr) : Json(value); }
+  template <typename F>
+  void object(const char* key, F&& fill) {
+    Json inner = Json::object();
+    fill(Writer{inner});
+    out[key] = std::move(inner);
+  }
+};
+
+struct Reader {
+  const Json& in;
+  template <typename T>
+  void field(const char* key, std::optional<T>& value) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_number()) value = it->template get<T>();
+  }
+  void field(const char* key, std::string& value) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_string()) value = it->get<std::string>();
+  }
+  template <typename F>
+  void object(const char* key, F&& fill) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_object()) fill(Reader{*it});
+  }
+};
+
+template <typename Visitor, typename R>
+void visit(Visitor v, R& r) {
+  v.field("migration_id", r.migration_id);
+  v.field("workload", r.workload);
+  v.field("source_node", r.source_node);
+  v.field("destination_node", r.destination_node);
+  v.field("strategy_requested", r.strategy_requested);
+  v.field("strategy", r.strategy);
+  v.field("outcome", r.outcome);
+  v.field("reason", r.reason);
+  v.field("downtime_ms", r.downtime_ms);
+  v.field("total_ms", r.total_ms);
+  v.object("phases_ms", [&](auto o) {
+    o.field("quiesce", r.phases_ms.quiesce);
+    o.field("freeze", r.phases_ms.freeze);
+    o.field("scan", r.phases_ms.scan);
+    o.field("dump", r.phases_ms.dump);
+    o.field("transfer", r.phases_ms.transfer);
+    o.field("restore", r.phases_ms.restore);
+    o.field("commit", r.phases_ms.commit);
+    o.field("drain", r.phases_ms.drain);
+  });
+  v.object("precopy", [&](auto o) {
+    o.field("rounds", r.precopy.rounds);
+    o.field("bytes", r.precopy.bytes);
+    o.field("pages", r.precopy.pages);
+  });
+  v.object("lazy", [&](auto o) {
+    o.field("pages", r.lazy.pages);
+    o.field("faults", r.lazy.faults);
+    o.field("fault_p50_us", r.lazy.fault_p50_us);
+    o.field("fault_p99_us", r.lazy.fault_p99_us);
+    o.field("complete_ms", r.lazy.complete_ms);
+  });
+  v.object("tracking", [&](auto o) {
+    o.field("source", r.tracking.source);
+    o.field("reason", r.tracking.reason);
+    o.field("ebpf_events", r.tracking.ebpf_events);
+    o.field("ebpf_lost", r.tracking.ebpf_lost);
+  });
+  v.object("steer", [&](auto o) {
+    o.field("layer", r.steer.layer);
+    o.field("mode", r.steer.mode);
+  });
+  v.field("bytes_sent", r.bytes_sent);
+  v.object("packets", [&](auto o) {
+    o.field("held", r.packets.held);
+    o.field("drained", r.packets.drained);
+    o.field("redirected", r.packets.redirected);
+    o.field("dropped", r.packets.dropped);
+    o.field("overflow", r.packets.overflow);
+  });
+}
+
+}  // namespace
+
+std::string to_json(const Report& report) {
+  Json out = Json::object();
+  visit(Writer{out}, report);
+  Json timeline = Json::array();
+  for (const TimelineEntry& e : report.timeline) {
+    timeline.push_back({{"node", e.node}, {"phase", e.phase}, {"start_us", e.start_us}, {"end_us", e.end_us}});
+  }
+  out["timeline"] = std::move(timeline);
+  // Names and reasons may hold bytes from outside: replaced where they are not UTF-8, never an exception.
+  return out.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Result<Report> report_from_json(std::string_view text) {
+  Json in = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!in.is_object()) return fail("the report is not a JSON object");
+  Report report;
+  visit(Reader{in}, report);
+  auto timeline = in.find("timeline");
+  if (timeline == in.end() || !timeline->is_array()) return report;
+  for (const Json& e : *timeline) {
+    if (!e.is_object()) return fail("a timeline entry of the report is not an object");
+    TimelineEntry entry;
+    Reader reader{e};
+    reader.field("node", entry.node);
+    reader.field("phase", entry.phase);
+    std::optional<int64_t> start, end;
+    reader.field("start_us", start);
+    reader.field("end_us", end);
+    entry.start_us = start.value_or(0);
+    entry.end_us = end.value_or(0);
+    report.timeline.push_back(std::move(entry));
+  }
+  return report;
+}
+
+}  // namespace mose

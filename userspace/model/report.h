@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/migration.h"
+
+namespace mose {
+
+// One phase of a migration on one node. Times are CLOCK_MONOTONIC microseconds of that node's machine.
+struct TimelineEntry {
+  std::string node;
+  std::string phase;
+  int64_t start_us = 0;
+  int64_t end_us = 0;
+};
+
+// Durations in milliseconds; absent when the phase did not happen or could not be measured. Never 0 for unknown.
+struct PhaseTimes {
+  std::optional<double> quiesce, freeze, scan, dump, transfer, restore, commit, drain;
+};
+
+struct PacketCounts {
+  std::optional<uint64_t> held, drained, redirected, dropped, overflow;
+};
+
+// What one migration did, as `mose migrate --json`, `history` and the run object of design.md 9 give it (without the
+// client's figures). Filled while it runs by the agents, finished once, then immutable.
+struct Report {
+  std::string migration_id, workload, source_node, destination_node;
+  std::string strategy_requested, strategy, outcome, reason;
+  std::optional<double> downtime_ms, total_ms;  // downtime: freeze at the source to thaw at the destination
+  PhaseTimes phases_ms;
+  std::vector<TimelineEntry> timeline;
+  struct {
+    std::optional<uint64_t> rounds, bytes, pages;
+  } precopy;
+  struct {
+    std::optional<uint64_t> pages, faults;
+    std::optional<double> fault_p50_us, fault_p99_us, complete_ms;
+  } lazy;
+  struct {
+    std::string source, reason;  // "hash-scan" and why it was chosen
+    std::optional<uint64_t> ebpf_events, ebpf_lost;
+  } tracking;
+  struct {
+    std::string layer, mode;  // "tc", "l2"
+  } steer;
+  std::optional<uint64_t> bytes_sent;
+  PacketCounts packets;
+};
+
+// The JSON text of the run object (one line without a line end).
+[[nodiscard]] std::string to_json(const Report& report);
+[[nodiscard]] Result<Report> report_from_json(std::string_view text);
+
+}  // namespace mose
