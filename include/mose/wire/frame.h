@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+// Wire protocol v1 between nodes: one TCP port per node, frames in both directions, this file and wire.proto are its
+// specification. Integers are little-endian. Nothing in it assumes plain text below it.
+//
+// Every connection:  HELLO ->, <- HELLO (or an ERROR frame with a reason, then close). Versions overlap or the
+// connection ends. The connecting end names its purpose in HELLO.
+//
+// CONTROL (source connects to the destination), one migration per connection, in this order:
+//   PREPARE -> ; <- PREPARED | REFUSED ; IMAGES -> ; <- READY | FAILED ; COMMIT -> ; <- COMMITTED ; <- COMPLETE ;
+//   RELEASED -> ; close.  ABORT -> is allowed at any time before COMMIT and answered by ABORTED; a lost connection
+//   before READY is an abort; after READY the destination keeps the tree stopped until COMMIT or ABORT arrives on a new
+//   connection, which then starts with that frame (a re-sent COMMIT is answered again). PING/PONG keep it alive.
+// BULK (the destination's pager connects to the source): PAGES, ROUND_END after each pre-copy round, PAGE_MAP once
+//   after the last one (then the set of pages is final and sealed), more PAGES with what PAGE_MAP calls remote,
+//   BULK_END.
+// URGENT (the destination's pager connects to the source): REQUEST -> ; <- PAGES for every page asked for.
+// QUERY (either end): QUERY_VERDICT -> ; <- VERDICT.
+//
+// The destination treats the stream as hostile: every length is bounded before anything is allocated, a wrong checksum,
+// an unknown type, a wrong migration id or an epoch that is not the connection's ends the connection.
+namespace mose::wire {
+
+inline constexpr uint32_t kMagic = 0x45534f4d;  // "MOSE"
+inline constexpr uint32_t kVersionMin = 1;
+inline constexpr uint32_t kVersionMax = 1;
+
+enum class FrameType : uint16_t {
+  invalid = 0,
+  hello = 1,
+  error = 2,
+  ping = 3,
+  pong = 4,
+  prepare = 10,
+  prepared = 11,
+  refused = 12,
+  images = 13,
+  ready = 14,
+  failed = 15,
+  commit = 16,
+  committed = 17,
+  complete = 18,
+  released = 19,
+  abort = 20,
+  aborted = 21,
+  pages = 30,
+  round_end = 31,
+  page_map = 32,
+  bulk_end = 33,
+  request = 34,
+  query_verdict = 40,
+  verdict = 41,
+};
+
+// Before the payload of every frame.
+struct FrameHeader {
+  uint32_t magic;
+  uint16_t type;
+  uint16_t reserved;  // 0
+  uint32_t length;    // bytes of payload
+  uint32_t epoch;     // of the migration; a frame of another epoch is refused
+  std::array<uint8_t, 16> migration;
+  uint64_t checksum;  // XXH3-64 of the payload
+};
+static_assert(sizeof(FrameHeader) == 40);
+
+// Bounds of a payload, per kind of frame, checked before allocation.
+inline constexpr uint32_t kControlPayloadMax = 1u << 20;
+inline constexpr uint32_t kImagesPayloadMax = 256u << 20;  // images of large trees and copied files
+inline constexpr uint32_t kPagesPerFrameMax = 512;         // 2 MiB
+inline constexpr uint32_t kPageMapRunsMax = 16u << 20;
+
+enum class Codec : uint8_t { raw = 0, zero = 1 };
+
+// PAGES: this header, then for Codec::raw `count` pages of 2^page_shift bytes. Codec::zero: no bytes, the pages are
+// not present at the source.
+struct PagesHeader {
+  uint32_t space;       // SpaceId
+  uint8_t kind;         // kind of region, 0 private anonymous
+  uint8_t page_shift;   // 12
+  uint8_t codec;        // Codec
+  uint8_t reserved;
+  uint64_t first;       // page index
+  uint32_t count;       // pages, 1..kPagesPerFrameMax
+  uint32_t round;       // pre-copy round, 0 after the freeze
+};
+static_assert(sizeof(PagesHeader) == 24);
+
+// REQUEST: one header per frame; the answer is one or more PAGES frames that together cover the run.
+struct RequestHeader {
+  uint32_t space;
+  uint32_t count;
+  uint64_t first;
+};
+static_assert(sizeof(RequestHeader) == 16);
+
+// PAGE_MAP: for each space one header, then `present_runs` and `remote_runs` runs {first, count} of u64. A present page
+// that is not remote has its final contents in an earlier PAGES frame.
+struct PageMapHeader {
+  uint32_t space;
+  uint32_t reserved;
+  uint32_t present_runs;
+  uint32_t remote_runs;
+};
+static_assert(sizeof(PageMapHeader) == 16);
+
+}  // namespace mose::wire

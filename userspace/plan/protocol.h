@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+
+// What both ends of a migration say to each other and write down, as the planner sees it: without payloads. The agent
+// attaches payloads (wire.proto) and the simulation delivers, delays and loses these values.
+namespace mose::plan {
+
+enum class Message : uint8_t {
+  // source -> destination
+  prepare, images, commit, abort, released,
+  // destination -> source
+  prepared, refused, ready, failed, committed, complete, aborted,
+};
+[[nodiscard]] const char* to_string(Message message);
+
+// One durable line of a journal: fsynced before the action counts as done. The last readable record decides.
+enum class Record : uint8_t {
+  begun,      // both: from here on there is something to clean up
+  ready,      // destination: the tree is restored and frozen; only a verdict decides
+  commit,     // source: the commit point. destination: the verdict has arrived
+  aborted,    // both: the verdict is abort
+  complete,   // destination: every page is in
+  finished,   // both: nothing is left to do
+};
+[[nodiscard]] const char* to_string(Record record);
+
+}  // namespace mose::plan
