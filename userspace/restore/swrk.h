@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "kernel/launch.h"
+#include "kernel/process.h"
+#include "restore/criu_setup.h"
+
+namespace mose::restore {
+
+// One `criu swrk` process: started before it is needed (its start costs 10-14 ms, with the workload running), asked for
+// one dump or one restore, driven through its hooks, gone.
+//
+// Life: start -> request_dump or request_restore (once) -> next/answer until Done or Died. Between a hook and its
+// answer CRIU waits. Destroying the object kills CRIU. CRIU also dies with the thread that called start(): call it from
+// a thread that outlives the dump or restore.
+//
+// What a dead CRIU leaves behind is decided by the cgroup's freezer alone (see the facts at each function).
+class Swrk {
+ public:
+  struct Place {
+    int net_fd = -1, ipc_fd = -1, uts_fd = -1;  // the workload's; CRIU then dumps none of them
+    int time_fd = -1;                           // dump only: the workload's, when it is not our own
+    int cgroup_fd = -1;                         // restore only: the workload's group; restored tasks inherit it
+    // Restore only: root and external mounts of the new workload, paths as the agent sees them.
+    std::string root;
+    bool root_read_only = true;
+    struct Mount {
+      std::string key, source;
+      bool read_only = false;
+    };
+    std::vector<Mount> mounts;
+  };
+  [[nodiscard]] static Result<Swrk> start_for_dump(const CriuSetup& setup, const Place& place);
+  [[nodiscard]] static Result<Swrk> start_for_restore(const CriuSetup& setup, const Place& place);
+
+  Swrk(Swrk&&) noexcept = default;
+  Swrk& operator=(Swrk&&) noexcept;
+  ~Swrk();
+
+  struct DumpRequest {
+    int images_dir = -1;          // directory on tmpfs; gets images and dump.log. Stays open until Done
+    pid_t pid = 0;                // first process of the workload
+    std::string cgroup_path;      // its group, frozen before the request or (with a later freeze) in the pre-dump hook
+    struct Mount {
+      std::string target, key;    // external mounts: mount point in the workload, name in the images
+    };
+    std::vector<Mount> mounts;
+    bool skip_memory = true;      // false: a full dump, memory in the images
+    int log_level = 0;            // 4: everything
+  };
+  struct RestoreRequest {
+    int images_dir = -1;          // lazy: "lazy-pages.socket" must be listening in it
+    bool lazy_pages = true;
+    int log_level = 0;
+  };
+  [[nodiscard]] Status request_dump(const DumpRequest& request);
+  [[nodiscard]] Status request_restore(const RestoreRequest& request);
+
+  // Dump: pre-dump (everything still runs), query-ext-files, post-dump. Restore: pre-restore, setup-namespaces,
+  // post-setup-namespaces, post-restore, pre-resume, post-resume. pid only where CRIU gives one.
+  struct Hook {
+    std::string name;
+    pid_t pid = 0;
+  };
+  // The answer. A restore that worked says which process is the new first one.
+  struct Done {
+    bool success = false;
+    int error = 0;            // errno as CRIU gives it, 0 when it gives none
+    std::string message;      // failed: one line, with the last meaningful lines of CRIU's log
+    pid_t restored_pid = 0;
+  };
+  struct Died {
+    std::string how;          // "signal 9"
+  };
+  struct TimedOut {};
+  using Event = std::variant<Hook, Done, Died, TimedOut>;
+
+  // The next event within `timeout` (0: only what is there). An Error is a protocol violation: kill it.
+  [[nodiscard]] Result<Event> next(Nanoseconds timeout);
+  // Answers the hook that next() gave last. `ok` false makes CRIU give up: a dump lets the source run on (unless its
+  // cgroup is frozen), a restore kills what it made, except from pre-resume on, where the tree runs whatever we say.
+  [[nodiscard]] Status answer(bool ok);
+  // After Done: waits until the process has gone, so that nothing of CRIU holds the tree any more.
+  [[nodiscard]] Status wait_exit(Nanoseconds bound);
+  // SIGKILL and reap.
+  void kill();
+
+  [[nodiscard]] int fd() const { return socket_.get(); }  // readable when next(0) has something
+  [[nodiscard]] const ProcessHandle& process() const { return process_; }
+
+ private:
+  enum class Purpose { dump, restore };
+  enum class State { idle, asked, in_hook, finished };
+  Swrk(Purpose purpose, Fd socket, ProcessHandle process) : purpose_(purpose), socket_(std::move(socket)), process_(std::move(process)) {}
+  [[nodiscard]] static Result<Swrk> start(const CriuSetup& setup, const Place& place, Purpose purpose);
+  [[nodiscard]] Status send(const std::string& bytes);
+  [[nodiscard]] Result<Event> receive();
+  [[nodiscard]] std::string explain(int error, const std::string& text) const;
+
+  Purpose purpose_;
+  State state_ = State::idle;
+  bool skip_memory_ = true;
+  Fd socket_;
+  ProcessHandle process_;
+  Fd images_dir_;                                   // our duplicate, for the log
+  std::vector<std::pair<std::string, std::string>> mounts_;  // key, path inside CRIU's mount namespace
+  bool has_root_ = false;
+};
+
+// The lines of a CRIU log that tell why it failed, at most three, joined by "; ".
+[[nodiscard]] std::string meaningful_log_lines(std::string_view log);
+
+}  // namespace mose::restore
