@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "model/migration.h"
+#include "plan/protocol.h"
+
+// What a node remembers of a migration through a crash: one append-only file per migration, state_dir/journal/ID.ROLE.
+//
+// Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
+// checksum is right; the first line is the metadata. A line that is torn at the end of the file was never acknowledged
+// and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file is
+// an error, its migration undecided, never guessed.
+namespace mose::agent {
+
+struct JournalMeta {
+  MigrationId id;
+  Role role = Role::source;
+  std::string workload;
+  std::string peer;          // node name
+  std::string peer_address;  // host:port
+  uint32_t epoch = 1;
+};
+
+using Notes = std::map<std::string, std::string>;  // "pid", "start_time", "cgroup", ...
+
+struct JournalContents {
+  JournalMeta meta;
+  std::vector<plan::Record> records;  // in order
+  Notes notes;                        // of all lines, the later value of a name wins
+  bool torn = false;                  // an unacknowledged last line was ignored
+};
+
+class Journal {
+ public:
+  // On return the file, its first line and its directory entry are durable.
+  static Result<Journal> create(const std::string& directory, const JournalMeta& meta);
+  // For appending after a restart; cuts a torn tail off.
+  static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role);
+
+  // Durable on success. After a failure nothing more can be appended (what is on the disk is not known).
+  [[nodiscard]] Status append(plan::Record record, const Notes& notes = {});
+  // Notes without a record, e.g. the pids of the tree that is about to be stopped.
+  [[nodiscard]] Status note(const Notes& notes);
+  [[nodiscard]] const JournalContents& contents() const { return contents_; }
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  [[nodiscard]] Status write_line(const std::string& json);
+  Fd file_;
+  std::string path_;
+  JournalContents contents_;
+  bool broken_ = false;
+};
+
+struct JournalEntry {
+  std::string path;
+  MigrationId id;
+  Role role = Role::source;
+  Result<JournalContents> contents;
+};
+
+[[nodiscard]] Result<JournalContents> read_journal(const std::string& path);
+// Every journal of the directory (missing: none); unreadable ones with their error.
+[[nodiscard]] Result<std::vector<JournalEntry>> list_journals(const std::string& directory);
+// After `finished` is recorded and the report is in the history.
+[[nodiscard]] Status remove_journal(const std::string& directory, const MigrationId& id, Role role);
+
+}  // namespace mose::agent

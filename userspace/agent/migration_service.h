@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/refusal.h"
+#include "model/migration.h"
+
+// The seam between the agent's core (control server, workloads, command line) and the migrations. Everything is called
+// in the loop thread and returns at once; callbacks run in the loop thread, never before the call that took them has
+// returned.
+namespace mose::agent {
+
+struct Core;
+
+struct MigrationProgress {
+  MigrationId id;
+  std::string workload, source, destination;  // destination: node name
+  Role role = Role::source;                   // of this node
+  std::string phase;                          // plan::to_string of the phase
+  unsigned round = 0;
+  uint64_t bytes_done = 0, bytes_total = 0;   // total 0: unknown
+  bool before_commit = true;
+  int64_t elapsed_ms = 0;
+};
+
+struct MigrationEnd {
+  MigrationId id;
+  std::string workload;
+  Role role = Role::source;
+  Outcome outcome = Outcome::failed;
+  std::string reason;       // empty when complete
+  std::string report_json;  // the run object of the report
+};
+
+class MigrationService {
+ public:
+  virtual ~MigrationService() = default;
+
+  // Begins a migration of a workload that runs here. Refuses at once what can be known at once (unknown workload or
+  // node, already moving); preflight runs afterwards, its refusal is a MigrationEnd with Outcome::refused.
+  virtual Answer<MigrationId> start(const std::string& workload, const std::string& node,
+                                    const MigrationOptions& options) = 0;
+  // Asks for an abort; its effect comes as a MigrationEnd. Refused after the commit point or for an unknown id.
+  virtual Answer<void> cancel(const MigrationId& id) = 0;
+  // Asks the peer for the verdict of an undecided migration and acts on it. `done` gets a sentence for the operator.
+  virtual void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) = 0;
+  // Everything that would refuse a move of `workload` to `node`, each a sentence; touches nothing. Empty: nothing.
+  virtual void preflight(const std::string& workload, const std::string& node,
+                         std::function<void(Answer<std::vector<std::string>>)> done) = 0;
+
+  // Migrations under way or undecided on this node, both roles.
+  [[nodiscard]] virtual std::vector<MigrationProgress> list() const = 0;
+  // JSON of one migration, under way or finished (from the history); refused with exit code 2 when unknown.
+  [[nodiscard]] virtual Answer<std::string> show(const MigrationId& id) const = 0;
+  // JSON of what steering does now: [{"service":..,"state":..,"counters":{..}}]; `service` empty: all.
+  [[nodiscard]] virtual Answer<std::string> steer_show(const std::string& service) const = 0;
+
+  // The core subscribes once, before any other call. `on_progress` at each change of phase or round and at most ten
+  // times a second otherwise; `on_end` once per migration.
+  struct Listener {
+    std::function<void(const MigrationProgress&)> on_progress;
+    std::function<void(const MigrationEnd&)> on_end;
+  };
+  virtual void subscribe(Listener listener) = 0;
+
+  // Called once when workloads have been re-adopted: reads the journals and goes on or back.
+  virtual void recover_all() = 0;
+  // The agent is about to end. A migration before its commit point is aborted, a later one stays in its journal; `done`
+  // when nothing of this service runs any more (the core waits a bounded time).
+  virtual void shut_down(std::function<void()> done) = 0;
+};
+
+// Made by mosed after the core is complete.
+std::unique_ptr<MigrationService> make_migration_service(Core& core);
+
+}  // namespace mose::agent

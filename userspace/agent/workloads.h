@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/config.h"
+#include "agent/event_loop.h"
+#include "agent/refusal.h"
+#include "agent/worker.h"
+#include "kernel/process.h"
+#include "model/migration.h"
+#include "model/workload.h"
+
+// The workloads of this node: which there are, where their processes and devices are, and what may be done with them.
+//
+// Life of one: run() starting -> running -> stop() stopping -> forgotten; or running -> exited (its init has ended by
+// itself; stop() or a new run() forgets it). A migration takes it from running to moving and back, or on to away; at the
+// destination arriving -> running, or forgotten again. Described ones (workloads.d) are waiting until their process is
+// found. Everything but starting is kept in state_dir/workloads/NAME.json, so that a restarted agent finds it all again:
+// a workload never depends on the agent's life.
+namespace mose::agent {
+
+enum class WorkloadState : uint8_t { starting, running, moving, arriving, stopping, exited, away, waiting };
+[[nodiscard]] const char* to_string(WorkloadState state);
+
+enum class WorkloadOrigin : uint8_t { run, described, moved };
+[[nodiscard]] const char* to_string(WorkloadOrigin origin);
+
+struct Workload {
+  WorkloadSpec spec;
+  WorkloadState state = WorkloadState::starting;
+  WorkloadOrigin origin = WorkloadOrigin::run;
+  std::shared_ptr<const ProcessHandle> init;  // running, moving, stopping: pid 1 of its namespace; else null
+  std::string cgroup;                         // absolute path
+  std::string host_device;                    // host end of its eth0
+  std::string log;                            // its standard output on this node; empty: none of ours
+  std::string migration;                      // moving, arriving: id
+  std::string node;                           // away: where it went
+  std::string exit_status;                    // exited
+  int64_t since_unix_ms = 0;                  // of the state
+};
+
+// Where things of a workload lie on this node. The same rule everywhere: run, arrival and clean-up agree by it.
+struct WorkloadPaths {
+  std::string cgroup;       // <node.cgroup>/NAME
+  std::string state_dir;    // <state_dir>/workloads/NAME
+  std::string log_dir;      // <state_dir>/workloads/NAME/log, bound at kWorkloadLogTarget
+  std::string runtime_dir;  // <runtime_dir>/workloads/NAME: namespace pins
+};
+[[nodiscard]] WorkloadPaths workload_paths(const Config& config, const std::string& name);
+inline constexpr const char* kWorkloadLogTarget = "/var/log/mose-workload";
+inline constexpr const char* kWorkloadInit = "/usr/libexec/mose/mose-init";
+
+// Kills what is left of the tree and removes network, cgroup and pins of a workload; idempotent, blocking: for a job.
+// The log stays. `bound` for processes to go.
+[[nodiscard]] Status remove_workload_resources(const Config& config, const WorkloadSpec& spec, Nanoseconds bound);
+
+class Workloads {
+ public:
+  using Listener = std::function<void(const Workload&, const std::string& sentence)>;
+
+  // The objects are borrowed and outlive this. `listener` hears of every change of state.
+  Workloads(const Config& config, EventLoop& loop, WorkerPool& workers, Listener listener);
+  ~Workloads();
+
+  // Once at start: reads the registry, re-adopts what still runs (pid and start time), then the descriptions.
+  // Unreadable entries are reported in problems() and left alone.
+  [[nodiscard]] Status load();
+  [[nodiscard]] std::vector<const Workload*> list() const;
+  [[nodiscard]] const Workload* find(const std::string& name) const;  // valid until the next change
+  [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
+
+  // Blocking parts run in a worker; `done` in the loop. A refusal has touched nothing, a failure has undone all.
+  using Done = std::function<void(Answer<const Workload*>)>;
+  void run(WorkloadSpec spec, Done done);
+  void stop(const std::string& name, Nanoseconds grace, Done done);  // the Workload in `done` is a last look
+  // Forgets exited workloads with their resources; a line for each thing done.
+  void clean_up(std::function<void(std::vector<std::string>)> done);
+
+  // For migrations, in the loop thread. Each change is durable before it returns.
+  [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);  // running -> moving
+  [[nodiscard]] Status stay(const std::string& name);                                     // moving -> running
+  [[nodiscard]] Status leave(const std::string& name, const std::string& node);           // moving -> away
+  [[nodiscard]] Answer<void> begin_arrival(const WorkloadSpec& spec, const MigrationId& id);  // -> arriving
+  [[nodiscard]] Status arrived(const std::string& name, ProcessHandle init);              // arriving -> running
+  void forget_arrival(const std::string& name);                                           // arriving -> gone
+
+ private:
+  struct Entry;
+  [[nodiscard]] Status save(const Entry& entry);
+  void change(Entry& entry, WorkloadState state, const std::string& sentence);
+  void watch(Entry& entry);
+  void unwatch(Entry& entry);
+  void init_ended(const std::string& name);
+  void load_one(const std::string& path);
+  void load_descriptions();
+  Entry* entry(const std::string& name);
+  void erase(const std::string& name);
+  [[nodiscard]] Answer<void> free_name(const std::string& name);
+
+  const Config& config_;
+  EventLoop& loop_;
+  WorkerPool& workers_;
+  Listener listener_;
+  std::map<std::string, std::unique_ptr<Entry>> entries_;
+  std::vector<std::string> problems_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace mose::agent
