@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "kernel/process.h"
+
+namespace mose::restore {
+
+// mosed's side of the pager process: how to start one, and the connection to it (include/mose/control/pager.proto).
+//
+// Life: launch_pager() at PREPARE; PagerClient::connect() (ENOENT and ECONNREFUSED until it listens: try again); poll fd() for
+// input(), and for output when wants_write(); on an error of on_ready() drop the client and connect again. Neither the
+// client's nor mosed's end ends the pager: only quit() does. When the pager has died (its ProcessHandle, or a connection that
+// is refused) while pages were missing, its guardian still holds everything: launch_pager() with `adopt`.
+inline constexpr uint32_t kPagerFrameMax = 64u << 10;  // no message carries page contents or a list
+inline constexpr size_t kPagerOutputMax = 256u << 10;  // requests waiting to be written: more means the pager hangs
+
+enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };
+[[nodiscard]] const char* to_string(PagerPhase phase);
+
+struct PagerProgress {
+  uint32_t spaces = 0;
+  uint64_t present_pages = 0, installed_pages = 0, remote_left = 0, unregistered_pages = 0;
+  uint64_t faults = 0, zero_faults = 0, remote_faults = 0;
+  uint64_t fault_p50_us = 0, fault_p99_us = 0, fault_max_us = 0;
+  uint64_t bytes_received = 0;
+  uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
+  int64_t first_fault_us = 0, complete_us = 0;  // CLOCK_MONOTONIC, 0: not yet
+};
+
+// What the pager has said last, all together. Every report changes it, so that the caller may also just look at this.
+struct PagerStatus {
+  PagerPhase phase = PagerPhase::unknown;
+  bool sealed = false;   // the final page map has arrived
+  bool adopted = false;
+  uint32_t guardian_pid = 0;
+  uint64_t guardian_start_time = 0;
+  std::string reason;    // of `failed`
+  PagerProgress progress;
+};
+
+enum class PagerEventKind : uint8_t { status, listening, sealed, restored, progress, complete, failed };
+struct PagerEvent {
+  PagerEventKind kind = PagerEventKind::status;
+  std::string reason;  // of failed
+  bool operator==(const PagerEvent&) const = default;
+};
+
+class PagerClient {
+ public:
+  // Does not block: a unix socket connects at once or fails.
+  [[nodiscard]] static Result<PagerClient> connect(const std::string& socket_path);
+
+  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] bool wants_write() const { return !output_.empty(); }
+  // Call when fd() is readable or writable. Reads what is there, writes what waits, and gives the events in order. An
+  // error means that the connection is gone.
+  [[nodiscard]] Result<std::vector<PagerEvent>> on_ready();
+  [[nodiscard]] const PagerStatus& status() const { return status_; }
+
+  // Queued and, where possible, written at once.
+  [[nodiscard]] Status ask_status();
+  [[nodiscard]] Status thawed();
+  // See Quit in pager.proto.
+  [[nodiscard]] Status quit(bool tree_is_dead);
+
+ private:
+  explicit PagerClient(Fd socket) : socket_(std::move(socket)) {}
+  [[nodiscard]] Status queue(const std::string& payload);
+  [[nodiscard]] Status flush();
+  [[nodiscard]] Result<PagerEvent> apply(const std::string& payload);
+
+  Fd socket_;
+  std::string input_, output_;
+  PagerStatus status_;
+};
+
+struct PagerLaunch {
+  std::string id;            // hex of the migration
+  std::string source;        // HOST:PORT of the source's page server
+  std::string token;         // hex
+  std::string node;          // our name, peer_node the name the source must have
+  std::string peer_node;
+  std::string images_dir;    // where CRIU will look for lazy-pages.socket (its work directory)
+  std::string socket;        // where the pager listens for mosed
+  std::string cgroup;        // the workload's cgroup: the fence
+  bool fill_before_resume = true;
+  std::string log;           // file for stderr (appended), empty: ours
+  uint32_t adopt = 0;        // pid of the guardian of a pager that died
+};
+// Starts mose-pager in a session of its own. It has no parent-death signal: it survives us.
+// The guardian's pid lies in <socket>.guardian (text: "pid start_time") as long as there is one.
+[[nodiscard]] Result<ProcessHandle> launch_pager(const PagerLaunch& launch);
+struct GuardianName {
+  uint32_t pid = 0;
+  uint64_t start_time = 0;
+};
+[[nodiscard]] Result<GuardianName> read_guardian_file(const std::string& socket_path);
+
+}  // namespace mose::restore
