@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#include "agent/wire_messages.h"
+
+#include "mose/wire/wire.pb.h"
+
+namespace mose::agent {
+namespace {
+
+namespace pb = mose::wire::v1;
+
+constexpr size_t kReasonBytesMax = 4096;
+constexpr size_t kTokenBytes = 16;
+
+template <typename Message>
+Result<Message> parse(const std::string& bytes, const char* name) {
+  Message message;
+  if (!message.ParseFromString(bytes)) return fail(std::string("the peer's ") + name + " cannot be read");
+  return message;
+}
+
+pb::Workload to_wire(const WorkloadSpec& spec, const std::string& hostname) {
+  pb::Workload out;
+  out.set_name(spec.name);
+  for (const ServiceAddress& address : spec.addresses) out.add_addresses(format_with_prefix(address));
+  out.set_mac(format_mac(spec.mac));
+  out.set_gateway(spec.gateway);
+  out.set_root(spec.root);
+  for (const WorkloadMount& mount : spec.mounts) {
+    pb::Mount* m = out.add_mounts();
+    m->set_source(mount.source);
+    m->set_target(mount.target);
+    m->set_mode(static_cast<uint32_t>(mount.mode));
+    m->set_read_only(mount.read_only);
+  }
+  for (const std::string& word : spec.command) out.add_command(word);
+  for (const std::string& pair : spec.environment) out.add_environment(pair);
+  out.set_hostname(hostname);
+  return out;
+}
+
+Result<WorkloadSpec> from_wire(const pb::Workload& in) {
+  WorkloadSpec spec;
+  spec.name = in.name();
+  for (const std::string& text : in.addresses()) {
+    MOSE_ASSIGN(ServiceAddress address, parse_service_address(text));
+    spec.addresses.push_back(address);
+  }
+  MOSE_ASSIGN(spec.mac, parse_mac(in.mac()));
+  spec.gateway = in.gateway();
+  spec.root = in.root();
+  for (const pb::Mount& mount : in.mounts()) {
+    if (mount.mode() > static_cast<uint32_t>(MountMode::copy)) return fail("the peer sent an unknown mount mode");
+    spec.mounts.push_back({mount.source(), mount.target(), static_cast<MountMode>(mount.mode()), mount.read_only()});
+  }
+  spec.command.assign(in.command().begin(), in.command().end());
+  spec.environment.assign(in.environment().begin(), in.environment().end());
+  MOSE_TRY(validate(spec));
+  return spec;
+}
+
+}  // namespace
+
+std::string encode(const PreparePayload& payload) {
+  pb::Prepare out;
+  *out.mutable_workload() = to_wire(payload.spec, payload.hostname);
+  out.set_token(payload.token);
+  out.set_page_server_address(payload.page_server_address);
+  for (const FileIdentity& file : payload.files) {
+    pb::FileIdentity* f = out.add_files();
+    f->set_path(file.path);
+    f->set_size(file.size);
+    f->set_digest(file.digest);
+  }
+  for (const handover::Neighbour& neighbour : payload.neighbours) {
+    pb::Neighbour* n = out.add_neighbours();
+    n->set_address(format_address(neighbour.address));
+    n->set_mac(format_mac(neighbour.mac));
+  }
+  out.set_memory_bytes(payload.memory_bytes);
+  out.set_tasks(payload.tasks);
+  return out.SerializeAsString();
+}
+
+Result<PreparePayload> decode_prepare(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Prepare in, parse<pb::Prepare>(bytes, "PREPARE"));
+  PreparePayload payload;
+  MOSE_ASSIGN(payload.spec, from_wire(in.workload()));
+  payload.hostname = in.workload().hostname();
+  payload.token = in.token();
+  if (payload.token.size() != kTokenBytes) return fail("the peer's PREPARE has no token");
+  payload.page_server_address = in.page_server_address();
+  for (const pb::FileIdentity& file : in.files()) payload.files.push_back({file.path(), file.size(), file.digest()});
+  for (const pb::Neighbour& neighbour : in.neighbours()) {
+    bool v6 = neighbour.address().find(':') != std::string::npos;
+    MOSE_ASSIGN(ServiceAddress address, parse_service_address(neighbour.address() + (v6 ? "/128" : "/32")));
+    MOSE_ASSIGN(MacAddress mac, parse_mac(neighbour.mac()));
+    payload.neighbours.push_back({address, mac});
+  }
+  payload.memory_bytes = in.memory_bytes();
+  payload.tasks = in.tasks();
+  return payload;
+}
+
+std::string encode(const PreparedPayload& payload) {
+  pb::Prepared out;
+  out.set_uplink_mac(format_mac(payload.uplink_mac));
+  return out.SerializeAsString();
+}
+
+Result<PreparedPayload> decode_prepared(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Prepared in, parse<pb::Prepared>(bytes, "PREPARED"));
+  PreparedPayload payload;
+  MOSE_ASSIGN(payload.uplink_mac, parse_mac(in.uplink_mac()));
+  return payload;
+}
+
+std::string encode(ImagesPayload payload) {
+  pb::Images out;
+  for (restore::ImageFile& image : payload.images) {
+    pb::ImageFile* f = out.add_files();
+    f->set_name(std::move(image.name));
+    f->set_contents(std::move(image.bytes));
+  }
+  for (CopiedFile& file : payload.copied) {
+    pb::CopiedFile* f = out.add_copied();
+    f->set_mount(file.mount);
+    f->set_path(std::move(file.path));
+    f->set_mode(file.mode);
+    f->set_uid(file.uid);
+    f->set_gid(file.gid);
+    f->set_directory(file.directory);
+    f->set_contents(std::move(file.contents));
+  }
+  return out.SerializeAsString();
+}
+
+Result<ImagesPayload> decode_images(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Images in, parse<pb::Images>(bytes, "IMAGES"));
+  ImagesPayload payload;
+  for (pb::ImageFile& image : *in.mutable_files()) {
+    payload.images.push_back({std::move(*image.mutable_name()), std::move(*image.mutable_contents())});
+  }
+  for (pb::CopiedFile& file : *in.mutable_copied()) {
+    payload.copied.push_back({file.mount(), std::move(*file.mutable_path()), file.mode() & 07777u, file.uid(), file.gid(),
+                              file.directory(), std::move(*file.mutable_contents())});
+  }
+  return payload;
+}
+
+std::string encode_committed(int64_t thaw_us) {
+  pb::Committed out;
+  out.set_thaw_us(thaw_us);
+  return out.SerializeAsString();
+}
+
+Result<int64_t> decode_committed(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Committed in, parse<pb::Committed>(bytes, "COMMITTED"));
+  return in.thaw_us();
+}
+
+std::string encode_complete(const std::string& report_json) {
+  pb::Complete out;
+  out.set_report_json(report_json);
+  return out.SerializeAsString();
+}
+
+Result<std::string> decode_complete(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Complete in, parse<pb::Complete>(bytes, "COMPLETE"));
+  return in.report_json();
+}
+
+std::string encode_reason(const std::string& reason) {
+  pb::Failure out;
+  out.set_reason(reason.substr(0, kReasonBytesMax));
+  return out.SerializeAsString();
+}
+
+std::string decode_reason(const std::string& bytes) {
+  auto in = parse<pb::Failure>(bytes, "reason");
+  return in ? in->reason() : in.error().what;
+}
+
+}  // namespace mose::agent

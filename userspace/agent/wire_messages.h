@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "agent/file_sync.h"
+#include "base/result.h"
+#include "handover/workload_network.h"
+#include "model/workload.h"
+#include "restore/images.h"
+
+// The control payloads of wire v1 as values of ours: generated code stays behind this header, and everything that comes
+// from a peer is checked here before anybody sees it.
+namespace mose::agent {
+
+// PREPARE: what is coming.
+struct PreparePayload {
+  WorkloadSpec spec;
+  std::string hostname;
+  std::string token;                // BULK and URGENT connections carry it
+  std::string page_server_address;  // host:port that the destination's pager connects to
+  std::vector<FileIdentity> files;
+  std::vector<handover::Neighbour> neighbours;
+  uint64_t memory_bytes = 0;
+  uint32_t tasks = 0;
+};
+[[nodiscard]] std::string encode(const PreparePayload& payload);
+[[nodiscard]] Result<PreparePayload> decode_prepare(const std::string& bytes);
+
+struct PreparedPayload {
+  MacAddress uplink_mac{};
+};
+[[nodiscard]] std::string encode(const PreparedPayload& payload);
+[[nodiscard]] Result<PreparedPayload> decode_prepared(const std::string& bytes);
+
+struct ImagesPayload {
+  std::vector<restore::ImageFile> images;
+  std::vector<CopiedFile> copied;
+};
+[[nodiscard]] std::string encode(ImagesPayload payload);
+[[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes);
+
+// COMMITTED: when the destination thawed, on its clock.
+[[nodiscard]] std::string encode_committed(int64_t thaw_us);
+[[nodiscard]] Result<int64_t> decode_committed(const std::string& bytes);
+// COMPLETE: the destination's part of the report.
+[[nodiscard]] std::string encode_complete(const std::string& report_json);
+[[nodiscard]] Result<std::string> decode_complete(const std::string& bytes);
+// REFUSED, FAILED, ABORT: one sentence.
+[[nodiscard]] std::string encode_reason(const std::string& reason);
+[[nodiscard]] std::string decode_reason(const std::string& bytes);
+
+}  // namespace mose::agent
