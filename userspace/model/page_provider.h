@@ -12,7 +12,7 @@ namespace mose {
 // Where the contents of a page of the moved workload are, as the destination knows it.
 enum class PagePlace : uint8_t {
   unknown,  // the final page map has not arrived: nobody may decide yet
-  zero,     // not present at the source when it was frozen: a zero page
+  zero,     // not present at the source when it was frozen, or all zero there: a zero page
   local,    // its final contents lie in the page store here
   remote,   // only the frozen source has the final contents
 };
@@ -39,7 +39,8 @@ class PageProvider {
   virtual void request(SpaceId space, PageRun run) = 0;
   using Listener = std::function<void(SpaceId, PageRun)>;
   virtual void on_local(Listener listener) = 0;
-  // Every page that was present at the frozen source, per space: what "complete" means. Valid when sealed.
+  // Every page that was present at the frozen source and not all zero, per space: what "complete" means; a process
+  // without such a page is missing in the list. Valid when sealed, unchanged then; an unknown space has an empty set.
   [[nodiscard]] virtual std::vector<SpaceId> spaces() const = 0;
   [[nodiscard]] virtual const PageSet& present(SpaceId space) const = 0;
 };

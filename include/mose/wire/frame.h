@@ -72,12 +72,16 @@ static_assert(sizeof(FrameHeader) == 40);
 inline constexpr uint32_t kControlPayloadMax = 1u << 20;
 inline constexpr uint32_t kImagesPayloadMax = 256u << 20;  // images of large trees and copied files
 inline constexpr uint32_t kPagesPerFrameMax = 512;         // 2 MiB
-inline constexpr uint32_t kPageMapRunsMax = 16u << 20;
+inline constexpr uint32_t kPageMapRunsMax = 12u << 20;  // runs of both kinds together
+inline constexpr uint32_t kPageMapPayloadMax = 200u << 20;
+inline constexpr uint32_t kSpacesMax = 4096;
+inline constexpr uint64_t kPageIndexMax = 1ull << 45;  // 57 bits of user addresses, 4 KiB pages
 
 enum class Codec : uint8_t { raw = 0, zero = 1 };
 
 // PAGES: this header, then for Codec::raw `count` pages of 2^page_shift bytes. Codec::zero: no bytes, the pages are
-// not present at the source.
+// all zero or not present at the source, which is the same to a program. Pages that are all zero are never pushed and
+// are not in PAGE_MAP: Codec::zero only answers requests.
 struct PagesHeader {
   uint32_t space;       // SpaceId
   uint8_t kind;         // kind of region, 0 private anonymous
@@ -90,16 +94,26 @@ struct PagesHeader {
 };
 static_assert(sizeof(PagesHeader) == 24);
 
-// REQUEST: one header per frame; the answer is one or more PAGES frames that together cover the run.
+// ROUND_END: what the round held.
+struct RoundEnd {
+  uint32_t round;
+  uint32_t reserved;
+  uint64_t pages;
+};
+static_assert(sizeof(RoundEnd) == 16);
+
+// REQUEST: one header per frame; the answer is one or more PAGES frames (round 0) that together cover the run, in
+// ascending order. Requests on one connection are answered in their order.
 struct RequestHeader {
   uint32_t space;
-  uint32_t count;
+  uint32_t count;       // 1..kPagesPerFrameMax
   uint64_t first;
 };
 static_assert(sizeof(RequestHeader) == 16);
 
-// PAGE_MAP: for each space one header, then `present_runs` and `remote_runs` runs {first, count} of u64. A present page
-// that is not remote has its final contents in an earlier PAGES frame.
+// PAGE_MAP: for each space one header, then `present_runs` and `remote_runs` runs {first, count} of u64, each list
+// ascending and without overlap, remote a part of present; every space at most once. A present page that is not remote
+// has its final contents in an earlier PAGES frame. A page that is not present is a zero page.
 struct PageMapHeader {
   uint32_t space;
   uint32_t reserved;

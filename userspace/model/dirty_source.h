@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <stop_token>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "model/page_set.h"
+
+namespace mose {
+
+// One process whose memory is moved. The caller lists them anew for every round: processes that fork, exit or exec
+// between rounds are nothing special (what counts is the contents last sent for a space and a page).
+struct SpaceProcess {
+  SpaceId space = 0;        // pid in its own (innermost) pid namespace
+  int pid = 0;              // pid here
+  uint64_t start_time = 0;  // field 22 of /proc/PID/stat; 0: not checked
+
+  bool operator==(const SpaceProcess&) const = default;
+};
+
+// Where changed pages go during a round. The bytes passed are exactly what the dirty source remembers as sent: a page
+// that is written meanwhile is found again later, whatever was written.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+  // `bytes` holds run.count pages, 1..512 of them, valid during the call. An error ends the round with that error; the
+  // run then counts as not sent.
+  virtual Status send_pages(SpaceId space, PageRun run, std::span<const std::byte> bytes) = 0;
+};
+
+struct ScanStats {
+  uint64_t pages_present = 0;  // lazy-eligible, populated and not all zero
+  uint64_t pages_zero = 0;     // populated, but all zero: as good as absent, never sent
+  uint64_t pages_changed = 0;  // sent in this round, or `remote` of the final scan
+  uint64_t spaces_gone = 0;    // processes that ended before they could be read
+  Nanoseconds duration{0};
+};
+
+// What the final page map says of one space (PAGE_MAP on the wire).
+struct SpacePages {
+  SpaceId space = 0;
+  PageSet present;  // every lazy-eligible page with contents that are not all zero
+  PageSet remote;   // part of `present` whose contents were not sent, or changed since
+  PageSet first;    // part of `remote` that a resumed thread touches at once: its stack and TLS; a hint
+};
+struct FinalPages {
+  std::vector<SpacePages> spaces;
+  ScanStats stats;
+};
+
+// The truth about what changed since it was last sent. Lazy-eligible memory only: private anonymous (heap, stacks, bss),
+// not locked, not hugetlb, not vdso and the like.
+//
+// Life: any number of rounds while the tree runs, then one final_scan of the frozen tree (without any round it gives all
+// pages as remote: pure post-copy). One thread at a time.
+class DirtySource {
+ public:
+  virtual ~DirtySource() = default;
+  // "hash-scan": for reports.
+  [[nodiscard]] virtual std::string_view name() const = 0;
+  // Passes every page that is new or changed since it was last passed to `sink`. ECANCELED when `stop` was requested.
+  virtual Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) = 0;
+  // The tree is frozen. Exact; a process that cannot be read is an error (a zombie has no pages).
+  virtual Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) = 0;
+};
+
+}  // namespace mose

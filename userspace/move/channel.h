@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/uio.h>
+
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "move/codec.h"
+
+namespace mose::move {
+
+// A blocking framed connection for threads that do nothing else. One thread sends and one (the same or another)
+// receives. Every call has a bound; after any error the connection is useless: drop it.
+//
+// Life: adopt() a connected stream socket (kernel/socket.h connects and accepts); shut_down() from any thread makes calls
+// under way and later ones fail at once; the destructor closes.
+class Channel {
+ public:
+  // How long a call may stand without moving a byte.
+  static constexpr Nanoseconds kStallMax = std::chrono::seconds(10);
+
+  Channel() = default;
+  Channel(Fd socket, const StreamId& stream, Nanoseconds stall_max = kStallMax);
+
+  [[nodiscard]] Status send(wire::FrameType type, std::span<const std::byte> payload);
+  // One frame whose payload is the parts one behind the other; nothing is copied.
+  [[nodiscard]] Status send(wire::FrameType type, std::span<const std::span<const std::byte>> parts);
+
+  // The next frame's header, checked. Waits at most `bound` for its first byte (ETIMEDOUT; nothing is lost then), then
+  // at most the stall time for each next piece.
+  [[nodiscard]] Result<wire::FrameHeader> receive_header(Nanoseconds bound);
+  // Exactly the next bytes of the payload, into the parts. The caller checks the checksum.
+  [[nodiscard]] Status receive_into(std::span<iovec> parts);
+  [[nodiscard]] Status receive_into(void* to, size_t size);
+  // The whole payload of a header just received; memory grows with what has really arrived. Checksum checked.
+  [[nodiscard]] Result<std::vector<std::byte>> receive_payload(const wire::FrameHeader& header);
+  // receive_header + receive_payload.
+  [[nodiscard]] Result<Frame> receive(Nanoseconds bound);
+
+  void shut_down() const;
+  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] bool valid() const { return socket_.valid(); }
+  [[nodiscard]] const StreamId& stream() const { return stream_; }
+  [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
+  [[nodiscard]] uint64_t bytes_received() const { return bytes_received_; }
+
+ private:
+  [[nodiscard]] Status wait(short events, Nanoseconds bound) const;
+  [[nodiscard]] Status send_all(std::span<iovec> parts);
+
+  Fd socket_;
+  StreamId stream_;
+  Nanoseconds stall_max_ = kStallMax;
+  uint64_t bytes_sent_ = 0;
+  uint64_t bytes_received_ = 0;
+};
+
+}  // namespace mose::move

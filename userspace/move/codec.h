@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "model/dirty_source.h"
+#include "model/migration.h"
+#include "model/page_set.h"
+#include "mose/wire/frame.h"
+
+// Bytes <-> values of include/mose/wire/frame.h. Everything that arrives is hostile until it has passed here: lengths
+// are bounded before anything is allocated, runs are checked for order, overlap and overflow.
+namespace mose::move {
+
+// Which migration a connection belongs to: in every frame.
+struct StreamId {
+  MigrationId migration;
+  uint32_t epoch = 0;
+  bool operator==(const StreamId&) const = default;
+};
+
+// One frame in memory (control frames; page frames are received in place, see channel.h).
+struct Frame {
+  wire::FrameType type = wire::FrameType::invalid;
+  StreamId stream;
+  std::vector<std::byte> payload;
+};
+
+[[nodiscard]] const char* to_string(wire::FrameType type);
+[[nodiscard]] std::span<const std::byte> as_bytes(std::string_view text);
+[[nodiscard]] std::string_view as_text(std::span<const std::byte> bytes);
+
+// XXH3-64 of the parts one behind the other.
+[[nodiscard]] uint64_t checksum(std::span<const std::span<const std::byte>> parts);
+[[nodiscard]] uint64_t checksum(std::span<const std::byte> payload);
+
+[[nodiscard]] wire::FrameHeader make_header(wire::FrameType type, const StreamId& stream, uint32_t length,
+                                            uint64_t sum);
+// Header and payload as one text, for small frames.
+[[nodiscard]] std::vector<std::byte> encode_frame(wire::FrameType type, const StreamId& stream,
+                                                  std::span<const std::byte> payload);
+// Magic, reserved field, known type, length within the type's bound and, when given, migration and epoch.
+[[nodiscard]] Status check_header(const wire::FrameHeader& header, const std::optional<StreamId>& expected);
+// Largest payload of a type; 0 for types without one and for unknown types.
+[[nodiscard]] uint32_t payload_max(wire::FrameType type);
+[[nodiscard]] bool known_type(uint16_t type);
+
+// PAGES: the header of a payload of `payload_length` bytes.
+[[nodiscard]] Status check_pages_header(const wire::PagesHeader& header, uint64_t payload_length);
+
+[[nodiscard]] wire::RequestHeader make_request(SpaceId space, PageRun run);
+[[nodiscard]] Result<wire::RequestHeader> decode_request(std::span<const std::byte> payload);
+[[nodiscard]] Result<wire::RoundEnd> decode_round_end(std::span<const std::byte> payload);
+
+// `first` of SpacePages does not travel. An error when there are more than kPageMapRunsMax runs.
+[[nodiscard]] Result<std::vector<std::byte>> encode_page_map(std::span<const SpacePages> spaces);
+// Spaces distinct; runs non-empty, ascending, disjoint, below kPageIndexMax; remote a part of present.
+[[nodiscard]] Result<std::vector<SpacePages>> decode_page_map(std::span<const std::byte> payload);
+
+}  // namespace mose::move

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "base/result.h"
+#include "move/codec.h"
+
+// The same frames for an event loop: nothing here blocks.
+namespace mose::move {
+
+// Reads frames from a non-blocking socket. After an error the connection is to be dropped.
+class FrameReader {
+ public:
+  // Without `expected` any migration and epoch are accepted (the first frame of an incoming connection).
+  explicit FrameReader(std::optional<StreamId> expected = {}) : expected_(std::move(expected)) {}
+  void expect(const StreamId& stream) { expected_ = stream; }
+
+  // The next whole frame, or nothing when the socket has no more bytes now. ECONNRESET when the peer has closed.
+  // Never reads beyond the frame it returns: the socket can then be handed to a Channel.
+  [[nodiscard]] Result<std::optional<Frame>> read(int fd);
+
+ private:
+  std::optional<StreamId> expected_;
+  std::vector<std::byte> header_;
+  wire::FrameHeader parsed_{};
+  std::vector<std::byte> payload_;
+  bool have_header_ = false;
+};
+
+// Queues frames and writes them as the socket takes them.
+class FrameWriter {
+ public:
+  static constexpr size_t kQueuedBytesMax = 320u << 20;  // one largest IMAGES frame and small ones
+
+  // ENOBUFS when more than kQueuedBytesMax would wait.
+  [[nodiscard]] Status push(wire::FrameType type, const StreamId& stream, std::span<const std::byte> payload);
+  // Writes what the socket takes. True: nothing is left.
+  [[nodiscard]] Result<bool> flush(int fd);
+  [[nodiscard]] bool empty() const { return queue_.empty(); }
+
+ private:
+  std::deque<std::vector<std::byte>> queue_;
+  size_t done_ = 0;  // bytes of the front that are out
+  size_t queued_bytes_ = 0;
+};
+
+}  // namespace mose::move

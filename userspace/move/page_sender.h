@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <span>
+#include <stop_token>
+
+#include "model/dirty_source.h"
+#include "move/channel.h"
+#include "move/urgent_gate.h"
+
+namespace mose::move {
+
+struct SendStats {
+  uint64_t frames = 0;
+  uint64_t pages = 0;
+  uint64_t bytes = 0;  // on the wire, headers included
+  Nanoseconds duration{0};
+  ScanStats scan;      // run_round
+};
+
+struct PageSenderOptions {
+  uint64_t bandwidth_bps_max = 0;  // bits per second; 0: unlimited. Rounds and the push; never urgent answers
+  std::function<void(uint64_t pages, uint64_t bytes)> progress;  // running totals, after each frame, from the sending thread
+  std::stop_token stop;            // requested: the call under way ends with ECANCELED
+  UrgentGate* gate = nullptr;      // the push waits here; borrowed
+};
+
+// The source's end of the BULK connection.
+//
+// Life: run_round() any number of times while the workload runs; after the freeze send_map() once, then push() the
+// remote pages; when the connection breaks in push() nothing is lost, the destination asks for the rest (page_server.h).
+// One thread at a time. The channel is borrowed.
+class PageSender final : public PageSink {
+ public:
+  PageSender(Channel& channel, PageSenderOptions options);
+
+  // Streams what changed, then ROUND_END. `round` from 1.
+  [[nodiscard]] Result<SendStats> run_round(unsigned round, DirtySource& source,
+                                            std::span<const SpaceProcess> processes);
+  // PAGE_MAP: from now on the set of pages is final.
+  [[nodiscard]] Status send_map(const FinalPages& pages);
+  // Reads the remote pages from the frozen processes and sends them: stacks and TLS first, then ascending; BULK_END.
+  [[nodiscard]] Result<SendStats> push(const FinalPages& pages, std::span<const SpaceProcess> processes);
+
+  Status send_pages(SpaceId space, PageRun run, std::span<const std::byte> bytes) override;
+
+ private:
+  void pace(uint64_t bytes);
+
+  Channel& channel_;
+  PageSenderOptions options_;
+  unsigned round_ = 0;
+  SendStats total_;
+  Timestamp pace_next_{};
+};
+
+}  // namespace mose::move

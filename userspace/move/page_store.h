@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "model/dirty_source.h"
+#include "model/migration.h"
+#include "model/page_provider.h"
+#include "model/page_table.h"
+
+namespace mose::move {
+
+// The pages of one migration at the destination, in memory that outlives the process that fills it: three memfds, which
+// the guardian holds too. A second pager adopt()s them after a kill -9 of the first.
+//
+// Layout (native byte order; never leaves the machine):
+//   data   ("mose-store-data"):  slot N = bytes [N * 4096, (N + 1) * 4096)
+//   index  ("mose-store-index"): IndexHeader in the first 4096 bytes, then one IndexEntry per slot
+//   map    ("mose-store-map"):   after sealing: the PAGE_MAP payload (include/mose/wire/frame.h), length in IndexHeader
+// An entry is written (with its `used` word last) only when the page's bytes are complete and verified. After sealing a
+// slot that was published never changes.
+//
+// Life: create() or adopt(); before seal(): prepare()/publish() of pre-copied pages, a page that comes again overwrites;
+// seal() once with the final map; after it prepare()/publish() of remote pages, the first copy of a page wins. Thread-safe
+// (pre-seal data arrive on one thread only).
+class PageStore {
+ public:
+  struct IndexHeader {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t sealed;  // 0 or 1, written last in seal()
+    uint64_t slots_max;
+    uint64_t map_length;
+    std::array<uint8_t, 16> migration;
+    uint32_t epoch;
+    uint32_t reserved;
+  };
+  struct IndexEntry {
+    uint64_t page;
+    uint32_t space;
+    uint32_t used;  // 0 free, 1 holds the page
+  };
+  struct Fds {
+    Fd data, index, map;
+  };
+
+  // Room for at most `bytes_max` of pages; memory is taken as pages arrive.
+  [[nodiscard]] static Result<std::unique_ptr<PageStore>> create(const MigrationId& migration, uint32_t epoch,
+                                                                 uint64_t bytes_max);
+  // What an earlier process left. Only a sealed store is worth adopting: an error otherwise.
+  [[nodiscard]] static Result<std::unique_ptr<PageStore>> adopt(Fds fds, const MigrationId& migration, uint32_t epoch);
+  ~PageStore();
+  PageStore(const PageStore&) = delete;
+  PageStore& operator=(const PageStore&) = delete;
+
+  // Borrowed descriptors, to be handed to the guardian.
+  [[nodiscard]] std::array<int, 3> fds() const;
+
+  // Where the bytes of a run are to be received: parts that together hold run.count pages. Before sealing these are the
+  // slots that the pages already have, else new ones; afterwards always new ones. ENOSPC when the store is full.
+  class Pending {
+   public:
+    [[nodiscard]] std::span<iovec> parts() { return parts_; }
+
+   private:
+    friend class PageStore;
+    SpaceId space_ = 0;
+    PageRun run_;
+    std::vector<uint32_t> slots_;
+    std::vector<iovec> parts_;
+  };
+  [[nodiscard]] Result<Pending> prepare(SpaceId space, PageRun run);
+  // The bytes are in and verified. Gives the runs that are local now and were not before (after sealing: pages of the
+  // run that somebody else brought in first are not among them).
+  [[nodiscard]] std::vector<PageRun> publish(Pending pending);
+  // The bytes will not come: new slots are free again. Before sealing the pages' old contents are lost.
+  void drop(Pending pending);
+  // After sealing: the source says that these pages are zero.
+  [[nodiscard]] std::vector<PageRun> publish_zero(SpaceId space, PageRun run);
+
+  // `payload` is the PAGE_MAP as it came, `spaces` its decoded form. Fails when a page that is neither remote nor in the
+  // store is present.
+  [[nodiscard]] Status seal(std::span<const std::byte> payload, std::vector<SpacePages> spaces);
+
+  [[nodiscard]] bool sealed() const { return sealed_.load(std::memory_order_acquire); }
+  [[nodiscard]] PageProvider::Extent place(SpaceId space, uint64_t page, uint64_t max) const;
+  [[nodiscard]] std::span<const std::byte> contents(SpaceId space, uint64_t page, uint64_t max) const;
+  [[nodiscard]] std::vector<SpaceId> spaces() const;
+  [[nodiscard]] const PageSet& present(SpaceId space) const;
+  // Remote pages that have not arrived.
+  [[nodiscard]] PageSet missing(SpaceId space) const;
+  [[nodiscard]] uint64_t missing_pages() const { return missing_.load(std::memory_order_acquire); }
+  [[nodiscard]] uint64_t slots_used() const;
+
+ private:
+  struct Space;
+  PageStore() = default;
+  [[nodiscard]] Status map_files(uint64_t slots_max);
+  [[nodiscard]] Status grow(uint64_t slots);
+  [[nodiscard]] Result<uint32_t> take(uint64_t count, uint64_t& got);
+  void build_parts(Pending& pending) const;
+
+  Fds fds_;
+  std::byte* data_ = nullptr;
+  std::byte* index_ = nullptr;
+  uint64_t slots_max_ = 0;
+  uint64_t slots_grown_ = 0;   // backed and populated
+  uint64_t slots_next_ = 0;    // never used yet
+  mutable std::mutex mutex_;
+  PageSet free_;               // slots given back
+  std::vector<std::unique_ptr<Space>> spaces_;
+  std::atomic<bool> sealed_{false};
+  std::atomic<uint64_t> missing_{0};
+};
+
+}  // namespace mose::move
