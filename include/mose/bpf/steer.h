@@ -2,70 +2,131 @@
 #ifndef MOSE_BPF_STEER_H
 #define MOSE_BPF_STEER_H
 /*
- * Contract between steer_tc.bpf.c and the agent. One entry per service address in the pinned map `mose_services`.
+ * Contract between steer_tc.bpf.c and the agent. A workload moves as a whole, so there is one set of maps per workload
+ * and one entry per direction, not per address: a change of state is one map update, however many addresses it has.
+ *
+ * mose_services  array, by direction: the policy. The agent writes (BPF_F_LOCK), the programs only ever turn DRAIN into
+ *                `after_drain`, under the same lock.
+ * mose_queues    array, by direction: what is in the tap. The programs write, under the lock of the policy.
+ * mose_drained   array, by direction, mapped into the agent: how many frames of the tap the agent has put back. One
+ *                writer, monotonic, stored after the frame has been delivered: that is what makes the end of a drain free
+ *                of inversions.
+ * mose_counts    per-CPU array, by direction: counters and stamps. The programs write.
+ *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides.
  */
 #ifndef __VMLINUX_H__
+#include <linux/bpf.h>
 #include <linux/types.h>
 #endif
 
-#define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent re-injects: never held again */
-#define MOSE_STEER_VERSION 1u
+#define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent puts back: not held again while draining */
+#define MOSE_STEER_VERSION 2u
+#define MOSE_STEER_SERVICES_MAX 8   /* addresses of one workload */
 
 enum mose_steer_state {
-	MOSE_STEER_INVALID = 0,
+	MOSE_STEER_INVALID = 0,  /* as SHUT: nothing has been set */
 	MOSE_STEER_PASS = 1,
 	MOSE_STEER_HOLD = 2,     /* to the tap, counted; bounded by hold_packets_max and hold_bytes_max */
-	MOSE_STEER_DRAIN = 3,    /* to the tap until re-injected equals queued, then as `after_drain` says */
-	MOSE_STEER_REDIRECT = 4, /* L2 rewrite to the peer's uplink, out of ours */
+	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says */
+	MOSE_STEER_REDIRECT = 4, /* frames to a service: L2 rewrite to the peer's uplink, out of ours; others dropped */
 	MOSE_STEER_SHUT = 5,     /* dropped and counted */
+	MOSE_STEER_HOLD_NEW = 6, /* TCP connection requests to the tap, the rest passes */
+	MOSE_STEER_STATE_MAX = 8,
 };
 
-/* Direction: towards the workload, or from it. */
+/* Direction: towards the workload, or from it. Also the key of the maps; 0 is invalid. */
 enum mose_steer_direction {
 	MOSE_STEER_INGRESS = 1,
 	MOSE_STEER_EGRESS = 2,
+	MOSE_STEER_UPLINK = 3, /* only counted: frames that a peer has redirected to us */
+	MOSE_STEER_DIRECTION_MAX = 4,
 };
 
-/* What a program does with a packet, and why: index of the counters. */
+/* What a program does with a frame, and why: index of the counters. */
 enum mose_steer_reason {
 	MOSE_STEER_R_INVALID = 0,
 	MOSE_STEER_R_PASSED = 1,
 	MOSE_STEER_R_HELD = 2,
-	MOSE_STEER_R_REINJECTED = 3,
+	MOSE_STEER_R_REINJECTED = 3,    /* came back with the mark; counted besides what becomes of it */
 	MOSE_STEER_R_REDIRECTED = 4,
 	MOSE_STEER_R_DROP_SHUT = 5,
-	MOSE_STEER_R_DROP_OVERFLOW = 6,
-	MOSE_STEER_R_DROP_PARSE = 7,
-	MOSE_STEER_R_DROP_ARP = 8,  /* ARP/ND of a silent destination */
+	MOSE_STEER_R_DROP_OVERFLOW = 6, /* the hold is full */
+	MOSE_STEER_R_DROP_PARSE = 7,    /* headers cut off, only where the state needs them */
+	MOSE_STEER_R_DROP_SILENT = 8,   /* ARP or neighbour discovery where the workload must not be seen */
+	MOSE_STEER_R_DROP_OTHER = 9,    /* redirect: not addressed to a service (broadcast, other protocols) */
+	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: came from the peer, must not go back to it */
+	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
 	MOSE_STEER_R_MAX = 16,
 };
 
-struct mose_steer_key {
-	__u8 address[16];  /* network order, IPv4 in the first four bytes */
-	__u8 family;       /* 4 or 6 */
-	__u8 direction;    /* enum mose_steer_direction */
-	__u8 pad[6];
-};
-
-struct mose_steer_value {
-	__u32 lock;             /* struct bpf_spin_lock in the program */
+struct mose_steer_policy {
+	struct bpf_spin_lock lock;
 	__u32 state;            /* enum mose_steer_state */
-	__u32 after_drain;      /* PASS or REDIRECT */
-	__u32 epoch;
+	__u32 after_drain;      /* PASS, REDIRECT or SHUT */
+	__u32 epoch;            /* raised by the agent with every change */
+	__u32 silent;           /* 1: ARP and neighbour discovery are dropped as well */
 	__u32 tap_ifindex;
 	__u32 peer_ifindex;     /* device that redirected frames leave by */
 	__u8 peer_mac[6];       /* destination address of redirected frames */
 	__u8 own_mac[6];        /* their source address */
-	__u32 silent;           /* 1: ARP/ND from the workload are dropped as well */
-	__u64 hold_packets_max;
-	__u64 hold_bytes_max;
-	__u64 queued;           /* frames given to the tap since the hold began */
+	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
+	__u64 hold_bytes_max;   /* bytes given to the tap since the hold began */
+};
+
+/* Totals since the programs were loaded; they only grow. In the tap now: queued - drained. */
+struct mose_steer_queue {
+	__u64 queued;
 	__u64 queued_bytes;
-	__u64 reinjected;       /* frames that came back with MOSE_STEER_MARK */
-	__u64 counts[16];       /* by enum mose_steer_reason */
-	__u64 first_ns;         /* bpf_ktime_get_ns of the first and last packet in the present state */
+	__u64 hold_bytes; /* since the tap was last empty */
+	__u64 overflowed;
+};
+
+struct mose_steer_drained {
+	__u64 frames; /* put back, or written off by the agent and reported */
+};
+
+/* First and last frame that met a state, in bpf_ktime_get_ns; valid for the epoch in which it was last entered. */
+struct mose_steer_stamp {
+	__u32 epoch;
+	__u32 pad;
+	__u64 first_ns;
 	__u64 last_ns;
 };
+
+struct mose_steer_counts {
+	__u64 frames[MOSE_STEER_R_MAX]; /* by enum mose_steer_reason */
+	__u64 bytes[MOSE_STEER_R_MAX];
+	struct mose_steer_stamp stamps[MOSE_STEER_STATE_MAX]; /* by enum mose_steer_state */
+};
+
+struct mose_steer_service {
+	__u8 address[16]; /* network order, IPv4 in the first four bytes */
+	__u8 family;      /* 4 or 6 */
+	__u8 pad[3];
+};
+
+/* Fixed when the programs are loaded (read-only data). */
+struct mose_steer_config {
+	__u32 version;
+	__u32 services_count;
+	struct mose_steer_service services[MOSE_STEER_SERVICES_MAX];
+	__u32 host_ifindex;   /* host end of the workload's device */
+	__u8 service_mac[6];  /* of the workload */
+	__u8 uplink_mac[6];   /* of this node's uplink: peers address redirected frames to it */
+};
+
+#ifdef __cplusplus
+#define MOSE_STEER_ASSERT static_assert
+#else
+#define MOSE_STEER_ASSERT _Static_assert
+#endif
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 56, "policy");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 4 + 12, "config");
 
 #endif

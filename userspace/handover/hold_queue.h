@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "handover/steering.h"
+
+// The frames of one direction that are being held: a tap whose queue in the kernel keeps them, GSO and checksum state
+// intact, and the pump that puts them back in order.
+//
+// Life: create() early (before the freeze); steering.set(hold, tap_ifindex()) sends frames here; nothing needs to read
+// until release. Then steering.set_state(drain) and drain() or pump(): every frame goes back to the host end of the
+// workload's device, towards the workload (ingress) or as if it had just come from it (egress), carrying
+// MOSE_STEER_MARK, and the programs pass or redirect it. New frames keep queueing behind until the tap is empty; the
+// programs decide that moment, so that nothing overtakes. After drain() has returned true nothing can come any more and
+// the queue may be destroyed. Destroying it earlier loses what it holds.
+namespace mose::handover {
+
+class HoldQueue {
+ public:
+  // `host_ifindex`: host end of the workload's device. Everything in the caller's network namespace.
+  [[nodiscard]] static Result<HoldQueue> create(const std::string& workload, Direction direction, unsigned host_ifindex);
+
+  HoldQueue(HoldQueue&&) noexcept = default;
+  HoldQueue& operator=(HoldQueue&&) noexcept = default;
+  HoldQueue(const HoldQueue&) = delete;
+  HoldQueue& operator=(const HoldQueue&) = delete;
+  ~HoldQueue() = default;
+
+  struct Stats {
+    uint64_t reinjected = 0;  // frames put back
+    uint64_t bytes = 0;
+    uint64_t retries = 0;     // the kernel had no room for a frame and it was tried again
+    uint64_t lost = 0;        // given to the tap but never seen in it, or refused for good; in the log, with the reason
+  };
+
+  [[nodiscard]] unsigned tap_ifindex() const { return tap_ifindex_; }
+  [[nodiscard]] int poll_fd() const { return tap_.get(); }  // readable: there are frames
+  [[nodiscard]] const Stats& stats() const { return stats_; }
+
+  // Puts back at most `budget` frames without blocking; how many it were. Fewer than the budget: the tap is empty, or
+  // the kernel has no room at present (call again).
+  [[nodiscard]] Result<uint64_t> pump(Steering& steering, uint64_t budget);
+  // From a thread of its own, with the direction in drain: pumps until the programs have nothing queued. False: not
+  // finished within `limit` (frames keep coming faster than they go, or the tree behind does not take them); the state
+  // is still drain and drain() can be called again.
+  [[nodiscard]] Result<bool> drain(Steering& steering, Nanoseconds limit);
+
+ private:
+  HoldQueue() = default;
+  enum class Put : uint8_t { done, no_room, refused };
+  [[nodiscard]] Put put_back(const std::byte* frame, size_t size);
+
+  Direction direction_ = Direction::ingress;
+  std::string name_;
+  Fd tap_;
+  unsigned tap_ifindex_ = 0;
+  Fd injector_;     // ingress: packet socket on the host end. egress: link of the program on the tap
+  std::string pending_;  // a frame read from the tap that could not be put back yet
+  Stats stats_;
+};
+
+}  // namespace mose::handover

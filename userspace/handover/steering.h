@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "model/workload.h"
+
+// What becomes of the packets of one workload on this node: three TC programs (towards the workload, from it, and on the
+// uplink for frames that a peer redirects to us) and the maps that tell them what to do.
+//
+// Life: attach() before the workload's link is up: everything is shut and silent, so that nothing is seen of it; set() as
+// often as needed; remove() at the end. Links and maps are pinned under <bpffs>/mose/<workload>/, so that an agent that
+// dies leaves the programs working; adopt() finds them again. The destructor only closes descriptors.
+namespace mose::handover {
+
+enum class Direction : uint8_t { ingress = 1, egress = 2, uplink = 3 };  // uplink has counters only
+[[nodiscard]] const char* to_string(Direction direction);
+
+enum class SteerState : uint8_t { pass = 1, hold = 2, drain = 3, redirect = 4, shut = 5, hold_new = 6 };
+[[nodiscard]] const char* to_string(SteerState state);
+
+// Bounds of a hold. The packets stay below the queue length of the tap, because a full tap drops unseen.
+inline constexpr uint64_t kHoldPacketsMax = 16000;
+inline constexpr uint64_t kHoldBytesMax = 512ull << 20;
+
+// What the programs do with one direction. Redirect and drain-then-redirect need peer_*; hold and drain need a tap.
+struct SteerPolicy {
+  SteerState state = SteerState::shut;
+  SteerState after_drain = SteerState::pass;
+  bool silent = false;          // ARP and neighbour discovery are dropped as well
+  unsigned tap_ifindex = 0;
+  unsigned peer_ifindex = 0;    // our uplink
+  MacAddress peer_mac{};        // the peer's uplink
+  MacAddress own_mac{};         // our uplink
+  uint64_t hold_packets_max = kHoldPacketsMax;
+  uint64_t hold_bytes_max = kHoldBytesMax;
+
+  bool operator==(const SteerPolicy&) const = default;
+};
+
+struct SteerCounters {
+  struct Count {
+    uint64_t frames = 0, bytes = 0;
+  };
+  Count passed, held, reinjected, redirected;
+  Count dropped_shut, dropped_overflow, dropped_parse, dropped_silent, dropped_other, dropped_loop, dropped_rewrite;
+  uint64_t queued = 0;   // given to the tap, in all
+  uint64_t drained = 0;  // put back, in all; queued - drained frames are in the tap now
+  // First and last frame that met a state since it was last entered by set(); 0: none.
+  struct Stamps {
+    uint64_t first_ns = 0, last_ns = 0;
+  };
+  std::array<Stamps, 8> stamps{};  // by SteerState
+
+  [[nodiscard]] uint64_t dropped() const;  // frames, all reasons
+};
+
+struct SteeringConfig {
+  std::string workload;
+  std::vector<ServiceAddress> addresses;  // 1 to 8
+  MacAddress mac{};                       // of the workload
+  unsigned host_ifindex = 0;              // host end of its device, in the caller's network namespace
+  unsigned uplink_ifindex = 0;            // 0: no uplink program (frames redirected to us are not taken)
+  MacAddress uplink_mac{};
+  std::string bpffs = "/sys/fs/bpf";
+};
+
+class Steering {
+ public:
+  // Loads, attaches and pins; on failure nothing is left. Refuses when pins of this workload exist (adopt or remove
+  // them first). Takes milliseconds: never during a freeze.
+  [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
+  // Opens what attach() pinned, after a restart. Fails when anything is missing.
+  [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
+  // Detaches and unpins whatever there is of this workload; nothing to remove is fine.
+  [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& workload);
+
+  Steering(Steering&&) noexcept;
+  Steering& operator=(Steering&&) noexcept;
+  Steering(const Steering&) = delete;
+  Steering& operator=(const Steering&) = delete;
+  ~Steering();
+
+  // One map update, a few microseconds; counters and queues are untouched. When it returns no program acts by the old
+  // policy any more, except that frames which were being passed or dropped are so. Refuses a policy that lacks a device
+  // its state needs, and a new hold while frames of the last drain are still in the tap.
+  [[nodiscard]] Status set(Direction direction, const SteerPolicy& policy);
+  // The same policy with another state: what is used in the critical moments.
+  [[nodiscard]] Status set_state(Direction direction, SteerState state);
+  // As the programs see it now: a finished drain reads as its after_drain.
+  [[nodiscard]] Result<SteerPolicy> policy(Direction direction) const;
+  [[nodiscard]] Result<SteerCounters> counters(Direction direction) const;
+
+  // Frames in the tap. Zero while in drain means: the drain is over, and no frame can come to the tap any more.
+  [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
+  // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
+  void add_drained(Direction direction, uint64_t frames);
+
+  [[nodiscard]] const std::string& pin_dir() const { return pin_dir_; }
+  // Detaches and unpins. The object is empty afterwards, whatever the result.
+  [[nodiscard]] Status remove();
+
+ private:
+  struct Maps;
+  Steering(std::string pin_dir, std::unique_ptr<Maps> maps);
+
+  std::string pin_dir_;
+  std::unique_ptr<Maps> maps_;
+};
+
+// Whether TCX links work on this kernel, with the reason if not. Programs are attached by no other way yet.
+[[nodiscard]] Status steering_supported();
+
+}  // namespace mose::handover

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "handover/steering.h"
+#include "model/workload.h"
+
+// The network of one workload on one node: a veth pair between its network namespace (eth0, with the service's MAC and
+// addresses) and the node's bridge, with the steering programs on the host end.
+//
+// Life: create() -> silent: everything is built, up and shut, no frame leaves or enters; open() -> in service;
+// hold, drain and redirect through steering(); destroy(). An agent that restarts calls open_existing(). Destroying the
+// object changes nothing on the host.
+//
+// All calls run in the caller's thread, whose network namespace is the node's; work in the workload's namespace is done
+// by a short-lived thread that enters it. Namespaces are borrowed descriptors.
+namespace mose::handover {
+
+struct Neighbour {
+  ServiceAddress address;  // the prefix does not matter
+  MacAddress mac{};
+
+  bool operator==(const Neighbour&) const = default;
+};
+
+struct WorkloadNetworkConfig {
+  std::string workload;
+  std::vector<ServiceAddress> addresses;
+  MacAddress mac{};
+  std::string gateway;                  // empty: none. Without a prefix
+  std::string bridge;
+  std::string uplink;                   // port of the bridge; empty: none
+  std::vector<Neighbour> neighbours;    // put into the namespace as reachable, so that the first answer needs no ARP
+  std::string bpffs = "/sys/fs/bpf";
+};
+
+// Name of the host end of a workload's device: "mv" and eight hex digits that follow from the name.
+[[nodiscard]] std::string host_device_name(const std::string& workload);
+
+class WorkloadNetwork {
+ public:
+  // In `netns` (empty but for its loopback). On failure nothing is left.
+  [[nodiscard]] static Result<WorkloadNetwork> create(const WorkloadNetworkConfig& config, int netns);
+  // Finds the host end and the pinned programs again. `netns` as in create.
+  [[nodiscard]] static Result<WorkloadNetwork> open_existing(const WorkloadNetworkConfig& config, int netns);
+  // Removes device, programs, pins and left-over taps of a workload by name; nothing to remove is fine.
+  [[nodiscard]] static Status destroy(const std::string& workload, const std::string& bpffs);
+
+  // Both directions to pass, no longer silent, and the bridge told that the service is here.
+  [[nodiscard]] Status open();
+  // The service is elsewhere now: drops the bridge's fixed entry. The programs are not touched.
+  [[nodiscard]] Status leave_bridge();
+
+  [[nodiscard]] Steering& steering() { return steering_; }
+  [[nodiscard]] const Steering& steering() const { return steering_; }
+  [[nodiscard]] unsigned host_ifindex() const { return host_ifindex_; }
+  [[nodiscard]] unsigned uplink_ifindex() const { return uplink_ifindex_; }  // 0: none
+  [[nodiscard]] const MacAddress& uplink_mac() const { return uplink_mac_; }
+  // The workload's neighbour table (entries with an address only), for PREPARE.
+  [[nodiscard]] Result<std::vector<Neighbour>> neighbours() const;
+  [[nodiscard]] Status add_neighbours(const std::vector<Neighbour>& neighbours) const;
+
+  // The policies of a migration, one map update each. `tap`: HoldQueue::tap_ifindex().
+  [[nodiscard]] Status hold(Direction direction, unsigned tap_ifindex);
+  [[nodiscard]] Status shut(Direction direction, bool silent);
+  [[nodiscard]] Status pass(Direction direction);
+  // From hold: drain, then pass. The caller pumps.
+  [[nodiscard]] Status drain_to_pass(Direction direction);
+  // From hold, after the commit: drain, then redirect to the peer's uplink; ARP no longer answered. The caller pumps.
+  [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
+
+ private:
+  WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)
+      : config_(std::move(config)), netns_(std::move(netns)), steering_(std::move(steering)) {}
+
+  WorkloadNetworkConfig config_;
+  Fd netns_;  // our duplicate
+  Steering steering_;
+  unsigned host_ifindex_ = 0;
+  unsigned uplink_ifindex_ = 0;
+  MacAddress uplink_mac_{};
+};
+
+// Who answers for `address` on the segment of `device` (bridge or uplink, caller's namespace): the MACs, without
+// duplicates. Sends two probes (ARP with sender 0.0.0.0, or neighbour solicitations from ::) and waits `bound` in all.
+// Preflight of a destination allows exactly the workload's own MAC.
+inline constexpr Nanoseconds kProbeBound = std::chrono::milliseconds(150);
+[[nodiscard]] Result<std::vector<MacAddress>> probe_address(const std::string& device, const ServiceAddress& address,
+                                                            Nanoseconds bound = kProbeBound);
+
+}  // namespace mose::handover
