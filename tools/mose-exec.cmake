@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+add_executable(mose-exec mose-exec.cpp)
