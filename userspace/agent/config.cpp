@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: MIT
+#include "agent/config.h"
+
+#include <dirent.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <functional>
+#include <limits>
+#include <toml++/toml.h>
+
+#include "base/fd.h"
+#include "base/units.h"
+#include "kernel/cgroup.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr size_t kConfigFileMax = 1u << 20;
+constexpr size_t kNodeNameMax = 63;
+
+// How a value gets from TOML into the configuration and back. The tables below are the one list of all keys: reading,
+// refusing unknown ones and `mose config check` go by them.
+struct Key {
+  const char* name;
+  const char* expected;
+  std::function<Status(Config&, const toml::node&)> set;
+  std::function<std::string(const Config&)> get;
+};
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + "\"";
+}
+
+std::string format_duration(Nanoseconds value) {
+  auto count = value.count();
+  if (count % 1'000'000'000 == 0) return fmt::format("{}s", count / 1'000'000'000);
+  if (count % 1'000'000 == 0) return fmt::format("{}ms", count / 1'000'000);
+  return fmt::format("{}us", count / 1000);
+}
+
+template <typename Section>
+Key text_key(const char* name, Section Config::*section, std::string Section::*member) {
+  return {name, "a string",
+          [=](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<std::string>();
+            if (!value) return fail("");
+            config.*section.*member = *value;
+            return {};
+          },
+          [=](const Config& config) { return quoted(config.*section.*member); }};
+}
+
+template <typename T>
+Key number_key(const char* name, T LimitsConfig::*member, T least) {
+  return {name, "a positive whole number",
+          [=](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<int64_t>();
+            if (!value) return fail("");
+            if (*value < static_cast<int64_t>(least) || static_cast<uint64_t>(*value) > std::numeric_limits<T>::max()) {
+              return fail(fmt::format("{} is out of range (at least {})", *value, least));
+            }
+            config.limits.*member = static_cast<T>(*value);
+            return {};
+          },
+          [=](const Config& config) { return fmt::format("{}", config.limits.*member); }};
+}
+
+Key bytes_key(const char* name, uint64_t LimitsConfig::*member) {
+  return {name, "a size with a unit such as \"64MiB\"",
+          [=](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<std::string>();
+            if (!value) return fail("");
+            MOSE_ASSIGN(config.limits.*member, parse_bytes(*value));
+            return {};
+          },
+          [=](const Config& config) { return quoted(fmt::format("{}B", config.limits.*member)); }};
+}
+
+Key duration_key(const char* name, Nanoseconds LimitsConfig::*member) {
+  return {name, "a duration with a unit such as \"10s\"",
+          [=](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<std::string>();
+            if (!value) return fail("");
+            MOSE_ASSIGN(auto duration, parse_duration(*value));
+            if (duration <= Nanoseconds(0)) return fail("must be longer than 0");
+            config.limits.*member = duration;
+            return {};
+          },
+          [=](const Config& config) { return quoted(format_duration(config.limits.*member)); }};
+}
+
+Key level_key() {
+  return {"level", "debug, info, warn or error",
+          [](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<std::string>();
+            if (!value || !log::parse_level(*value, config.log_level)) return fail("");
+            return {};
+          },
+          [](const Config& config) {
+            constexpr const char* kNames[] = {"debug", "info", "warn", "error"};
+            return quoted(kNames[static_cast<size_t>(config.log_level)]);
+          }};
+}
+
+struct Section {
+  const char* name;
+  std::vector<Key> keys;
+};
+
+const std::vector<Section>& sections() {
+  static const std::vector<Section> kSections = {
+      {"node",
+       {text_key("name", &Config::node, &NodeConfig::name), text_key("listen", &Config::node, &NodeConfig::listen),
+        text_key("uplink", &Config::node, &NodeConfig::uplink), text_key("bridge", &Config::node, &NodeConfig::bridge),
+        text_key("cgroup", &Config::node, &NodeConfig::cgroup),
+        text_key("state_dir", &Config::node, &NodeConfig::state_dir),
+        text_key("runtime_dir", &Config::node, &NodeConfig::runtime_dir),
+        text_key("libexec", &Config::node, &NodeConfig::libexec), text_key("criu", &Config::node, &NodeConfig::criu),
+        text_key("workloads_dir", &Config::node, &NodeConfig::workloads_dir),
+        text_key("bpf_dir", &Config::node, &NodeConfig::bpf_dir)}},
+      {"control",
+       {text_key("socket", &Config::control, &ControlConfig::socket),
+        text_key("group", &Config::control, &ControlConfig::group)}},
+      {"limits",
+       {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max),
+        bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max),
+        number_key<uint32_t>("hold_packets_max", &LimitsConfig::hold_packets_max, 1),
+        bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max),
+        number_key<uint32_t>("migrations_max", &LimitsConfig::migrations_max, 1),
+        number_key<uint32_t>("connections_max", &LimitsConfig::connections_max, 2),
+        number_key<uint32_t>("history_max", &LimitsConfig::history_max, 1),
+        bytes_key("log_bytes_max", &LimitsConfig::log_bytes_max),
+        duration_key("dump_time_max", &LimitsConfig::dump_time_max),
+        duration_key("stop_grace", &LimitsConfig::stop_grace),
+        duration_key("peer_connect_max", &LimitsConfig::peer_connect_max)}},
+      {"log", {level_key()}},
+  };
+  return kSections;
+}
+
+std::string place(const std::string& file, const toml::source_region& source) {
+  return fmt::format("{}:{}", file, source.begin.line);
+}
+
+template <typename Range>
+std::string names_of(const Range& range) {
+  std::string out;
+  for (const auto& item : range) out += (out.empty() ? "" : ", ") + std::string(item.name);
+  return out;
+}
+
+Status merge_section(Config& config, const Section& section, const toml::table& table, const std::string& file) {
+  for (const auto& [name, node] : table) {
+    auto key = std::find_if(section.keys.begin(), section.keys.end(), [&](const Key& k) { return name.str() == k.name; });
+    if (key == section.keys.end()) {
+      return fail(fmt::format("{}: unknown key \"{}\" in [{}]; known are {}", place(file, name.source()), name.str(),
+                              section.name, names_of(section.keys)));
+    }
+    if (auto status = key->set(config, node); !status) {
+      const std::string& why = status.error().what;
+      return fail(fmt::format("{}: {}.{} must be {}{}{}", place(file, node.source()), section.name, name.str(),
+                              key->expected, why.empty() ? "" : ": ", why));
+    }
+  }
+  return {};
+}
+
+Status merge_peers(Config& config, const toml::table& table, const std::string& file) {
+  for (const auto& [name, node] : table) {
+    const toml::table* peer = node.as_table();
+    if (peer == nullptr) {
+      return fail(fmt::format("{}: a peer is a table: [peers.{}] with address = \"HOST:PORT\"",
+                              place(file, name.source()), name.str()));
+    }
+    PeerConfig& entry = config.peers[std::string(name.str())];
+    for (const auto& [key, value] : *peer) {
+      if (key.str() != "address") {
+        return fail(fmt::format("{}: unknown key \"{}\" in [peers.{}]; known is address", place(file, key.source()),
+                                key.str(), name.str()));
+      }
+      auto address = value.value_exact<std::string>();
+      if (!address) {
+        return fail(fmt::format("{}: peers.{}.address must be a string", place(file, value.source()), name.str()));
+      }
+      entry.address = *address;
+    }
+    if (entry.address.empty()) {
+      return fail(fmt::format("{}: peer {} has no address", place(file, node.source()), name.str()));
+    }
+  }
+  return {};
+}
+
+Status check_host_port(const std::string& key, const std::string& text) {
+  size_t colon = text.rfind(':');
+  unsigned port = 0;
+  bool ok = colon != std::string::npos && colon > 0;
+  if (ok) {
+    const char* begin = text.data() + colon + 1;
+    auto [end, error] = std::from_chars(begin, text.data() + text.size(), port);
+    ok = error == std::errc() && end == text.data() + text.size() && end != begin && port >= 1 && port <= 65535;
+  }
+  if (!ok) return fail(fmt::format("{} = \"{}\" is not HOST:PORT with a port from 1 to 65535", key, text));
+  return {};
+}
+
+bool node_name_ok(const std::string& name) {
+  return !name.empty() && name.size() <= kNodeNameMax && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  });
+}
+
+// Names of the *.toml files of a directory in order; a missing directory has none.
+Result<std::vector<std::string>> fragments(const std::string& directory) {
+  std::vector<std::string> names;
+  DIR* dir = opendir(directory.c_str());
+  if (dir == nullptr) {
+    if (errno == ENOENT) return names;
+    return fail_errno("read " + directory);
+  }
+  while (dirent* entry = readdir(dir)) {
+    std::string name = entry->d_name;
+    if (name.size() > 5 && name.ends_with(".toml") && name[0] != '.') names.push_back(directory + "/" + name);
+  }
+  closedir(dir);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+Status merge_file(Config& config, const std::string& path) {
+  MOSE_ASSIGN(std::string text, read_file(path, kConfigFileMax));
+  MOSE_TRY(merge_config(config, text, path));
+  config.files.push_back(path);
+  return {};
+}
+
+}  // namespace
+
+Status merge_config(Config& config, const std::string& text, const std::string& name) {
+  toml::table root;
+  try {  // the library's only way to report; nothing leaves this block
+    root = toml::parse(text, name);
+  } catch (const toml::parse_error& error) {
+    return fail(fmt::format("{}: {}", place(name, error.source()), error.description()));
+  }
+  for (const auto& [key, node] : root) {
+    const auto& known = sections();
+    auto section = std::find_if(known.begin(), known.end(), [&](const Section& s) { return key.str() == s.name; });
+    bool peers = key.str() == "peers";
+    if (section == known.end() && !peers) {
+      return fail(fmt::format("{}: unknown {} \"{}\"; known sections are {}, peers", place(name, key.source()),
+                              node.is_table() ? "section" : "key", key.str(), names_of(known)));
+    }
+    const toml::table* table = node.as_table();
+    if (table == nullptr) {
+      return fail(fmt::format("{}: \"{}\" must be a section: [{}]", place(name, key.source()), key.str(), key.str()));
+    }
+    MOSE_TRY(peers ? merge_peers(config, *table, name) : merge_section(config, *section, *table, name));
+  }
+  return {};
+}
+
+Status complete_config(Config& config) {
+  NodeConfig& node = config.node;
+  if (node.name.empty()) {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    node.name = std::string(host).substr(0, std::string(host).find('.'));
+  }
+  if (!node_name_ok(node.name)) {
+    return fail(fmt::format("node.name = \"{}\" is not a name: letters, digits, '-', '_' and '.', at most {}", node.name,
+                            kNodeNameMax));
+  }
+  if (node.cgroup.empty()) {
+    auto mount = cgroup_mount();
+    node.cgroup = (mount ? *mount : std::string("/sys/fs/cgroup")) + "/mose";
+  }
+  if (node.criu.empty()) {
+    const char* prefix = getenv("MOSE_PREFIX");
+    node.criu = std::string(prefix != nullptr && *prefix != '\0' ? prefix : "/opt/mose") + "/criu/bin/criu";
+  }
+  if (config.control.socket.empty()) config.control.socket = node.runtime_dir + "/mosed.sock";
+  const std::pair<const char*, const std::string*> paths[] = {
+      {"node.cgroup", &node.cgroup},           {"node.state_dir", &node.state_dir},
+      {"node.runtime_dir", &node.runtime_dir}, {"node.criu", &node.criu},
+      {"node.workloads_dir", &node.workloads_dir}, {"node.bpf_dir", &node.bpf_dir},
+      {"control.socket", &config.control.socket}};
+  for (const auto& [key, path] : paths) {
+    if (path->empty() || path->front() != '/') return fail(fmt::format("{} = \"{}\" is not an absolute path", key, *path));
+  }
+  if (!node.libexec.empty() && node.libexec.front() != '/') {
+    return fail(fmt::format("node.libexec = \"{}\" is not an absolute path", node.libexec));
+  }
+  constexpr size_t kSocketPathMax = 107;  // sun_path
+  if (config.control.socket.size() > kSocketPathMax) {
+    return fail(fmt::format("control.socket is longer than {} bytes", kSocketPathMax));
+  }
+  MOSE_TRY(check_host_port("node.listen", node.listen));
+  for (const auto& [name, peer] : config.peers) {
+    if (!node_name_ok(name)) return fail(fmt::format("peers.\"{}\" is not a node name", name));
+    if (name == node.name) return fail(fmt::format("peers.{} is this node itself", name));
+    MOSE_TRY(check_host_port("peers." + name + ".address", peer.address));
+  }
+  return {};
+}
+
+Result<Config> load_config(const std::string& path, bool required) {
+  Config config;
+  if (required || access(path.c_str(), F_OK) == 0) MOSE_TRY(merge_file(config, path));
+  std::string directory = path.substr(0, path.rfind('/') == std::string::npos ? 0 : path.rfind('/') + 1) + "conf.d";
+  MOSE_ASSIGN(auto files, fragments(directory));
+  for (const std::string& file : files) MOSE_TRY(merge_file(config, file));
+  MOSE_TRY(complete_config(config));
+  return config;
+}
+
+std::string format_config(const Config& config) {
+  std::string out;
+  for (const Section& section : sections()) {
+    out += fmt::format("[{}]\n", section.name);
+    for (const Key& key : section.keys) out += fmt::format("{} = {}\n", key.name, key.get(config));
+    out += "\n";
+  }
+  for (const auto& [name, peer] : config.peers) {
+    out += fmt::format("[peers.{}]\naddress = {}\n\n", name, quoted(peer.address));
+  }
+  if (!out.empty()) out.pop_back();
+  return out;
+}
+
+}  // namespace mose::agent

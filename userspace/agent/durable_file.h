@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace mose::agent {
+
+// Replaces a file as a whole: after a crash it holds the old or the new contents. Durable on success.
+[[nodiscard]] Status replace_file(const std::string& path, std::string_view contents);
+// mkdir -p, mode 0700 for what is made here.
+[[nodiscard]] Status make_directories(const std::string& path);
+// Removes a file or a whole directory tree without crossing into other file systems; missing is fine.
+[[nodiscard]] Status remove_tree(const std::string& path);
+
+}  // namespace mose::agent
