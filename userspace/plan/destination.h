@@ -14,7 +14,16 @@
 //
 // Life: preparing -> prepared -> restoring -> fenced (READY; only a verdict decides) -> activating -> running (pages
 // still come) -> finishing -> done; before READY a failure, an ABORT or a lost connection leads to discarding -> done.
-// In `fenced` a lost connection changes nothing: the tree stays stopped until COMMIT or ABORT arrives.
+// In `fenced` a lost connection changes nothing: the tree stays stopped until COMMIT or ABORT arrives on a new connection,
+// or is the answer to query_verdict. At most one action of a kind is under way at a time; each ends in one ActionDone.
+//
+// What the executor promises:
+// * discard ends a restore that is under way (it answers with an error), and that restore does nothing after it. discard
+//   is never emitted while `prepare` or `activate` is under way.
+// * Sends go to the newest connection of the migration; when a newer one has come, messages and the loss of an older
+//   one are not reported.
+// * `done` still answers: a message for a migration that has ended, or is unknown (no records), is given to
+//   step(recover_destination(records)), so that a source that has missed an answer gets it again.
 namespace mose::plan {
 
 enum class DestinationPhase : uint8_t {
@@ -30,6 +39,8 @@ enum class DestinationActionKind : uint8_t {
   activate,   // thaw, held egress released, announce, pass
   discard,    // egress dropped, tree killed, pager ended, namespaces thrown away; idempotent
   finish,     // pager closed after the last page, workload registered as running here
+  query_verdict,  // asks the source on a QUERY connection; a verdict arrives as MessageReceived commit or abort before
+                  // ActionDone; "undecided" or an unreachable source is an ActionDone alone
 };
 [[nodiscard]] const char* to_string(DestinationActionKind kind);
 
@@ -56,6 +67,19 @@ struct DestinationState {
   Outcome outcome = Outcome::failed;
   std::string reason;
   std::optional<Timestamp> deadline;
+
+  // The planner's own.
+  std::vector<DestinationAction> waiting;  // records and sends that wait for the end of the one under way
+  Record recording = Record::begun;        // of the record under way
+  Message sending = Message::prepared;     // of the send under way
+  bool begun = false;
+  bool committed = false;        // the verdict is commit (its record may still be under way)
+  bool commit_recorded = false, complete_recorded = false, finish_recorded = false;
+  bool fence_kept = false;       // an abort of a fenced tree is recorded before the tree is discarded
+  bool abort_recorded = false;   // record(aborted) has ended
+  bool discarded = false, finished_here = false, released_seen = false;
+  bool answer_abort = false;     // ABORTED is owed once everything is discarded
+  unsigned failures = 0;         // of the action that is being tried again
 };
 
 struct DestinationStep {
@@ -69,5 +93,12 @@ struct DestinationStep {
 // activated (idempotent) and goes on.
 [[nodiscard]] DestinationStep recover_destination(const std::vector<Record>& records, Timestamp now);
 [[nodiscard]] DestinationStep step(const DestinationState& state, const DestinationEvent& event, Timestamp now);
+
+// Limits.
+inline constexpr Nanoseconds kImagesDeadline = std::chrono::minutes(10);   // PREPARED to IMAGES: covers the pre-copy
+inline constexpr Nanoseconds kReleasedDeadline = std::chrono::minutes(1);  // everything done to RELEASED
+inline constexpr Nanoseconds kRetryPause = std::chrono::seconds(1);        // before an action is tried again
+inline constexpr unsigned kDiscardAttempts = 10;  // then what is left stays, stopped, until `mose recover`
+inline constexpr unsigned kFinishAttempts = 10;   // then the workload runs, unregistered, until `mose recover`
 
 }  // namespace mose::plan

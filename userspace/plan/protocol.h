@@ -30,4 +30,9 @@ enum class Record : uint8_t {
 };
 [[nodiscard]] const char* to_string(Record record);
 
+// The answer to "how was this migration decided?", asked by a destination whose tree is fenced and whose connection is
+// gone. `abort` and `commit` never change any more.
+enum class Verdict : uint8_t { undecided, commit, abort };
+[[nodiscard]] const char* to_string(Verdict verdict);
+
 }  // namespace mose::plan

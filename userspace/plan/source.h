@@ -14,7 +14,14 @@
 //
 // Life: preflight -> preparing -> precopy -> arming -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
-// forward. Exactly one action of a kind is under way at a time; every action ends in one ActionDone event.
+// forward. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
+//
+// What the executor promises:
+// * resume_source ends arm_dump, dump and finish_dump that are under way (they answer with an error) and none of them
+//   acts after it. It is never emitted while `freeze` or `record` is under way.
+// * A ConnectionLost concerns the connection of the last `connect` that worked, and comes after its ActionDone.
+// * An action that needs the peer (send, precopy_round, final_scan) ends when the connection is lost.
+// * Only the newest journal of a workload is recovered, and preflight refuses while that one is not `finished`.
 namespace mose::plan {
 
 enum class SourcePhase : uint8_t {
@@ -48,7 +55,7 @@ enum class SourceActionKind : uint8_t {
   resume_source,   // idempotent undo of everything above: dump ended, repair off, egress open, SIGCONT, thaw, deliver held, pass
   redirect,        // held packets drain to the peer in order, then redirect
   kill_source,     // tree killed in repair mode, namespaces and address removed here
-  wait_retry,      // a pause before the next connect
+  wait_retry,      // a pause before something is tried again; `round` counts the failed attempts so far, for the back-off
   close,           // report finished, resources of this migration released here
 };
 [[nodiscard]] const char* to_string(SourceActionKind kind);
@@ -57,7 +64,7 @@ struct SourceAction {
   SourceActionKind kind;
   Message message{};    // send
   Record record{};      // record
-  unsigned round = 0;   // precopy_round
+  unsigned round = 0;   // precopy_round, wait_retry
   std::string reason;   // send abort, resume_source: why
   bool operator==(const SourceAction&) const = default;
 };
@@ -94,7 +101,7 @@ struct SourceState {
   unsigned round = 0;
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;
-  bool touched = false;        // preflight passed: the end is `failed`, no longer `refused`
+  bool touched = false;        // the destination has been reached: the end is `failed`, no longer `refused`
   bool stopped = false;        // the freeze has begun: resume_source must run on abort
   bool images_sent = false, map_sent = false, dump_finished = false, ready_seen = false;
   bool connected = false;
@@ -102,7 +109,23 @@ struct SourceState {
   Outcome outcome = Outcome::failed;
   std::string reason;
   std::optional<Timestamp> deadline;  // when to call step with Tick
-  // Further fields are the planner's own.
+
+  // The planner's own.
+  std::vector<SourceAction> waiting;   // records and sends that wait for the end of the one under way
+  Record recording = Record::begun;    // of the record under way
+  Message sending = Message::prepare;  // of the send under way
+  Verdict verdict = Verdict::undecided;
+  bool begun = false;            // record(begun) was asked for
+  bool armed = false;            // arm_dump was asked for
+  bool prepare_out = false;      // the destination may know of this migration
+  bool commit_doubtful = false;  // record(commit) failed: it may be durable all the same
+  bool abort_recorded = false;   // record(aborted) has ended
+  bool resume_wanted = false, resumed = false;
+  bool verdict_out = false;      // COMMIT or ABORT was sent on the present connection
+  bool peer_settled = false;     // the destination has nothing of this migration, or is no longer asked
+  bool committed_seen = false, redirect_settled = false, complete_seen = false, killed = false, finish_recorded = false;
+  bool pause_wanted = false;     // the next attempt at something waits for wait_retry
+  unsigned connect_failures = 0, record_failures = 0, resume_failures = 0, redirect_failures = 0, kill_failures = 0;
 };
 
 struct SourceStep {
@@ -120,5 +143,22 @@ struct SourceStep {
 
 // True as long as a cancel request still leads to a running source.
 [[nodiscard]] bool before_commit(const SourceState& state);
+// True once `outcome` is final for the operator. After an abort that is when the source runs again: telling
+// the destination may go on in the background until `done`.
+[[nodiscard]] bool settled(const SourceState& state);
+// What a destination that asks may be told. Never read the journal for it: a commit record that is still being written,
+// or whose write has failed, is no verdict.
+[[nodiscard]] Verdict verdict(const SourceState& state);
+
+// Limits. Waits are counted from the last step that led there.
+inline constexpr Nanoseconds kPrepareDeadline = std::chrono::seconds(15);  // connect, and PREPARE to PREPARED
+inline constexpr Nanoseconds kDumpDeadline = std::chrono::seconds(20);     // arm_dump to images and page map out
+inline constexpr Nanoseconds kReadyDeadline = std::chrono::seconds(20);    // images and page map out to READY
+inline constexpr Nanoseconds kAbortedDeadline = std::chrono::seconds(5);   // ABORT to ABORTED, per attempt
+inline constexpr unsigned kAbortAttempts = 10;       // connections on which ABORT is tried; then the destination asks us
+inline constexpr unsigned kResumeAttempts = 10;      // then the workload stays stopped and `mose recover` is named
+inline constexpr unsigned kAbortRecordAttempts = 3;  // after a doubtful commit record
+inline constexpr unsigned kRedirectAttempts = 5;     // then packets for the old place are lost, pages are still served
+inline constexpr unsigned kKillAttempts = 5;         // then the stopped source tree stays until `mose recover`
 
 }  // namespace mose::plan

@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: MIT
+#include "plan/destination.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace mose::plan {
+namespace {
+
+using Kind = DestinationActionKind;
+using Phase = DestinationPhase;
+
+constexpr const char* kRecoverHint = "; `mose recover` tries again";
+
+// One step: events change facts in the state, then advance() emits what the facts allow and what is not under way yet.
+class Machine {
+ public:
+  Machine(DestinationState state, Timestamp now) : s_(std::move(state)), now_(now) {}
+
+  void begin() {
+    s_.begun = true;
+    record(Record::begun);
+  }
+  void recover(const std::vector<Record>& records);
+
+  void on(const DestinationActionDone& done);
+  void on(const MessageReceived& message);
+  void on(const ConnectionLost&);
+  void on(const PagesComplete&);
+  void on(const Tick&);
+
+  DestinationStep take() { return {std::move(s_), std::move(out_)}; }
+
+ private:
+  [[nodiscard]] bool running(Kind kind) const {
+    return std::find(s_.running.begin(), s_.running.end(), kind) != s_.running.end();
+  }
+  [[nodiscard]] bool before_verdict() const { return s_.phase <= Phase::fenced; }
+
+  // Emits the action, or keeps it until the one of its kind that is under way has ended.
+  void start(DestinationAction action);
+  void record(Record r) { start({.kind = Kind::record, .record = r}); }
+  void send(Message m, std::string reason = {}) {
+    start({.kind = Kind::send, .message = m, .reason = std::move(reason)});
+  }
+  void act(Kind kind) { start({.kind = kind, .reason = s_.reason}); }
+  void wait_for(Nanoseconds time) { s_.deadline = now_ + time; }
+
+  void commit_received();
+  void abort_received(const std::string& why);
+  void record_done(Record r, const std::string& error);
+  void host_action_done(Kind kind, const std::string& error);
+  void discard(std::string why);
+  void retry(const std::string& what, const std::string& error);
+
+  void advance();
+  void advance_fenced();
+  void advance_activating();
+  void advance_finishing();
+  void advance_discarding();
+  void answer_abort();
+
+  DestinationState s_;
+  Timestamp now_;
+  std::vector<DestinationAction> out_;
+};
+
+void Machine::start(DestinationAction action) {
+  if (running(action.kind)) {
+    MOSE_CHECK(action.kind == Kind::record || action.kind == Kind::send, "only records and sends wait for each other");
+    s_.waiting.push_back(std::move(action));
+    return;
+  }
+  if (action.kind == Kind::record) s_.recording = action.record;
+  if (action.kind == Kind::send) s_.sending = action.message;
+  s_.running.push_back(action.kind);
+  out_.push_back(std::move(action));
+}
+
+void Machine::recover(const std::vector<Record>& records) {
+  s_.connected = false;
+  s_.begun = !records.empty();
+  s_.committed = std::find(records.begin(), records.end(), Record::commit) != records.end();
+  s_.commit_recorded = s_.committed;
+  s_.outcome = s_.committed ? Outcome::complete : Outcome::failed;
+  if (records.empty()) {
+    s_.phase = Phase::done;
+    s_.discarded = s_.finish_recorded = true;
+    s_.reason = "this migration is unknown here";
+    return;
+  }
+  switch (records.back()) {
+    case Record::begun:
+      s_.phase = Phase::discarding;
+      s_.reason = "the agent of the destination was restarted before the tree was restored";
+      break;
+    case Record::aborted:
+      s_.phase = Phase::discarding;
+      s_.reason = "aborted";
+      s_.abort_recorded = true;
+      break;
+    case Record::ready:
+      s_.phase = Phase::fenced;
+      break;
+    case Record::commit:
+      s_.phase = Phase::activating;
+      break;
+    case Record::complete:
+      s_.phase = Phase::finishing;
+      s_.complete_recorded = s_.pages_complete = true;
+      break;
+    case Record::finished:
+      s_.phase = Phase::done;
+      s_.finish_recorded = true;
+      s_.complete_recorded = s_.committed;
+      s_.discarded = !s_.committed;
+      return;
+  }
+  advance();
+}
+
+// ---- Events
+
+void Machine::on(const DestinationActionDone& done) {
+  auto it = std::find(s_.running.begin(), s_.running.end(), done.kind);
+  if (it == s_.running.end()) return;
+  s_.running.erase(it);
+  Record recorded = s_.recording;
+  auto next = std::find_if(s_.waiting.begin(), s_.waiting.end(),
+                           [&](const DestinationAction& a) { return a.kind == done.kind; });
+  if (next != s_.waiting.end()) {
+    DestinationAction action = std::move(*next);
+    s_.waiting.erase(next);
+    start(std::move(action));
+  }
+  if (done.kind == Kind::record) {
+    record_done(recorded, done.error);
+  } else {
+    host_action_done(done.kind, done.error);
+  }
+  advance();
+}
+
+void Machine::on(const MessageReceived& message) {
+  s_.connected = true;
+  switch (message.message) {
+    case Message::images:
+      if (s_.phase != Phase::prepared) return;
+      s_.phase = Phase::restoring;
+      s_.deadline.reset();
+      act(Kind::restore);
+      return;
+    case Message::commit:
+      commit_received();
+      break;
+    case Message::abort:
+      abort_received(message.reason);
+      break;
+    case Message::released:
+      if (s_.complete_recorded) s_.released_seen = true;
+      break;
+    default:
+      return;  // a second PREPARE, or what only a destination says
+  }
+  advance();
+}
+
+void Machine::commit_received() {
+  switch (s_.phase) {
+    case Phase::fenced:
+      s_.phase = Phase::activating;
+      s_.committed = true;
+      s_.outcome = Outcome::complete;
+      s_.reason.clear();
+      s_.deadline.reset();
+      return;
+    case Phase::activating:
+      return;  // answered when the tree runs
+    case Phase::running:
+      return send(Message::committed);
+    case Phase::finishing:
+    case Phase::done:
+      if (!s_.committed) return send(Message::failed, "COMMIT for a migration that has ended here: " + s_.reason);
+      send(Message::committed);
+      if (s_.complete_recorded) send(Message::complete);
+      return;
+    default:
+      return send(Message::failed, std::string("COMMIT in phase ") + to_string(s_.phase));
+  }
+}
+
+void Machine::abort_received(const std::string& why) {
+  if (s_.committed) return send(Message::failed, "ABORT after COMMIT: the workload runs here");
+  s_.answer_abort = true;
+  if (before_verdict()) discard(why.empty() ? "aborted by the source" : "aborted by the source: " + why);
+}
+
+void Machine::on(const ConnectionLost&) {
+  s_.connected = false;
+  if (s_.phase < Phase::fenced) discard("the connection to the source was lost");
+  advance();
+}
+
+void Machine::on(const PagesComplete&) {
+  s_.pages_complete = true;
+  advance();
+}
+
+void Machine::on(const Tick&) {
+  if (!s_.deadline || now_ < *s_.deadline) return;
+  s_.deadline.reset();
+  if (s_.phase == Phase::prepared) {
+    discard("the source sent no images in time");
+    send(Message::failed, s_.reason);
+  }
+  // The source is gone, or has never seen COMPLETE: `done` answers it when it comes.
+  if (s_.phase == Phase::finishing && s_.finished_here) s_.released_seen = true;
+  advance();
+}
+
+// ---- Ends of actions
+
+void Machine::record_done(Record r, const std::string& error) {
+  switch (r) {
+    case Record::begun:
+      if (s_.phase != Phase::preparing) return;
+      if (error.empty()) return act(Kind::prepare);
+      discard("the journal cannot be written: " + error);
+      return send(Message::refused, s_.reason);
+    case Record::ready:
+      if (s_.phase != Phase::restoring) return;
+      if (error.empty()) {
+        s_.phase = Phase::fenced;
+        return send(Message::ready);
+      }
+      // READY is not out, so that no commit can come.
+      discard("the journal cannot be written: " + error);
+      return send(Message::failed, s_.reason);
+    case Record::commit:
+      s_.commit_recorded = error.empty();
+      return retry("the commit could not be recorded", error);
+    case Record::complete:
+      s_.complete_recorded = error.empty();
+      if (!error.empty()) return retry("completion could not be recorded", error);
+      s_.failures = 0;
+      s_.phase = Phase::finishing;
+      return send(Message::complete);
+    case Record::aborted:
+      s_.abort_recorded = true;  // without the record the next start of the agent asks the source, or discards anyway
+      return;
+    case Record::finished:
+      s_.finish_recorded = true;
+      if (!error.empty()) s_.reason += (s_.reason.empty() ? "" : "; ") + ("the journal could not be closed: " + error);
+      s_.phase = Phase::done;
+      return;
+  }
+}
+
+void Machine::host_action_done(Kind kind, const std::string& error) {
+  switch (kind) {
+    case Kind::prepare:
+      if (s_.phase != Phase::preparing) return;
+      if (error.empty()) {
+        s_.phase = Phase::prepared;
+        wait_for(kImagesDeadline);
+        return send(Message::prepared);
+      }
+      // The executor's words stand alone in a refusal: they name the thing, the reason and what to try.
+      discard(error);
+      return send(Message::refused, s_.reason);
+    case Kind::restore:
+      if (s_.phase != Phase::restoring) return;
+      if (error.empty()) return record(Record::ready);
+      discard("restore: " + error);
+      return send(Message::failed, s_.reason);
+    case Kind::activate:
+      if (!error.empty()) return retry("the workload could not be thawed", error);
+      s_.failures = 0;
+      s_.reason.clear();
+      s_.phase = Phase::running;
+      return send(Message::committed);
+    case Kind::finish:
+      s_.finished_here = error.empty();
+      if (s_.finished_here) {
+        wait_for(kReleasedDeadline);
+      } else if (++s_.failures < kFinishAttempts) {
+        wait_for(kRetryPause);
+      } else {
+        s_.outcome = Outcome::failed_after_commit;
+        s_.reason = "the workload runs but could not be registered: " + error + kRecoverHint;
+        s_.phase = Phase::done;
+      }
+      return;
+    case Kind::discard:
+      s_.discarded = error.empty();
+      if (s_.discarded) return;
+      if (++s_.failures < kDiscardAttempts) return wait_for(kRetryPause);
+      s_.outcome = Outcome::unknown;
+      s_.reason += "; what is left of it could not be removed: " + error + kRecoverHint;
+      s_.phase = Phase::done;
+      return;
+    case Kind::query_verdict:
+      if (s_.phase == Phase::fenced) wait_for(kRetryPause);
+      return;
+    default:
+      return;
+  }
+}
+
+// After the commit there is only forward: tried again without end, the source hears of it once.
+void Machine::retry(const std::string& what, const std::string& error) {
+  if (error.empty()) {
+    s_.failures = 0;
+    return;
+  }
+  s_.reason = what + ": " + error;
+  if (s_.failures++ == 0) send(Message::failed, s_.reason);
+  wait_for(kRetryPause);
+}
+
+void Machine::discard(std::string why) {
+  s_.fence_kept = s_.phase == Phase::fenced;
+  s_.phase = Phase::discarding;
+  s_.outcome = Outcome::failed;
+  s_.reason = std::move(why);
+  s_.deadline.reset();
+  s_.failures = 0;
+}
+
+// ---- What the facts allow
+
+void Machine::advance() {
+  if (s_.phase == Phase::fenced) advance_fenced();
+  if (s_.phase == Phase::activating) advance_activating();
+  if (s_.phase == Phase::running && s_.pages_complete && !s_.deadline && !running(Kind::record)) {
+    record(Record::complete);
+  }
+  if (s_.phase == Phase::finishing) advance_finishing();
+  if (s_.phase == Phase::discarding) advance_discarding();
+  answer_abort();
+}
+
+// A source that has given up connecting, or that is slow to come back, is asked for the verdict.
+void Machine::advance_fenced() {
+  if (!s_.connected && !s_.deadline && !running(Kind::query_verdict)) start({.kind = Kind::query_verdict});
+}
+
+void Machine::advance_activating() {
+  if (s_.deadline) return;  // the pause after a failure
+  if (!s_.commit_recorded) {
+    if (!running(Kind::record)) record(Record::commit);
+  } else if (!running(Kind::activate)) {
+    act(Kind::activate);
+  }
+}
+
+void Machine::advance_finishing() {
+  if (!s_.finished_here) {
+    if (!s_.deadline && !running(Kind::finish)) act(Kind::finish);
+    return;
+  }
+  if (!s_.released_seen || running(Kind::record)) return;
+  s_.deadline.reset();
+  record(Record::finished);
+}
+
+void Machine::advance_discarding() {
+  if (s_.begun && !s_.abort_recorded) {
+    bool asked = running(Kind::record) && s_.recording == Record::aborted;
+    bool waits = std::any_of(s_.waiting.begin(), s_.waiting.end(),
+                             [](const DestinationAction& a) { return a.record == Record::aborted; });
+    if (!asked && !waits) record(Record::aborted);
+    if (s_.fence_kept) return;
+  }
+  if (!s_.discarded) {
+    if (!s_.deadline && !running(Kind::discard) && !running(Kind::prepare)) act(Kind::discard);
+    return;
+  }
+  bool quiet = !running(Kind::restore) && !running(Kind::prepare) && !running(Kind::query_verdict);
+  if (s_.abort_recorded && quiet && !running(Kind::record)) record(Record::finished);
+}
+
+void Machine::answer_abort() {
+  if (!s_.answer_abort || !s_.discarded) return;
+  s_.answer_abort = false;
+  send(Message::aborted);
+}
+
+}  // namespace
+
+const char* to_string(DestinationPhase phase) {
+  switch (phase) {
+    case Phase::preparing:
+      return "preparing";
+    case Phase::prepared:
+      return "prepared";
+    case Phase::restoring:
+      return "restoring";
+    case Phase::fenced:
+      return "fenced";
+    case Phase::activating:
+      return "activating";
+    case Phase::running:
+      return "running";
+    case Phase::finishing:
+      return "finishing";
+    case Phase::discarding:
+      return "discarding";
+    case Phase::done:
+      return "done";
+  }
+  return "?";
+}
+
+const char* to_string(DestinationActionKind kind) {
+  switch (kind) {
+    case Kind::record:
+      return "record";
+    case Kind::send:
+      return "send";
+    case Kind::prepare:
+      return "prepare";
+    case Kind::restore:
+      return "restore";
+    case Kind::activate:
+      return "activate";
+    case Kind::discard:
+      return "discard";
+    case Kind::finish:
+      return "finish";
+    case Kind::query_verdict:
+      return "query_verdict";
+  }
+  return "?";
+}
+
+DestinationStep start_destination(Timestamp now) {
+  Machine machine(DestinationState{}, now);
+  machine.begin();
+  return machine.take();
+}
+
+DestinationStep recover_destination(const std::vector<Record>& records, Timestamp now) {
+  Machine machine(DestinationState{}, now);
+  machine.recover(records);
+  return machine.take();
+}
+
+DestinationStep step(const DestinationState& state, const DestinationEvent& event, Timestamp now) {
+  Machine machine(state, now);
+  std::visit([&](const auto& e) { machine.on(e); }, event);
+  return machine.take();
+}
+
+}  // namespace mose::plan

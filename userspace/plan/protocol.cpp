@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+#include "plan/protocol.h"
+
+namespace mose::plan {
+
+const char* to_string(Message message) {
+  switch (message) {
+    case Message::prepare:
+      return "prepare";
+    case Message::images:
+      return "images";
+    case Message::commit:
+      return "commit";
+    case Message::abort:
+      return "abort";
+    case Message::released:
+      return "released";
+    case Message::prepared:
+      return "prepared";
+    case Message::refused:
+      return "refused";
+    case Message::ready:
+      return "ready";
+    case Message::failed:
+      return "failed";
+    case Message::committed:
+      return "committed";
+    case Message::complete:
+      return "complete";
+    case Message::aborted:
+      return "aborted";
+  }
+  return "?";
+}
+
+const char* to_string(Record record) {
+  switch (record) {
+    case Record::begun:
+      return "begun";
+    case Record::ready:
+      return "ready";
+    case Record::commit:
+      return "commit";
+    case Record::aborted:
+      return "aborted";
+    case Record::complete:
+      return "complete";
+    case Record::finished:
+      return "finished";
+  }
+  return "?";
+}
+
+const char* to_string(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::undecided:
+      return "undecided";
+    case Verdict::commit:
+      return "commit";
+    case Verdict::abort:
+      return "abort";
+  }
+  return "?";
+}
+
+}  // namespace mose::plan

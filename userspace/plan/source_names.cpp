@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#include "plan/source.h"
+
+namespace mose::plan {
+
+const char* to_string(SourcePhase phase) {
+  switch (phase) {
+    case SourcePhase::preflight:
+      return "preflight";
+    case SourcePhase::preparing:
+      return "preparing";
+    case SourcePhase::precopy:
+      return "precopy";
+    case SourcePhase::arming:
+      return "arming";
+    case SourcePhase::freezing:
+      return "freezing";
+    case SourcePhase::dumping:
+      return "dumping";
+    case SourcePhase::restoring:
+      return "restoring";
+    case SourcePhase::committing:
+      return "committing";
+    case SourcePhase::committed:
+      return "committed";
+    case SourcePhase::serving:
+      return "serving";
+    case SourcePhase::finishing:
+      return "finishing";
+    case SourcePhase::aborting:
+      return "aborting";
+    case SourcePhase::done:
+      return "done";
+  }
+  return "?";
+}
+
+const char* to_string(SourceActionKind kind) {
+  switch (kind) {
+    case SourceActionKind::preflight:
+      return "preflight";
+    case SourceActionKind::record:
+      return "record";
+    case SourceActionKind::connect:
+      return "connect";
+    case SourceActionKind::send:
+      return "send";
+    case SourceActionKind::precopy_round:
+      return "precopy_round";
+    case SourceActionKind::arm_dump:
+      return "arm_dump";
+    case SourceActionKind::freeze:
+      return "freeze";
+    case SourceActionKind::dump:
+      return "dump";
+    case SourceActionKind::final_scan:
+      return "final_scan";
+    case SourceActionKind::finish_dump:
+      return "finish_dump";
+    case SourceActionKind::resume_source:
+      return "resume_source";
+    case SourceActionKind::redirect:
+      return "redirect";
+    case SourceActionKind::kill_source:
+      return "kill_source";
+    case SourceActionKind::wait_retry:
+      return "wait_retry";
+    case SourceActionKind::close:
+      return "close";
+  }
+  return "?";
+}
+
+}  // namespace mose::plan
