@@ -24,7 +24,4 @@ class Pagemap {
   Fd file_;
 };
 
-// All of a user address space of this machine.
-[[nodiscard]] PageRun whole_address_space();
-
 }  // namespace mose

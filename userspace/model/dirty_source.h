@@ -29,9 +29,11 @@ struct SpaceProcess {
 class PageSink {
  public:
   virtual ~PageSink() = default;
-  // `bytes` holds run.count pages, 1..512 of them, valid during the call. An error ends the round with that error; the
-  // run then counts as not sent.
-  virtual Status send_pages(SpaceId space, PageRun run, std::span<const std::byte> bytes) = 0;
+  // Piece i holds the pages of run i, valid during the call; runs ascend, 1..kPagesPerSendMax pages together. An error
+  // ends the round with that error; the pages then count as not sent.
+  static constexpr uint64_t kPagesPerSendMax = 512;
+  virtual Status send_pages(SpaceId space, std::span<const PageRun> runs,
+                            std::span<const std::span<const std::byte>> pieces) = 0;
 };
 
 struct ScanStats {

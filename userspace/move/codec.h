@@ -50,11 +50,20 @@ struct Frame {
 [[nodiscard]] uint32_t payload_max(wire::FrameType type);
 [[nodiscard]] bool known_type(uint16_t type);
 
-// PAGES: the header of a payload of `payload_length` bytes.
-[[nodiscard]] Status check_pages_header(const wire::PagesHeader& header, uint64_t payload_length);
+[[nodiscard]] std::vector<wire::Run> to_wire(std::span<const PageRun> runs);
+[[nodiscard]] uint64_t count_pages(std::span<const PageRun> runs);
 
-[[nodiscard]] wire::RequestHeader make_request(SpaceId space, PageRun run);
-[[nodiscard]] Result<wire::RequestHeader> decode_request(std::span<const std::byte> payload);
+// PAGES: bounds of the header against the payload's length; then the runs against the header.
+[[nodiscard]] Status check_pages_header(const wire::PagesHeader& header, uint64_t payload_length);
+// Runs of a PAGES or REQUEST: non-empty, ascending, disjoint, below kPageIndexMax, `pages` together (0: up to the bound).
+[[nodiscard]] Result<std::vector<PageRun>> decode_runs(std::span<const wire::Run> runs, uint64_t pages);
+
+struct PageRequest {
+  SpaceId space = 0;
+  std::vector<PageRun> runs;
+};
+[[nodiscard]] std::vector<std::byte> encode_request(const PageRequest& request);
+[[nodiscard]] Result<PageRequest> decode_request(std::span<const std::byte> payload);
 [[nodiscard]] Result<wire::RoundEnd> decode_round_end(std::span<const std::byte> payload);
 
 // `first` of SpacePages does not travel. An error when there are more than kPageMapRunsMax runs.

@@ -43,7 +43,8 @@ class PageSender final : public PageSink {
   // Reads the remote pages from the frozen processes and sends them: stacks and TLS first, then ascending; BULK_END.
   [[nodiscard]] Result<SendStats> push(const FinalPages& pages, std::span<const SpaceProcess> processes);
 
-  Status send_pages(SpaceId space, PageRun run, std::span<const std::byte> bytes) override;
+  Status send_pages(SpaceId space, std::span<const PageRun> runs,
+                    std::span<const std::span<const std::byte>> pieces) override;
 
  private:
   void pace(uint64_t bytes);

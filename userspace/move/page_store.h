@@ -66,8 +66,8 @@ class PageStore {
   // Borrowed descriptors, to be handed to the guardian.
   [[nodiscard]] std::array<int, 3> fds() const;
 
-  // Where the bytes of a run are to be received: parts that together hold run.count pages. Before sealing these are the
-  // slots that the pages already have, else new ones; afterwards always new ones. ENOSPC when the store is full.
+  // Where the bytes of runs are to be received: parts that together hold all their pages in order. Before sealing these
+  // are the slots that the pages already have, else new ones; afterwards always new ones. ENOSPC when the store is full.
   class Pending {
    public:
     [[nodiscard]] std::span<iovec> parts() { return parts_; }
@@ -75,18 +75,18 @@ class PageStore {
    private:
     friend class PageStore;
     SpaceId space_ = 0;
-    PageRun run_;
-    std::vector<uint32_t> slots_;
+    std::vector<PageRun> runs_;
+    std::vector<uint32_t> slots_;  // one per page
     std::vector<iovec> parts_;
   };
-  [[nodiscard]] Result<Pending> prepare(SpaceId space, PageRun run);
-  // The bytes are in and verified. Gives the runs that are local now and were not before (after sealing: pages of the
-  // run that somebody else brought in first are not among them).
+  [[nodiscard]] Result<Pending> prepare(SpaceId space, std::vector<PageRun> runs);
+  // The bytes are in and verified. Gives the pages that are local now and were not before (after sealing: pages that
+  // somebody else brought in first, or that the map does not call remote, are not among them and change nothing).
   [[nodiscard]] std::vector<PageRun> publish(Pending pending);
   // The bytes will not come: new slots are free again. Before sealing the pages' old contents are lost.
   void drop(Pending pending);
   // After sealing: the source says that these pages are zero.
-  [[nodiscard]] std::vector<PageRun> publish_zero(SpaceId space, PageRun run);
+  [[nodiscard]] std::vector<PageRun> publish_zero(SpaceId space, std::span<const PageRun> runs);
 
   // `payload` is the PAGE_MAP as it came, `spaces` its decoded form. Fails when a page that is neither remote nor in the
   // store is present.

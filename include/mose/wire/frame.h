@@ -79,18 +79,28 @@ inline constexpr uint64_t kPageIndexMax = 1ull << 45;  // 57 bits of user addres
 
 enum class Codec : uint8_t { raw = 0, zero = 1 };
 
-// PAGES: this header, then for Codec::raw `count` pages of 2^page_shift bytes. Codec::zero: no bytes, the pages are
-// all zero or not present at the source, which is the same to a program. Pages that are all zero are never pushed and
-// are not in PAGE_MAP: Codec::zero only answers requests.
+// A run of pages: page index and number of pages, 1 or more.
+struct Run {
+  uint64_t first;
+  uint32_t count;
+  uint32_t reserved;  // 0
+};
+static_assert(sizeof(Run) == 16);
+
+// PAGES: this header, `runs` runs (ascending, without overlap, `pages` pages together), then for Codec::raw the contents
+// of the pages in that order, 2^page_shift bytes each. Codec::zero: no contents, the pages are all zero or not present at
+// the source, which is the same to a program. Pages that are all zero are never pushed and are not in PAGE_MAP:
+// Codec::zero only answers requests.
 struct PagesHeader {
   uint32_t space;       // SpaceId
   uint8_t kind;         // kind of region, 0 private anonymous
   uint8_t page_shift;   // 12
   uint8_t codec;        // Codec
-  uint8_t reserved;
-  uint64_t first;       // page index
-  uint32_t count;       // pages, 1..kPagesPerFrameMax
+  uint8_t reserved;     // 0
+  uint32_t runs;        // 1..kPagesPerFrameMax
+  uint32_t pages;       // 1..kPagesPerFrameMax
   uint32_t round;       // pre-copy round, 0 after the freeze
+  uint32_t reserved2;   // 0
 };
 static_assert(sizeof(PagesHeader) == 24);
 
@@ -102,14 +112,13 @@ struct RoundEnd {
 };
 static_assert(sizeof(RoundEnd) == 16);
 
-// REQUEST: one header per frame; the answer is one or more PAGES frames (round 0) that together cover the run, in
-// ascending order. Requests on one connection are answered in their order.
+// REQUEST: this header, then `runs` runs as in PAGES. The answer is one or more PAGES frames (round 0) that together cover
+// the runs in ascending order. Requests of one connection are answered in their order.
 struct RequestHeader {
   uint32_t space;
-  uint32_t count;       // 1..kPagesPerFrameMax
-  uint64_t first;
+  uint32_t runs;        // 1..kPagesPerFrameMax, of kPagesPerFrameMax pages together at most
 };
-static_assert(sizeof(RequestHeader) == 16);
+static_assert(sizeof(RequestHeader) == 8);
 
 // PAGE_MAP: for each space one header, then `present_runs` and `remote_runs` runs {first, count} of u64, each list
 // ascending and without overlap, remote a part of present; every space at most once. A present page that is not remote
