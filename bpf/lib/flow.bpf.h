@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+#ifndef MOSE_FLOW_BPF_H
+#define MOSE_FLOW_BPF_H
+/* Questions about a parsed packet: whose is it, does it open a connection. */
+#include "lib/parse.bpf.h"
+#include "mose/bpf/steer.h"
+
+static __always_inline int is_for_service(const volatile struct mose_steer_config *config, const struct packet *packet)
+{
+	if (packet->kind != PACKET_IP)
+		return 0;
+	for (int i = 0; i < MOSE_STEER_SERVICES_MAX; i++) {
+		const volatile __u32 *address = (const volatile __u32 *)config->services[i].address;
+
+		if (i >= config->services_count)
+			break;
+		if (config->services[i].family != packet->family || address[0] != packet->destination[0])
+			continue;
+		if (packet->family == 4 || (address[1] == packet->destination[1] && address[2] == packet->destination[2] &&
+					    address[3] == packet->destination[3]))
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int opens_connection(const struct packet *packet)
+{
+	return (packet->tcp_flags & (TCP_FLAG_SYN_BYTE | TCP_FLAG_ACK_BYTE)) == TCP_FLAG_SYN_BYTE;
+}
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (a[i] != b[i])
+			return 0;
+	return 1;
+}
+
+#endif
