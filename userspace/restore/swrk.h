@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -28,6 +29,7 @@ class Swrk {
   struct Place {
     int net_fd = -1, ipc_fd = -1, uts_fd = -1;  // the workload's; CRIU then dumps none of them
     int time_fd = -1;                           // dump only: the workload's, when it is not our own
+    bool skip_memory = true;                    // dump only; false: a full dump, memory in the images
     int cgroup_fd = -1;                         // restore only: the workload's group; restored tasks inherit it
     // Restore only: root and external mounts of the new workload, paths as the agent sees them.
     std::string root;
@@ -53,13 +55,12 @@ class Swrk {
       std::string target, key;    // external mounts: mount point in the workload, name in the images
     };
     std::vector<Mount> mounts;
-    bool skip_memory = true;      // false: a full dump, memory in the images
-    int log_level = 0;            // 4: everything
+    int log_level = 1;            // errors; 4: everything, costs milliseconds
   };
   struct RestoreRequest {
     int images_dir = -1;          // lazy: "lazy-pages.socket" must be listening in it
     bool lazy_pages = true;
-    int log_level = 0;
+    int log_level = 1;
   };
   [[nodiscard]] Status request_dump(const DumpRequest& request);
   [[nodiscard]] Status request_restore(const RestoreRequest& request);
@@ -99,20 +100,22 @@ class Swrk {
  private:
   enum class Purpose { dump, restore };
   enum class State { idle, asked, in_hook, finished };
-  Swrk(Purpose purpose, Fd socket, ProcessHandle process) : purpose_(purpose), socket_(std::move(socket)), process_(std::move(process)) {}
+  Swrk(Purpose purpose, Fd socket, Fd output, ProcessHandle process)
+      : purpose_(purpose), socket_(std::move(socket)), output_(std::move(output)), process_(std::move(process)) {}
   [[nodiscard]] static Result<Swrk> start(const CriuSetup& setup, const Place& place, Purpose purpose);
   [[nodiscard]] Status send(const std::string& bytes);
-  [[nodiscard]] Result<Event> receive();
+  [[nodiscard]] Status ask(int images_dir, const std::string& bytes);
+  [[nodiscard]] Result<std::optional<Event>> receive();
   [[nodiscard]] std::string explain(int error, const std::string& text) const;
 
   Purpose purpose_;
   State state_ = State::idle;
-  bool skip_memory_ = true;
   Fd socket_;
+  Fd output_;       // memory file with what the process wrote to standard output and error
   ProcessHandle process_;
-  Fd images_dir_;                                   // our duplicate, for the log
-  std::vector<std::pair<std::string, std::string>> mounts_;  // key, path inside CRIU's mount namespace
-  bool has_root_ = false;
+  Fd images_dir_;   // our duplicate: CRIU opens it through /proc
+  std::string root_;                    // restore: paths inside CRIU's mount namespace
+  std::vector<std::string> externals_;
 };
 
 // The lines of a CRIU log that tell why it failed, at most three, joined by "; ".

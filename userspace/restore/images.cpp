@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+#include "restore/images.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "criu_images.pb.h"
+#include "kernel/process_memory.h"
+
+namespace mose::restore {
+namespace {
+
+// Every image but inventory.img: common magic, type magic, then messages with their length in front. Little endian.
+constexpr uint32_t kCommonMagic = 0x54564319;
+constexpr uint32_t kTreeMagic = 0x50273030;
+constexpr uint32_t kMmMagic = 0x57492820;
+constexpr uint32_t kPageMapMagic = 0x56084025;
+constexpr uint32_t kFilesMagic = 0x56303138;
+constexpr size_t kHeaderBytes = 8;
+constexpr size_t kMessageBytesMax = 64u << 20;  // an mm image of 65530 mappings has about 4 MiB
+
+constexpr uint32_t kFlagPresent = 4;  // of a page map entry
+
+constexpr uint32_t kStatusVsyscall = 1u << 2, kStatusVdso = 1u << 3, kStatusFilePrivate = 1u << 6,
+                   kStatusAnonShared = 1u << 8, kStatusAnonPrivate = 1u << 9, kStatusSysvIpc = 1u << 10,
+                   kStatusVvar = 1u << 12, kStatusMemfd = 1u << 14;
+constexpr uint32_t kMapLocked = 0x2000, kMapHugetlb = 0x40000;
+
+constexpr size_t kChunkPages = 1024;  // read and written at a time
+
+void put_u32(std::string& out, uint32_t value) {
+  char bytes[4];
+  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<char>(value >> (8 * i));
+  out.append(bytes, 4);
+}
+
+uint32_t get_u32(std::string_view bytes) {
+  uint32_t value = 0;
+  for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
+  return value;
+}
+
+Result<std::string> read_image(int dir, const std::string& name) {
+  MOSE_ASSIGN(Fd fd, open_at(dir, name, O_RDONLY | O_NOFOLLOW));
+  auto bytes = read_all(fd.get(), kImageBytesMax);
+  if (!bytes) return context(name, std::move(bytes).error());
+  return bytes;
+}
+
+// The messages of an image, as views into `bytes`.
+Result<std::vector<std::string_view>> split(const std::string& name, std::string_view bytes, uint32_t magic) {
+  if (bytes.size() < kHeaderBytes || get_u32(bytes) != kCommonMagic || get_u32(bytes.substr(4)) != magic)
+    return fail(name + " is no image of the expected kind");
+  std::vector<std::string_view> out;
+  for (bytes.remove_prefix(kHeaderBytes); !bytes.empty();) {
+    if (bytes.size() < 4) return fail(name + " is cut off");
+    size_t size = get_u32(bytes);
+    bytes.remove_prefix(4);
+    if (size > kMessageBytesMax || size > bytes.size()) return fail(name + " is cut off");
+    out.push_back(bytes.substr(0, size));
+    bytes.remove_prefix(size);
+  }
+  return out;
+}
+
+template <typename Message>
+Status parse(const std::string& name, std::string_view bytes, Message& out) {
+  if (!out.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return fail(name + " holds a damaged message");
+  return {};
+}
+
+// A file appears whole or not at all.
+Status replace_file(int dir, const std::string& name, std::string_view bytes) {
+  std::string temporary = name + ".new";
+  MOSE_ASSIGN(Fd fd, open_at(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  MOSE_TRY(write_all(fd.get(), bytes));
+  if (::renameat(dir, temporary.c_str(), dir, name.c_str()) < 0) return fail_errno("rename " + temporary);
+  return {};
+}
+
+std::string header(uint32_t magic) {
+  std::string out;
+  put_u32(out, kCommonMagic);
+  put_u32(out, magic);
+  return out;
+}
+
+template <typename Message>
+void append(std::string& out, const Message& message) {
+  put_u32(out, static_cast<uint32_t>(message.ByteSizeLong()));
+  message.AppendToString(&out);
+}
+
+Result<std::vector<ImageVma>> read_vmas(int dir, SpaceId space) {
+  std::string name = "mm-" + std::to_string(space) + ".img";
+  MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMmMagic));
+  if (messages.size() != 1) return fail(name + " does not hold one message");
+  criu::Mm mm;
+  MOSE_TRY(parse(name, messages[0], mm));
+  std::vector<ImageVma> out;
+  for (const criu::Vma& vma : mm.vmas()) {
+    if (vma.start() >= vma.end() || vma.start() % kPageSize || vma.end() % kPageSize || (!out.empty() && vma.start() < out.back().end))
+      return fail(name + " has mappings out of order");
+    out.push_back({vma.start(), vma.end(), vma.prot(), vma.flags(), vma.status(), vma.shmid()});
+  }
+  return out;
+}
+
+template <typename Predicate>
+PageSet area(const ImageProcess& process, Predicate predicate) {
+  PageSet out;
+  for (const ImageVma& vma : process.vmas) {
+    if (predicate(vma)) out.add({vma.start >> kPageShift, (vma.end - vma.start) >> kPageShift});
+  }
+  return out;
+}
+
+// What the dump wrote: where its pages lie and which it has put there (the vdso).
+struct PageMap {
+  uint32_t pages_id = 0;
+  PageSet present;
+};
+Result<PageMap> read_page_map(int dir, const std::string& name) {
+  MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kPageMapMagic));
+  if (messages.empty()) return fail(name + " is empty");
+  PageMap out;
+  criu::PageMapHead head;
+  MOSE_TRY(parse(name, messages[0], head));
+  out.pages_id = head.pages_id();
+  for (size_t i = 1; i < messages.size(); ++i) {
+    criu::PageMapEntry entry;
+    MOSE_TRY(parse(name, messages[i], entry));
+    uint64_t count = entry.has_count() ? entry.count() : entry.count_old();
+    uint64_t first = entry.vaddr() >> kPageShift;
+    if (entry.vaddr() % kPageSize || count > (UINT64_MAX >> kPageShift) - first) return fail(name + " names impossible pages");
+    if (!entry.has_flags() || (entry.flags() & kFlagPresent)) out.present.add({first, count});
+  }
+  return out;
+}
+
+// Copies the pages from the process to the file, leaving out those that cannot be read; returns what was written.
+Result<PageSet> copy_pages(int fd, const ProcessMemory& memory, const PageSet& pages) {
+  std::vector<std::byte> buffer(kChunkPages * kPageSize);
+  PageSet written;
+  for (PageRun run : pages.runs()) {
+    while (run.count > 0) {
+      PageRun part{run.first, std::min<uint64_t>(run.count, kChunkPages)};
+      run.first += part.count;
+      run.count -= part.count;
+      std::vector<uint64_t> unreadable;
+      std::span<std::byte> out(buffer.data(), part.count * kPageSize);
+      MOSE_TRY(memory.read({&part, 1}, out, unreadable));
+      PageSet good;
+      good.add(part);
+      for (uint64_t page : unreadable) good.remove({page, 1});
+      for (const PageRun& piece : good.runs()) {
+        const auto* from = reinterpret_cast<const char*>(buffer.data() + (piece.first - part.first) * kPageSize);
+        MOSE_TRY(write_all(fd, {from, piece.count * kPageSize}));
+        written.add(piece);
+      }
+    }
+  }
+  return written;
+}
+
+bool plain_image_name(std::string_view name) {
+  if (name.size() > kImageNameMax || name.size() < 5 || !name.ends_with(".img") || name.front() == '.') return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  });
+}
+
+bool below(std::string_view path, std::string_view directory) {
+  while (directory.size() > 1 && directory.ends_with('/')) directory.remove_suffix(1);
+  return path.size() > directory.size() && path.starts_with(directory) && path[directory.size()] == '/';
+}
+
+template <typename Visit>
+Status for_each_entry(int dir, Visit visit) {
+  MOSE_ASSIGN(Fd copy, open_at(dir, ".", O_RDONLY | O_DIRECTORY));
+  DIR* stream = ::fdopendir(copy.get());
+  if (!stream) return fail_errno("list images");
+  (void)copy.release();
+  Status status;
+  while (dirent* entry = ::readdir(stream)) {
+    std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    status = visit(name);
+    if (!status) break;
+  }
+  ::closedir(stream);
+  return status;
+}
+
+}  // namespace
+
+bool ImageVma::vdso() const { return status & kStatusVdso; }
+bool ImageVma::kernel_owned() const { return status & (kStatusVsyscall | kStatusVvar); }
+bool ImageVma::is_private() const { return (status & (kStatusAnonPrivate | kStatusFilePrivate | kStatusVdso)) && !kernel_owned(); }
+bool ImageVma::anonymous_shared() const { return status & (kStatusAnonShared | kStatusSysvIpc | kStatusMemfd); }
+bool ImageVma::lazy() const {
+  return (status & kStatusAnonPrivate) && !vdso() && !kernel_owned() && !(flags & (kMapLocked | kMapHugetlb));
+}
+
+Result<std::vector<ImageProcess>> read_processes(int dir) {
+  const std::string name = "pstree.img";
+  MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kTreeMagic));
+  if (messages.size() > kTreeProcessesMax) return fail(name + " names too many processes");
+  std::vector<ImageProcess> out;
+  for (std::string_view message : messages) {
+    criu::TreeEntry entry;
+    MOSE_TRY(parse(name, message, entry));
+    ImageProcess process;
+    process.space = entry.pid();
+    process.parent = entry.ppid();
+    process.threads.assign(entry.threads().begin(), entry.threads().end());
+    struct stat st{};
+    std::string mm = "mm-" + std::to_string(process.space) + ".img";
+    process.zombie = ::fstatat(dir, mm.c_str(), &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+    if (!process.zombie) {
+      MOSE_ASSIGN(process.vmas, read_vmas(dir, process.space));
+    }
+    out.push_back(std::move(process));
+  }
+  return out;
+}
+
+PageSet lazy_area(const ImageProcess& process) {
+  return area(process, [](const ImageVma& vma) { return vma.lazy(); });
+}
+PageSet eager_area(const ImageProcess& process) {
+  return area(process, [](const ImageVma& vma) { return vma.is_private() && !vma.lazy(); });
+}
+uint64_t shared_pages(const ImageProcess& process) {
+  return area(process, [](const ImageVma& vma) { return vma.anonymous_shared(); }).pages();
+}
+
+Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source, const PageSet& present) {
+  std::string name = "pagemap-" + std::to_string(process.space) + ".img";
+  MOSE_ASSIGN(PageMap old, read_page_map(dir, name));
+  // What CRIU itself has put there stays in: it knows of the vdso, which no scan reports.
+  PageSet wanted = present.intersect(area(process, [](const ImageVma& vma) { return vma.is_private(); })).unite(old.present);
+
+  std::string pages_name = "pages-" + std::to_string(old.pages_id) + ".img";
+  MOSE_ASSIGN(Fd pages, open_at(dir, pages_name + ".new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(source.pid()));
+  if (!source.alive()) return fail_errno("read the memory of process " + std::to_string(source.pid()), ESRCH);
+  MOSE_ASSIGN(PageSet written, copy_pages(pages.get(), memory, wanted));
+
+  std::string map = header(kPageMapMagic);
+  criu::PageMapHead head;
+  head.set_pages_id(old.pages_id);
+  append(map, head);
+  for (const PageRun& run : written.runs()) {
+    criu::PageMapEntry entry;
+    entry.set_vaddr(run.first << kPageShift);
+    entry.set_count_old(static_cast<uint32_t>(std::min<uint64_t>(run.count, UINT32_MAX)));
+    entry.set_flags(kFlagPresent);
+    entry.set_count(run.count);
+    append(map, entry);
+  }
+  MOSE_TRY(replace_file(dir, name, map));
+  if (::renameat(dir, (pages_name + ".new").c_str(), dir, pages_name.c_str()) < 0) return fail_errno("rename " + pages_name);
+  return written.pages();
+}
+
+Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
+  const std::string name = "files.img";
+  MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kFilesMagic));
+  std::vector<ImageRegularFile> out;
+  for (std::string_view message : messages) {
+    criu::File file;
+    MOSE_TRY(parse(name, message, file));
+    if (file.has_reg()) out.push_back({file.reg().name(), file.reg().size(), file.reg().has_size(), file.reg().flags()});
+  }
+  return out;
+}
+
+Result<unsigned> forget_file_sizes(int dir, const std::vector<std::string>& directories) {
+  const std::string name = "files.img";
+  MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kFilesMagic));
+  unsigned changed = 0;
+  std::string out = header(kFilesMagic);
+  for (std::string_view message : messages) {
+    criu::File file;
+    MOSE_TRY(parse(name, message, file));
+    bool grows = file.has_reg() && file.reg().has_size() &&
+                 std::any_of(directories.begin(), directories.end(),
+                             [&](const std::string& directory) { return below(file.reg().name(), directory); });
+    if (!grows) {
+      put_u32(out, static_cast<uint32_t>(message.size()));
+      out += message;
+      continue;
+    }
+    file.mutable_reg()->clear_size();
+    append(out, file);
+    ++changed;
+  }
+  if (changed > 0) MOSE_TRY(replace_file(dir, name, out));
+  return changed;
+}
+
+Result<std::vector<ImageFile>> load_images(int dir) {
+  std::vector<ImageFile> out;
+  uint64_t total = 0;
+  MOSE_TRY(for_each_entry(dir, [&](const std::string& name) -> Status {
+    if (!plain_image_name(name)) return {};
+    if (out.size() == kImageFilesMax) return fail("more than " + std::to_string(kImageFilesMax) + " images");
+    MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+    total += bytes.size();
+    if (total > kImageBytesMax) return fail("the images have more than " + std::to_string(kImageBytesMax) + " bytes");
+    out.push_back({name, std::move(bytes)});
+    return {};
+  }));
+  return out;
+}
+
+Status store_image(int dir, const ImageFile& image) {
+  if (!plain_image_name(image.name)) return fail("\"" + image.name.substr(0, kImageNameMax) + "\" is no name of an image");
+  if (image.bytes.size() > kImageBytesMax) return fail(image.name + " is too large");
+  MOSE_ASSIGN(Fd fd, open_at(dir, image.name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600));
+  auto status = write_all(fd.get(), image.bytes);
+  if (!status) return context(image.name, std::move(status).error());
+  return {};
+}
+
+Result<Fd> make_images_dir(const std::string& path) {
+  if (::mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) return fail_errno("make " + path);
+  MOSE_ASSIGN(Fd dir, open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+  if (::fchmod(dir.get(), 0700) < 0) return fail_errno("set the mode of " + path);
+  MOSE_TRY(for_each_entry(dir.get(), [&](const std::string& name) -> Status {
+    if (::unlinkat(dir.get(), name.c_str(), 0) < 0) return fail_errno("remove " + path + "/" + name);
+    return {};
+  }));
+  return dir;
+}
+
+}  // namespace mose::restore

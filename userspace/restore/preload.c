@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libmose-criu-preload.so: loaded into the CRIU process by LD_PRELOAD, our own code at the libc boundary.
+ *
+ * 1. A dump without memory: with MOSE_CRIU_SKIP_MEMORY=1 every page-map scan is answered "no pages here". CRIU then
+ *    finds nothing to save except the vdso, and the dump takes milliseconds whatever the size of the workload. Scans for
+ *    a single region stay real: CRIU uses them to probe the kernel.
+ * 2. prlimit of another user's process needs CAP_SYS_RESOURCE, which some machines withhold; what it asks for (reading
+ *    limits) is in /proc/PID/limits as well. CRIU calls it through syscall().
+ *
+ * F_SETPIPE_SZ is left alone: only CRIU's own page server needs more than the limit, and we never start it.
+ *
+ * Only old libc symbols are used, and no stdio, so that the object built here loads into any newer libc.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define PAGEMAP_SCAN_REQUEST 0xC0606610ul /* _IOWR('f', 16, struct scan) */
+
+struct scan {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+_Static_assert(sizeof(struct scan) == 96, "the size is part of the request's number");
+
+extern char **environ;
+
+/* The six-argument system call, without libc's syscall() which is interposed below. */
+static long raw(long number, long a, long b, long c, long d, long e, long f)
+{
+	long result;
+#if defined(__x86_64__)
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+#elif defined(__aarch64__)
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+	__asm__ volatile("svc 0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+			 : "memory");
+	result = x0;
+#else
+#error "unknown architecture"
+#endif
+	if (result < 0 && result > -4096) {
+		errno = (int)-result;
+		return -1;
+	}
+	return result;
+}
+
+static int skip_memory(void)
+{
+	static const char name[] = "MOSE_CRIU_SKIP_MEMORY=1";
+	for (char **entry = environ; entry && *entry; ++entry) {
+		size_t i = 0;
+		while (i < sizeof name && (*entry)[i] == name[i])
+			++i;
+		if (i == sizeof name)
+			return 1;
+	}
+	return 0;
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+	va_list args;
+	va_start(args, request);
+	void *argument = va_arg(args, void *);
+	va_end(args);
+	if (request == PAGEMAP_SCAN_REQUEST && argument) {
+		struct scan *scan = argument;
+		if (scan->vec_len > 1 && skip_memory()) {
+			scan->walk_end = scan->end;
+			return 0;
+		}
+	}
+	return (int)raw(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
+}
+
+/* The order of /proc/PID/limits, by what its lines begin with. */
+static const char *limit_name(int resource)
+{
+	switch (resource) {
+	case RLIMIT_CPU: return "Max cpu time";
+	case RLIMIT_FSIZE: return "Max file size";
+	case RLIMIT_DATA: return "Max data size";
+	case RLIMIT_STACK: return "Max stack size";
+	case RLIMIT_CORE: return "Max core file size";
+	case RLIMIT_RSS: return "Max resident set";
+	case RLIMIT_NPROC: return "Max processes";
+	case RLIMIT_NOFILE: return "Max open files";
+	case RLIMIT_MEMLOCK: return "Max locked memory";
+	case RLIMIT_AS: return "Max address space";
+	case RLIMIT_LOCKS: return "Max file locks";
+	case RLIMIT_SIGPENDING: return "Max pending signals";
+	case RLIMIT_MSGQUEUE: return "Max msgqueue size";
+	case RLIMIT_NICE: return "Max nice priority";
+	case RLIMIT_RTPRIO: return "Max realtime priority";
+	case RLIMIT_RTTIME: return "Max realtime timeout";
+	default: return NULL;
+	}
+}
+
+static const char *parse_limit(const char *at, uint64_t *value)
+{
+	while (*at == ' ')
+		++at;
+	if (*at == 'u') { /* unlimited */
+		*value = ~0ull;
+		while (*at >= 'a' && *at <= 'z')
+			++at;
+		return at;
+	}
+	if (*at < '0' || *at > '9')
+		return NULL;
+	*value = 0;
+	while (*at >= '0' && *at <= '9')
+		*value = *value * 10 + (uint64_t)(*at++ - '0');
+	return at;
+}
+
+/* Soft and hard limit of a process from the text of /proc/PID/limits; 0 when found. */
+static int find_limit(const char *text, const char *name, uint64_t out[2])
+{
+	for (const char *line = text; *line;) {
+		size_t i = 0;
+		while (name[i] && line[i] == name[i])
+			++i;
+		if (!name[i]) {
+			const char *at = parse_limit(line + i, &out[0]);
+			if (at && parse_limit(at, &out[1]))
+				return 0;
+		}
+		while (*line && *line != '\n')
+			++line;
+		if (*line)
+			++line;
+	}
+	return -1;
+}
+
+static int limits_from_proc(long pid, int resource, uint64_t out[2])
+{
+	char path[64] = "/proc/", digits[24];
+	size_t length = 6, count = 0;
+	const char *name = limit_name(resource);
+	if (!name || pid <= 0)
+		return -1;
+	for (long rest = pid; rest; rest /= 10)
+		digits[count++] = (char)('0' + rest % 10);
+	while (count)
+		path[length++] = digits[--count];
+	static const char tail[] = "/limits";
+	for (size_t i = 0; i < sizeof tail; ++i)
+		path[length++] = tail[i];
+	int fd = (int)raw(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+	if (fd < 0)
+		return -1;
+	char text[4096];
+	size_t have = 0;
+	for (long n; have < sizeof text - 1; have += (size_t)n) {
+		n = raw(SYS_read, fd, (long)(text + have), (long)(sizeof text - 1 - have), 0, 0, 0);
+		if (n <= 0)
+			break;
+	}
+	raw(SYS_close, fd, 0, 0, 0, 0, 0);
+	text[have] = 0;
+	return find_limit(text, name, out);
+}
+
+EXPORT long syscall(long number, ...)
+{
+	va_list args;
+	va_start(args, number);
+	long a[6];
+	for (int i = 0; i < 6; ++i)
+		a[i] = va_arg(args, long);
+	va_end(args);
+	long result = raw(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	if (number == SYS_prlimit64 && result < 0 && errno == EPERM && !a[2] && a[3] &&
+	    limits_from_proc(a[0], (int)a[1], (uint64_t *)a[3]) == 0)
+		return 0;
+	return result;
+}
