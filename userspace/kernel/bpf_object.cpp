@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/bpf_object.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "base/log.h"
+
+namespace mose::bpf {
+namespace {
+
+// The kernel headers of Debian 12 end before TCX (Linux 6.6).
+constexpr auto kTcxIngress = static_cast<bpf_attach_type>(46);
+constexpr auto kTcxEgress = static_cast<bpf_attach_type>(47);
+
+constexpr size_t kTailMax = 2000;  // of libbpf's output in an error; the verifier states its reason at the end
+thread_local std::string tail;
+
+void keep_tail(std::string_view line) {
+  tail += line;
+  if (tail.size() > 2 * kTailMax) tail.erase(0, tail.size() - kTailMax);
+}
+
+int print(libbpf_print_level level, const char* format, va_list arguments) {
+  std::array<char, 4096> text;
+  int size = vsnprintf(text.data(), text.size(), format, arguments);
+  if (size <= 0) return size;
+  std::string_view line(text.data(), std::min<size_t>(size, text.size() - 1));
+  if (level != LIBBPF_DEBUG) keep_tail(line);
+  while (line.ends_with('\n')) line.remove_suffix(1);
+  log::debug("libbpf", {{"text", line}});
+  return size;
+}
+
+}  // namespace
+
+void capture_libbpf_log() { libbpf_set_print(print); }
+
+std::unexpected<Error> fail_libbpf(std::string_view what, int code) {
+  std::string text(what);
+  std::string words = std::exchange(tail, {});
+  if (words.size() > kTailMax) words.erase(0, words.size() - kTailMax);
+  while (words.ends_with('\n')) words.pop_back();
+  if (!words.empty()) text += " [" + words + "]";
+  return fail_errno(text, code < 0 ? -code : code);
+}
+
+Result<Fd> open_pinned(const std::string& path) {
+  int fd = bpf_obj_get(path.c_str());
+  if (fd < 0) return fail_errno("pinned object " + path, -fd);
+  return Fd(fd);
+}
+
+Status pin(int object, const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  if (error) return fail_errno("directory of pin " + path, error.value());
+  if (int code = bpf_obj_pin(object, path.c_str()); code < 0) {
+    return fail_errno("pin " + path + (code == -EPERM ? " (is this a bpffs?)" : ""), -code);
+  }
+  return {};
+}
+
+Status unpin_directory(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::remove_all(directory, error);
+  if (error) return fail_errno("remove pins in " + directory, error.value());
+  return {};
+}
+
+Status map_lookup(int map, const void* key, void* value, uint64_t flags) {
+  if (int code = bpf_map_lookup_elem_flags(map, key, value, flags); code < 0) return fail_errno("map lookup", -code);
+  return {};
+}
+
+Status map_update(int map, const void* key, const void* value, uint64_t flags) {
+  if (int code = bpf_map_update_elem(map, key, value, flags); code < 0) return fail_errno("map update", -code);
+  return {};
+}
+
+Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point) {
+  auto type = point == TcPoint::ingress ? kTcxIngress : kTcxEgress;
+  int fd = bpf_link_create(program, static_cast<int>(ifindex), type, nullptr);
+  if (fd < 0) return fail_errno("TCX link on device " + std::to_string(ifindex), -fd);
+  return Fd(fd);
+}
+
+Status probe_tcx() {
+  std::array<bpf_insn, 2> code{};
+  code[0] = {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .src_reg = 0, .off = 0, .imm = -1};
+  code[1] = {.code = BPF_JMP | BPF_EXIT};
+  LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = kTcxIngress);
+  Fd program(bpf_prog_load(BPF_PROG_TYPE_SCHED_CLS, "mose_probe", "Dual MIT/GPL", code.data(), code.size(), &options));
+  if (!program) return fail_errno("load an empty TC program");
+  constexpr unsigned kLoopback = 1;
+  if (auto link = attach_tcx(program.get(), kLoopback, TcPoint::ingress); !link) {
+    return context("TCX links do not work here (Linux 6.6 and later have them)", link.error());
+  }
+  return {};
+}
+
+}  // namespace mose::bpf

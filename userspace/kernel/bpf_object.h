@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+// What the owners of BPF programs share: libbpf's voice in our log, errors with the verifier's last words, pins, plain map
+// access by descriptor, and whether TCX links work here. Skeletons themselves are the business of the stage that owns the
+// program.
+namespace mose::bpf {
+
+// From now on libbpf's output goes to our log at debug. Call before the first use of libbpf; repeated calls are harmless.
+void capture_libbpf_log();
+
+// The error of a libbpf call that has just returned `code` (negative errno) in this thread, with the last lines that
+// libbpf printed meanwhile (the verifier's among them).
+[[nodiscard]] std::unexpected<Error> fail_libbpf(std::string_view what, int code);
+
+// A descriptor of whatever is pinned at `path`.
+[[nodiscard]] Result<Fd> open_pinned(const std::string& path);
+// Makes the directories above `path` (which must lie in a bpffs) and pins.
+[[nodiscard]] Status pin(int object, const std::string& path);
+// Removes pins in `directory` and the directory itself. Nothing there is fine.
+[[nodiscard]] Status unpin_directory(const std::string& directory);
+
+inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of the value
+[[nodiscard]] Status map_lookup(int map, const void* key, void* value, uint64_t flags = 0);
+[[nodiscard]] Status map_update(int map, const void* key, const void* value, uint64_t flags = 0);
+
+enum class TcPoint : uint8_t { ingress, egress };
+// A link of `program` at one point of a device; detached when the last descriptor and pin are gone.
+[[nodiscard]] Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point);
+
+// Attaches an empty program to the loopback of the caller's network namespace for a moment. The error is the reason why
+// TCX links do not work here.
+[[nodiscard]] Status probe_tcx();
+
+}  // namespace mose::bpf

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "model/workload.h"
+
+struct nl_sock;
+struct nl_msg;
+
+namespace mose {
+
+// Requests to the kernel's routing netlink, in the network namespace of the thread that called open(), which the object
+// keeps for good. One request, one answer; errors carry the kernel's errno and words.
+class Netlink {
+ public:
+  [[nodiscard]] static Result<Netlink> open();
+
+  struct LinkInfo {
+    unsigned ifindex = 0;
+    std::string name;
+    MacAddress mac{};
+    unsigned master = 0;  // ifindex of the bridge it is a port of
+    unsigned mtu = 0;
+    bool up = false;
+  };
+  [[nodiscard]] Result<LinkInfo> link(const std::string& name) const;
+  [[nodiscard]] Result<LinkInfo> link(unsigned ifindex) const;
+
+  struct LinkChange {
+    std::optional<bool> up;
+    std::optional<unsigned> master;  // 0: no longer a port
+    std::optional<unsigned> queue_length;
+    std::optional<unsigned> mtu;
+    std::optional<std::string> name;
+    std::optional<MacAddress> mac;
+  };
+  [[nodiscard]] Status change_link(unsigned ifindex, const LinkChange& change) const;
+  // Both ends down. The peer is created in `peer_netns`.
+  [[nodiscard]] Status create_veth(const std::string& name, const std::string& peer, const MacAddress& peer_mac,
+                                   int peer_netns, unsigned mtu = 0) const;
+  // A bridge without STP and without multicast snooping (which would wait for reports before it forwards).
+  [[nodiscard]] Status create_bridge(const std::string& name) const;
+  // False: there was none.
+  [[nodiscard]] Result<bool> delete_link(const std::string& name) const;
+
+  // IPv6 addresses without duplicate address detection.
+  [[nodiscard]] Status add_address(unsigned ifindex, const ServiceAddress& address) const;
+  [[nodiscard]] Status add_default_route(unsigned ifindex, const ServiceAddress& gateway) const;
+
+  struct NeighbourEntry {
+    ServiceAddress address;
+    MacAddress mac{};
+  };
+  // Reachable, so that it is used at once and checked later like a learnt one. Replaces what is there.
+  [[nodiscard]] Status add_neighbour(unsigned ifindex, const NeighbourEntry& neighbour) const;
+  // Entries with a MAC (not failed or incomplete ones, not multicast).
+  [[nodiscard]] Result<std::vector<NeighbourEntry>> neighbours(unsigned ifindex) const;
+
+  // A fixed entry of the bridge that `port` belongs to: frames for `mac` go there. Replaces a learnt one.
+  [[nodiscard]] Status add_bridge_entry(unsigned port, const MacAddress& mac) const;
+  // False: there was none.
+  [[nodiscard]] Result<bool> delete_bridge_entry(unsigned port, const MacAddress& mac) const;
+
+ private:
+  struct Free {
+    void operator()(nl_sock* socket) const;
+  };
+  explicit Netlink(nl_sock* socket) : socket_(socket) {}
+
+  std::unique_ptr<nl_sock, Free> socket_;
+};
+
+}  // namespace mose
