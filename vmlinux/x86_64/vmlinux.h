@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 /*
- * Made by vmlinux/generate from the type information of Linux 6.18, x86_64. Do not edit: change types.txt or
- * constants.h instead.
+ * Made by vmlinux/generate from the type information of Linux 6.18, x86_64.
+ * Do not edit: change types.txt or constants.h instead.
  */
 #ifndef __VMLINUX_H__
 #define __VMLINUX_H__
