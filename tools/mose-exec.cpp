@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // mose-exec: enters namespaces, joins a cgroup and arranges mounts, then becomes another program. The agent has many
 // threads and never changes a namespace of its own; everything that must happen between fork and exec happens here, in a
-// process with one thread. With --workload it makes a new workload instead (see run_workload).
+// process with one thread. With --workload it makes a new workload instead (see run_workload), with --canary it is the
+// process of the agent's self-test.
 //
 // Nothing is undone on failure: namespaces and mounts made here end with this process. Exit status 125 and one sentence
 // on standard error name the step that failed.
@@ -10,6 +11,7 @@
 #include <getopt.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -332,9 +334,30 @@ int run_workload(Options& o) {
   return 0;
 }
 
+// The process that the agent's self-test dumps: holds memory that only this process knows, says so, and on SIGUSR1
+// checks it and says the result. Standard output is a file that the agent reads.
+int run_canary() {
+  constexpr size_t kBytes = 8u << 20;
+  auto* memory = static_cast<uint64_t*>(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) return 1;
+  constexpr size_t kWords = kBytes / sizeof(uint64_t);
+  for (size_t i = 0; i < kWords; ++i) memory[i] = i * 0x9e3779b97f4a7c15ull + 1;
+  sigset_t asked;
+  sigemptyset(&asked);
+  sigaddset(&asked, SIGUSR1);
+  ::sigprocmask(SIG_BLOCK, &asked, nullptr);
+  if (::write(1, "ready\n", 6) < 0) return 1;
+  while (::sigwaitinfo(&asked, nullptr) < 0) {
+  }
+  bool intact = true;
+  for (size_t i = 0; i < kWords; ++i) intact = intact && memory[i] == i * 0x9e3779b97f4a7c15ull + 1;
+  return ::write(1, intact ? "intact\n" : "damaged\n", intact ? 7 : 8) < 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--canary") == 0) return run_canary();
   if (::dup3(2, kErrorFd, O_CLOEXEC) < 0) return kExitFailed;
   Options o = parse(argc, argv);
   die_with_parent(o);

@@ -29,7 +29,17 @@ constexpr size_t kLogLinesQuoted = 3;
 std::string_view without_stamp(std::string_view line) {
   if (!line.starts_with('(')) return line;
   size_t end = line.find(") ");
-  return end == std::string_view::npos ? line : line.substr(end + 2);
+  if (end == std::string_view::npos) return line;
+  size_t text = line.find_first_not_of(' ', end + 1);  // the number of a restored task may follow
+  return text == std::string_view::npos ? line : line.substr(text);
+}
+
+// Complaints that say nothing of why CRIU failed: harmless ones of its start, summaries and echoes of its end.
+bool tells_nothing(std::string_view line) {
+  constexpr std::string_view kNoise[] = {"Can't setup RLIMIT_NOFILE for self", "Restoring FAILED", "Dumping FAILED",
+                                         "cgroupd: recv req error"};
+  return std::any_of(std::begin(kNoise), std::end(kNoise),
+                     [&](std::string_view noise) { return line.find(noise) != std::string_view::npos; });
 }
 
 }  // namespace
@@ -40,8 +50,8 @@ std::string meaningful_log_lines(std::string_view log) {
     size_t end = log.find('\n', at);
     if (end == std::string_view::npos) end = log.size();
     std::string_view line = without_stamp(log.substr(at, end - at));
-    // "pie: " lines come from the restorer, which has no other way to say Error.
-    if (line.find("Error (") != std::string_view::npos || line.starts_with("mose-exec: ")) lines.push_back(line);
+    bool error = line.find("Error (") != std::string_view::npos || line.starts_with("mose-exec: ");
+    if (error && !tells_nothing(line)) lines.push_back(line);
     at = end + 1;
   }
   std::string out;
@@ -233,7 +243,7 @@ std::string Swrk::explain(int error, const std::string& text) const {
     auto content = read_all(output_.get(), kLogBytesMax);
     if (content) lines = meaningful_log_lines(*content);
   }
-  if (lines.empty()) lines = text;
+  if (lines.empty() && !tells_nothing(text)) lines = text;
   if (error == 0) return lines;
   std::string number = "errno " + std::to_string(error);
   return lines.empty() ? number : lines + " (" + number + ")";
