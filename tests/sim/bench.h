@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <queue>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "plan/destination.h"
+#include "plan/source.h"
+
+// What every part of the simulation shares: virtual time, the seeded source of chance, the faults of this run, the hook
+// that lets a test tamper with what the planner says, and the trace. One Bench lives as long as one seed.
+namespace mose::sim {
+
+enum class Side : uint8_t { source, destination };
+inline const char* to_string(Side side) { return side == Side::source ? "source" : "destination"; }
+
+using namespace std::chrono_literals;
+
+// The same numbers from the same seed with every standard library: no std::*_distribution.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+  uint64_t below(uint64_t bound) { return bound == 0 ? 0 : engine_() % bound; }
+  bool chance(double p) { return static_cast<double>(engine_() >> 11) * 0x1p-53 < p; }
+  bool coin() { return (engine_() >> 32 & 1) != 0; }
+  Nanoseconds between(Nanoseconds low, Nanoseconds high) {
+    return low + Nanoseconds(below(static_cast<uint64_t>((high - low).count()) + 1));
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+// Events in the order of virtual time; equal times in the order of scheduling.
+class Loop {
+ public:
+  [[nodiscard]] Timestamp now() const { return now_; }
+  void after(Nanoseconds delay, std::function<void()> run) { events_.push({now_ + delay, next_++, std::move(run)}); }
+  // Runs the next event. False when there is none, or none before `limit`.
+  bool run_one(Timestamp limit) {
+    if (events_.empty() || events_.top().at > limit) return false;
+    auto run = std::move(const_cast<Entry&>(events_.top()).run);
+    now_ = events_.top().at;
+    events_.pop();
+    run();
+    return true;
+  }
+  [[nodiscard]] bool idle() const { return events_.empty(); }
+
+ private:
+  struct Entry {
+    Timestamp at;
+    uint64_t order;
+    std::function<void()> run;
+    bool operator<(const Entry& other) const { return at != other.at ? at > other.at : order > other.order; }
+  };
+  std::priority_queue<Entry> events_;
+  Timestamp now_{};
+  uint64_t next_ = 0;
+};
+
+// What may go wrong until `end`; after it everything works.
+struct Faults {
+  Timestamp end{};
+  double fail = 0;        // an action fails
+  // From `stubborn_from` on every action of this number on this side fails: a full disk, a tree that will not die.
+  int stubborn[2] = {-1, -1};
+  Timestamp stubborn_from{};
+  double slow = 0;        // an action, a message or the news of a loss takes up to 40 s
+  double step_crash = 0;  // the agent dies right after a step has emitted its actions
+  double duplicate = 0;   // COMMIT arrives twice
+  Nanoseconds crash_every[2] = {0ns, 0ns};  // mean time between other crashes per side, 0: never
+  Nanoseconds loss_every{0};                // mean time between losses of the connection
+  double outage = 0;                        // a loss takes the whole network away for a while
+  unsigned cancels = 0;
+};
+
+// A seeded bug: what a test may do to the planner's answers and to the journals.
+struct Hooks {
+  std::function<void(const plan::SourceState& before, const plan::SourceEvent&, plan::SourceStep&)> source;
+  std::function<void(const plan::DestinationState& before, const plan::DestinationEvent&, plan::DestinationStep&)>
+      destination;
+  // True: the record is acknowledged and never written.
+  std::function<bool(Side, plan::Record)> forget_record;
+  // The restored tree is let go when CRIU or its agent dies before the fence.
+  bool pager_without_fence = false;
+};
+
+struct Bench {
+  explicit Bench(uint64_t seed) : random(seed) {}
+
+  Loop loop;
+  Random random;
+  Faults faults;
+  Hooks hooks;
+  bool tracing = false;
+  std::vector<std::string> trace;
+  std::string violation;  // the first one; the run ends there
+  std::function<bool(Side)> reachable;  // its agent is up
+
+  [[nodiscard]] bool faulty() const { return loop.now() < faults.end; }
+  template <typename Kind>
+  bool fails(Side side, Kind kind) {
+    if (!faulty()) return false;
+    bool stubborn = faults.stubborn[static_cast<int>(side)] == static_cast<int>(kind);
+    return (stubborn && loop.now() >= faults.stubborn_from) || random.chance(faults.fail);
+  }
+  // From half to one and a half of what is typical, rarely very long.
+  Nanoseconds duration(Nanoseconds typical) {
+    Nanoseconds time = random.between(typical / 2, typical * 3 / 2);
+    if (faulty() && random.chance(faults.slow)) time += random.between(0s, 40s);
+    return time;
+  }
+  void note(Side side, const std::string& text) {
+    if (tracing) trace.push_back(stamp() + to_string(side) + ": " + text);
+  }
+  void violate(const std::string& what) {
+    if (!violation.empty()) return;
+    violation = what;
+    if (tracing) trace.push_back(stamp() + "VIOLATION: " + what);
+  }
+
+ private:
+  [[nodiscard]] std::string stamp() const {
+    char text[32];
+    std::snprintf(text, sizeof text, "%12.3f ms  ", to_ms(loop.now().time_since_epoch()));
+    return text;
+  }
+};
+
+// Actions of one agent that are under way: at most one of a kind, each with a token, so that the end of one that was
+// cut short is not taken for the end of the next.
+template <typename Kind>
+class UnderWay {
+ public:
+  // 0 when one of this kind is under way already.
+  uint64_t begin(Kind kind) {
+    auto [it, inserted] = tokens_.emplace(kind, next_ + 1);
+    return inserted ? ++next_ : 0;
+  }
+  [[nodiscard]] bool valid(Kind kind, uint64_t token) const {
+    auto it = tokens_.find(kind);
+    return it != tokens_.end() && it->second == token;
+  }
+  [[nodiscard]] bool has(Kind kind) const { return tokens_.contains(kind); }
+  // The action goes on under a new token: what was scheduled under the old one does not happen.
+  uint64_t supersede(Kind kind) { return tokens_[kind] = ++next_; }
+  void end(Kind kind) { tokens_.erase(kind); }
+  void clear() { tokens_.clear(); }
+
+ private:
+  std::map<Kind, uint64_t> tokens_;
+  uint64_t next_ = 0;
+};
+
+}  // namespace mose::sim

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+#include "sim/destination_agent.h"
+
+#include <algorithm>
+
+namespace mose::sim {
+
+using plan::DestinationAction;
+using plan::DestinationStep;
+using plan::Message;
+
+void DestinationAgent::recover() {
+  if (!up_ || world_.destination_journal.empty()) return;
+  bench_.note(Side::destination, "recovers");
+  under_way_.clear();
+  ++life_;
+  apply(plan::recover_destination(world_.destination_journal, bench_.loop.now()));
+  if (world_.pages_complete) pages_complete();
+}
+
+void DestinationAgent::crash() {
+  if (!up_) return;
+  bench_.note(Side::destination, std::string("CRASH in phase ") + (state_ ? plan::to_string(state_->phase) : "idle"));
+  up_ = false;
+  ++life_;
+  ++ticks_;
+  if (under_way_.has(Kind::record) && bench_.random.coin()) world_.destination_journal.push_back(recording_);
+  if (under_way_.has(Kind::restore)) lose_restore();
+  under_way_.clear();
+  state_.reset();
+  connection_ = 0;
+  network_.lose_all();
+}
+
+void DestinationAgent::restart() {
+  if (up_) return;
+  up_ = true;
+  bench_.note(Side::destination, "starts");
+  recover();
+}
+
+// CRIU dies in the middle of a restore. Its half-made tree dies with it, or is let go: then the pager, which lives on,
+// has frozen the cgroup before the first instruction of the workload.
+void DestinationAgent::lose_restore() {
+  if (world_.destination != Tree::held) return;
+  if (bench_.random.coin()) {
+    world_.destination = Tree::absent;
+  } else {
+    world_.destination = bench_.hooks.pager_without_fence ? Tree::running : Tree::frozen;
+  }
+}
+
+void DestinationAgent::receive(Network::Id id, Message message, const std::string& reason) {
+  if (!up_) return;
+  if (state_ && id < connection_) return;  // a newer connection has replaced this one
+  bench_.note(Side::destination, std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
+  if (state_) {
+    connection_ = id;
+    return event(plan::MessageReceived{message, reason});
+  }
+  if (message == Message::prepare) {
+    connection_ = id;
+    return apply(plan::start_destination(bench_.loop.now()));
+  }
+  DestinationStep answer = plan::step(plan::recover_destination({}, bench_.loop.now()).state,
+                                      plan::MessageReceived{message, reason}, bench_.loop.now());
+  for (const DestinationAction& action : answer.actions) {
+    if (action.kind != Kind::send) bench_.violate("a migration that is unknown here leads to an action on the host");
+    network_.send(id, Side::destination, action.message, action.reason);
+  }
+}
+
+void DestinationAgent::lost(Network::Id id) {
+  if (!up_ || !state_ || id != connection_) return;
+  bench_.note(Side::destination, "loses connection " + std::to_string(id));
+  event(plan::ConnectionLost{"reset"});
+}
+
+void DestinationAgent::pages_complete() {
+  if (up_ && state_) event(plan::PagesComplete{});
+}
+
+void DestinationAgent::event(const plan::DestinationEvent& event) {
+  DestinationStep step = plan::step(*state_, event, bench_.loop.now());
+  if (bench_.hooks.destination) bench_.hooks.destination(*state_, event, step);
+  apply(std::move(step));
+}
+
+void DestinationAgent::apply(DestinationStep step) {
+  if (bench_.tracing && (!state_ || state_->phase != step.state.phase)) {
+    bench_.note(Side::destination, std::string("-> ") + plan::to_string(step.state.phase) +
+                                       (step.state.reason.empty() ? "" : " (" + step.state.reason + ")"));
+  }
+  state_ = std::move(step.state);
+  uint64_t tick = ++ticks_;
+  if (state_->deadline) {
+    bench_.loop.after(std::max(*state_->deadline - bench_.loop.now(), Nanoseconds(0)), [this, tick] {
+      if (up_ && tick == ticks_) event(plan::Tick{});
+    });
+  }
+  for (const DestinationAction& action : step.actions) execute(action);
+  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) {
+    crash();
+    step_crashed();
+  }
+}
+
+void DestinationAgent::later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run) {
+  bench_.loop.after(delay, [this, kind, token, life = life_, run = std::move(run)] {
+    if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+  });
+}
+
+void DestinationAgent::end(Kind kind, std::string error) {
+  under_way_.end(kind);
+  bench_.note(Side::destination, std::string(plan::to_string(kind)) + (error.empty() ? " done" : " FAILED: " + error));
+  event(plan::DestinationActionDone{kind, std::move(error)});
+}
+
+void DestinationAgent::end_later(Kind kind, uint64_t token, Nanoseconds delay, bool fails,
+                                 std::function<void()> effect) {
+  later(kind, token, delay, [this, kind, fails, effect = std::move(effect)] {
+    effect();
+    end(kind, fails ? "injected" : "");
+  });
+}
+
+void DestinationAgent::execute(const DestinationAction& action) {
+  uint64_t token = under_way_.begin(action.kind);
+  if (token == 0) return bench_.violate(std::string("two actions at once: ") + plan::to_string(action.kind));
+  bool fails = bench_.fails(Side::destination, action.kind);
+  bool coin = bench_.random.coin();
+  switch (action.kind) {
+    case Kind::record: {
+      recording_ = action.record;
+      bool forgotten = bench_.hooks.forget_record && bench_.hooks.forget_record(Side::destination, action.record);
+      bool durable = !forgotten && (!fails || coin);
+      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, durable, r = action.record] {
+        bench_.note(Side::destination, std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
+        if (durable) world_.destination_journal.push_back(r);
+      });
+    }
+    case Kind::send: {
+      bool at_once = bench_.random.coin();
+      if (at_once) network_.send(connection_, Side::destination, action.message, action.reason);
+      return end_later(action.kind, token, bench_.duration(1ms), false, [this, at_once, action] {
+        if (!at_once) network_.send(connection_, Side::destination, action.message, action.reason);
+      });
+    }
+    case Kind::query_verdict:
+      return later(action.kind, token, bench_.duration(5ms), [this, fails] {
+        plan::Verdict verdict = fails ? plan::Verdict::undecided : ask_source();
+        bench_.note(Side::destination, std::string("the source answers ") + plan::to_string(verdict));
+        uint64_t life = life_;
+        if (verdict == plan::Verdict::commit) event(plan::MessageReceived{Message::commit, {}});
+        if (verdict == plan::Verdict::abort) event(plan::MessageReceived{Message::abort, "asked"});
+        if (up_ && life == life_) end(Kind::query_verdict, fails ? "injected" : "");
+      });
+    case Kind::finish:
+      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, fails, coin] {
+        if (!world_.pages_complete) bench_.violate("the pager is closed before it has every page");
+        if (!fails || coin) world_.prepared = false;
+      });
+    default:
+      return execute_on_tree(action, token);
+  }
+}
+
+void DestinationAgent::execute_on_tree(const DestinationAction& action, uint64_t token) {
+  bool fails = bench_.fails(Side::destination, action.kind);
+  bool coin = bench_.random.coin();
+  switch (action.kind) {
+    case Kind::prepare:
+      world_.prepared = world_.prepared || coin;
+      return end_later(action.kind, token, bench_.duration(20ms), fails,
+                       [this, fails] { world_.prepared = world_.prepared || !fails; });
+    case Kind::restore:
+      return restore(token, fails);
+    case Kind::activate: {
+      if (world_.destination == Tree::held || world_.destination == Tree::absent) {
+        return end_later(action.kind, token, 1ms, true, [] {});  // nothing to thaw
+      }
+      bool thawed = !fails || coin;
+      later(action.kind, token, bench_.random.between(0ms, 1ms), [this, thawed] {
+        if (!thawed) return;
+        world_.destination = Tree::running;
+        world_.destination_egress = true;
+      });
+      return end_later(action.kind, token, 1ms + bench_.duration(1ms), fails, [] {});
+    }
+    case Kind::discard:
+      for (Kind kind : {Kind::prepare, Kind::activate}) {
+        if (under_way_.has(kind)) bench_.violate(std::string("discard beside ") + plan::to_string(kind));
+      }
+      if (under_way_.has(Kind::restore)) {
+        lose_restore();
+        uint64_t restore_token = under_way_.supersede(Kind::restore);
+        later(Kind::restore, restore_token, bench_.duration(3ms), [this] { end(Kind::restore, "ended by discard"); });
+      }
+      return end_later(action.kind, token, bench_.duration(5ms), fails, [this, fails, coin] {
+        if (fails && coin) return;
+        world_.destination = Tree::absent;
+        world_.destination_egress = false;
+        if (fails) return;
+        world_.prepared = false;
+        world_.map_out = world_.pages_complete = false;
+      });
+    default:
+      return;
+  }
+}
+
+// The tree exists under CRIU's ptrace, the pager freezes its cgroup, CRIU lets go and exits.
+void DestinationAgent::restore(uint64_t token, bool fails) {
+  if (!world_.prepared) bench_.violate("a restore without namespaces and pager");
+  Nanoseconds made = bench_.duration(15ms);
+  Nanoseconds fence = made + bench_.duration(15ms);
+  later(Kind::restore, token, made, [this] { world_.destination = Tree::held; });
+  later(Kind::restore, token, fence, [this, fails] {
+    if (!fails) {
+      world_.destination = Tree::frozen;
+      return;
+    }
+    lose_restore();
+    end(Kind::restore, "injected before the fence");
+  });
+  end_later(Kind::restore, token, fence + bench_.duration(3ms), fails, [] {});
+}
+
+}  // namespace mose::sim

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "sim/simulation.h"
+
+// The simulation is worth what it can find. Each test plants one bug that a planner, an executor or the world could
+// have, and demands that some seed of the default run ends in a broken invariant.
+namespace mose::sim {
+namespace {
+
+using plan::DestinationAction;
+using plan::DestinationActionKind;
+using plan::DestinationEvent;
+using plan::DestinationPhase;
+using plan::DestinationState;
+using plan::DestinationStep;
+using plan::Message;
+using plan::Record;
+using plan::SourceAction;
+using plan::SourceActionKind;
+using plan::SourceEvent;
+using plan::SourcePhase;
+using plan::SourceState;
+using plan::SourceStep;
+
+constexpr uint64_t kSeeds = 2000;
+
+// Some seed of the default run ends in this violation.
+testing::AssertionResult found(const Hooks& bug, std::string_view violation) {
+  std::string others;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    Verdicts run = simulate(seed, bug);
+    if (run.violation.find(violation) != std::string::npos) return testing::AssertionSuccess();
+    if (!run.violation.empty() && others.empty()) others = "; but seed " + std::to_string(seed) + ": " + run.violation;
+  }
+  return testing::AssertionFailure() << "no seed found \"" << violation << "\"" << others;
+}
+
+template <typename Step>
+bool emits(const Step& step, auto kind) {
+  return std::any_of(step.actions.begin(), step.actions.end(), [&](const auto& a) { return a.kind == kind; });
+}
+
+template <typename Step>
+bool emits_message(const Step& step, auto send, Message message) {
+  return std::any_of(step.actions.begin(), step.actions.end(),
+                     [&](const auto& a) { return a.kind == send && a.message == message; });
+}
+
+TEST(PlanMutation, ACommitThatIsNotWrittenIsFound) {
+  Hooks bug;
+  bug.forget_record = [](Side side, Record r) { return side == Side::source && r == Record::commit; };
+  EXPECT_TRUE(found(bug, "the destination runs and the source has no durable commit"));
+}
+
+TEST(PlanMutation, AReadyThatIsNotWrittenIsFound) {
+  Hooks bug;
+  bug.forget_record = [](Side side, Record r) { return side == Side::destination && r == Record::ready; };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, ABeginningThatIsNotWrittenAtTheSourceIsFound) {
+  Hooks bug;
+  bug.forget_record = [](Side side, Record r) { return side == Side::source && r == Record::begun; };
+  EXPECT_TRUE(found(bug, "not committed, and the source does not serve"));
+}
+
+TEST(PlanMutation, ABeginningThatIsNotWrittenAtTheDestinationIsFound) {
+  Hooks bug;
+  bug.forget_record = [](Side side, Record r) { return side == Side::destination && r == Record::begun; };
+  EXPECT_TRUE(found(bug, "not committed, and something is left there"));
+}
+
+TEST(PlanMutation, ACommitBeforeCriuHasLetGoIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    if (emits(step, SourceActionKind::finish_dump)) step.state.dump_finished = true;
+  };
+  EXPECT_TRUE(found(bug, "committed while CRIU still has the source tree"));
+}
+
+TEST(PlanMutation, ACommitBeforeThePageMapIsOutIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    if (emits(step, SourceActionKind::final_scan)) step.state.map_sent = true;
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, ACommitWithoutReadyIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    if (step.state.phase == SourcePhase::dumping) step.state.ready_seen = true;
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, ASourceResumedWhenTheConnectionIsLostAfterTheCommitIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState& before, const SourceEvent& event, SourceStep& step) {
+    bool after_commit = before.phase == SourcePhase::committed || before.phase == SourcePhase::serving;
+    if (after_commit && std::holds_alternative<plan::ConnectionLost>(event)) {
+      step.actions.push_back({.kind = SourceActionKind::resume_source});
+    }
+  };
+  EXPECT_TRUE(found(bug, "two running trees"));
+}
+
+TEST(PlanMutation, ASourceThatNobodyResumesIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    std::erase_if(step.actions, [](const SourceAction& a) { return a.kind == SourceActionKind::resume_source; });
+    std::erase(step.state.running, SourceActionKind::resume_source);
+    step.state.resume_wanted = false;
+  };
+  EXPECT_TRUE(found(bug, "not committed, and the source does not serve"));
+}
+
+TEST(PlanMutation, ADoubtfulCommitThatIsTakenForAnAbortIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState& before, const SourceEvent&, SourceStep& step) {
+    if (before.phase != SourcePhase::committing || step.state.phase != SourcePhase::aborting) return;
+    step.state.commit_doubtful = false;
+  };
+  EXPECT_TRUE(found(bug, "the source runs after its durable commit"));
+}
+
+TEST(PlanMutation, ASourceKilledBeforeItsPagesAreCompleteIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState& before, const SourceEvent&, SourceStep& step) {
+    if (before.phase == SourcePhase::committed && step.state.phase == SourcePhase::serving) {
+      step.state.complete_seen = true;
+    }
+  };
+  EXPECT_TRUE(found(bug, "the source was killed before its pages were complete"));
+}
+
+TEST(PlanMutation, AnAbortThatTheDestinationNeverHearsOfIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    step.state.peer_settled = step.state.phase == SourcePhase::aborting;
+    if (step.state.phase == SourcePhase::aborting) step.state.verdict = plan::Verdict::undecided;
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, ACommitThatIsSentOnlyOnceIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState& before, const SourceEvent&, SourceStep& step) {
+    if (before.connect_failures == 0 || !emits_message(step, SourceActionKind::send, Message::commit)) return;
+    std::erase_if(step.actions, [](const SourceAction& a) { return a.message == Message::commit; });
+    std::erase(step.state.running, SourceActionKind::send);
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, AThawBeforeTheCommitIsFound) {
+  Hooks bug;
+  bug.destination = [](const DestinationState&, const DestinationEvent&, DestinationStep& step) {
+    if (!emits_message(step, DestinationActionKind::send, Message::ready)) return;
+    step.actions.push_back({.kind = DestinationActionKind::activate});
+  };
+  EXPECT_TRUE(found(bug, "the destination runs and the source has no durable commit"));
+}
+
+TEST(PlanMutation, AFencedTreeThatIsDiscardedWhenTheConnectionIsLostIsFound) {
+  Hooks bug;
+  bug.destination = [](const DestinationState& before, const DestinationEvent& event, DestinationStep& step) {
+    if (before.phase != DestinationPhase::fenced || !std::holds_alternative<plan::ConnectionLost>(event)) return;
+    step.state.phase = DestinationPhase::discarding;
+    step.actions = {{.kind = DestinationActionKind::discard}};
+    step.state.running = {DestinationActionKind::discard};
+    step.state.abort_recorded = true;
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, AFencedTreeThatAsksNobodyIsFound) {
+  // Only together with a source that gives up: ABORT is tried on a bounded number of connections.
+  Hooks bug;
+  bug.destination = [](const DestinationState&, const DestinationEvent&, DestinationStep& step) {
+    std::erase_if(step.actions,
+                  [](const DestinationAction& a) { return a.kind == DestinationActionKind::query_verdict; });
+    std::erase(step.state.running, DestinationActionKind::query_verdict);
+  };
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    if (step.state.connect_failures > 0 && step.state.phase == SourcePhase::aborting) step.state.peer_settled = true;
+  };
+  EXPECT_TRUE(found(bug, "deadlock: the destination rests in phase fenced"));
+}
+
+TEST(PlanMutation, APagerClosedBeforeItHasEveryPageIsFound) {
+  Hooks bug;
+  bug.destination = [](const DestinationState& before, const DestinationEvent&, DestinationStep& step) {
+    // Told one event too early that everything is in.
+    if (before.phase == DestinationPhase::activating && step.state.phase == DestinationPhase::running) {
+      step.state.pages_complete = true;
+    }
+  };
+  EXPECT_TRUE(found(bug, "the pager is closed before it has every page"));
+}
+
+TEST(PlanMutation, ACommitThatIsNotAnsweredAgainIsFound) {
+  Hooks bug;
+  bug.destination = [](const DestinationState& before, const DestinationEvent&, DestinationStep& step) {
+    if (before.phase < DestinationPhase::running) return;
+    std::erase_if(step.actions, [](const DestinationAction& a) {
+      return a.kind == DestinationActionKind::send && (a.message == Message::committed || a.message == Message::complete);
+    });
+    std::erase(step.state.running, DestinationActionKind::send);
+  };
+  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+}
+
+TEST(PlanMutation, APagerThatRaisesNoFenceIsFound) {
+  Hooks bug;
+  bug.pager_without_fence = true;
+  EXPECT_TRUE(found(bug, "the destination runs and the source has no durable commit"));
+}
+
+}  // namespace
+}  // namespace mose::sim

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sim/bench.h"
+#include "sim/destination_agent.h"
+#include "sim/network.h"
+#include "sim/source_agent.h"
+#include "sim/world.h"
+
+// One migration of one seed: both agents, the network between them, an operator, and chance that breaks them until a
+// random moment. After that everything works, and within bounded virtual time exactly one side must run the workload,
+// the other must have nothing left of it, and the operator must have been told the truth.
+namespace mose::sim {
+
+struct Verdicts {  // what one seed came to
+  std::string violation;  // empty: every invariant held
+  std::vector<std::string> trace;  // filled when asked for
+  Outcome outcome = Outcome::failed;
+  bool known = false;          // the source still knew the migration at the end (or had begun none)
+  bool moved = false;          // the workload runs at the destination
+  bool told_to_recover = false;  // an end named `mose recover` on the way
+  std::vector<plan::SourcePhase> source_crashes;            // phases in which an agent died
+  std::vector<plan::DestinationPhase> destination_crashes;
+};
+
+// The same seed and hooks give the same run.
+[[nodiscard]] Verdicts simulate(uint64_t seed, const Hooks& hooks = {}, bool tracing = false);
+
+}  // namespace mose::sim

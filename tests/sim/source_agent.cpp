@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+#include "sim/source_agent.h"
+
+#include <algorithm>
+
+namespace mose::sim {
+
+using plan::SourceAction;
+using plan::SourceStep;
+
+void SourceAgent::migrate(const MigrationOptions& options) {
+  if (!up_ || state_ || !world_.source_journal.empty()) return;
+  bench_.note(Side::source, "the operator asks for a migration");
+  apply(plan::start_source(options, bench_.loop.now()));
+}
+
+void SourceAgent::cancel() {
+  if (!up_ || !state_) return;
+  bench_.note(Side::source, "the operator cancels");
+  must_abort_ = must_abort_ || plan::before_commit(*state_);
+  event(plan::CancelRequested{});
+}
+
+void SourceAgent::recover() {
+  if (!up_ || world_.source_journal.empty()) return;
+  bench_.note(Side::source, "recovers");
+  under_way_.clear();
+  ++life_;
+  apply(plan::recover_source(world_.source_journal, bench_.loop.now()));
+}
+
+void SourceAgent::crash() {
+  if (!up_) return;
+  bench_.note(Side::source, std::string("CRASH in phase ") + (state_ ? plan::to_string(state_->phase) : "idle"));
+  up_ = false;
+  ++life_;
+  ++ticks_;
+  if (under_way_.has(Kind::record) && bench_.random.coin()) world_.source_journal.push_back(recording_);
+  under_way_.clear();
+  state_.reset();
+  free_from_dump();
+  network_.lose(connection_);
+  connection_ = 0;
+}
+
+void SourceAgent::restart() {
+  if (up_) return;
+  up_ = true;
+  bench_.note(Side::source, "starts");
+  recover();
+}
+
+// CRIU dies with its agent, or is killed: a tree that only ptrace had stopped runs, its sockets in repair mode.
+void SourceAgent::free_from_dump() {
+  world_.source_dumper = false;
+  if (world_.source != Tree::held) return;
+  world_.source = Tree::running;
+  world_.source_repair = true;
+}
+
+void SourceAgent::receive(Network::Id id, plan::Message message, const std::string& reason) {
+  if (!up_ || !state_) return;
+  // A real agent closes the old connection; a late word from it must do no harm either.
+  if (id != connection_ && bench_.random.coin()) return;
+  bench_.note(Side::source, std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
+  event(plan::MessageReceived{message, reason});
+}
+
+void SourceAgent::lost(Network::Id id) {
+  if (!up_ || !state_ || id != connection_) return;
+  bench_.note(Side::source, "loses connection " + std::to_string(id));
+  connection_ = 0;
+  for (Kind kind : {Kind::send, Kind::precopy_round, Kind::final_scan}) cut_short(kind, "connection lost");
+  event(plan::ConnectionLost{"reset"});
+}
+
+void SourceAgent::event(const plan::SourceEvent& event) {
+  SourceStep step = plan::step(*state_, event, bench_.loop.now());
+  if (bench_.hooks.source) bench_.hooks.source(*state_, event, step);
+  apply(std::move(step));
+}
+
+void SourceAgent::apply(SourceStep step) {
+  if (bench_.tracing && (!state_ || state_->phase != step.state.phase)) {
+    bench_.note(Side::source, std::string("-> ") + plan::to_string(step.state.phase) +
+                                  (step.state.reason.empty() ? "" : " (" + step.state.reason + ")"));
+  }
+  state_ = std::move(step.state);
+  uint64_t tick = ++ticks_;
+  if (state_->deadline) {
+    bench_.loop.after(std::max(*state_->deadline - bench_.loop.now(), Nanoseconds(0)), [this, tick] {
+      if (up_ && tick == ticks_) event(plan::Tick{});
+    });
+  }
+  for (const SourceAction& action : step.actions) execute(action);
+  if (state_->phase == plan::SourcePhase::aborting && plan::settled(*state_) && world_.source != Tree::running) {
+    bench_.violate("the operator is told of an abort while the source does not run");
+  }
+  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) {
+    crash();
+    step_crashed();
+  }
+}
+
+void SourceAgent::later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run) {
+  bench_.loop.after(delay, [this, kind, token, life = life_, run = std::move(run)] {
+    if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+  });
+}
+
+void SourceAgent::end(Kind kind, std::string error, plan::RoundStats stats) {
+  under_way_.end(kind);
+  bench_.note(Side::source, std::string(plan::to_string(kind)) + (error.empty() ? " done" : " FAILED: " + error));
+  event(plan::SourceActionDone{kind, std::move(error), stats});
+}
+
+void SourceAgent::end_later(Kind kind, uint64_t token, Nanoseconds delay, bool fails, std::function<void()> effect) {
+  later(kind, token, delay, [this, kind, fails, effect = std::move(effect)] {
+    effect();
+    end(kind, fails ? "injected" : "");
+  });
+}
+
+void SourceAgent::cut_short(Kind kind, const char* why) {
+  if (!under_way_.has(kind)) return;
+  uint64_t token = under_way_.supersede(kind);
+  later(kind, token, bench_.random.between(0ms, 3ms), [this, kind, why] { end(kind, why); });
+}
+
+void SourceAgent::execute(const SourceAction& action) {
+  uint64_t token = under_way_.begin(action.kind);
+  if (token == 0) return bench_.violate(std::string("two actions at once: ") + plan::to_string(action.kind));
+  bool fails = bench_.fails(Side::source, action.kind);
+  bool coin = bench_.random.coin();
+  switch (action.kind) {
+    case Kind::preflight:
+      return end_later(action.kind, token, bench_.duration(10ms), fails, [] {});
+    case Kind::record: {
+      recording_ = action.record;
+      bool forgotten = bench_.hooks.forget_record && bench_.hooks.forget_record(Side::source, action.record);
+      bool durable = !forgotten && (!fails || coin);  // a failed write may have reached the disk
+      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, durable, r = action.record] {
+        bench_.note(Side::source, std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
+        if (durable) world_.source_journal.push_back(r);
+      });
+    }
+    case Kind::connect:
+      return later(action.kind, token, bench_.duration(5ms), [this, fails] {
+        network_.lose(connection_);
+        connection_ = fails || !network_.up || !bench_.reachable(Side::destination) ? 0 : network_.connect();
+        end(Kind::connect, connection_ != 0 ? "" : "unreachable");
+      });
+    case Kind::send: {
+      bool at_once = bench_.random.coin();
+      if (at_once && !fails) network_.send(connection_, Side::source, action.message, action.reason);
+      return later(action.kind, token, bench_.duration(1ms), [this, at_once, fails, action] {
+        bool failed = fails || !network_.alive(connection_);
+        if (!at_once && !failed) network_.send(connection_, Side::source, action.message, action.reason);
+        if (fails) network_.lose(connection_);
+        end(Kind::send, failed ? "broken pipe" : "");
+      });
+    }
+    case Kind::precopy_round:
+      return later(action.kind, token, bench_.duration(50ms), [this, fails] {
+        end(Kind::precopy_round, fails ? "injected" : "", {.pages_sent = bench_.random.below(60000)});
+      });
+    case Kind::final_scan:
+      return end_later(action.kind, token, bench_.duration(10ms), fails,
+                       [this, fails] { world_.map_out = world_.map_out || (!fails && world_.prepared); });
+    case Kind::redirect:
+      return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
+    case Kind::wait_retry:
+      return end_later(action.kind, token, std::min<Nanoseconds>(100ms * (1 << std::min(action.round, 6u)), 5s), false,
+                       [] {});
+    case Kind::close:
+      free_from_dump();
+      network_.lose(connection_);
+      return end_later(action.kind, token, 1ms, false, [] {});
+    default:
+      return execute_on_tree(action, token);
+  }
+}
+
+void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
+  bool fails = bench_.fails(Side::source, action.kind);
+  bool coin = bench_.random.coin();
+  switch (action.kind) {
+    case Kind::arm_dump:
+      return end_later(action.kind, token, bench_.duration(5ms), fails, [this, fails] { world_.source_dumper = !fails; });
+    case Kind::freeze:
+      if (!world_.source_dumper) bench_.violate("frozen before the dump process is armed");
+      return end_later(action.kind, token, bench_.duration(3ms), fails, [this, fails, coin] {
+        world_.source_was_stopped = true;
+        if (!fails || coin) world_.source = Tree::frozen;
+      });
+    case Kind::dump:
+      return dump(token, fails);
+    case Kind::finish_dump:
+      return end_later(action.kind, token, bench_.duration(3ms), fails, [this] { world_.source_dumper = false; });
+    case Kind::resume_source:
+      return resume(token, fails);
+    case Kind::kill_source:
+      return end_later(action.kind, token, bench_.duration(3ms), fails, [this, fails, coin] {
+        if (!fails || coin) world_.source = Tree::killed;
+      });
+    default:
+      return;
+  }
+}
+
+// CRIU thaws the cgroup while it dumps; the agent writes freeze=1 again at post-dump and shuts egress.
+void SourceAgent::dump(uint64_t token, bool fails) {
+  if (world_.source != Tree::frozen || !world_.source_dumper) bench_.violate("a dump of a tree that is not frozen and armed");
+  Nanoseconds attach = bench_.duration(2ms);
+  Nanoseconds post_dump = attach + bench_.duration(20ms);
+  bool early = bench_.random.coin();
+  later(Kind::dump, token, attach, [this] { world_.source = Tree::held; });
+  later(Kind::dump, token, post_dump, [this, fails, early] {
+    if (fails && early) {
+      free_from_dump();
+      return end(Kind::dump, "injected before post-dump");
+    }
+    world_.source = Tree::frozen;
+    world_.source_egress = false;
+    world_.source_repair = true;
+  });
+  end_later(Kind::dump, token, post_dump + bench_.random.between(0ms, 1ms), fails, [] {});
+}
+
+void SourceAgent::resume(uint64_t token, bool fails) {
+  for (Kind kind : {Kind::freeze, Kind::record, Kind::kill_source}) {
+    if (under_way_.has(kind)) bench_.violate(std::string("resume_source beside ") + plan::to_string(kind));
+  }
+  if (world_.source == Tree::killed) bench_.violate("resume_source of a killed tree");
+  for (Kind kind : {Kind::arm_dump, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
+  free_from_dump();
+  bool half = bench_.random.coin();
+  end_later(Kind::resume_source, token, bench_.duration(3ms), fails, [this, fails, half] {
+    if (fails && half) return;
+    world_.source_egress = true;
+    if (fails) return;
+    world_.source_repair = false;
+    world_.source = Tree::running;
+  });
+}
+
+}  // namespace mose::sim

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "sim/bench.h"
+#include "sim/network.h"
+#include "sim/world.h"
+
+// The source's agent as the planner's executor: actions take time, change the world half-way or at their end, and fail;
+// a crash loses everything but the world. What each action leaves behind follows what was seen with real CRIU.
+namespace mose::sim {
+
+class SourceAgent {
+ public:
+  SourceAgent(Bench& bench, World& world, Network& network) : bench_(bench), world_(world), network_(network) {}
+
+  void migrate(const MigrationOptions& options);  // the operator's `mose migrate`
+  void cancel();
+  void recover();  // `mose recover`, and what every start of the agent does
+  void crash();
+  void restart();
+  void receive(Network::Id id, plan::Message message, const std::string& reason);
+  void lost(Network::Id id);
+
+  [[nodiscard]] bool up() const { return up_; }
+  [[nodiscard]] const std::optional<plan::SourceState>& state() const { return state_; }
+  [[nodiscard]] Network::Id connection() const { return connection_; }
+  // What a destination that asks hears.
+  [[nodiscard]] plan::Verdict verdict() const { return state_ ? plan::verdict(*state_) : plan::Verdict::undecided; }
+  // A cancel request was accepted while it could still lead to a running source.
+  [[nodiscard]] bool must_abort() const { return must_abort_; }
+  std::function<void()> step_crashed;  // the agent has died after a step: somebody restarts it
+
+ private:
+  using Kind = plan::SourceActionKind;
+
+  void event(const plan::SourceEvent& event);
+  void apply(plan::SourceStep step);
+  void execute(const plan::SourceAction& action);
+  void execute_on_tree(const plan::SourceAction& action, uint64_t token);
+  void dump(uint64_t token, bool fails);
+  void resume(uint64_t token, bool fails);
+  // Runs in this life only, and only while the action is under way under this token.
+  void later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run);
+  void end_later(Kind kind, uint64_t token, Nanoseconds delay, bool fails, std::function<void()> effect);
+  void end(Kind kind, std::string error, plan::RoundStats stats = {});
+  void cut_short(Kind kind, const char* why);
+  void free_from_dump();
+
+  Bench& bench_;
+  World& world_;
+  Network& network_;
+  bool up_ = true;
+  uint64_t life_ = 0;
+  uint64_t ticks_ = 0;
+  std::optional<plan::SourceState> state_;
+  UnderWay<Kind> under_way_;
+  plan::Record recording_{};
+  Network::Id connection_ = 0;
+  bool must_abort_ = false;
+};
+
+}  // namespace mose::sim

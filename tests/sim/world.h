@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "plan/protocol.h"
+#include "plan/source.h"
+
+// The truth that outlives agents: what runs where, which way out is open, what is on the disks. Both trees are one
+// workload: whatever the agents do, and wherever they die, what check() says must stay empty.
+namespace mose::sim {
+
+enum class Tree : uint8_t {
+  absent,    // destination only: nothing of it, or killed
+  running,
+  held,      // stopped by nothing but CRIU's ptrace: runs, or is gone, when CRIU dies
+  frozen,    // by its cgroup: stays so whoever dies
+  killed,    // source only
+};
+const char* to_string(Tree tree);
+
+struct World {
+  // Source node.
+  Tree source = Tree::running;
+  bool source_egress = true;   // packets of the source leave
+  bool source_repair = false;  // its sockets were left in repair mode: it runs, and serves nobody
+  bool source_dumper = false;  // a swrk has the source tree, or waits for it
+  bool source_was_stopped = false;
+  std::vector<plan::Record> source_journal;
+
+  // Destination node.
+  Tree destination = Tree::absent;
+  bool destination_egress = false;
+  bool prepared = false;  // namespaces, pager and guardian exist
+  std::vector<plan::Record> destination_journal;
+
+  // Memory.
+  bool map_out = false;         // the pager knows the final page map
+  bool pages_complete = false;  // the pager has every page
+
+  [[nodiscard]] bool source_serves() const {
+    return source == Tree::running && source_egress && !source_repair;
+  }
+  // The verdict that a start of the source's agent would find.
+  [[nodiscard]] plan::Verdict journalled_verdict() const;
+  // The invariant that is broken now; empty: none.
+  [[nodiscard]] std::string check() const;
+  [[nodiscard]] std::string describe() const;
+};
+
+}  // namespace mose::sim
