@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include "restore/guardian.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <limits>
+
+namespace mose::restore {
+namespace {
+
+constexpr Nanoseconds kReapBound = std::chrono::seconds(5);
+
+// Between clone and here other threads' locks may be held for ever: system calls only.
+[[noreturn]] void guard() {
+  ::setsid();
+  ::prctl(PR_SET_NAME, "mose-guardian", 0, 0, 0);
+  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_IGN);
+  // A process of a few pages that holds a whole workload's life: never the one to be killed for memory (best effort).
+  if (int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); fd >= 0) {
+    [[maybe_unused]] ssize_t n = ::write(fd, "-1000", 5);
+    ::close(fd);
+  }
+  for (;;) ::pause();
+}
+
+}  // namespace
+
+Result<Guardian> Guardian::start() {
+  auto pid = static_cast<pid_t>(::syscall(SYS_clone, static_cast<unsigned long>(CLONE_FILES | SIGCHLD), nullptr, nullptr,
+                                          nullptr, 0));
+  if (pid < 0) return fail_errno("start the guardian");
+  if (pid == 0) guard();
+  Guardian guardian;
+  MOSE_ASSIGN(guardian.process_, ProcessHandle::open(pid));
+  return guardian;
+}
+
+void Guardian::stop() {
+  if (!process_.valid()) return;
+  (void)process_.signal(SIGKILL);
+  (void)process_.reap(kReapBound);
+  process_ = ProcessHandle();
+}
+
+Result<Custody> Custody::open(pid_t guardian) {
+  Custody custody;
+  MOSE_ASSIGN(custody.process_, ProcessHandle::open(guardian));
+  if (!custody.process_.alive()) return fail("guardian " + std::to_string(guardian) + " has ended");
+  return custody;
+}
+
+Result<Fd> Custody::take(int theirs) const {
+  int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process_.fd(), theirs, 0));
+  if (fd < 0) return fail_errno("take descriptor " + std::to_string(theirs) + " from the guardian");
+  return Fd(fd);
+}
+
+Result<Fd> Custody::take_memfd(std::string_view name) const {
+  std::string directory = "/proc/" + std::to_string(process_.pid()) + "/fd";
+  DIR* dir = ::opendir(directory.c_str());
+  if (dir == nullptr) return fail_errno("list " + directory);
+  std::string wanted = "/memfd:" + std::string(name) + " (deleted)";
+  int found = -1;
+  bool twice = false;
+  while (dirent* entry = ::readdir(dir)) {
+    char target[256];
+    ssize_t n = ::readlinkat(::dirfd(dir), entry->d_name, target, sizeof target);
+    if (n < 0 || std::string_view(target, static_cast<size_t>(n)) != wanted) continue;
+    twice = found >= 0;
+    found = std::atoi(entry->d_name);
+  }
+  ::closedir(dir);
+  if (found < 0) return fail("the guardian holds no memfd " + std::string(name));
+  if (twice) return fail("the guardian holds more than one memfd " + std::string(name));
+  return take(found);
+}
+
+Result<Fd> into_custody(Fd fd) {
+  if (fd.get() >= kCustodyFdMin) return fd;
+  int number = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, kCustodyFdMin);
+  if (number < 0) return fail_errno("keep a userfaultfd");
+  return Fd(number);
+}
+
+Result<Fd> into_custody_at(Fd fd, int number) {
+  if (fd.get() == number) return fd;
+  int got = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, number);
+  if (got < 0) return fail_errno("keep a userfaultfd");
+  Fd kept(got);
+  if (got != number) return fail("descriptor number " + std::to_string(number) + " is taken");
+  return kept;
+}
+
+}  // namespace mose::restore

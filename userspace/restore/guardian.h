@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "kernel/process.h"
+
+namespace mose::restore {
+
+// The guardian keeps every descriptor of the pager alive when the pager dies: a child that shares the pager's descriptor
+// table (clone with CLONE_FILES, without CLONE_VM) and only sleeps. So a userfaultfd that a fork event has just put into the
+// table is never in one hand only, and the workload of a dead pager waits instead of reading zero pages.
+//
+// Life: start() early, while the process is small and has one thread, so that the child copies little. It ignores every
+// signal but SIGKILL and has a session of its own. stop() only after the userfaultfds are closed: closing them in one of
+// the two closes them in both.
+class Guardian {
+ public:
+  Guardian() = default;
+  [[nodiscard]] static Result<Guardian> start();
+
+  [[nodiscard]] const ProcessHandle& process() const { return process_; }
+  [[nodiscard]] bool alive() const { return process_.valid() && process_.alive(); }
+  // Kills and reaps it.
+  void stop();
+
+ private:
+  ProcessHandle process_;
+};
+
+// Descriptors of another process (the guardian of a dead pager), copied one by one.
+class Custody {
+ public:
+  [[nodiscard]] static Result<Custody> open(pid_t guardian);
+  [[nodiscard]] const ProcessHandle& process() const { return process_; }
+  // Number `theirs` of its table.
+  [[nodiscard]] Result<Fd> take(int theirs) const;
+  // The one memfd that was created under this name; an error when there is none or more than one.
+  [[nodiscard]] Result<Fd> take_memfd(std::string_view name) const;
+
+ private:
+  ProcessHandle process_;
+};
+
+// Userfaultfds lie at numbers from here on and keep them when a second pager takes over, so that the numbers in the pager's
+// state stay true at every moment.
+inline constexpr int kCustodyFdMin = 256;
+// Moves a descriptor to a number from kCustodyFdMin on, or to exactly `number`, which must be free.
+[[nodiscard]] Result<Fd> into_custody(Fd fd);
+[[nodiscard]] Result<Fd> into_custody_at(Fd fd, int number);
+
+}  // namespace mose::restore

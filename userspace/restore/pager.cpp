@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT
+#include "restore/pager.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "restore/guardian.h"
+#include "restore/pager_space.h"
+
+namespace mose::restore {
+
+Pager::Pager(PagerState& state, PageProvider& provider, PagerPolicy policy, Callbacks callbacks)
+    : state_(state), provider_(provider), policy_(policy), callbacks_(std::move(callbacks)) {}
+
+Pager::~Pager() { stop(); }
+
+Result<std::unique_ptr<Pager>> Pager::start(PagerState& state, PageProvider& provider, PagerPolicy policy,
+                                            Callbacks callbacks) {
+  std::unique_ptr<Pager> pager(new Pager(state, provider, policy, std::move(callbacks)));
+  pager->restore_ended_ = state.header().restore_ended == 1;
+  pager->running_ = state.header().thawed == 1;
+  for (unsigned i = 0; i < std::max(policy.servers, 1u); ++i) {
+    auto server = std::make_unique<Server>();
+    server->epoll = Fd(::epoll_create1(EPOLL_CLOEXEC));
+    if (!server->epoll) return fail_errno("epoll");
+    server->wake = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!server->wake) return fail_errno("eventfd");
+    epoll_event event{.events = EPOLLIN, .data = {.u64 = kWakeTag}};
+    if (::epoll_ctl(server->epoll.get(), EPOLL_CTL_ADD, server->wake.get(), &event) != 0) return fail_errno("epoll");
+    pager->servers_.push_back(std::move(server));
+  }
+  MOSE_TRY(pager->adopt_spaces());
+  Pager* self = pager.get();
+  provider.on_local([self](SpaceId source, PageRun run) { self->arrived(source, run); });
+  for (auto& server : pager->servers_) {
+    Server* one = server.get();
+    one->retry = true;
+    one->thread = std::thread([self, one] { self->server_main(*one); });
+  }
+  pager->filler_ = std::thread([self] { self->filler_main(); });
+  return pager;
+}
+
+Status Pager::adopt_spaces() {
+  const uint32_t count = state_.spaces();
+  if (count != 0) MOSE_TRY(serve_space(count - 1));
+  for (uint32_t i = 0; i < count; ++i) {
+    Space& space = *this->space(i);
+    if (space.closed) continue;
+    // What the dead reader had read and not carried out; a fault among it is reported again by the wake.
+    UffdEvent left = decode(state_.slot(i));
+    if (left.kind != UffdEvent::Kind::none && left.kind != UffdEvent::Kind::fault) apply_event(space, left);
+    state_.end_read(i);
+    if (auto woken = uffd_wake_all(space.uffd); !woken) return context("adopt", woken.error());
+  }
+  return {};
+}
+
+Pager::Space* Pager::space(uint32_t index) const {
+  MOSE_CHECK(index < space_count(), "a space that is served");
+  return spaces_[index].get();
+}
+
+// Makes the space of the state, and those before it that another thread has just added, known to a server.
+Status Pager::serve_space(uint32_t index) {
+  std::lock_guard lock(grow_);
+  while (space_count() <= index) MOSE_TRY(serve_next(space_count()));
+  return {};
+}
+
+Status Pager::serve_next(uint32_t index) {
+  auto made = std::make_unique<Space>();
+  made->index = index;
+  made->source = state_.source(index);
+  made->uffd = state_.uffd(index);
+  made->server = servers_[index % servers_.size()].get();
+  SpaceState kind = state_.state(index);
+  if (kind == SpaceState::serving) {
+    made->pages = state_.pages_count(index);
+    made->missing = state_.missing_count(index);
+    made->known = true;
+  }
+  if (kind == SpaceState::closed) {
+    made->closed = true;
+    made->uffd = -1;
+  }
+  int uffd = made->uffd;
+  Server* server = made->server;
+  spaces_[index] = std::move(made);
+  space_count_.store(index + 1, std::memory_order_release);
+  if (uffd < 0) return {};
+  epoll_event event{.events = EPOLLIN, .data = {.u64 = index}};
+  if (::epoll_ctl(server->epoll.get(), EPOLL_CTL_ADD, uffd, &event) != 0) return fail_errno("watch a userfaultfd");
+  return {};
+}
+
+Status Pager::add_task(SpaceId source, Fd uffd) {
+  MOSE_ASSIGN(Fd kept, into_custody(std::move(uffd)));
+  MOSE_ASSIGN(uint32_t index, state_.add_space(source, kept.get()));
+  (void)kept.release();  // the table's from now on: closed by drop() or close_all(), or kept by the guardian
+  MOSE_TRY(serve_space(index));
+  wake_filler();
+  return {};
+}
+
+void Pager::notice_sealed() {
+  wake_servers();
+  wake_filler();
+}
+
+void Pager::restore_ended() {
+  state_.header().restore_ended = 1;
+  restore_ended_ = true;
+  wake_filler();
+}
+
+void Pager::pause() { paused_ = true; }
+
+void Pager::resume() {
+  paused_ = false;
+  wake_servers();
+  wake_filler();
+}
+
+void Pager::running() {
+  state_.header().thawed = 1;
+  running_ = true;
+  wake_filler();
+}
+
+PagerStats Pager::stats() const {
+  PagerStats out;
+  out.spaces = space_count();
+  uint64_t missing = 0;
+  for (uint32_t i = 0; i < out.spaces; ++i) {
+    const Space& s = *spaces_[i];
+    out.present_pages += s.pages;
+    missing += s.missing;
+  }
+  out.installed_pages = out.present_pages - std::min(missing, out.present_pages);
+  out.unregistered_pages = unregistered_;
+  const auto& header = state_.header();
+  out.faults = header.faults;
+  out.zero_faults = header.zero_faults;
+  out.remote_faults = header.remote_faults;
+  out.fault_p50_us = latency_.percentile_us(50);
+  out.fault_p99_us = latency_.percentile_us(99);
+  out.fault_max_us = latency_.max_us();
+  out.fork_events = header.fork_events;
+  out.remap_events = header.remap_events;
+  out.remove_events = header.remove_events;
+  out.first_fault_us = header.first_fault_us;
+  out.complete_us = complete_us_;
+  return out;
+}
+
+void Pager::stop() {
+  if (stop_.exchange(true)) return;
+  provider_.on_local(nullptr);
+  for (auto& server : servers_) {
+    uint64_t one = 1;
+    [[maybe_unused]] ssize_t n = ::write(server->wake.get(), &one, sizeof one);
+  }
+  wake_filler();
+  for (auto& server : servers_)
+    if (server->thread.joinable()) server->thread.join();
+  if (filler_.joinable()) filler_.join();
+}
+
+void Pager::close_all() {
+  MOSE_CHECK(stop_, "the pager's threads have ended");
+  for (uint32_t i = 0; i < space_count(); ++i) {
+    std::lock_guard lock(spaces_[i]->lock);
+    drop(*spaces_[i]);
+  }
+}
+
+// The space's process is gone, or all of it is in. Under its lock.
+void Pager::drop(Space& space) {
+  if (space.uffd < 0) return;
+  state_.set_state(space.index, SpaceState::closed);
+  space.closed = true;
+  space.missing = 0;
+  space.waiting.clear();
+  space.stalled = false;
+  ::close(std::exchange(space.uffd, -1));
+}
+
+void Pager::fail_once(Error error) {
+  log::error("the pager has failed", {{"reason", error.what}});
+  if (!failed_.exchange(true) && callbacks_.on_failure) callbacks_.on_failure(std::move(error));
+}
+
+}  // namespace mose::restore

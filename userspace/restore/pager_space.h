@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <pthread.h>
+
+#include <atomic>
+#include <vector>
+
+#include "restore/pager.h"
+
+// Inside of the pager: what its three files share.
+namespace mose::restore {
+
+// A mutex whose holder inherits the priority of who waits for it, and which is handed to the first waiter on unlock: a
+// std::mutex would be retaken at once by a loop that releases and takes it (faults were seen to starve for 470 ms).
+class HandOverMutex {
+ public:
+  HandOverMutex() {
+    pthread_mutexattr_t attributes;
+    ::pthread_mutexattr_init(&attributes);
+    ::pthread_mutexattr_setprotocol(&attributes, PTHREAD_PRIO_INHERIT);
+    ::pthread_mutex_init(&mutex_, &attributes);
+    ::pthread_mutexattr_destroy(&attributes);
+  }
+  ~HandOverMutex() { ::pthread_mutex_destroy(&mutex_); }
+  HandOverMutex(const HandOverMutex&) = delete;
+  HandOverMutex& operator=(const HandOverMutex&) = delete;
+  void lock() { ::pthread_mutex_lock(&mutex_); }
+  void unlock() { ::pthread_mutex_unlock(&mutex_); }
+
+ private:
+  pthread_mutex_t mutex_;
+};
+
+// A fault that has been read and not been answered.
+struct Pager::Waiting {
+  uint64_t page = 0;
+  uint64_t source = 0;  // of a remote page, where it was asked for
+  bool write = false;
+  bool remote = false;  // counted as such
+  Answer state = Answer::not_yet;
+  Timestamp since{};
+};
+
+struct Pager::Space {
+  uint32_t index = 0;
+  SpaceId source = 0;
+  Server* server = nullptr;
+  HandOverMutex lock;
+  // Under the lock:
+  int uffd = -1;  // a borrow from the descriptor table; -1: closed
+  std::vector<Waiting> waiting;
+  std::vector<PageRun> early;  // removed or unmapped before the pages were known
+  // Read without it:
+  std::atomic<uint64_t> pages{0};    // all that the final map names
+  std::atomic<uint64_t> missing{0};
+  std::atomic<bool> known{false};    // pages are known
+  std::atomic<bool> closed{false};
+  std::atomic<bool> stalled{false};  // a waiting fault must be looked at again soon
+  bool planned = false;              // the filler's own
+};
+
+struct Pager::Server {
+  Fd epoll;
+  Fd wake;  // eventfd
+  std::thread thread;
+  std::atomic<bool> retry{false};  // look at waiting faults
+};
+
+inline constexpr uint64_t kWakeTag = ~uint64_t{0};
+
+}  // namespace mose::restore
