@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: MIT
+#include "agent/destination_host.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "agent/migration_paths.h"
+#include "agent/pager_link.h"
+#include "agent/workloads.h"
+#include "base/log.h"
+#include "base/rollback.h"
+#include "base/units.h"
+#include "handover/announce.h"
+#include "restore/images.h"
+#include "restore/pager_client.h"
+
+namespace mose::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
+constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
+constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
+constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
+constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
+// Images and the workload's own needs while it restores: what must be free beside its memory.
+constexpr uint64_t kMemoryMargin = 64ull << 20;
+constexpr uint64_t kImagesSpaceMin = 16ull << 20;
+
+Status set_hostname(int uts, const std::string& name) {
+  int error = 0;
+  std::thread([&] {
+    if (setns(uts, CLONE_NEWUTS) < 0 || sethostname(name.c_str(), name.size()) < 0) error = errno;
+  }).join();
+  if (error != 0) return fail_errno("set the host name \"" + name + "\"", error);
+  return {};
+}
+
+Result<uint64_t> available_memory() {
+  MOSE_ASSIGN(std::string text, read_file("/proc/meminfo"));
+  size_t at = text.find("MemAvailable:");
+  if (at == std::string::npos) return fail("/proc/meminfo names no MemAvailable");
+  return std::strtoull(text.c_str() + at + 13, nullptr, 10) * 1024;
+}
+
+Status check_space(const std::string& directory, uint64_t needed) {
+  struct statvfs info {};
+  if (statvfs(directory.c_str(), &info) < 0) return fail_errno("look at the free space of " + directory);
+  uint64_t available = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
+  if (available >= needed) return {};
+  return fail(fmt::format("{} has {} free and the images need {}: free some space or set node.runtime_dir", directory,
+                          format_bytes(available), format_bytes(needed)));
+}
+
+std::string hex(const std::string& token) {
+  std::string out;
+  for (char c : token) out += fmt::format("{:02x}", static_cast<uint8_t>(c));
+  return out;
+}
+
+}  // namespace
+
+DestinationHost::DestinationHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu,
+                                 PreparePayload payload, const MigrationId& id, const std::string& peer, Timeline& timeline)
+    : config_(config), criu_(std::move(criu)), payload_(std::move(payload)), id_(id), peer_(peer), timeline_(timeline) {}
+
+DestinationHost::~DestinationHost() = default;
+
+Status DestinationHost::check_address() {
+  for (const ServiceAddress& address : payload_.spec.addresses) {
+    MOSE_ASSIGN(auto owners, handover::probe_address(config_.node.bridge, address));
+    for (const MacAddress& owner : owners) {
+      if (owner == payload_.spec.mac) continue;
+      return fail(fmt::format("address {} is used by {} on this segment: give the workload another one", format_address(address),
+                              format_mac(owner)));
+    }
+  }
+  return {};
+}
+
+Status DestinationHost::check() {
+  const WorkloadSpec& spec = payload_.spec;
+  MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
+  MOSE_ASSIGN(uint64_t available, available_memory());
+  // The page store and the restored tree each hold the memory once at the worst moment.
+  uint64_t needed = 2 * payload_.memory_bytes + kMemoryMargin;
+  if (available < needed) {
+    return fail(fmt::format("{} of memory are available and the workload needs {} while it arrives", format_bytes(available),
+                            format_bytes(needed)));
+  }
+  std::error_code error;
+  if (!fs::is_directory(spec.root, error)) return fail(fmt::format("root {} of workload {} does not exist here", spec.root, spec.name));
+  for (const WorkloadMount& mount : spec.mounts) {
+    if (mount.mode == MountMode::copy) {
+      fs::create_directories(mount.source, error);
+    } else if (!fs::exists(mount.source, error)) {
+      return fail(fmt::format("mount source {} of workload {} does not exist here", mount.source, spec.name));
+    }
+  }
+  auto reasons = compare_files(spec, payload_.files);
+  if (!reasons.empty()) return fail(reasons.front());
+  return check_address();
+}
+
+restore::PagerLaunch DestinationHost::pager_launch() const {
+  MigrationPaths paths = migration_paths(config_, id_);
+  restore::PagerLaunch launch;
+  launch.id = id_.hex();
+  launch.source = payload_.page_server_address;
+  launch.token = hex(payload_.token);
+  launch.node = config_.node.name;
+  launch.peer_node = peer_;
+  launch.images_dir = paths.images;
+  launch.socket = paths.pager_socket;
+  launch.cgroup = workload_paths(config_, payload_.spec.name).cgroup;
+  launch.log = paths.pager_log;
+  return launch;
+}
+
+Status DestinationHost::start_pager() {
+  MigrationPaths paths = migration_paths(config_, id_);
+  MOSE_ASSIGN(pager_, restore::launch_pager(pager_launch()));
+  Timestamp deadline = now() + kPagerStartBound;
+  while (now() < deadline) {
+    if (auto client = restore::PagerClient::connect(paths.pager_socket)) return {};
+    if (!pager_.alive()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  std::string log_tail = read_file(paths.pager_log).value_or("");
+  return fail("the pager did not start: " + (log_tail.empty() ? "no word from it" : log_tail.substr(log_tail.size() > 300 ? log_tail.size() - 300 : 0)));
+}
+
+void DestinationHost::set_restore(std::optional<restore::Swrk> swrk) {
+  std::lock_guard lock(restore_mutex_);
+  swrk_ = std::move(swrk);
+  restore_process_ = {};
+  if (!swrk_) return;
+  if (auto handle = swrk_->process().share()) restore_process_ = std::move(*handle);
+}
+
+void DestinationHost::kill_restore() {
+  std::lock_guard lock(restore_mutex_);
+  if (restore_process_) (void)restore_process_.signal(SIGKILL);
+}
+
+Status DestinationHost::start_restore_process() {
+  restore::Swrk::Place place;
+  place.net_fd = netns_.get();
+  place.ipc_fd = ipcns_.get();
+  place.uts_fd = utsns_.get();
+  place.cgroup_fd = cgroup_.fd();
+  place.root = payload_.spec.root;
+  for (const ExternalMount& mount : external_mounts(config_, payload_.spec)) {
+    place.mounts.push_back({mount.key, mount.source, mount.read_only});
+  }
+  MOSE_ASSIGN(auto swrk, restore::Swrk::start_for_restore(*criu_, place));
+  set_restore(std::move(swrk));
+  return {};
+}
+
+Result<PreparedPayload> DestinationHost::prepare() {
+  Timeline::Span span(timeline_, "prepare");
+  MOSE_TRY(check());
+  const WorkloadSpec& spec = payload_.spec;
+  MigrationPaths paths = migration_paths(config_, id_);
+  Rollback rollback;
+  std::error_code error;
+  fs::create_directories(paths.dir, error);
+  if (error) return fail_errno("make directory " + paths.dir, error.value());
+  rollback.push([dir = paths.dir] {
+    std::error_code ignored;
+    fs::remove_all(dir, ignored);
+  });
+  fs::create_directories(workload_paths(config_, spec.name).log_dir, error);
+  MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
+
+  MOSE_ASSIGN(netns_, new_namespace(NamespaceKind::net));
+  MOSE_ASSIGN(ipcns_, new_namespace(NamespaceKind::ipc));
+  MOSE_ASSIGN(utsns_, new_namespace(NamespaceKind::uts));
+  MOSE_TRY(set_hostname(utsns_.get(), payload_.hostname));
+  MOSE_ASSIGN(cgroup_, Cgroup::create(workload_paths(config_, spec.name).cgroup));
+  MOSE_TRY(cgroup_.thaw());
+  rollback.push([this] { (void)cgroup_.remove(kExitBound); });
+
+  auto net = network_config(config_, spec);
+  net.neighbours = payload_.neighbours;
+  MOSE_TRY(handover::WorkloadNetwork::destroy(spec.name, net.bpffs));  // what an earlier stay may have left
+  MOSE_ASSIGN(auto network, handover::WorkloadNetwork::create(net, netns_.get()));
+  network_.emplace(std::move(network));
+  rollback.push([this, name = spec.name, bpffs = net.bpffs] {
+    network_.reset();
+    (void)handover::WorkloadNetwork::destroy(name, bpffs);
+  });
+  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::egress));
+  egress_queue_.emplace(std::move(queue));
+  rollback.push([this] { egress_queue_.reset(); });
+  MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
+
+  MOSE_TRY(start_pager());
+  rollback.push([this, socket = paths.pager_socket] {
+    (void)end_pager(socket, kExitBound);
+    (void)pager_.signal(SIGKILL);
+    (void)pager_.reap(kExitBound);
+  });
+  MOSE_TRY(start_restore_process());
+  rollback.commit();
+  return PreparedPayload{network_->uplink_mac()};
+}
+
+Status DestinationHost::adopt() {
+  const WorkloadSpec& spec = payload_.spec;
+  MOSE_ASSIGN(cgroup_, Cgroup::open(workload_paths(config_, spec.name).cgroup));
+  MOSE_ASSIGN(ProcessHandle first, init());
+  MOSE_ASSIGN(netns_, open_namespace(first, NamespaceKind::net));
+  MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(network_config(config_, spec), netns_.get()));
+  network_.emplace(std::move(network));
+  return {};
+}
+
+Status DestinationHost::on_hook(const std::string& name) {
+  if (name == "post-restore") {
+    // CRIU was in the workload's cgroup so that its children are; it must be outside before the fence.
+    MOSE_ASSIGN(Cgroup outside, Cgroup::open(config_.node.cgroup));
+    MOSE_TRY(outside.add(swrk_->process().pid()));
+  } else if (name == "pre-resume") {
+    // The pager raises the fence as well, on CRIU's word that the restore is finished: whoever is first.
+    Timeline::Span span(timeline_, "fence");
+    MOSE_TRY(cgroup_.freeze(kFreezeBound));
+  }
+  return swrk_->answer(true);
+}
+
+Status DestinationHost::run_restore() {
+  restore::Swrk::RestoreRequest request;
+  request.images_dir = images_dir_.get();
+  MOSE_TRY(swrk_->request_restore(request));
+  Timestamp deadline = now() + kRestoreBound;
+  for (;;) {
+    MOSE_ASSIGN(auto event, swrk_->next(deadline - now()));
+    if (auto* hook = std::get_if<restore::Swrk::Hook>(&event)) {
+      MOSE_TRY(on_hook(hook->name));
+    } else if (auto* done = std::get_if<restore::Swrk::Done>(&event)) {
+      if (!done->success) return fail("CRIU's restore failed: " + done->message);
+      break;
+    } else if (auto* died = std::get_if<restore::Swrk::Died>(&event)) {
+      return fail("CRIU died in the restore (" + died->how + ")");
+    } else {
+      return fail(fmt::format("CRIU's restore did not end within {} s", kRestoreBound.count() / 1'000'000'000));
+    }
+  }
+  MOSE_TRY(swrk_->wait_exit(kExitBound));
+  set_restore({});
+  return cgroup_.wait_frozen(kFreezeBound);
+}
+
+Status DestinationHost::restore(ImagesPayload images) {
+  Timeline::Span span(timeline_, "restore");
+  uint64_t bytes = 0;
+  for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();
+  MOSE_TRY(check_space(config_.node.runtime_dir, bytes));
+  for (const restore::ImageFile& image : images.images) MOSE_TRY(restore::store_image(images_dir_.get(), image));
+  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
+  return run_restore();
+}
+
+Status DestinationHost::activate() {
+  Timeline::Span span(timeline_, "activate");
+  if (!network_) MOSE_TRY(adopt());
+  MOSE_TRY(cgroup_.thaw());
+  if (thawed_us_ == 0) thawed_us_ = to_us(now());
+  MOSE_TRY(network_->open());
+  announce();
+  if (!egress_queue_) return {};  // restarted: what was held died with the agent before
+  MOSE_ASSIGN(bool drained, egress_queue_->drain(network_->steering(), kDrainBound));
+  if (!drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
+  return {};
+}
+
+Status DestinationHost::settle() {
+  egress_queue_.reset();
+  std::error_code error;
+  fs::remove_all(migration_paths(config_, id_).dir, error);
+  if (pager_) (void)pager_.reap(kExitBound);
+  return {};
+}
+
+void DestinationHost::announce() {
+  if (!network_) return;
+  unsigned device = network_->uplink_ifindex();
+  auto announcer = handover::Announcer::open(device, payload_.spec.addresses, payload_.spec.mac);
+  Status sent = announcer ? announcer->send_round() : Status(std::unexpected(announcer.error()));
+  if (!sent) log::warn("the new place could not be announced", {{"workload", payload_.spec.name}, {"reason", sent.error().what}});
+}
+
+Status DestinationHost::discard() {
+  Timeline::Span span(timeline_, "discard");
+  set_restore({});  // kills a CRIU that is still there
+  const std::string& name = payload_.spec.name;
+  std::string bpffs = network_config(config_, payload_.spec).bpffs;
+  // Its sockets may have left repair mode: what they send on their death must not leave.
+  if (network_) (void)network_->shut(handover::Direction::egress, true);
+  if (!cgroup_.valid()) {
+    if (auto found = Cgroup::open(workload_paths(config_, name).cgroup)) cgroup_ = std::move(*found);
+  }
+  if (cgroup_.valid()) {
+    MOSE_TRY(cgroup_.kill());
+    MOSE_TRY(cgroup_.wait_empty(kExitBound));
+    MOSE_TRY(cgroup_.remove(kExitBound));
+  }
+  egress_queue_.reset();
+  network_.reset();
+  netns_.reset();
+  ipcns_.reset();
+  utsns_.reset();
+  MOSE_TRY(handover::WorkloadNetwork::destroy(name, bpffs));
+  // The tree is dead: nothing can fault any more.
+  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
+  if (pager_) {
+    (void)pager_.signal(SIGKILL);
+    (void)pager_.reap(kExitBound);
+  }
+  std::error_code error;
+  fs::remove_all(migration_paths(config_, id_).dir, error);
+  return {};
+}
+
+Result<ProcessHandle> DestinationHost::init() const {
+  MOSE_ASSIGN(auto pids, cgroup_.procs());
+  for (pid_t pid : pids) {
+    auto process = ProcessHandle::open(pid);
+    if (!process) continue;
+    auto inner = virtual_pid(*process);
+    if (inner && *inner == 1) return process;
+  }
+  return fail("no first process of " + payload_.spec.name + " in " + cgroup_.path());
+}
+
+}  // namespace mose::agent

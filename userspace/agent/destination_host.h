@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "agent/config.h"
+#include "agent/timeline.h"
+#include "agent/wire_messages.h"
+#include "handover/hold_queue.h"
+#include "handover/workload_network.h"
+#include "kernel/cgroup.h"
+#include "kernel/process.h"
+#include "restore/pager_client.h"
+#include "restore/swrk.h"
+
+namespace mose::agent {
+
+// What the destination's actions do to this host: namespaces, silent network, fence and CRIU of a workload that arrives.
+// Blocking; every function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_restore.
+//
+// Life: prepare() -> restore() -> activate() -> settle(); discard() at any moment before the commit. adopt() instead of
+// prepare() after a restart of the agent, when the restored tree exists.
+class DestinationHost {
+ public:
+  DestinationHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, PreparePayload payload,
+                  const MigrationId& id, const std::string& peer, Timeline& timeline);
+  ~DestinationHost();
+
+  // Checks first, then builds: namespaces, cgroup, network (shut and silent), pager, restore process. On failure nothing
+  // is left. The pager listens and CRIU waits when it returns.
+  [[nodiscard]] Result<PreparedPayload> prepare();
+  [[nodiscard]] Status adopt();
+
+  // From the images to a frozen tree that CRIU has let go of.
+  [[nodiscard]] Status restore(ImagesPayload images);
+  // Any thread: ends a CRIU under way.
+  void kill_restore();
+
+  // Thaw, then what was held on the way out, then everybody is told. Idempotent.
+  [[nodiscard]] Status activate();
+  // Frames held on the way out have all left; the hold queue is closed.
+  [[nodiscard]] Status settle();
+  // One more announcement; the caller's timer decides when.
+  void announce();
+  // Egress dropped, tree killed, network, cgroup and directories removed; idempotent. The pager is the caller's.
+  [[nodiscard]] Status discard();
+
+  // The first process of the restored tree.
+  [[nodiscard]] Result<ProcessHandle> init() const;
+  [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }
+  // How the pager is started; the same again for one that takes over.
+  [[nodiscard]] restore::PagerLaunch pager_launch() const;
+  [[nodiscard]] int64_t thawed_us() const { return thawed_us_; }
+
+ private:
+  [[nodiscard]] Status check();
+  [[nodiscard]] Status check_address();
+  [[nodiscard]] Status start_pager();
+  [[nodiscard]] Status start_restore_process();
+  [[nodiscard]] Status run_restore();
+  [[nodiscard]] Status on_hook(const std::string& name);
+  void set_restore(std::optional<restore::Swrk> swrk);
+
+  const Config& config_;
+  std::shared_ptr<const restore::CriuSetup> criu_;
+  PreparePayload payload_;
+  MigrationId id_;
+  std::string peer_;
+  Timeline& timeline_;
+  Cgroup cgroup_;
+  Fd netns_, ipcns_, utsns_, images_dir_;
+  ProcessHandle pager_;
+  std::optional<handover::WorkloadNetwork> network_;
+  std::optional<handover::HoldQueue> egress_queue_;
+  std::optional<restore::Swrk> swrk_;
+  std::mutex restore_mutex_;          // guards restore_process_
+  ProcessHandle restore_process_;     // of swrk_, for kill_restore
+  int64_t thawed_us_ = 0;
+};
+
+}  // namespace mose::agent

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#include "agent/destination_migration.h"
+
+#include <fmt/format.h>
+
+#include "agent/migration_paths.h"
+#include "agent/peer_query.h"
+#include "base/log.h"
+#include "handover/announce.h"
+
+namespace mose::agent {
+
+using plan::DestinationActionKind;
+
+DestinationMigration::DestinationMigration(MigrationContext& context, JournalMeta meta, PreparePayload payload, Handlers handlers)
+    : context_(context),
+      meta_(std::move(meta)),
+      payload_(std::move(payload)),
+      handlers_(std::move(handlers)),
+      timeline_(context.core.config.node.name),
+      host_(std::make_unique<DestinationHost>(context.core.config, context.criu, payload_, meta_.id, meta_.peer, timeline_)),
+      driver_(context.core.loop, [this](const plan::DestinationAction& action) { execute(action); }, [this] { changed(); }),
+      criu_lane_(context.core.loop, "criu"),
+      journal_lane_(context.core.loop, "journal"),
+      peer_lane_(context.core.loop, "peer") {}
+
+DestinationMigration::~DestinationMigration() {
+  for (auto timer : timers_) context_.core.loop.cancel(timer);
+  host_->kill_restore();
+}
+
+void DestinationMigration::begin(std::unique_ptr<PeerConnection> connection) {
+  adopt_connection(std::move(connection));
+  driver_.start(plan::start_destination(now()));
+}
+
+void DestinationMigration::recover(Journal journal) {
+  auto records = journal.contents().records;
+  journal_ = std::move(journal);
+  bool committed = false, ready = false;
+  for (plan::Record record : records) {
+    committed = committed || record == plan::Record::commit;
+    ready = ready || record == plan::Record::ready;
+  }
+  if (ready) {
+    if (auto adopted = host_->adopt(); !adopted) {
+      log::error("a restored workload cannot be taken over yet", {{"workload", payload_.spec.name}, {"reason", adopted.error().what}});
+    }
+    watch_pager();
+    if (committed) pager_->thawed();
+  }
+  driver_.start(plan::recover_destination(records, now()));
+}
+
+void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
+  connection_ = std::move(connection);
+  PeerConnection::Handlers handlers;
+  handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
+  handlers.on_closed = [this](const std::string& reason) {
+    driver_.dispatch(plan::ConnectionLost{fmt::format("the connection to node {} was lost: {}", meta_.peer, reason)});
+  };
+  connection_->set_handlers(std::move(handlers));
+}
+
+void DestinationMigration::on_frame(wire::FrameType type, const std::string& payload) {
+  auto received = [&](plan::Message message, std::string reason = {}) {
+    driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
+  };
+  switch (type) {
+    case wire::FrameType::ping:
+      return connection_->send(wire::FrameType::pong);
+    case wire::FrameType::images: {
+      auto images = decode_images(payload);
+      if (!images) {
+        log::error("IMAGES cannot be read", {{"migration", meta_.id.hex()}, {"reason", images.error().what}});
+        return received(plan::Message::abort, images.error().what);
+      }
+      images_ = std::move(*images);
+      return received(plan::Message::images);
+    }
+    case wire::FrameType::commit:
+      return received(plan::Message::commit);
+    case wire::FrameType::abort:
+      return received(plan::Message::abort, decode_reason(payload));
+    case wire::FrameType::released:
+      return received(plan::Message::released);
+    default:
+      log::warn("an unexpected frame of the source is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
+  }
+}
+
+void DestinationMigration::execute(const plan::DestinationAction& action) {
+  switch (action.kind) {
+    case DestinationActionKind::record:
+      return record(action.record);
+    case DestinationActionKind::send:
+      return send(action);
+    case DestinationActionKind::prepare:
+      return prepare();
+    case DestinationActionKind::restore:
+      return restore();
+    case DestinationActionKind::activate:
+      return activate();
+    case DestinationActionKind::discard:
+      return discard();
+    case DestinationActionKind::finish:
+      return finish();
+    case DestinationActionKind::query_verdict:
+      return query_verdict();
+  }
+}
+
+void DestinationMigration::done(DestinationActionKind kind, const Status& status) {
+  std::string error;
+  if (!status) {
+    error = status.error().what.empty() ? "failed" : status.error().what;
+    log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"action", plan::to_string(kind)}, {"reason", error}});
+  }
+  driver_.dispatch(plan::DestinationActionDone{kind, error});
+}
+
+void DestinationMigration::record(plan::Record record) {
+  Notes notes;
+  if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
+  journal_lane_.run(
+      [this, record, notes]() -> Status {
+        if (!journal_) {
+          MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
+          journal_.emplace(std::move(created));
+        }
+        return journal_->append(record, notes);
+      },
+      [this](const Status& status) { done(DestinationActionKind::record, status); });
+}
+
+void DestinationMigration::send(const plan::DestinationAction& action) {
+  if (connection_) {
+    switch (action.message) {
+      case plan::Message::prepared:
+        connection_->send(wire::FrameType::prepared, encode(prepared_));
+        break;
+      case plan::Message::refused:
+        connection_->send(wire::FrameType::refused, encode_reason(action.reason));
+        break;
+      case plan::Message::ready:
+        connection_->send(wire::FrameType::ready);
+        break;
+      case plan::Message::failed:
+        connection_->send(wire::FrameType::failed, encode_reason(action.reason));
+        break;
+      case plan::Message::committed:
+        connection_->send(wire::FrameType::committed, encode_committed(host_->thawed_us()));
+        break;
+      case plan::Message::complete:
+        connection_->send(wire::FrameType::complete, encode_complete(report_json()));
+        break;
+      case plan::Message::aborted:
+        connection_->send(wire::FrameType::aborted);
+        break;
+      default:
+        break;
+    }
+  }
+  context_.core.loop.post([this] { done(DestinationActionKind::send, {}); });
+}
+
+void DestinationMigration::prepare() {
+  if (!context_.criu) return context_.core.loop.post([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
+  auto arriving = context_.core.workloads.begin_arrival(payload_.spec, meta_.id);
+  if (!arriving) {
+    return context_.core.loop.post([this, reason = arriving.error().reason] { done(DestinationActionKind::prepare, fail(reason)); });
+  }
+  arrived_ = true;
+  criu_lane_.run([this] { return host_->prepare(); },
+                 [this](Result<PreparedPayload> prepared) {
+                   if (!prepared) return done(DestinationActionKind::prepare, std::unexpected(prepared.error()));
+                   prepared_ = *prepared;
+                   watch_pager();
+                   done(DestinationActionKind::prepare, {});
+                 });
+}
+
+void DestinationMigration::watch_pager() {
+  PagerLink::Handlers handlers;
+  handlers.on_complete = [this] {
+    pager_status_ = pager_->status();
+    complete_at_ = now();
+    context_.core.loop.post([this] { driver_.dispatch(plan::PagesComplete{}); });
+  };
+  handlers.on_failed = [this](const std::string& reason) {
+    log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+  };
+  pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));
+  pager_->connect();
+}
+
+void DestinationMigration::restore() {
+  criu_lane_.run([this, images = std::move(*images_)]() mutable { return host_->restore(std::move(images)); },
+                 [this](const Status& status) { done(DestinationActionKind::restore, status); });
+  images_.reset();
+}
+
+void DestinationMigration::activate() {
+  if (!thawed_at_) thawed_at_ = now();
+  criu_lane_.run([this] { return host_->activate(); },
+                 [this](const Status& status) {
+                   if (status) {
+                     if (pager_) pager_->thawed();
+                     schedule_announcements();
+                   }
+                   done(DestinationActionKind::activate, status);
+                 });
+}
+
+void DestinationMigration::schedule_announcements() {
+  for (Nanoseconds offset : handover::kAnnounceOffsets) {
+    if (offset.count() == 0) continue;  // done in activate
+    timers_.push_back(context_.core.loop.after(offset, [this] { criu_lane_.submit([this] { host_->announce(); }); }));
+  }
+}
+
+void DestinationMigration::discard() {
+  host_->kill_restore();
+  pager_.reset();
+  criu_lane_.run([this] { return host_->discard(); },
+                 [this](const Status& status) {
+                   if (status && arrived_) {
+                     context_.core.workloads.forget_arrival(payload_.spec.name);
+                     arrived_ = false;
+                   }
+                   done(DestinationActionKind::discard, status);
+                 });
+}
+
+void DestinationMigration::finish() {
+  if (pager_) pager_status_ = pager_->status();
+  pager_.reset();
+  criu_lane_.run([this] { return host_->settle(); },
+                 [this](Status status) {
+                   if (status) {
+                     auto init = host_->init();
+                     status = init ? context_.core.workloads.arrived(payload_.spec.name, std::move(*init))
+                                   : Status(std::unexpected(init.error()));
+                   }
+                   done(DestinationActionKind::finish, status);
+                 });
+}
+
+void DestinationMigration::query_verdict() {
+  peer_lane_.run([this] { return ask_verdict(meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
+                 [this](Result<plan::Verdict> verdict) {
+                   if (verdict && *verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
+                   if (verdict && *verdict == plan::Verdict::abort) {
+                     driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
+                   }
+                   done(DestinationActionKind::query_verdict, verdict ? Status{} : Status(std::unexpected(verdict.error())));
+                 });
+}
+
+void DestinationMigration::ask_now() {
+  peer_lane_.run([this] { return ask_verdict(meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
+                 [this](Result<plan::Verdict> verdict) {
+                   if (!verdict) return;
+                   if (*verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
+                   if (*verdict == plan::Verdict::abort) {
+                     driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
+                   }
+                 });
+}
+
+void DestinationMigration::changed() {
+  const plan::DestinationState& state = driver_.state();
+  context_.progress(progress());
+  if (ended_ || state.phase != plan::DestinationPhase::done) return;
+  ended_ = true;
+  MigrationEnd end{meta_.id, payload_.spec.name, Role::destination, state.outcome, state.reason, report_json()};
+  context_.core.loop.post([this, end = std::move(end)] {
+    handlers_.on_end(end);
+    // Answers already queued leave first; repeated announcements are part of the end as well.
+    Nanoseconds linger = end.outcome == Outcome::complete ? handover::kAnnounceOffsets.back() + std::chrono::milliseconds(50)
+                                                          : std::chrono::milliseconds(200);
+    timers_.push_back(context_.core.loop.after(linger, [this] {
+      (void)remove_journal(context_.core.journal_dir, meta_.id, Role::destination);
+      handlers_.on_gone();
+    }));
+  });
+}
+
+MigrationProgress DestinationMigration::progress() const {
+  const plan::DestinationState& state = driver_.state();
+  MigrationProgress out;
+  out.id = meta_.id;
+  out.workload = payload_.spec.name;
+  out.source = meta_.peer;
+  out.destination = context_.core.config.node.name;
+  out.role = Role::destination;
+  out.phase = plan::to_string(state.phase);
+  out.before_commit = state.phase <= plan::DestinationPhase::fenced;
+  const restore::PagerStatus& pager = pager_ ? pager_->status() : pager_status_;
+  out.bytes_done = pager.progress.installed_pages * kPageSize;
+  out.bytes_total = pager.progress.present_pages * kPageSize;
+  out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
+  return out;
+}
+
+std::string DestinationMigration::report_json() const {
+  Report report;
+  report.migration_id = meta_.id.hex();
+  report.workload = payload_.spec.name;
+  report.source_node = meta_.peer;
+  report.destination_node = context_.core.config.node.name;
+  report.outcome = to_string(driver_.state().outcome);
+  report.reason = driver_.state().reason;
+  report.phases_ms.restore = timeline_.milliseconds("restore");
+  const restore::PagerProgress& pager = (pager_ ? pager_->status() : pager_status_).progress;
+  report.lazy.faults = pager.faults;
+  if (pager.faults > 0) {
+    report.lazy.fault_p50_us = static_cast<double>(pager.fault_p50_us);
+    report.lazy.fault_p99_us = static_cast<double>(pager.fault_p99_us);
+  }
+  if (thawed_at_ && complete_at_) report.lazy.complete_ms = to_ms(*complete_at_ - *thawed_at_);
+  report.timeline = timeline_.finished();
+  return to_json(report);
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/destination_host.h"
+#include "agent/journal.h"
+#include "agent/migration_context.h"
+#include "agent/pager_link.h"
+#include "agent/peer_connection.h"
+#include "agent/step_driver.h"
+#include "agent/timeline.h"
+#include "agent/worker.h"
+#include "plan/destination.h"
+
+namespace mose::agent {
+
+// One migration at its destination: runs plan/destination.h in the loop thread and carries out its actions on lanes.
+//
+// Life: begin() with a PREPARE (or recover() after a restart) -> on_end once -> on_gone, after which the owner destroys
+// it. The source's newest connection is given by adopt_connection. All calls in the loop thread.
+class DestinationMigration {
+ public:
+  struct Handlers {
+    std::function<void(const MigrationEnd&)> on_end;
+    std::function<void()> on_gone;
+  };
+  DestinationMigration(MigrationContext& context, JournalMeta meta, PreparePayload payload, Handlers handlers);
+  ~DestinationMigration();
+
+  void begin(std::unique_ptr<PeerConnection> connection);
+  void recover(Journal journal);
+  // A later connection of the source, open already; the frame it began with follows by on_frame.
+  void adopt_connection(std::unique_ptr<PeerConnection> connection);
+  void on_frame(wire::FrameType type, const std::string& payload);
+  // Asks the source now, for `mose recover`.
+  void ask_now();
+
+  [[nodiscard]] MigrationProgress progress() const;
+  [[nodiscard]] const JournalMeta& meta() const { return meta_; }
+  [[nodiscard]] std::string report_json() const;
+
+ private:
+  struct Machine {
+    using State = plan::DestinationState;
+    using Event = plan::DestinationEvent;
+    using Step = plan::DestinationStep;
+    using Action = plan::DestinationAction;
+    static Step step(const State& state, const Event& event, Timestamp t) { return plan::step(state, event, t); }
+    static Event tick() { return plan::Tick{}; }
+  };
+
+  void execute(const plan::DestinationAction& action);
+  void changed();
+  void done(plan::DestinationActionKind kind, const Status& status);
+  void record(plan::Record record);
+  void send(const plan::DestinationAction& action);
+  void prepare();
+  void restore();
+  void activate();
+  void discard();
+  void finish();
+  void query_verdict();
+  void watch_pager();
+  void schedule_announcements();
+
+  MigrationContext& context_;
+  JournalMeta meta_;
+  PreparePayload payload_;
+  Handlers handlers_;
+  Timeline timeline_;
+  Timestamp started_ = now();
+  bool ended_ = false, arrived_ = false;
+
+  std::optional<Journal> journal_;
+  std::unique_ptr<DestinationHost> host_;
+  std::unique_ptr<PeerConnection> connection_;
+  std::unique_ptr<PagerLink> pager_;
+  restore::PagerStatus pager_status_;
+  PreparedPayload prepared_;
+  std::optional<ImagesPayload> images_;
+  std::optional<Timestamp> thawed_at_, complete_at_;
+  std::vector<EventLoop::TimerId> timers_;
+
+  StepDriver<Machine> driver_;
+  Lane criu_lane_, journal_lane_, peer_lane_;
+};
+
+}  // namespace mose::agent

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#include "agent/migration_paths.h"
+
+#include "agent/workloads.h"
+
+namespace mose::agent {
+
+MigrationPaths migration_paths(const Config& config, const MigrationId& id) {
+  MigrationPaths paths;
+  paths.dir = config.node.runtime_dir + "/migrations/" + id.hex();
+  paths.images = paths.dir + "/images";
+  paths.pager_socket = paths.dir + "/pager.sock";
+  paths.pager_log = paths.dir + "/pager.log";
+  return paths;
+}
+
+handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec) {
+  handover::WorkloadNetworkConfig out;
+  out.workload = spec.name;
+  out.addresses = spec.addresses;
+  out.mac = spec.mac;
+  out.gateway = spec.gateway;
+  out.bridge = config.node.bridge;
+  out.uplink = config.node.uplink;
+  // The programs pin below <bpffs>/mose themselves.
+  const std::string suffix = "/mose";
+  out.bpffs = config.node.bpffs;
+  if (out.bpffs.ends_with(suffix)) out.bpffs.resize(out.bpffs.size() - suffix.size());
+  return out;
+}
+
+std::vector<ExternalMount> external_mounts(const Config& config, const WorkloadSpec& spec) {
+  std::vector<ExternalMount> out;
+  for (size_t i = 0; i < spec.mounts.size(); ++i) {
+    const WorkloadMount& mount = spec.mounts[i];
+    out.push_back({mount.target, "mose-mount-" + std::to_string(i), mount.source, mount.read_only});
+  }
+  out.push_back({kWorkloadLogTarget, "mose-log", workload_paths(config, spec.name).log_dir, false});
+  return out;
+}
+
+}  // namespace mose::agent

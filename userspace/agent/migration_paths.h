@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "agent/config.h"
+#include "handover/workload_network.h"
+#include "model/migration.h"
+#include "model/workload.h"
+
+// Names that both ends of a migration, and an agent after a restart, must agree on.
+namespace mose::agent {
+
+struct MigrationPaths {
+  std::string dir;           // <runtime_dir>/migrations/ID, 0700
+  std::string images;        // CRIU's images and logs
+  std::string pager_socket;
+  std::string pager_log;
+};
+[[nodiscard]] MigrationPaths migration_paths(const Config& config, const MigrationId& id);
+
+[[nodiscard]] handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec);
+
+// A mount of the workload that CRIU treats as external: its mount point inside, its name in the images, its directory on
+// this node. All declared mounts and the log.
+struct ExternalMount {
+  std::string target, key, source;
+  bool read_only = false;
+};
+[[nodiscard]] std::vector<ExternalMount> external_mounts(const Config& config, const WorkloadSpec& spec);
+
+}  // namespace mose::agent

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+# The migrations: what joins the stages, the plan and the agent's core.
+target_sources(mose_agent PRIVATE
+  destination_host.cpp
+  destination_migration.cpp
+  file_sync.cpp
+  migration_paths.cpp
+  migrations.cpp
+  pager_link.cpp
+  peer_connection.cpp
+  peer_query.cpp
+  peer_server.cpp
+  source_host.cpp
+  source_memory.cpp
+  source_migration.cpp
+  wire_messages.cpp)
+target_link_libraries(mose_agent
+  PUBLIC mose_sense mose_move mose_handover mose_restore
+  PRIVATE mose_wire PkgConfig::XXHASH nlohmann_json::nlohmann_json)

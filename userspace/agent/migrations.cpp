@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: MIT
+#include "agent/migrations.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "agent/migration_paths.h"
+#include "agent/peer_query.h"
+#include "base/log.h"
+#include "handover/steering.h"
+#include "restore/canary.h"
+
+namespace mose::agent {
+namespace {
+
+// An answer that nobody waits for any more is dropped after that.
+constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+
+Status to_status(const Answer<void>& answer) {
+  if (answer) return {};
+  return fail(answer.error().reason);
+}
+
+}  // namespace
+
+std::unique_ptr<MigrationService> make_migration_service(Core& core) {
+  auto service = Migrations::create(core);
+  if (service) return std::move(*service);
+  log::error("migrations are not possible", {{"reason", service.error().what}});
+  return nullptr;
+}
+
+Migrations::Migrations(Core& core)
+    : core_(core), context_{core, nullptr, "CRIU is still being prepared: try again in a moment", true,
+                            move::local_hello(core.config.node.name, move::Purpose::unspecified), {}} {
+  context_.progress = [this](const MigrationProgress& progress) {
+    if (listener_.on_progress) listener_.on_progress(progress);
+  };
+}
+
+Migrations::~Migrations() {
+  *alive_ = false;
+  server_.reset();
+  loose_.clear();
+}
+
+Result<std::unique_ptr<Migrations>> Migrations::create(Core& core) {
+  std::unique_ptr<Migrations> service(new Migrations(core));
+  PeerServer::Handlers handlers;
+  handlers.accept = [raw = service.get()](const move::StreamId& stream, const move::Hello& hello) { return raw->accept(stream, hello); };
+  handlers.on_connection = [raw = service.get()](PeerServer::Incoming incoming) { raw->on_connection(std::move(incoming)); };
+  MOSE_ASSIGN(service->server_, PeerServer::listen(core.loop, core.config.node.listen, service->context_.hello, std::move(handlers)));
+  service->prepare_criu();
+  return service;
+}
+
+void Migrations::prepare_criu() {
+  struct Prepared {
+    std::shared_ptr<const restore::CriuSetup> criu;
+    std::string problem;
+    restore::CanaryResult canary;
+  };
+  restore::CanaryOptions options;
+  options.cgroup_path = core_.config.node.cgroup + "/mose-canary";
+  options.scratch = core_.config.node.runtime_dir + "/canary";
+  core_.workers.run(
+      [criu = core_.config.node.criu, options] {
+        Prepared out;
+        restore::CriuSetup::Options setup_options;
+        setup_options.criu = criu;
+        auto setup = restore::CriuSetup::prepare(setup_options);
+        if (!setup) {
+          out.problem = setup.error().what;
+          return out;
+        }
+        out.criu = std::make_shared<const restore::CriuSetup>(std::move(*setup));
+        out.canary = restore::run_canary(*out.criu, options);
+        if (!out.canary.works) {
+          out.problem = "CRIU cannot dump without memory on this host: " + out.canary.reason;
+          out.criu = nullptr;
+        }
+        return out;
+      },
+      [this, alive = alive_](Prepared prepared) {
+        if (!*alive) return;
+        context_.criu = std::move(prepared.criu);
+        context_.criu_problem = prepared.problem;
+        if (context_.criu) {
+          context_.hello.criu_version = context_.criu->version();
+          log::info("CRIU is ready", {{"version", context_.criu->version()}, {"canary_ms", prepared.canary.dump_ms}});
+        } else {
+          log::error("workloads cannot be moved", {{"reason", prepared.problem}});
+        }
+      });
+}
+
+Answer<void> Migrations::check_start(const std::string& workload, const std::string& node) const {
+  const Workload* found = core_.workloads.find(workload);
+  if (!found) return refuse(fmt::format("workload \"{}\" is unknown on node {}: see `mose workloads`", workload, core_.config.node.name), kExitUsage);
+  if (node == core_.config.node.name) return refuse(fmt::format("workload {} is already on node {}", workload, node));
+  if (!core_.config.peers.contains(node)) {
+    return refuse(fmt::format("node \"{}\" is unknown here: add [peers.{}] to the configuration", node, node), kExitUsage);
+  }
+  if (found->state != WorkloadState::running) {
+    std::string more = found->state == WorkloadState::away ? " (it went to node " + found->node + ")" : "";
+    return refuse(fmt::format("workload {} is {}{}: only a running one can be moved", workload, to_string(found->state), more));
+  }
+  if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
+    return refuse(fmt::format("{} migrations are under way on node {}: wait for one to end", sources_.size() + destinations_.size(), core_.config.node.name));
+  }
+  if (!context_.criu) return refuse(context_.criu_problem);
+  return {};
+}
+
+SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
+  SourceMigration::Handlers handlers;
+  handlers.on_end = [this](const MigrationEnd& end) { on_end(end); };
+  handlers.on_gone = [this, id] {
+    core_.loop.post([this, id, alive = alive_] {
+      if (!*alive) return;
+      auto it = sources_.find(id);
+      if (it == sources_.end()) return;
+      std::string workload = it->second->progress().workload;
+      sources_.erase(it);
+      if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
+      if (shut_down_done_ && sources_.empty()) shut_down_done_();
+    });
+  };
+  return handlers;
+}
+
+DestinationMigration::Handlers Migrations::destination_handlers(const MigrationId& id) {
+  DestinationMigration::Handlers handlers;
+  handlers.on_end = [this](const MigrationEnd& end) { on_end(end); };
+  handlers.on_gone = [this, id] {
+    core_.loop.post([this, id, alive = alive_] {
+      if (*alive) destinations_.erase(id);
+    });
+  };
+  return handlers;
+}
+
+void Migrations::on_end(const MigrationEnd& end) {
+  if (auto added = core_.history.add(end.report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
+  if (listener_.on_end) listener_.on_end(end);
+}
+
+Answer<MigrationId> Migrations::start(const std::string& workload, const std::string& node, const MigrationOptions& options) {
+  if (auto possible = check_start(workload, node); !possible) return std::unexpected(possible.error());
+  MigrationId id = MigrationId::random();
+  if (auto moving = core_.workloads.begin_move(workload, id); !moving) return std::unexpected(moving.error());
+  const Workload* found = core_.workloads.find(workload);
+  JournalMeta meta{id, Role::source, workload, node, core_.config.peers.at(node).address, 1};
+  auto migration = std::make_unique<SourceMigration>(context_, meta, found->spec, found->init, options, source_handlers(id));
+  SourceMigration& started = *migration;
+  sources_[id] = std::move(migration);
+  // Callbacks never before this call has returned.
+  core_.loop.post([this, id, &started, alive = alive_] {
+    if (*alive && sources_.contains(id)) started.begin();
+  });
+  return id;
+}
+
+Answer<void> Migrations::cancel(const MigrationId& id) {
+  auto it = sources_.find(id);
+  if (it == sources_.end()) {
+    if (destinations_.contains(id)) return refuse("this node is the destination of that migration: cancel it at its source", 1);
+    return refuse(fmt::format("no migration {} is under way here", id.hex()), kExitUsage);
+  }
+  if (!it->second->before_commit()) return refuse("the migration is past its commit point: it only goes forward", 1);
+  it->second->cancel();
+  return {};
+}
+
+void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) {
+  auto source = sources_.find(id);
+  auto destination = destinations_.find(id);
+  std::string text;
+  if (source != sources_.end()) {
+    text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
+  } else if (destination != destinations_.end()) {
+    destination->second->ask_now();
+    text = fmt::format("node {} is asked how migration {} was decided", destination->second->meta().peer, id.hex());
+  }
+  core_.loop.post([text, id, done = std::move(done)] {
+    if (text.empty()) return done(refuse(fmt::format("no migration {} is undecided here", id.hex()), kExitUsage));
+    done(text);
+  });
+}
+
+void Migrations::preflight(const std::string& workload, const std::string& node,
+                           std::function<void(Answer<std::vector<std::string>>)> done) {
+  auto possible = check_start(workload, node);
+  core_.loop.post([possible, done = std::move(done)] {
+    if (!possible && possible.error().exit_code == kExitUsage) return done(std::unexpected(possible.error()));
+    std::vector<std::string> reasons;
+    if (!possible) reasons.push_back(possible.error().reason);
+    done(std::move(reasons));
+  });
+}
+
+std::vector<MigrationProgress> Migrations::list() const {
+  std::vector<MigrationProgress> out;
+  for (const auto& [id, migration] : sources_) out.push_back(migration->progress());
+  for (const auto& [id, migration] : destinations_) out.push_back(migration->progress());
+  return out;
+}
+
+Answer<std::string> Migrations::show(const MigrationId& id) const {
+  if (auto it = sources_.find(id); it != sources_.end()) return it->second->report_json();
+  if (auto it = destinations_.find(id); it != destinations_.end()) return it->second->report_json();
+  auto found = core_.history.find(id.hex());
+  if (!found) return refuse(found.error().what, kExitUsage);
+  return *found;
+}
+
+Answer<std::string> Migrations::steer_show(const std::string& service) const {
+  nlohmann::ordered_json out = nlohmann::ordered_json::array();
+  for (const Workload* workload : core_.workloads.list()) {
+    for (const ServiceAddress& address : workload->spec.addresses) {
+      if (!service.empty() && format_address(address) != service && workload->spec.name != service) continue;
+      auto steering = handover::Steering::adopt(network_config(core_.config, workload->spec).bpffs, workload->spec.name);
+      if (!steering) continue;
+      nlohmann::ordered_json item{{"service", format_address(address)}, {"workload", workload->spec.name}};
+      for (auto direction : {handover::Direction::ingress, handover::Direction::egress}) {
+        auto policy = steering->policy(direction);
+        auto counters = steering->counters(direction);
+        if (!policy || !counters) continue;
+        item[handover::to_string(direction)] = {{"state", handover::to_string(policy->state)},
+                                                {"passed", counters->passed.frames},
+                                                {"held", counters->held.frames},
+                                                {"reinjected", counters->reinjected.frames},
+                                                {"redirected", counters->redirected.frames},
+                                                {"dropped", counters->dropped()},
+                                                {"overflow", counters->dropped_overflow.frames}};
+      }
+      out.push_back(std::move(item));
+    }
+  }
+  if (!service.empty() && out.empty()) return refuse(fmt::format("no service \"{}\" on node {}", service, core_.config.node.name), kExitUsage);
+  return out.dump();
+}
+
+void Migrations::recover_all() {
+  auto entries = list_journals(core_.journal_dir);
+  if (!entries) {
+    log::error("the journals cannot be read", {{"reason", entries.error().what}});
+    return;
+  }
+  for (JournalEntry& entry : *entries) recover_one(std::move(entry));
+}
+
+void Migrations::recover_one(JournalEntry entry) {
+  if (!entry.contents) {
+    log::error("a journal is damaged: its migration stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", entry.contents.error().what}});
+    return;
+  }
+  auto journal = Journal::open(core_.journal_dir, entry.id, entry.role);
+  if (!journal) {
+    log::error("a journal cannot be opened", {{"journal", entry.path}, {"reason", journal.error().what}});
+    return;
+  }
+  const JournalContents& contents = journal->contents();
+  if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
+    (void)remove_journal(core_.journal_dir, entry.id, entry.role);
+    return;
+  }
+  log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
+                                            {"record", plan::to_string(contents.records.back())}});
+  if (entry.role == Role::source) {
+    const Workload* workload = core_.workloads.find(contents.meta.workload);
+    if (!workload || !workload->init) {
+      log::error("the workload of an interrupted migration is not here", {{"workload", contents.meta.workload}});
+      return;
+    }
+    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
+    SourceMigration& recovered = *migration;
+    sources_[entry.id] = std::move(migration);
+    recovered.recover(std::move(*journal));
+    return;
+  }
+  auto note = contents.notes.find("prepare");
+  auto bytes = note == contents.notes.end() ? Result<std::string>(fail("it has no PREPARE")) : from_hex(note->second);
+  auto payload = bytes ? decode_prepare(*bytes) : Result<PreparePayload>(std::unexpected(bytes.error()));
+  if (!payload) {
+    log::error("a journal cannot be used", {{"journal", entry.path}, {"reason", payload.error().what}});
+    return;
+  }
+  auto migration = std::make_unique<DestinationMigration>(context_, contents.meta, std::move(*payload), destination_handlers(entry.id));
+  DestinationMigration& recovered = *migration;
+  destinations_[entry.id] = std::move(migration);
+  recovered.recover(std::move(*journal));
+}
+
+void Migrations::shut_down(std::function<void()> done) {
+  server_.reset();
+  bool waiting = false;
+  for (auto& [id, migration] : sources_) {
+    if (!migration->before_commit()) continue;
+    migration->cancel();
+    waiting = true;
+  }
+  if (!waiting) return core_.loop.post(std::move(done));
+  shut_down_done_ = std::move(done);
+}
+
+Status Migrations::accept(const move::StreamId& stream, const move::Hello& hello) const {
+  if (!core_.config.peers.contains(hello.node)) {
+    return fail(fmt::format("node {} does not know node \"{}\": add [peers.{}] to its configuration", core_.config.node.name, hello.node, hello.node));
+  }
+  if (hello.purpose != move::Purpose::bulk && hello.purpose != move::Purpose::urgent) return {};
+  auto it = sources_.find(stream.migration);
+  if (it == sources_.end() || !it->second->accepts(hello.token)) return fail("no such migration here");
+  return {};
+}
+
+void Migrations::on_connection(PeerServer::Incoming incoming) {
+  switch (incoming.hello.purpose) {
+    case move::Purpose::bulk:
+    case move::Purpose::urgent:
+      if (auto it = sources_.find(incoming.stream.migration); it != sources_.end()) {
+        it->second->attach(incoming.hello.purpose, std::move(incoming.socket));
+      }
+      return;
+    case move::Purpose::control:
+    case move::Purpose::query:
+      break;
+    case move::Purpose::unspecified:
+      return;
+  }
+  auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
+  PeerConnection* raw = connection.get();
+  loose_[raw] = std::move(connection);
+  PeerConnection::Handlers handlers;
+  handlers.on_frame = [this, raw, stream = incoming.stream](wire::FrameType type, const std::string& payload) {
+    auto node = loose_.extract(raw);
+    if (node) on_first_frame(std::move(node.mapped()), stream, type, payload);
+  };
+  handlers.on_closed = [this, raw](const std::string&) {
+    core_.loop.post([this, raw, alive = alive_] {
+      if (*alive) loose_.erase(raw);
+    });
+  };
+  if (!raw->open(std::move(handlers))) loose_.erase(raw);
+}
+
+void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
+                                const std::string& payload) {
+  if (type == wire::FrameType::query_verdict) {
+    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration)));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  auto it = destinations_.find(stream.migration);
+  if (it != destinations_.end()) {
+    // The source again, after a loss: its first frame is its verdict.
+    it->second->adopt_connection(std::move(connection));
+    it->second->on_frame(type, payload);
+    return;
+  }
+  if (type == wire::FrameType::prepare) return begin_arrival(std::move(connection), stream, payload);
+  answer_stray(std::move(connection), stream.migration, type);
+}
+
+void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
+  auto prepare = decode_prepare(payload);
+  if (!prepare) {
+    connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  // The workload may just have left this node: its network still redirects stragglers.
+  for (const auto& [id, leaving] : sources_) {
+    if (leaving->progress().workload != prepare->spec.name) continue;
+    auto shared = std::make_shared<std::unique_ptr<PeerConnection>>(std::move(connection));
+    waiting_arrivals_[prepare->spec.name] = [this, shared, stream, payload] { begin_arrival(std::move(*shared), stream, payload); };
+    return;
+  }
+  JournalMeta meta{stream.migration, Role::destination, prepare->spec.name, connection->peer_node(),
+                   core_.config.peers.at(connection->peer_node()).address, stream.epoch};
+  auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*prepare), destination_handlers(stream.migration));
+  DestinationMigration& started = *migration;
+  destinations_[stream.migration] = std::move(migration);
+  started.begin(std::move(connection));
+}
+
+// A source that asks about a migration which has ended or never was here gets the answer that it waits for.
+void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
+  if (type == wire::FrameType::abort) connection->send(wire::FrameType::aborted);
+  if (type == wire::FrameType::commit) {
+    auto report = core_.history.find(id.hex());
+    if (report) {
+      connection->send(wire::FrameType::committed, encode_committed(0));
+      connection->send(wire::FrameType::complete, encode_complete(*report));
+    } else {
+      connection->send(wire::FrameType::failed, encode_reason("no such migration here"));
+    }
+  }
+  PeerConnection* raw = connection.get();
+  loose_[raw] = std::move(connection);
+  core_.loop.after(kLooseMax, [this, raw, alive = alive_] {
+    if (*alive) loose_.erase(raw);
+  });
+}
+
+plan::Verdict Migrations::verdict_of(const MigrationId& id) const {
+  if (auto it = sources_.find(id); it != sources_.end()) return it->second->verdict();
+  // Ended here. A committed one ends only after its destination has said COMPLETE, so whoever still asks was aborted;
+  // without any memory of it nothing is claimed.
+  auto report = core_.history.find(id.hex());
+  if (!report) return plan::Verdict::undecided;
+  auto parsed = report_from_json(*report);
+  if (!parsed) return plan::Verdict::undecided;
+  bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
+                parsed->outcome == to_string(Outcome::refused);
+  return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
+}
+
+}  // namespace mose::agent

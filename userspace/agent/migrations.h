@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/destination_migration.h"
+#include "agent/migration_context.h"
+#include "agent/migration_service.h"
+#include "agent/peer_server.h"
+#include "agent/source_migration.h"
+
+namespace mose::agent {
+
+// All migrations of this node, both roles, and the door for other nodes. Implements the seam to the agent's core.
+class Migrations : public MigrationService {
+ public:
+  static Result<std::unique_ptr<Migrations>> create(Core& core);
+  ~Migrations() override;
+
+  Answer<MigrationId> start(const std::string& workload, const std::string& node, const MigrationOptions& options) override;
+  Answer<void> cancel(const MigrationId& id) override;
+  void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) override;
+  void preflight(const std::string& workload, const std::string& node,
+                 std::function<void(Answer<std::vector<std::string>>)> done) override;
+  [[nodiscard]] std::vector<MigrationProgress> list() const override;
+  [[nodiscard]] Answer<std::string> show(const MigrationId& id) const override;
+  [[nodiscard]] Answer<std::string> steer_show(const std::string& service) const override;
+  void subscribe(Listener listener) override { listener_ = std::move(listener); }
+  void recover_all() override;
+  void shut_down(std::function<void()> done) override;
+
+ private:
+  explicit Migrations(Core& core);
+  void prepare_criu();
+  [[nodiscard]] Answer<void> check_start(const std::string& workload, const std::string& node) const;
+  [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
+  [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
+  void on_end(const MigrationEnd& end);
+  void recover_one(JournalEntry entry);
+
+  // Other nodes.
+  [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello) const;
+  void on_connection(PeerServer::Incoming incoming);
+  void on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
+                      const std::string& payload);
+  void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
+  void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
+  [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id) const;
+
+  Core& core_;
+  MigrationContext context_;
+  Listener listener_;
+  std::unique_ptr<PeerServer> server_;
+  std::map<MigrationId, std::unique_ptr<SourceMigration>> sources_;
+  std::map<MigrationId, std::unique_ptr<DestinationMigration>> destinations_;
+  // Connections whose first frame has not come, or whose last answer is still leaving.
+  std::map<PeerConnection*, std::unique_ptr<PeerConnection>> loose_;
+  // Set while an arrival waits for the last trace of the workload's departure.
+  std::map<std::string, std::function<void()>> waiting_arrivals_;
+  std::function<void()> shut_down_done_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace mose::agent

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "agent/pager_link.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include <thread>
+
+#include "base/log.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr Nanoseconds kRetryPause = std::chrono::milliseconds(50);
+constexpr unsigned kFailuresBeforeReplacing = 20;  // one second without anybody listening
+
+}  // namespace
+
+PagerLink::PagerLink(EventLoop& loop, restore::PagerLaunch launch, Handlers handlers)
+    : loop_(loop), launch_(std::move(launch)), handlers_(std::move(handlers)) {}
+
+PagerLink::~PagerLink() {
+  loop_.cancel(timer_);
+  if (client_) loop_.unwatch(client_->fd());
+}
+
+void PagerLink::connect() {
+  timer_ = 0;
+  auto client = restore::PagerClient::connect(launch_.socket);
+  if (!client) return retry();
+  client_.emplace(std::move(*client));
+  failures_ = 0;
+  if (auto watched = loop_.watch(client_->fd(), EPOLLIN, [this](uint32_t events) { on_ready(events); }); !watched) {
+    return lost(watched.error().what);
+  }
+  if (thawed_) (void)client_->thawed();
+}
+
+void PagerLink::thawed() {
+  thawed_ = true;
+  if (client_) (void)client_->thawed();
+}
+
+void PagerLink::on_ready(uint32_t) {
+  auto events = client_->on_ready();
+  status_ = client_->status();
+  if (!events) return lost(events.error().what);
+  bool complete = status_.phase == restore::PagerPhase::complete;
+  bool failed = status_.phase == restore::PagerPhase::failed;
+  if (complete && !complete_) {
+    complete_ = true;
+    handlers_.on_complete();  // may destroy this
+    return;
+  }
+  if (failed) handlers_.on_failed(status_.reason);
+}
+
+void PagerLink::lost(const std::string& reason) {
+  loop_.unwatch(client_->fd());
+  client_.reset();
+  if (complete_) return;
+  log::info("the connection to the pager is gone", {{"migration", launch_.id}, {"reason", reason}});
+  retry();
+}
+
+void PagerLink::retry() {
+  if (++failures_ == kFailuresBeforeReplacing) replace_dead_pager();
+  timer_ = loop_.after(kRetryPause, [this] { connect(); });
+}
+
+void PagerLink::replace_dead_pager() {
+  auto guardian = restore::read_guardian_file(launch_.socket);
+  if (!guardian) return;
+  restore::PagerLaunch launch = launch_;
+  launch.adopt = guardian->pid;
+  auto pager = restore::launch_pager(launch);
+  if (pager) {
+    log::warn("a dead pager was replaced; its guardian kept everything", {{"migration", launch_.id}, {"guardian", guardian->pid}});
+    failures_ = 0;
+  } else {
+    log::error("a dead pager could not be replaced", {{"migration", launch_.id}, {"reason", pager.error().what}});
+  }
+}
+
+Status end_pager(const std::string& socket_path, Nanoseconds bound) {
+  Timestamp deadline = now() + bound;
+  auto guardian = restore::read_guardian_file(socket_path);
+  if (auto client = restore::PagerClient::connect(socket_path)) {
+    MOSE_TRY(client->quit(true));
+    while (now() < deadline && restore::PagerClient::connect(socket_path)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+  if (!guardian) return {};
+  auto process = ProcessHandle::open_same(static_cast<pid_t>(guardian->pid), guardian->start_time);
+  if (!process) return {};
+  (void)process->wait_ended(std::chrono::milliseconds(200));
+  (void)process->signal(SIGKILL);
+  return process->wait_ended(bound);
+}
+
+}  // namespace mose::agent

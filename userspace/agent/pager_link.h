@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "agent/event_loop.h"
+#include "restore/pager_client.h"
+
+namespace mose::agent {
+
+// The event loop's connection to the pager process of one migration, made again whenever it is lost. A pager that has
+// died while its guardian lives is replaced by one that adopts the guardian's descriptors.
+class PagerLink {
+ public:
+  struct Handlers {
+    std::function<void()> on_complete;
+    std::function<void(std::string reason)> on_failed;
+  };
+  // `launch`: how the pager was started, for a replacement.
+  PagerLink(EventLoop& loop, restore::PagerLaunch launch, Handlers handlers);
+  ~PagerLink();
+  PagerLink(const PagerLink&) = delete;
+  PagerLink& operator=(const PagerLink&) = delete;
+
+  void connect();
+  // Tells the pager that the tree runs, now or as soon as there is a connection.
+  void thawed();
+  [[nodiscard]] const restore::PagerStatus& status() const { return status_; }
+
+ private:
+  void on_ready(uint32_t events);
+  void lost(const std::string& reason);
+  void retry();
+  void replace_dead_pager();
+
+  EventLoop& loop_;
+  restore::PagerLaunch launch_;
+  Handlers handlers_;
+  std::optional<restore::PagerClient> client_;
+  restore::PagerStatus status_;
+  EventLoop::TimerId timer_ = 0;
+  unsigned failures_ = 0;
+  bool thawed_ = false;
+  bool complete_ = false;
+};
+
+// Blocking: makes the pager of a dead tree leave, its guardian too; nothing of them is left when it returns.
+[[nodiscard]] Status end_pager(const std::string& socket_path, Nanoseconds bound);
+
+}  // namespace mose::agent

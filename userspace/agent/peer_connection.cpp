@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "agent/peer_connection.h"
+
+#include <sys/epoll.h>
+
+#include "kernel/socket.h"
+
+namespace mose::agent {
+
+PeerConnection::PeerConnection(EventLoop& loop, Fd socket, const move::StreamId& stream, std::string peer_node)
+    : loop_(loop), socket_(std::move(socket)), stream_(stream), peer_node_(std::move(peer_node)), reader_(stream) {}
+
+PeerConnection::~PeerConnection() {
+  *alive_ = false;
+  if (watched_) loop_.unwatch(socket_.get());
+}
+
+Status PeerConnection::open(Handlers handlers) {
+  set_handlers(std::move(handlers));
+  MOSE_TRY(set_blocking(socket_.get(), false));
+  MOSE_TRY(loop_.watch(socket_.get(), EPOLLIN, [this](uint32_t events) { on_events(events); }));
+  watched_ = true;
+  return {};
+}
+
+void PeerConnection::send(wire::FrameType type, std::string_view payload) {
+  bytes_sent_ += payload.size() + sizeof(wire::FrameHeader);
+  if (auto pushed = writer_.push(type, stream_, move::as_bytes(payload)); !pushed) {
+    // Never from inside send: the caller is in the middle of its own work.
+    auto alive = alive_;
+    loop_.post([this, alive, reason = pushed.error().what] {
+      if (*alive) close(reason);
+    });
+    return;
+  }
+  flush();
+}
+
+void PeerConnection::on_events(uint32_t events) {
+  auto alive = alive_;
+  if (events & EPOLLOUT) flush();
+  if (*alive && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_frames();
+}
+
+void PeerConnection::read_frames() {
+  auto alive = alive_;
+  while (*alive && watched_) {
+    auto frame = reader_.read(socket_.get());
+    if (!frame) {
+      close(frame.error().what);
+      return;
+    }
+    if (!*frame) return;
+    auto handlers = handlers_;
+    handlers->on_frame((*frame)->type, std::string(move::as_text((*frame)->payload)));
+  }
+}
+
+void PeerConnection::flush() {
+  if (!watched_) return;
+  auto done = writer_.flush(socket_.get());
+  if (!done) {
+    auto alive = alive_;
+    loop_.post([this, alive, reason = done.error().what] {
+      if (*alive) close(reason);
+    });
+    return;
+  }
+  if (*done == !writing_) return;
+  writing_ = !*done;
+  (void)loop_.change(socket_.get(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
+}
+
+void PeerConnection::close(std::string reason) {
+  if (!watched_) return;
+  loop_.unwatch(socket_.get());
+  watched_ = false;
+  socket_.reset();
+  auto handlers = handlers_;
+  handlers->on_closed(std::move(reason));
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "agent/event_loop.h"
+#include "base/fd.h"
+#include "move/frame_buffer.h"
+#include "move/hello.h"
+
+namespace mose::agent {
+
+// One CONTROL connection to a peer in the event loop, after HELLO both ways. Nothing blocks; frames go out in order.
+//
+// Life: made with a connected socket; handlers run in the loop thread and may destroy the object. on_closed comes once,
+// with the reason, and nothing after it. The destructor closes.
+class PeerConnection {
+ public:
+  struct Handlers {
+    std::function<void(wire::FrameType type, std::string payload)> on_frame;
+    std::function<void(std::string reason)> on_closed;
+  };
+
+  // `reader` may already have been used for the HELLO.
+  PeerConnection(EventLoop& loop, Fd socket, const move::StreamId& stream, std::string peer_node);
+  ~PeerConnection();
+  PeerConnection(const PeerConnection&) = delete;
+  PeerConnection& operator=(const PeerConnection&) = delete;
+
+  // Begins to watch; once.
+  [[nodiscard]] Status open(Handlers handlers);
+  // Another owner takes over.
+  void set_handlers(Handlers handlers) { handlers_ = std::make_shared<Handlers>(std::move(handlers)); }
+  // Queued, written as the socket takes it. After a failure on_closed follows.
+  void send(wire::FrameType type, std::string_view payload = {});
+  [[nodiscard]] const std::string& peer_node() const { return peer_node_; }
+  [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
+  // True when everything that was sent has left.
+  [[nodiscard]] bool flushed() const { return writer_.empty(); }
+
+ private:
+  void on_events(uint32_t events);
+  void read_frames();
+  void flush();
+  void close(std::string reason);
+
+  EventLoop& loop_;
+  Fd socket_;
+  move::StreamId stream_;
+  std::string peer_node_;
+  std::shared_ptr<Handlers> handlers_;  // shared with a call under way, which may destroy this object
+  move::FrameReader reader_;
+  move::FrameWriter writer_;
+  bool watched_ = false;
+  bool writing_ = false;
+  uint64_t bytes_sent_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace mose::agent

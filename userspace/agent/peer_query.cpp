@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#include "agent/peer_query.h"
+
+#include "kernel/socket.h"
+#include "mose/wire/wire.pb.h"
+#include "move/channel.h"
+
+namespace mose::agent {
+
+Result<plan::Verdict> ask_verdict(const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+  hello.purpose = move::Purpose::query;
+  MOSE_ASSIGN(Fd socket, tcp_connect(meta.peer_address, bound));
+  move::Channel channel(std::move(socket), move::StreamId{meta.id, meta.epoch});
+  MOSE_ASSIGN(move::Hello theirs, move::greet(channel, hello, bound));
+  if (theirs.node != meta.peer) return fail(meta.peer_address + " is node \"" + theirs.node + "\", not \"" + meta.peer + "\"");
+  MOSE_TRY(channel.send(wire::FrameType::query_verdict, std::span<const std::byte>{}));
+  MOSE_ASSIGN(move::Frame frame, channel.receive(bound));
+  wire::v1::Verdict verdict;
+  if (frame.type != wire::FrameType::verdict || !verdict.ParseFromArray(frame.payload.data(), static_cast<int>(frame.payload.size()))) {
+    return fail("node " + meta.peer + " gave no verdict");
+  }
+  switch (verdict.kind()) {
+    case wire::v1::Verdict::KIND_COMMIT:
+      return plan::Verdict::commit;
+    case wire::v1::Verdict::KIND_ABORT:
+      return plan::Verdict::abort;
+    default:
+      return plan::Verdict::undecided;
+  }
+}
+
+std::string encode_verdict(plan::Verdict verdict) {
+  wire::v1::Verdict out;
+  switch (verdict) {
+    case plan::Verdict::commit:
+      out.set_kind(wire::v1::Verdict::KIND_COMMIT);
+      break;
+    case plan::Verdict::abort:
+      out.set_kind(wire::v1::Verdict::KIND_ABORT);
+      break;
+    case plan::Verdict::undecided:
+      out.set_kind(wire::v1::Verdict::KIND_UNDECIDED);
+      break;
+  }
+  return out.SerializeAsString();
+}
+
+std::string to_hex(const std::string& bytes) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(bytes.size() * 2);
+  for (char c : bytes) {
+    auto byte = static_cast<uint8_t>(c);
+    out.push_back(kDigits[byte >> 4]);
+    out.push_back(kDigits[byte & 15]);
+  }
+  return out;
+}
+
+Result<std::string> from_hex(const std::string& text) {
+  auto nibble = [](char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1; };
+  if (text.size() % 2 != 0) return fail("hex text of odd length");
+  std::string out;
+  for (size_t i = 0; i < text.size(); i += 2) {
+    int high = nibble(text[i]);
+    int low = nibble(text[i + 1]);
+    if (high < 0 || low < 0) return fail("not hex text");
+    out.push_back(static_cast<char>(high * 16 + low));
+  }
+  return out;
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "agent/event_loop.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "move/frame_buffer.h"
+#include "move/hello.h"
+
+namespace mose::agent {
+
+// Listens for other nodes. Each connection says HELLO within a bounded time, gets ours, and is then handed over by its
+// purpose; whoever says something else is turned away with the reason. Everything in the loop thread, nothing blocks.
+class PeerServer {
+ public:
+  struct Incoming {
+    Fd socket;             // non-blocking, nothing read beyond the HELLO
+    move::StreamId stream;
+    move::Hello hello;
+    std::string address;   // of the peer, for messages
+  };
+  // `accept` decides before our HELLO goes out: an error's text is what the peer is told.
+  struct Handlers {
+    std::function<Status(const move::StreamId&, const move::Hello&)> accept;
+    std::function<void(Incoming)> on_connection;
+  };
+  static Result<std::unique_ptr<PeerServer>> listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
+                                                    Handlers handlers);
+  ~PeerServer();
+  PeerServer(const PeerServer&) = delete;
+  PeerServer& operator=(const PeerServer&) = delete;
+
+ private:
+  struct Pending;
+  PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers);
+  void on_listener();
+  void on_pending(int fd);
+  void drop(int fd);
+
+  EventLoop& loop_;
+  Fd listener_;
+  move::Hello mine_;
+  Handlers handlers_;
+  std::map<int, std::unique_ptr<Pending>> pending_;
+};
+
+}  // namespace mose::agent

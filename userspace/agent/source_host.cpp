@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT
+#include "agent/source_host.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "agent/migration_paths.h"
+#include "agent/workloads.h"
+#include "base/log.h"
+#include "kernel/procfs.h"
+#include "kernel/tcp_repair.h"
+#include "restore/images.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
+constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
+constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
+
+// The host name of the workload's uts namespace, read by a thread that enters it.
+std::string hostname_in(int uts) {
+  std::string name;
+  std::thread([&] {
+    char buffer[256] = "";
+    if (setns(uts, CLONE_NEWUTS) == 0 && gethostname(buffer, sizeof buffer - 1) == 0) name = buffer;
+  }).join();
+  return name;
+}
+
+}  // namespace
+
+SourceHost::SourceHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
+                       std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline)
+    : config_(config), criu_(std::move(criu)), spec_(std::move(spec)), init_(std::move(init)), id_(id), timeline_(timeline) {}
+
+SourceHost::~SourceHost() = default;
+
+Status SourceHost::open_network() {
+  MOSE_ASSIGN(cgroup_, Cgroup::open(workload_paths(config_, spec_.name).cgroup));
+  MOSE_ASSIGN(netns_, open_namespace(*init_, NamespaceKind::net));
+  MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(network_config(config_, spec_), netns_.get()));
+  network_.emplace(std::move(network));
+  return {};
+}
+
+Result<PreparePayload> SourceHost::inspect() {
+  Timeline::Span span(timeline_, "preflight");
+  MOSE_TRY(open_network());
+  PreparePayload payload;
+  payload.spec = spec_;
+  MOSE_ASSIGN(Fd uts, open_namespace(*init_, NamespaceKind::uts));
+  payload.hostname = hostname_in(uts.get());
+  MOSE_ASSIGN(payload.files, identify_files(spec_, *init_));
+  MOSE_ASSIGN(payload.neighbours, network_->neighbours());
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  payload.tasks = static_cast<uint32_t>(tree.size());
+  for (const ProcessHandle& process : tree) {
+    MOSE_ASSIGN(std::string rss, status_field(process, "VmRSS"));
+    payload.memory_bytes += std::strtoull(rss.c_str(), nullptr, 10) * 1024;
+  }
+  MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
+  return payload;
+}
+
+Status SourceHost::adopt() { return open_network(); }
+
+void SourceHost::set_dump(std::optional<restore::Swrk> swrk) {
+  std::lock_guard lock(dump_mutex_);
+  swrk_ = std::move(swrk);
+  dump_process_ = {};
+  if (!swrk_) return;
+  if (auto handle = swrk_->process().share()) dump_process_ = std::move(*handle);
+}
+
+void SourceHost::kill_dump() {
+  std::lock_guard lock(dump_mutex_);
+  if (dump_process_) (void)dump_process_.signal(SIGKILL);
+}
+
+Status SourceHost::wait_hook(const std::string& name, const std::string& phase) {
+  Timestamp deadline = now() + config_.limits.dump_time_max;
+  for (;;) {
+    MOSE_ASSIGN(auto event, swrk_->next(deadline - now()));
+    if (auto* hook = std::get_if<restore::Swrk::Hook>(&event)) {
+      if (hook->name == name) return {};
+      MOSE_TRY(swrk_->answer(true));
+    } else if (auto* done = std::get_if<restore::Swrk::Done>(&event)) {
+      return fail(fmt::format("CRIU's dump of {} ended before {}: {}", spec_.name, name, done->message));
+    } else if (auto* died = std::get_if<restore::Swrk::Died>(&event)) {
+      return fail(fmt::format("CRIU died in the {} of {} ({})", phase, spec_.name, died->how));
+    } else {
+      return fail(fmt::format("CRIU's dump of {} did not reach {} within {} ms", spec_.name, name,
+                              to_ms(config_.limits.dump_time_max)));
+    }
+  }
+}
+
+Status SourceHost::arm_dump() {
+  Timeline::Span span(timeline_, "arm");
+  MigrationPaths paths = migration_paths(config_, id_);
+  std::error_code error;
+  std::filesystem::create_directories(paths.dir, error);
+  MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
+  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::ingress));
+  ingress_queue_.emplace(std::move(queue));
+
+  restore::Swrk::Place place;
+  MOSE_ASSIGN(Fd ipc, open_namespace(*init_, NamespaceKind::ipc));
+  MOSE_ASSIGN(Fd uts, open_namespace(*init_, NamespaceKind::uts));
+  MOSE_ASSIGN(Fd time, open_namespace(*init_, NamespaceKind::time));
+  MOSE_ASSIGN(Fd own_time, own_namespace(NamespaceKind::time));
+  MOSE_ASSIGN(bool same_time, same_namespace(time.get(), own_time.get()));
+  place.net_fd = netns_.get();
+  place.ipc_fd = ipc.get();
+  place.uts_fd = uts.get();
+  place.time_fd = same_time ? -1 : time.get();
+  MOSE_ASSIGN(auto swrk, restore::Swrk::start_for_dump(*criu_, place));
+  set_dump(std::move(swrk));
+
+  restore::Swrk::DumpRequest request;
+  request.images_dir = images_dir_.get();
+  request.pid = init_->pid();
+  request.cgroup_path = cgroup_.path();
+  for (const ExternalMount& mount : external_mounts(config_, spec_)) request.mounts.push_back({mount.target, mount.key});
+  MOSE_TRY(swrk_->request_dump(request));
+  return wait_hook("pre-dump", "preparation");
+}
+
+Status SourceHost::freeze() {
+  Timeline::Span span(timeline_, "freeze");
+  MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
+  return cgroup_.freeze(kFreezeBound);
+}
+
+Status SourceHost::at_post_dump() {
+  // CRIU thaws the cgroup while it dumps: until here ptrace alone holds the tree. From here on the cgroup does.
+  MOSE_TRY(network_->shut(handover::Direction::egress, false));
+  return cgroup_.freeze(kFreezeBound);
+}
+
+Result<ImagesPayload> SourceHost::complete_images() {
+  MOSE_ASSIGN(auto processes, restore::read_processes(images_dir_.get()));
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  std::map<SpaceId, const ProcessHandle*> by_space;
+  for (const ProcessHandle& process : tree) {
+    MOSE_ASSIGN(pid_t space, virtual_pid(process));
+    by_space[static_cast<SpaceId>(space)] = &process;
+  }
+  std::map<SpaceId, PageSet> areas;
+  for (const restore::ImageProcess& process : processes) {
+    if (process.zombie) continue;
+    auto source = by_space.find(process.space);
+    if (source == by_space.end()) return fail(fmt::format("process {} of {} vanished in the dump", process.space, spec_.name));
+    if (uint64_t pages = restore::shared_pages(process); pages > 0) {
+      return fail(fmt::format("{} has {} pages of shared anonymous memory, which cannot be moved yet", spec_.name, pages));
+    }
+    MOSE_ASSIGN(uint64_t written, restore::write_present_pages(images_dir_.get(), process, *source->second,
+                                                               restore::eager_area(process)));
+    (void)written;
+    areas[process.space] = restore::lazy_area(process);
+  }
+  {
+    std::lock_guard lock(results_mutex_);
+    lazy_areas_ = std::move(areas);
+  }
+  MOSE_ASSIGN(unsigned forgotten, restore::forget_file_sizes(images_dir_.get(), {kWorkloadLogTarget}));
+  (void)forgotten;
+  ImagesPayload payload;
+  MOSE_ASSIGN(payload.images, restore::load_images(images_dir_.get()));
+  MOSE_ASSIGN(payload.copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
+  return payload;
+}
+
+Result<ImagesPayload> SourceHost::dump() {
+  Timeline::Span span(timeline_, "dump");
+  MOSE_TRY(swrk_->answer(true));
+  MOSE_TRY(wait_hook("post-dump", "dump"));
+  MOSE_TRY(at_post_dump());
+  Timeline::Span images(timeline_, "images");
+  return complete_images();
+}
+
+Status SourceHost::finish_dump() {
+  Timeline::Span span(timeline_, "dump_exit");
+  for (;;) {
+    MOSE_TRY(swrk_->answer(true));
+    MOSE_ASSIGN(auto event, swrk_->next(config_.limits.dump_time_max));
+    if (std::get_if<restore::Swrk::Hook>(&event)) continue;
+    auto* done = std::get_if<restore::Swrk::Done>(&event);
+    if (!done) return fail("CRIU did not finish the dump of " + spec_.name);
+    if (!done->success) return fail("CRIU's dump of " + spec_.name + " failed: " + done->message);
+    break;
+  }
+  MOSE_TRY(swrk_->wait_exit(kExitBound));
+  set_dump({});
+  return cgroup_.wait_frozen(kFreezeBound);
+}
+
+Status SourceHost::resume() {
+  Timeline::Span span(timeline_, "resume");
+  set_dump({});  // kills a CRIU that is still there
+  if (!network_) MOSE_TRY(open_network());
+  MOSE_TRY(network_->pass(handover::Direction::egress));
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  MOSE_ASSIGN(RepairCount repaired, set_tcp_repair(tree, false));
+  if (repaired.failed > 0) log::warn("sockets stay in repair mode", {{"workload", spec_.name}, {"sockets", repaired.failed}});
+  // CRIU leaves a dumped tree stopped by a signal: without this it stays stopped after the thaw.
+  for (const ProcessHandle& process : tree) (void)process.signal(SIGCONT);
+  MOSE_TRY(cgroup_.thaw());
+  MOSE_ASSIGN(auto policy, network_->steering().policy(handover::Direction::ingress));
+  if (policy.state == handover::SteerState::pass) return {};
+  if (!ingress_queue_) return network_->pass(handover::Direction::ingress);  // what was held died with the agent
+  MOSE_TRY(network_->drain_to_pass(handover::Direction::ingress));
+  MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
+  if (!drained) return fail("held packets of " + spec_.name + " did not drain");
+  count_packets();
+  ingress_queue_.reset();
+  return {};
+}
+
+Status SourceHost::redirect(const MacAddress& peer_uplink_mac) {
+  Timeline::Span span(timeline_, "drain");
+  if (!network_) MOSE_TRY(open_network());
+  MOSE_TRY(network_->drain_to_peer(peer_uplink_mac));
+  if (!ingress_queue_) return {};  // restarted: what was held died with the agent before
+  MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
+  count_packets();
+  if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
+  return {};
+}
+
+Status SourceHost::kill_tree() {
+  Timeline::Span span(timeline_, "kill");
+  count_packets();
+  MOSE_TRY(cgroup_.kill());
+  return cgroup_.wait_empty(kExitBound);
+}
+
+Status SourceHost::release() {
+  ingress_queue_.reset();
+  network_.reset();
+  netns_.reset();
+  std::error_code error;
+  std::filesystem::remove_all(migration_paths(config_, id_).dir, error);
+  MOSE_TRY(handover::WorkloadNetwork::destroy(spec_.name, network_config(config_, spec_).bpffs));
+  return cgroup_.valid() ? cgroup_.remove(kExitBound) : Status{};
+}
+
+std::map<SpaceId, PageSet> SourceHost::lazy_areas() const {
+  std::lock_guard lock(results_mutex_);
+  return lazy_areas_;
+}
+
+PacketCounts SourceHost::packets() const {
+  std::lock_guard lock(results_mutex_);
+  return packets_;
+}
+
+void SourceHost::count_packets() {
+  auto in = network_->steering().counters(handover::Direction::ingress);
+  if (!in) return;
+  PacketCounts counts;
+  counts.held = in->held.frames;
+  counts.drained = in->drained;
+  counts.redirected = in->redirected.frames;
+  // What the frozen source itself sends again is dropped on purpose (the destination has the data) and is no loss; what
+  // clients send is never dropped on purpose.
+  counts.dropped = in->dropped();
+  counts.overflow = in->dropped_overflow.frames;
+  std::lock_guard lock(results_mutex_);
+  packets_ = counts;
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent/config.h"
+#include "agent/timeline.h"
+#include "agent/wire_messages.h"
+#include "handover/hold_queue.h"
+#include "handover/workload_network.h"
+#include "kernel/cgroup.h"
+#include "kernel/process.h"
+#include "model/dirty_source.h"
+#include "restore/swrk.h"
+
+namespace mose::agent {
+
+// What the source's actions do to this host: network, cgroup and CRIU of one workload that moves away. Blocking; every
+// function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_dump.
+//
+// Life: inspect() -> arm_dump() -> freeze() -> dump() -> finish_dump() -> redirect() -> kill_tree() -> release(), or
+// resume() at any moment before the commit. adopt() instead of inspect() after a restart of the agent.
+class SourceHost {
+ public:
+  SourceHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
+             std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline);
+  ~SourceHost();
+
+  // Reads everything that PREPARE says of the workload; changes nothing. Refuses what cannot be moved.
+  [[nodiscard]] Result<PreparePayload> inspect();
+  [[nodiscard]] Status adopt();
+
+  // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists.
+  [[nodiscard]] Status arm_dump();
+  // Ingress held, then the cgroup frozen.
+  [[nodiscard]] Status freeze();
+  // Until post-dump: egress shut, cgroup frozen again, images complete with the pages that are never lazy.
+  [[nodiscard]] Result<ImagesPayload> dump();
+  // CRIU lets go; the tree is stopped and frozen by its cgroup alone.
+  [[nodiscard]] Status finish_dump();
+  // Any thread: ends a CRIU under way, so that a lane that waits for it goes on.
+  void kill_dump();
+
+  // Undoes all of the above; idempotent, also after a restart of the agent.
+  [[nodiscard]] Status resume();
+
+  // Held packets to the peer in order, then redirect.
+  [[nodiscard]] Status redirect(const MacAddress& peer_uplink_mac);
+  // The tree dies with its sockets in repair mode: no FIN, no RST.
+  [[nodiscard]] Status kill_tree();
+  // The network and the cgroup go; after it no straggler is redirected.
+  [[nodiscard]] Status release();
+
+  // The areas that CRIU registers with the userfaultfd, per address space; valid after dump().
+  [[nodiscard]] std::map<SpaceId, PageSet> lazy_areas() const;
+  [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }
+  // As they were when the last step that moves packets ended. Any thread.
+  [[nodiscard]] PacketCounts packets() const;
+
+ private:
+  [[nodiscard]] Status open_network();
+  [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
+  [[nodiscard]] Status at_post_dump();
+  [[nodiscard]] Result<ImagesPayload> complete_images();
+  void set_dump(std::optional<restore::Swrk> swrk);
+  void count_packets();
+
+  const Config& config_;
+  std::shared_ptr<const restore::CriuSetup> criu_;
+  WorkloadSpec spec_;
+  std::shared_ptr<const ProcessHandle> init_;
+  MigrationId id_;
+  Timeline& timeline_;
+  Cgroup cgroup_;
+  Fd netns_, images_dir_;
+  std::optional<handover::WorkloadNetwork> network_;
+  std::optional<handover::HoldQueue> ingress_queue_;
+  std::optional<restore::Swrk> swrk_;
+  std::mutex dump_mutex_;              // guards dump_process_
+  ProcessHandle dump_process_;         // of swrk_, for kill_dump
+  mutable std::mutex results_mutex_;   // guards what other threads read
+  std::map<SpaceId, PageSet> lazy_areas_;
+  PacketCounts packets_;
+};
+
+}  // namespace mose::agent

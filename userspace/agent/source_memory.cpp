@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT
+#include "agent/source_memory.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "kernel/procfs.h"
+#include "kernel/socket.h"
+
+namespace mose::agent {
+namespace {
+
+// The pager connects as soon as it runs, before PREPARED is sent.
+constexpr auto kConnectBound = std::chrono::seconds(10);
+
+}  // namespace
+
+SourceMemory::SourceMemory(std::string cgroup, std::unique_ptr<DirtySource> source, const move::StreamId& stream,
+                           uint64_t bandwidth_bps_max, Timeline& timeline)
+    : cgroup_(std::move(cgroup)),
+      source_(std::move(source)),
+      stream_(stream),
+      bandwidth_bps_max_(bandwidth_bps_max),
+      timeline_(timeline) {}
+
+SourceMemory::~SourceMemory() {
+  cancel();
+  servers_.clear();  // joins
+}
+
+void SourceMemory::attach_bulk(Fd socket) {
+  (void)set_blocking(socket.get(), true);
+  std::lock_guard lock(mutex_);
+  // A second bulk stream has no meaning after the first carried a round: the store behind it is another one.
+  if (bulk_) {
+    log::warn("a second bulk connection is refused", {{"migration", stream_.migration.hex()}});
+    return;
+  }
+  bulk_ = std::make_unique<move::Channel>(std::move(socket), stream_);
+  arrived_.notify_all();
+}
+
+void SourceMemory::attach_urgent(Fd socket) {
+  (void)set_blocking(socket.get(), true);
+  auto channel = std::make_shared<move::Channel>(std::move(socket), stream_);
+  std::lock_guard lock(mutex_);
+  urgent_.push_back(channel);
+  if (server_) servers_.emplace_back([this, channel] { serve(channel); });
+}
+
+void SourceMemory::serve(std::shared_ptr<move::Channel> channel) {
+  auto served = server_->serve(*channel, stop_.get_token());
+  if (!served && !stop_.stop_requested()) {
+    log::info("an urgent connection ended", {{"migration", stream_.migration.hex()}, {"reason", served.error().what}});
+  }
+}
+
+void SourceMemory::start_waiting_servers() {
+  std::lock_guard lock(mutex_);
+  server_ = std::make_shared<move::PageServer>(frozen_, &gate_);
+  for (const auto& channel : urgent_) servers_.emplace_back([this, channel] { serve(channel); });
+}
+
+Result<move::Channel*> SourceMemory::bulk() {
+  std::unique_lock lock(mutex_);
+  bool there = arrived_.wait_for(lock, kConnectBound, [this] { return bulk_ || stop_.stop_requested(); });
+  if (stop_.stop_requested()) return std::unexpected(Error{ECANCELED, "cancelled"});
+  if (!there) return fail("the destination's pager did not connect: can it reach this node's listen address?");
+  return bulk_.get();
+}
+
+Result<plan::RoundStats> SourceMemory::round(unsigned number) {
+  Timeline::Span span(timeline_, fmt::format("precopy_{}", number));
+  MOSE_ASSIGN(move::Channel * channel, bulk());
+  MOSE_ASSIGN(auto processes, cgroup_spaces(cgroup_));
+  move::PageSenderOptions options;
+  options.bandwidth_bps_max = bandwidth_bps_max_;
+  options.stop = stop_.get_token();
+  options.progress = progress_;
+  move::PageSender sender(*channel, std::move(options));
+  MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
+  std::lock_guard lock(mutex_);
+  totals_.rounds += 1;
+  totals_.pages += sent.pages;
+  totals_.bytes += sent.bytes;
+  return plan::RoundStats{sent.scan.pages_present, sent.pages, sent.bytes, sent.duration};
+}
+
+Status SourceMemory::serve_frozen() {
+  MOSE_ASSIGN(frozen_, cgroup_spaces(cgroup_));
+  start_waiting_servers();
+  return {};
+}
+
+Status SourceMemory::final_scan() {
+  MOSE_TRY(serve_frozen());
+  MOSE_ASSIGN(move::Channel * channel, bulk());
+  FinalPages pages;
+  {
+    Timeline::Span span(timeline_, "scan");
+    MOSE_ASSIGN(pages, source_->final_scan(frozen_));
+  }
+  move::PageSenderOptions options;
+  options.stop = stop_.get_token();
+  move::PageSender sender(*channel, std::move(options));
+  MOSE_TRY(sender.send_map(pages));
+  std::lock_guard lock(mutex_);
+  for (const SpacePages& space : pages.spaces) {
+    totals_.present_pages += space.present.pages();
+    totals_.remote_pages += space.remote.pages();
+  }
+  totals_.scan_ms = to_ms(pages.stats.duration);
+  final_ = std::move(pages);
+  return {};
+}
+
+void SourceMemory::push() {
+  Timeline::Span span(timeline_, "push");
+  auto channel = bulk();
+  if (!channel) return;
+  move::PageSenderOptions options;
+  options.bandwidth_bps_max = bandwidth_bps_max_;
+  options.stop = stop_.get_token();
+  options.gate = &gate_;
+  move::PageSender sender(**channel, std::move(options));
+  auto sent = sender.push(final_, frozen_);
+  if (!sent && !stop_.stop_requested()) {
+    log::warn("the push of remaining pages broke off; the destination asks for them",
+              {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});
+  }
+}
+
+void SourceMemory::cancel() {
+  stop_.request_stop();
+  std::lock_guard lock(mutex_);
+  if (bulk_) bulk_->shut_down();
+  for (const auto& channel : urgent_) channel->shut_down();
+  arrived_.notify_all();
+}
+
+Status SourceMemory::check_areas(const std::map<SpaceId, PageSet>& areas) const {
+  std::lock_guard lock(mutex_);
+  std::map<SpaceId, const PageSet*> scanned;
+  for (const SpacePages& space : final_.spaces) scanned[space.space] = &space.present;
+  for (const auto& [space, area] : areas) {
+    auto it = scanned.find(space);
+    if (it == scanned.end()) {
+      if (area.empty()) continue;
+      return fail(fmt::format("process {} is in the images but its memory was not scanned", space));
+    }
+    if (PageSet outside = it->second->minus(area); !outside.empty()) {
+      return fail(fmt::format("process {} has {} scanned pages that a lazy restore would not bring back (first at {:#x})",
+                              space, outside.pages(), outside.runs().front().first << kPageShift));
+    }
+  }
+  return {};
+}
+
+SourceMemory::Totals SourceMemory::totals() const {
+  std::lock_guard lock(mutex_);
+  Totals totals = totals_;
+  totals.bytes_sent = bulk_ ? bulk_->bytes_sent() : 0;
+  if (server_) totals.bytes_sent += server_->stats().bytes;
+  return totals;
+}
+
+}  // namespace mose::agent

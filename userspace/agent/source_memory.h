@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "agent/timeline.h"
+#include "base/fd.h"
+#include "model/dirty_source.h"
+#include "move/channel.h"
+#include "move/page_sender.h"
+#include "move/page_server.h"
+#include "move/urgent_gate.h"
+#include "plan/source.h"
+
+namespace mose::agent {
+
+// The memory of a workload that moves away: pre-copy rounds, the final page map, the remaining pages, urgent requests.
+//
+// Life: the destination's pager connects (attach_bulk, attach_urgent from the loop thread, at any time and again after a
+// loss); round() any number of times, final_scan() and push() on the memory lane; serve_frozen() instead of final_scan()
+// after a restart of the agent, when the destination asks for everything that is missing. cancel() from any thread.
+class SourceMemory {
+ public:
+  SourceMemory(std::string cgroup, std::unique_ptr<DirtySource> source, const move::StreamId& stream,
+               uint64_t bandwidth_bps_max, Timeline& timeline);
+  ~SourceMemory();
+
+  void attach_bulk(Fd socket);
+  void attach_urgent(Fd socket);
+
+  // Waits for the pager's BULK connection, bounded.
+  [[nodiscard]] Result<plan::RoundStats> round(unsigned number);
+  // The exact rest, of the frozen tree; PAGE_MAP is out when it returns. `areas`: see check_areas.
+  [[nodiscard]] Status final_scan();
+  // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest.
+  void push();
+  // The tree is frozen and known: answer urgent requests from it.
+  [[nodiscard]] Status serve_frozen();
+  // Ends everything under way and later calls with ECANCELED.
+  void cancel();
+
+  // Compares what was scanned with what CRIU will register: every present page must lie in an area of its space and
+  // every area's space must have been scanned. Anything else would become a zero page, or never arrive.
+  [[nodiscard]] Status check_areas(const std::map<SpaceId, PageSet>& areas) const;
+
+  struct Totals {
+    uint64_t rounds = 0, pages = 0, bytes = 0;      // pre-copy
+    uint64_t remote_pages = 0, present_pages = 0;   // of the final map
+    uint64_t bytes_sent = 0;                        // everything
+    double scan_ms = 0;
+  };
+  [[nodiscard]] Totals totals() const;
+  [[nodiscard]] std::string tracker() const { return std::string(source_->name()); }
+  void on_progress(std::function<void(uint64_t pages, uint64_t bytes)> handler) { progress_ = std::move(handler); }
+
+ private:
+  [[nodiscard]] Result<move::Channel*> bulk();
+  void serve(std::shared_ptr<move::Channel> channel);
+  void start_waiting_servers();
+
+  const std::string cgroup_;
+  std::unique_ptr<DirtySource> source_;
+  const move::StreamId stream_;
+  const uint64_t bandwidth_bps_max_;
+  Timeline& timeline_;
+  std::function<void(uint64_t, uint64_t)> progress_;
+  std::stop_source stop_;
+  move::UrgentGate gate_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::unique_ptr<move::Channel> bulk_;
+  std::list<std::shared_ptr<move::Channel>> urgent_;
+  std::vector<std::jthread> servers_;
+  std::shared_ptr<move::PageServer> server_;  // once the tree is frozen
+  std::vector<SpaceProcess> frozen_;
+  FinalPages final_;
+  Totals totals_;
+};
+
+}  // namespace mose::agent

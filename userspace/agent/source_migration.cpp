@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: MIT
+#include "agent/source_migration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "agent/migration_paths.h"
+#include "base/log.h"
+#include "kernel/socket.h"
+#include "sense/hash_scan.h"
+
+namespace mose::agent {
+namespace {
+
+using plan::SourceActionKind;
+
+constexpr Nanoseconds kHelloBound = std::chrono::seconds(3);
+constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
+constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
+constexpr Nanoseconds kProgressPeriod = std::chrono::milliseconds(100);
+// Stragglers are redirected that long after the source tree has gone.
+constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
+
+struct Connected {
+  Fd socket;
+  std::string node;
+};
+
+// Connects and greets; refuses a peer that is another node or another kind of machine.
+Result<Connected> connect_to(const std::string& address, const std::string& node, const move::Hello& mine,
+                             const move::StreamId& stream, Nanoseconds bound) {
+  MOSE_ASSIGN(Fd socket, tcp_connect(address, bound));
+  MOSE_ASSIGN(Fd copy, duplicate(socket.get()));
+  move::Channel channel(std::move(socket), stream);
+  MOSE_ASSIGN(move::Hello theirs, move::greet(channel, mine, kHelloBound));
+  if (theirs.node != node) return fail(fmt::format("{} calls itself \"{}\", not \"{}\": check [peers] in both configurations", address, theirs.node, node));
+  auto missing = move::missing_cpu_features(mine, theirs);
+  if (!missing.empty()) {
+    return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", node, fmt::join(missing, ", ")));
+  }
+  return Connected{std::move(copy), theirs.node};
+}
+
+move::StreamId stream_of(const JournalMeta& meta) { return {meta.id, meta.epoch}; }
+
+std::string random_token() {
+  MigrationId random = MigrationId::random();
+  return {random.bytes.begin(), random.bytes.end()};
+}
+
+}  // namespace
+
+SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, WorkloadSpec spec,
+                                 std::shared_ptr<const ProcessHandle> init, MigrationOptions options, Handlers handlers)
+    : context_(context),
+      meta_(std::move(meta)),
+      spec_(std::move(spec)),
+      options_(options),
+      handlers_(std::move(handlers)),
+      timeline_(context.core.config.node.name),
+      token_(random_token()),
+      init_(std::move(init)),
+      host_(std::make_unique<SourceHost>(context.core.config, context.criu, spec_, init_, meta_.id, timeline_)),
+      driver_(context.core.loop, [this](const plan::SourceAction& action) { execute(action); }, [this] { changed(); }),
+      criu_lane_(context.core.loop, "criu"),
+      memory_lane_(context.core.loop, "memory"),
+      journal_lane_(context.core.loop, "journal"),
+      peer_lane_(context.core.loop, "peer") {
+  memory_ = std::make_unique<SourceMemory>(workload_paths(context.core.config, spec_.name).cgroup,
+                                           std::make_unique<sense::HashScan>(), stream_of(meta_),
+                                           options_.max_bandwidth_bps, timeline_);
+}
+
+SourceMigration::~SourceMigration() {
+  context_.core.loop.cancel(retry_timer_);
+  memory_->cancel();
+  host_->kill_dump();
+}
+
+void SourceMigration::begin() { driver_.start(plan::start_source(options_, now())); }
+
+void SourceMigration::recover(Journal journal) {
+  auto records = journal.contents().records;
+  const Notes& notes = journal.contents().notes;
+  if (auto it = notes.find("token"); it != notes.end()) {
+    if (auto id = MigrationId::parse(it->second)) token_.assign(id->bytes.begin(), id->bytes.end());
+  }
+  if (auto it = notes.find("peer_mac"); it != notes.end()) {
+    if (auto mac = parse_mac(it->second)) prepared_.uplink_mac = *mac;
+  }
+  journal_ = std::move(journal);
+  if (auto adopted = host_->adopt(); !adopted) {
+    log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
+  }
+  bool committed = std::find(records.begin(), records.end(), plan::Record::commit) != records.end() &&
+                   std::find(records.begin(), records.end(), plan::Record::aborted) == records.end();
+  if (committed) {
+    if (auto served = memory_->serve_frozen(); !served) {
+      log::error("the frozen tree cannot be read", {{"workload", spec_.name}, {"reason", served.error().what}});
+    }
+  }
+  driver_.start(plan::recover_source(records, now()));
+}
+
+void SourceMigration::cancel() {
+  driver_.dispatch(plan::CancelRequested{});
+}
+
+bool SourceMigration::accepts(const std::string& token) const { return move::same_token(token, token_); }
+
+void SourceMigration::attach(move::Purpose purpose, Fd socket) {
+  if (purpose == move::Purpose::bulk) {
+    memory_->attach_bulk(std::move(socket));
+  } else {
+    memory_->attach_urgent(std::move(socket));
+  }
+}
+
+void SourceMigration::execute(const plan::SourceAction& action) {
+  switch (action.kind) {
+    case SourceActionKind::preflight:
+      return preflight();
+    case SourceActionKind::record:
+      return record(action.record);
+    case SourceActionKind::connect:
+      return connect();
+    case SourceActionKind::send:
+      return send(action);
+    case SourceActionKind::precopy_round:
+      return precopy_round(action.round);
+    case SourceActionKind::arm_dump:
+      return on_host(action.kind, [this] { return host_->arm_dump(); });
+    case SourceActionKind::freeze:
+      return on_host(action.kind, [this] {
+        frozen_at_ = now();
+        return host_->freeze();
+      });
+    case SourceActionKind::dump:
+      return dump();
+    case SourceActionKind::final_scan:
+      return final_scan();
+    case SourceActionKind::finish_dump:
+      return finish_dump();
+    case SourceActionKind::resume_source:
+      return resume(action.reason);
+    case SourceActionKind::redirect:
+      return on_host(action.kind, [this, mac = prepared_.uplink_mac] { return host_->redirect(mac); });
+    case SourceActionKind::kill_source:
+      return on_host(action.kind, [this] { return host_->kill_tree(); });
+    case SourceActionKind::wait_retry:
+      return wait_retry(action.round);
+    case SourceActionKind::close:
+      return close();
+  }
+}
+
+void SourceMigration::done(SourceActionKind kind, const Status& status, plan::RoundStats stats) {
+  std::string error;
+  if (!status) {
+    error = status.error().what.empty() ? "failed" : status.error().what;
+    log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"action", plan::to_string(kind)}, {"reason", error}});
+  }
+  driver_.dispatch(plan::SourceActionDone{kind, error, stats});
+}
+
+void SourceMigration::on_host(SourceActionKind kind, std::function<Status()> job) {
+  criu_lane_.run(std::move(job), [this, kind](const Status& status) { done(kind, status); });
+}
+
+void SourceMigration::preflight() {
+  if (!context_.criu) return done(SourceActionKind::preflight, fail(context_.criu_problem));
+  criu_lane_.run([this] { return host_->inspect(); },
+                 [this](Result<PreparePayload> payload) {
+                   if (!payload) return done(SourceActionKind::preflight, std::unexpected(payload.error()));
+                   prepare_ = std::move(*payload);
+                   prepare_->token = token_;
+                   prepare_->page_server_address = context_.core.config.node.listen;
+                   done(SourceActionKind::preflight, {});
+                 });
+}
+
+void SourceMigration::record(plan::Record record) {
+  // Notes that a restarted agent needs to go on.
+  Notes notes;
+  if (record == plan::Record::begun) {
+    MigrationId token;
+    std::copy(token_.begin(), token_.end(), token.bytes.begin());
+    notes = {{"token", token.hex()}, {"pid", std::to_string(init_->pid())}};
+  } else if (record == plan::Record::commit) {
+    notes = {{"peer_mac", format_mac(prepared_.uplink_mac)}};
+  }
+  const bool commit = record == plan::Record::commit;
+  journal_lane_.run(
+      [this, record, notes, commit]() -> Status {
+        if (commit) {
+          // The last moment to find out that a page would be lost.
+          MOSE_TRY(memory_->check_areas(host_->lazy_areas()));
+          timeline_.begin("commit");
+        }
+        if (!journal_) {
+          MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
+          journal_.emplace(std::move(created));
+        }
+        return journal_->append(record, notes);
+      },
+      [this](const Status& status) { done(SourceActionKind::record, status); });
+}
+
+void SourceMigration::connect() {
+  move::Hello hello = context_.hello;
+  hello.purpose = move::Purpose::control;
+  peer_lane_.run(
+      [this, hello] {
+        return connect_to(meta_.peer_address, meta_.peer, hello, stream_of(meta_), context_.core.config.limits.peer_connect_max);
+      },
+      [this](Result<Connected> connected) {
+        if (!connected) return done(SourceActionKind::connect, context("node " + meta_.peer, connected.error()));
+        adopt_connection(std::move(connected->socket), connected->node);
+        done(SourceActionKind::connect, {});
+      });
+}
+
+void SourceMigration::adopt_connection(Fd socket, const std::string& peer) {
+  connection_ = std::make_unique<PeerConnection>(context_.core.loop, std::move(socket), stream_of(meta_), peer);
+  PeerConnection::Handlers handlers;
+  handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
+  handlers.on_closed = [this](const std::string& reason) {
+    driver_.dispatch(plan::ConnectionLost{fmt::format("the connection to node {} was lost: {}", meta_.peer, reason)});
+  };
+  if (auto opened = connection_->open(std::move(handlers)); !opened) {
+    log::error("a connection cannot be watched", {{"reason", opened.error().what}});
+  }
+}
+
+void SourceMigration::on_frame(wire::FrameType type, const std::string& payload) {
+  auto received = [&](plan::Message message, std::string reason = {}) {
+    driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
+  };
+  switch (type) {
+    case wire::FrameType::ping:
+      return connection_->send(wire::FrameType::pong);
+    case wire::FrameType::prepared: {
+      auto prepared = decode_prepared(payload);
+      if (!prepared) return received(plan::Message::refused, prepared.error().what);
+      prepared_ = *prepared;
+      return received(plan::Message::prepared);
+    }
+    case wire::FrameType::refused:
+      return received(plan::Message::refused, fmt::format("node {} refuses: {}", meta_.peer, decode_reason(payload)));
+    case wire::FrameType::ready:
+      timeline_.end("restore_wait");
+      return received(plan::Message::ready);
+    case wire::FrameType::failed:
+      return received(plan::Message::failed, fmt::format("node {}: {}", meta_.peer, decode_reason(payload)));
+    case wire::FrameType::committed:
+      if (!thawed_seen_at_) thawed_seen_at_ = now();
+      timeline_.end("commit");
+      return received(plan::Message::committed);
+    case wire::FrameType::complete: {
+      auto report = decode_complete(payload);
+      if (report) destination_report_ = std::move(*report);
+      return received(plan::Message::complete);
+    }
+    case wire::FrameType::aborted:
+      return received(plan::Message::aborted);
+    default:
+      log::warn("an unexpected frame of the destination is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
+  }
+}
+
+void SourceMigration::send(const plan::SourceAction& action) {
+  if (!connection_) return done(SourceActionKind::send, fail("not connected to node " + meta_.peer));
+  switch (action.message) {
+    case plan::Message::prepare:
+      connection_->send(wire::FrameType::prepare, encode(*prepare_));
+      break;
+    case plan::Message::images:
+      timeline_.begin("restore_wait");
+      connection_->send(wire::FrameType::images, encode(std::move(*images_)));
+      images_.reset();
+      break;
+    case plan::Message::commit:
+      connection_->send(wire::FrameType::commit);
+      break;
+    case plan::Message::abort:
+      connection_->send(wire::FrameType::abort, encode_reason(action.reason));
+      break;
+    case plan::Message::released:
+      connection_->send(wire::FrameType::released);
+      break;
+    default:
+      break;
+  }
+  // After this function: the planner is in the middle of handing out actions.
+  context_.core.loop.post([this] { done(SourceActionKind::send, {}); });
+}
+
+void SourceMigration::precopy_round(unsigned number) {
+  memory_lane_.run([this, number] { return memory_->round(number); },
+                   [this](Result<plan::RoundStats> stats) {
+                     if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
+                     bytes_done_ += stats->bytes_sent;
+                     done(SourceActionKind::precopy_round, {}, *stats);
+                   });
+}
+
+void SourceMigration::dump() {
+  criu_lane_.run([this] { return host_->dump(); },
+                 [this](Result<ImagesPayload> images) {
+                   if (!images) return done(SourceActionKind::dump, std::unexpected(images.error()));
+                   images_ = std::move(*images);
+                   done(SourceActionKind::dump, {});
+                 });
+}
+
+void SourceMigration::final_scan() {
+  memory_lane_.run([this] { return memory_->final_scan(); },
+                   [this](const Status& status) { done(SourceActionKind::final_scan, status); });
+  // Behind it on the same lane: the pages that the map calls remote.
+  memory_lane_.submit([this] { memory_->push(); });
+}
+
+void SourceMigration::finish_dump() {
+  on_host(SourceActionKind::finish_dump, [this] { return host_->finish_dump(); });
+}
+
+void SourceMigration::resume(const std::string& reason) {
+  log::warn("the source resumes", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", reason}});
+  memory_->cancel();
+  host_->kill_dump();
+  on_host(SourceActionKind::resume_source, [this] { return host_->resume(); });
+}
+
+void SourceMigration::wait_retry(unsigned failures) {
+  Nanoseconds pause = std::min(kRetryMax, kRetryFirst * (1u << std::min(failures, 5u)));
+  retry_timer_ = context_.core.loop.after(pause, [this] { done(SourceActionKind::wait_retry, {}); });
+}
+
+void SourceMigration::changed() {
+  const plan::SourceState& state = driver_.state();
+  context_.progress(progress());
+  if (ended_ || !plan::settled(state)) return;
+  ended_ = true;
+  timeline_.end("commit");
+  MigrationEnd end{meta_.id, spec_.name, Role::source, state.outcome, state.reason, {}};
+  end.report_json = report_json();
+  bool away = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed ||
+              state.outcome == Outcome::failed_after_commit;
+  auto& workloads = context_.core.workloads;
+  auto moved = away ? workloads.leave(spec_.name, meta_.peer) : workloads.stay(spec_.name);
+  if (!moved) log::error("the workload's state could not be written", {{"workload", spec_.name}, {"reason", moved.error().what}});
+  context_.core.loop.post([this, end = std::move(end)] { handlers_.on_end(end); });
+}
+
+void SourceMigration::close() {
+  bool moved_away = driver_.state().outcome == Outcome::complete || driver_.state().outcome == Outcome::target_missed;
+  auto finish = [this] {
+    (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
+    done(SourceActionKind::close, {});
+    handlers_.on_gone();
+  };
+  if (!moved_away) {
+    criu_lane_.submit(
+        [this] {
+          std::error_code error;
+          std::filesystem::remove_all(migration_paths(context_.core.config, meta_.id).dir, error);
+        },
+        finish);
+    return;
+  }
+  retry_timer_ = context_.core.loop.after(kLinger, [this, finish] {
+    criu_lane_.run([this] { return host_->release(); },
+                   [finish](const Status& status) {
+                     if (!status) log::warn("the source's network could not be removed", {{"reason", status.error().what}});
+                     finish();
+                   });
+  });
+}
+
+MigrationProgress SourceMigration::progress() const {
+  const plan::SourceState& state = driver_.state();
+  MigrationProgress out;
+  out.id = meta_.id;
+  out.workload = spec_.name;
+  out.source = context_.core.config.node.name;
+  out.destination = meta_.peer;
+  out.role = Role::source;
+  out.phase = plan::to_string(state.phase);
+  out.round = state.round;
+  out.bytes_done = bytes_done_;
+  out.bytes_total = prepare_ ? prepare_->memory_bytes : 0;
+  out.before_commit = plan::before_commit(state);
+  out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
+  return out;
+}
+
+Report SourceMigration::report() const {
+  const plan::SourceState& state = driver_.state();
+  Report report;
+  if (auto theirs = report_from_json(destination_report_)) report = std::move(*theirs);
+  report.migration_id = meta_.id.hex();
+  report.workload = spec_.name;
+  report.source_node = context_.core.config.node.name;
+  report.destination_node = meta_.peer;
+  report.strategy_requested = to_string(options_.strategy);
+  report.strategy = to_string(state.strategy);
+  report.outcome = to_string(state.outcome);
+  report.reason = state.reason;
+  report.total_ms = to_ms(now() - started_);
+  if (frozen_at_ && thawed_seen_at_) report.downtime_ms = to_ms(*thawed_seen_at_ - *frozen_at_);
+  report.phases_ms.freeze = timeline_.milliseconds("freeze");
+  report.phases_ms.scan = timeline_.milliseconds("scan");
+  report.phases_ms.dump = timeline_.milliseconds("dump");
+  report.phases_ms.commit = timeline_.milliseconds("commit");
+  report.phases_ms.drain = timeline_.milliseconds("drain");
+  auto waited = timeline_.milliseconds("restore_wait");
+  if (waited && report.phases_ms.restore) report.phases_ms.transfer = std::max(0.0, *waited - *report.phases_ms.restore);
+  SourceMemory::Totals totals = memory_->totals();
+  report.precopy.rounds = totals.rounds;
+  report.precopy.bytes = totals.bytes;
+  report.precopy.pages = totals.pages;
+  report.lazy.pages = totals.remote_pages;
+  report.bytes_sent = totals.bytes_sent + (connection_ ? connection_->bytes_sent() : 0);
+  report.tracking.source = memory_->tracker();
+  report.tracking.reason = "exact, and without cost to the workload";
+  report.steer.layer = "tc";
+  report.steer.mode = "l2";
+  report.packets = host_->packets();
+  auto mine = timeline_.finished();
+  report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());
+  std::sort(report.timeline.begin(), report.timeline.end(),
+            [](const TimelineEntry& a, const TimelineEntry& b) { return a.start_us < b.start_us; });
+  return report;
+}
+
+std::string SourceMigration::report_json() const { return to_json(report()); }
+
+}  // namespace mose::agent

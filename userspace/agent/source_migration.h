@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "agent/journal.h"
+#include "agent/migration_context.h"
+#include "agent/peer_connection.h"
+#include "agent/source_host.h"
+#include "agent/source_memory.h"
+#include "agent/step_driver.h"
+#include "agent/timeline.h"
+#include "agent/wire_messages.h"
+#include "agent/worker.h"
+#include "plan/source.h"
+
+namespace mose::agent {
+
+// One migration at its source: runs plan/source.h in the loop thread and carries out its actions on lanes.
+//
+// Life: begin() (or recover() after a restart) -> on_end once -> on_gone, after which the owner destroys it. All calls in
+// the loop thread.
+class SourceMigration {
+ public:
+  struct Handlers {
+    std::function<void(const MigrationEnd&)> on_end;  // the outcome is final (background work may go on)
+    std::function<void()> on_gone;                     // nothing is left to do
+  };
+  SourceMigration(MigrationContext& context, JournalMeta meta, WorkloadSpec spec,
+                  std::shared_ptr<const ProcessHandle> init, MigrationOptions options, Handlers handlers);
+  ~SourceMigration();
+
+  void begin();
+  void recover(Journal journal);
+  void cancel();
+
+  // A data connection of the destination's pager, HELLO read and checked; its token decides.
+  [[nodiscard]] bool accepts(const std::string& token) const;
+  void attach(move::Purpose purpose, Fd socket);
+
+  [[nodiscard]] MigrationProgress progress() const;
+  [[nodiscard]] plan::Verdict verdict() const { return plan::verdict(driver_.state()); }
+  [[nodiscard]] bool before_commit() const { return plan::before_commit(driver_.state()); }
+  [[nodiscard]] const JournalMeta& meta() const { return meta_; }
+  [[nodiscard]] std::string report_json() const;
+
+ private:
+  struct Machine {
+    using State = plan::SourceState;
+    using Event = plan::SourceEvent;
+    using Step = plan::SourceStep;
+    using Action = plan::SourceAction;
+    static Step step(const State& state, const Event& event, Timestamp t) { return plan::step(state, event, t); }
+    static Event tick() { return plan::Tick{}; }
+  };
+
+  void execute(const plan::SourceAction& action);
+  void changed();
+  void done(plan::SourceActionKind kind, const Status& status, plan::RoundStats stats = {});
+  void on_host(plan::SourceActionKind kind, std::function<Status()> job);
+
+  void preflight();
+  void record(plan::Record record);
+  void connect();
+  void send(const plan::SourceAction& action);
+  void precopy_round(unsigned number);
+  void dump();
+  void final_scan();
+  void finish_dump();
+  void resume(const std::string& reason);
+  void wait_retry(unsigned failures);
+  void close();
+  void adopt_connection(Fd socket, const std::string& peer);
+  void on_frame(wire::FrameType type, const std::string& payload);
+  [[nodiscard]] Report report() const;
+
+  MigrationContext& context_;
+  JournalMeta meta_;
+  WorkloadSpec spec_;
+  MigrationOptions options_;
+  Handlers handlers_;
+  Timeline timeline_;
+  std::string token_;
+  Timestamp started_ = now();
+  Timestamp last_progress_{};
+  bool ended_ = false;
+  uint64_t bytes_done_ = 0;
+
+  std::optional<Journal> journal_;
+  std::shared_ptr<const ProcessHandle> init_;
+  std::unique_ptr<SourceHost> host_;
+  std::unique_ptr<SourceMemory> memory_;
+  std::unique_ptr<PeerConnection> connection_;
+  std::optional<PreparePayload> prepare_;
+  std::optional<ImagesPayload> images_;
+  PreparedPayload prepared_;
+  std::string destination_report_;
+  std::optional<Timestamp> frozen_at_, thawed_seen_at_;
+  PacketCounts packets_;
+  EventLoop::TimerId retry_timer_ = 0;
+
+  StepDriver<Machine> driver_;
+  // Last, so that they end first: their jobs use everything above.
+  Lane criu_lane_, memory_lane_, journal_lane_, peer_lane_;
+};
+
+}  // namespace mose::agent
