@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+add_library(mose_pager_test_support STATIC pager/support.cpp)
+target_link_libraries(mose_pager_test_support PUBLIC mose_test_support mose_base mose_model mose_kernel mose_restore
+                      GTest::gtest)
+mose_test(pager_faults_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
+  SOURCES pager/pager_faults_test.cpp)

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "netns/pager/support.h"
+#include "restore/lazy_socket.h"
+#include "restore/pager.h"
+
+namespace mose::test {
+
+// A pager in this process, fed through a real lazy socket, and a thread that takes in what the toys send.
+class PagerRig {
+ public:
+  explicit PagerRig(PageProvider& provider, restore::PagerPolicy policy = {}) : provider_(provider) {
+    char name[] = "/tmp/mpager-XXXXXX";
+    directory_ = ::mkdtemp(name);
+    lazy_ = std::make_unique<restore::LazySocket>(std::move(*restore::LazySocket::listen(directory_)));
+    criu_ = connect_lazy(directory_);
+    state_ = std::move(*restore::PagerState::create(MigrationId::random()));
+    pager_ = std::move(*restore::Pager::start(*state_, provider_, policy,
+                                              {.on_complete = [this] { completed_ = true; },
+                                               .on_failure = [this](const Error& e) { failed(e); }}));
+  }
+  ~PagerRig() {
+    pager_->stop();
+    pager_->close_all();
+    ::rmdir(directory_.c_str());
+  }
+  // Takes in `tasks` userfaultfds.
+  void take_tasks(size_t tasks) {
+    for (size_t got = 0; got < tasks;)
+      for (auto& message : lazy_->receive())
+        if (auto* task = std::get_if<restore::LazySocket::Task>(&message)) {
+          ASSERT_TRUE(pager_->add_task(task->space, std::move(task->uffd)));
+          ++got;
+        }
+  }
+  int criu() const { return criu_.get(); }
+  restore::Pager& pager() { return *pager_; }
+  restore::PagerState& state() { return *state_; }
+  bool completed() const { return completed_; }
+  int failures() const { return failures_; }
+  bool wait_complete() {
+    return eventually([this] { return completed_.load(); });
+  }
+
+ private:
+  void failed(const Error& error) {
+    ++failures_;
+    ADD_FAILURE() << error.what;
+  }
+  PageProvider& provider_;
+  std::string directory_;
+  std::unique_ptr<restore::LazySocket> lazy_;
+  Fd criu_;
+  std::unique_ptr<restore::PagerState> state_;
+  std::unique_ptr<restore::Pager> pager_;
+  std::atomic<bool> completed_{false};
+  std::atomic<int> failures_{0};
+};
+
+}  // namespace mose::test
