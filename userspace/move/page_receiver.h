@@ -39,6 +39,7 @@ struct PageReceiverOptions {
   Connector connect;
   // A stream that is lost before the final map is in: the migration cannot go on. Called once, from a receiver thread.
   std::function<void(Error)> on_failure;
+  std::function<void(const Error&)> on_trouble;  // a stream was lost or refused after sealing; it will be tried again
   std::function<void(unsigned round)> on_round;  // ROUND_END has arrived
   std::function<void()> on_sealed;
   std::function<void()> on_complete;             // every page is local; called once

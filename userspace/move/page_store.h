@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -106,19 +107,24 @@ class PageStore {
   struct Space;
   PageStore() = default;
   [[nodiscard]] Status map_files(uint64_t slots_max);
-  [[nodiscard]] Status grow(uint64_t slots);
-  [[nodiscard]] Result<uint32_t> take(uint64_t count, uint64_t& got);
-  void build_parts(Pending& pending) const;
+  [[nodiscard]] Status load();
+  [[nodiscard]] Status ensure_backed(uint64_t slots);
+  [[nodiscard]] Status take_slots(uint64_t count, std::vector<uint32_t>& out);
+  [[nodiscard]] Space* find(SpaceId space) const;
+  [[nodiscard]] IndexHeader& header() const;
+  [[nodiscard]] IndexEntry& entry(uint32_t slot) const;
+  void free_slot(uint32_t slot);
 
   Fds fds_;
   std::byte* data_ = nullptr;
   std::byte* index_ = nullptr;
   uint64_t slots_max_ = 0;
-  uint64_t slots_grown_ = 0;   // backed and populated
-  uint64_t slots_next_ = 0;    // never used yet
-  mutable std::mutex mutex_;
-  PageSet free_;               // slots given back
-  std::vector<std::unique_ptr<Space>> spaces_;
+  mutable std::mutex mutex_;       // the maps below
+  std::mutex backing_mutex_;       // populating memory takes milliseconds: never under mutex_
+  uint64_t slots_backed_ = 0;      // under backing_mutex_
+  uint64_t slots_next_ = 0;        // never used yet
+  PageSet free_;                   // slots given back
+  std::map<SpaceId, std::unique_ptr<Space>> spaces_;  // unchanged once sealed
   std::atomic<bool> sealed_{false};
   std::atomic<uint64_t> missing_{0};
 };

@@ -112,8 +112,9 @@ struct RoundEnd {
 };
 static_assert(sizeof(RoundEnd) == 16);
 
-// REQUEST: this header, then `runs` runs as in PAGES. The answer is one or more PAGES frames (round 0) that together cover
-// the runs in ascending order. Requests of one connection are answered in their order.
+// REQUEST: this header, then `runs` runs as in PAGES. The answer is one or more PAGES frames (round 0) that together hold
+// exactly the pages asked for; requests of one connection are answered in their order. No REQUEST before PAGE_MAP is in:
+// the memory of a running process is nobody's final contents. A source that cannot read a page answers ERROR and closes.
 struct RequestHeader {
   uint32_t space;
   uint32_t runs;        // 1..kPagesPerFrameMax, of kPagesPerFrameMax pages together at most

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+#include "move/page_sender.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <thread>
+
+#include "kernel/process_memory.h"
+#include "kernel/socket.h"
+
+namespace mose::move {
+namespace {
+
+// Once pushing, little waits in the kernel in front of an urgent answer; large enough to keep a fast link busy.
+constexpr unsigned kPushUnsentMax = 1u << 20;
+constexpr Nanoseconds kPaceSlice = std::chrono::milliseconds(20);  // how fast a stop is seen while pacing
+
+}  // namespace
+
+PageSender::PageSender(Channel& channel, PageSenderOptions options)
+    : channel_(channel), options_(std::move(options)) {}
+
+// Sleeps until the bytes sent before this frame have had their time, then books this one.
+void PageSender::pace(uint64_t bytes) {
+  if (options_.bandwidth_bps_max == 0) return;
+  while (now() < pace_next_ && !options_.stop.stop_requested()) {
+    std::this_thread::sleep_for(std::min<Nanoseconds>(pace_next_ - now(), kPaceSlice));
+  }
+  double seconds = static_cast<double>(bytes) * 8 / static_cast<double>(options_.bandwidth_bps_max);
+  pace_next_ = std::max(pace_next_, now()) + Nanoseconds(static_cast<int64_t>(seconds * 1e9));
+}
+
+Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
+                              std::span<const std::span<const std::byte>> pieces) {
+  if (options_.stop.stop_requested()) return fail_errno("sending pages", ECANCELED);
+  const uint64_t pages = count_pages(runs);
+  const uint64_t before = channel_.bytes_sent();
+  pace(pages * kPageSize);
+
+  wire::PagesHeader header{};
+  header.space = space;
+  header.page_shift = kPageShift;
+  header.codec = static_cast<uint8_t>(wire::Codec::raw);
+  header.runs = static_cast<uint32_t>(runs.size());
+  header.pages = static_cast<uint32_t>(pages);
+  header.round = round_;
+  std::vector<wire::Run> wire_runs = to_wire(runs);
+  std::vector<std::span<const std::byte>> parts;
+  parts.reserve(pieces.size() + 2);
+  parts.push_back(std::as_bytes(std::span(&header, 1)));
+  parts.push_back(std::as_bytes(std::span(wire_runs)));
+  parts.insert(parts.end(), pieces.begin(), pieces.end());
+  MOSE_TRY(channel_.send(wire::FrameType::pages, parts));
+
+  ++total_.frames;
+  total_.pages += pages;
+  total_.bytes += channel_.bytes_sent() - before;
+  if (options_.progress) options_.progress(total_.pages, total_.bytes);
+  return {};
+}
+
+Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source,
+                                        std::span<const SpaceProcess> processes) {
+  const Timestamp start = now();
+  const SendStats before = total_;
+  round_ = round;
+  MOSE_ASSIGN(ScanStats scan, source.round(processes, *this, options_.stop));
+  wire::RoundEnd end{round, 0, total_.pages - before.pages};
+  MOSE_TRY(channel_.send(wire::FrameType::round_end, std::as_bytes(std::span(&end, 1))));
+  SendStats stats;
+  stats.frames = total_.frames - before.frames;
+  stats.pages = total_.pages - before.pages;
+  stats.bytes = total_.bytes - before.bytes;
+  stats.duration = now() - start;
+  stats.scan = scan;
+  return stats;
+}
+
+Status PageSender::send_map(const FinalPages& pages) {
+  MOSE_ASSIGN(std::vector<std::byte> payload, encode_page_map(pages.spaces));
+  return channel_.send(wire::FrameType::page_map, payload);
+}
+
+namespace {
+
+// Reads the pages of a set in pieces and hands them to the sink.
+Status push_set(const ProcessMemory& memory, SpaceId space, const PageSet& set, UrgentGate* gate, PageSink& sink) {
+  std::vector<std::byte> buffer(wire::kPagesPerFrameMax * kPageSize);
+  std::vector<uint64_t> unreadable;
+  std::vector<PageRun> runs;
+  uint64_t pages = 0;
+  auto flush = [&]() -> Status {
+    if (runs.empty()) return {};
+    if (gate) gate->wait();
+    std::span<const std::byte> bytes(buffer.data(), pages * kPageSize);
+    MOSE_TRY(memory.read(runs, buffer, unreadable));
+    if (!unreadable.empty()) return fail("page " + std::to_string(unreadable.front()) + " cannot be read");
+    std::vector<std::span<const std::byte>> pieces;
+    for (size_t at = 0; const PageRun& run : runs) {
+      pieces.push_back(bytes.subspan(at, run.count * kPageSize));
+      at += run.count * kPageSize;
+    }
+    MOSE_TRY(sink.send_pages(space, runs, pieces));
+    runs.clear();
+    pages = 0;
+    return {};
+  };
+  for (PageRun run : set.runs()) {
+    while (run.count != 0) {
+      uint64_t take = std::min<uint64_t>(run.count, wire::kPagesPerFrameMax - pages);
+      runs.push_back({run.first, take});
+      pages += take;
+      run = {run.first + take, run.count - take};
+      if (pages == wire::kPagesPerFrameMax) MOSE_TRY(flush());
+    }
+  }
+  return flush();
+}
+
+}  // namespace
+
+Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const SpaceProcess> processes) {
+  const Timestamp start = now();
+  const SendStats before = total_;
+  round_ = 0;
+  // Not on every kind of socket; it only makes urgent answers wait less.
+  static_cast<void>(set_unsent_max(channel_.fd(), kPushUnsentMax));
+  std::map<SpaceId, int> pids;
+  for (const SpaceProcess& process : processes) pids[process.space] = process.pid;
+  for (bool first_pages : {true, false}) {
+    for (const SpacePages& space : pages.spaces) {
+      PageSet set = first_pages ? space.first : space.remote.minus(space.first);
+      if (set.empty()) continue;
+      auto pid = pids.find(space.space);
+      if (pid == pids.end()) return fail("space " + std::to_string(space.space) + " has no process");
+      MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(pid->second));
+      MOSE_TRY(push_set(memory, space.space, set, options_.gate, *this));
+    }
+  }
+  MOSE_TRY(channel_.send(wire::FrameType::bulk_end, std::span<const std::byte>{}));
+  SendStats stats;
+  stats.frames = total_.frames - before.frames;
+  stats.pages = total_.pages - before.pages;
+  stats.bytes = total_.bytes - before.bytes;
+  stats.duration = now() - start;
+  return stats;
+}
+
+}  // namespace mose::move

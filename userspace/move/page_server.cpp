@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#include "move/page_server.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "kernel/pagemap.h"
+#include "kernel/process_memory.h"
+#include "kernel/procfs.h"
+#include "move/hello.h"
+
+namespace mose::move {
+namespace {
+
+constexpr Nanoseconds kStopCheck = std::chrono::milliseconds(200);
+
+struct OpenProcess {
+  ProcessMemory memory;
+  Pagemap pagemap;
+};
+
+Result<OpenProcess> open_process(const SpaceProcess& process) {
+  MOSE_TRY(check_same_process(process));
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  return OpenProcess{std::move(memory), std::move(pagemap)};
+}
+
+// The state of one connection: what is open, and a buffer.
+class Answerer {
+ public:
+  Answerer(std::span<const SpaceProcess> processes, ServeStats& stats) : processes_(processes), stats_(stats) {}
+
+  Status answer(Channel& channel, const PageRequest& request) {
+    MOSE_ASSIGN(OpenProcess * process, find(request.space));
+    PageSet asked;
+    for (const PageRun& run : request.runs) asked.add(run);
+    PageSet populated;
+    for (const PageRun& run : request.runs) {
+      MOSE_ASSIGN(PageSet part, process->pagemap.populated(run));
+      for (const PageRun& piece : part.runs()) populated.add(piece);
+    }
+    PageSet absent = asked.minus(populated);
+    if (!populated.empty()) MOSE_TRY(send_contents(channel, request.space, *process, populated));
+    if (!absent.empty()) MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));
+    ++stats_.requests;
+    stats_.pages += asked.pages();
+    return {};
+  }
+
+ private:
+  Result<OpenProcess*> find(SpaceId space) {
+    auto it = open_.find(space);
+    if (it != open_.end()) return &it->second;
+    auto process = std::find_if(processes_.begin(), processes_.end(),
+                                [&](const SpaceProcess& p) { return p.space == space; });
+    if (process == processes_.end()) return fail("no process of space " + std::to_string(space));
+    MOSE_ASSIGN(OpenProcess opened, open_process(*process));
+    return &open_.emplace(space, std::move(opened)).first->second;
+  }
+
+  Status send_contents(Channel& channel, SpaceId space, OpenProcess& process, const PageSet& pages) {
+    buffer_.resize(std::max<size_t>(buffer_.size(), pages.pages() * kPageSize));
+    std::vector<uint64_t> unreadable;
+    MOSE_TRY(process.memory.read(pages.runs(), buffer_, unreadable));
+    // Never answered as zero: the page has contents that would be lost.
+    if (!unreadable.empty()) return fail("page " + std::to_string(unreadable.front()) + " cannot be read");
+    return send(channel, space, wire::Codec::raw, pages, std::span(buffer_).first(pages.pages() * kPageSize));
+  }
+
+  Status send(Channel& channel, SpaceId space, wire::Codec codec, const PageSet& pages,
+              std::span<const std::byte> contents) {
+    wire::PagesHeader header{};
+    header.space = space;
+    header.page_shift = kPageShift;
+    header.codec = static_cast<uint8_t>(codec);
+    header.runs = static_cast<uint32_t>(pages.runs().size());
+    header.pages = static_cast<uint32_t>(pages.pages());
+    std::vector<wire::Run> runs = to_wire(pages.runs());
+    std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)), std::as_bytes(std::span(runs)), contents};
+    const uint64_t before = channel.bytes_sent();
+    MOSE_TRY(channel.send(wire::FrameType::pages, parts));
+    stats_.bytes += channel.bytes_sent() - before;
+    return {};
+  }
+
+  std::span<const SpaceProcess> processes_;
+  ServeStats& stats_;
+  std::map<SpaceId, OpenProcess> open_;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace
+
+PageServer::PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate)
+    : processes_(std::move(processes)), gate_(gate) {}
+
+Status PageServer::serve(Channel& channel, std::stop_token stop) {
+  Answerer answerer(processes_, stats_);
+  for (;;) {
+    if (stop.stop_requested()) return fail_errno("page server", ECANCELED);
+    auto frame = channel.receive(kStopCheck);
+    if (!frame) {
+      if (frame.error().code == ETIMEDOUT) continue;
+      if (frame.error().code == ECONNRESET) return {};
+      return std::unexpected(std::move(frame.error()));
+    }
+    if (frame->type != wire::FrameType::request) return fail(std::string("unexpected ") + to_string(frame->type));
+    MOSE_ASSIGN(PageRequest request, decode_request(frame->payload));
+    std::optional<UrgentGate::Pass> pass;
+    if (gate_) pass.emplace(*gate_);
+    if (Status status = answerer.answer(channel, request); !status) {
+      // The peer should know why; when even that fails the connection is gone anyway.
+      static_cast<void>(turn_away(channel, status.error().what));
+      return status;
+    }
+  }
+}
+
+}  // namespace mose::move
