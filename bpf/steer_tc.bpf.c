@@ -80,7 +80,8 @@ static __always_inline int find_maps(__u32 direction, struct maps *maps)
 static __always_inline void queue_frame(const struct maps *maps, __u32 length, struct decision *decision)
 {
 	struct mose_steer_queue *queue = maps->queue;
-	__u64 in_tap = queue->queued - READ_ONCE(maps->drained->frames);
+	__u64 drained = READ_ONCE(maps->drained->frames);
+	__u64 in_tap = queue->queued > drained ? queue->queued - drained : 0;
 
 	if (!in_tap)
 		queue->hold_bytes = 0;

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -22,8 +25,8 @@ namespace mose::handover {
 
 class HoldQueue {
  public:
-  // `host_ifindex`: host end of the workload's device. Everything in the caller's network namespace.
-  [[nodiscard]] static Result<HoldQueue> create(const std::string& workload, Direction direction, unsigned host_ifindex);
+  // For ingress or egress of what `steering` steers, in the caller's network namespace.
+  [[nodiscard]] static Result<HoldQueue> create(const Steering& steering, Direction direction);
 
   HoldQueue(HoldQueue&&) noexcept = default;
   HoldQueue& operator=(HoldQueue&&) noexcept = default;
@@ -52,15 +55,17 @@ class HoldQueue {
 
  private:
   HoldQueue() = default;
-  enum class Put : uint8_t { done, no_room, refused };
-  [[nodiscard]] Put put_back(const std::byte* frame, size_t size);
+  [[nodiscard]] Result<size_t> next_frame();
+  [[nodiscard]] Result<bool> put_back(std::span<const uint8_t> frame);
+  void lose(Steering& steering, uint64_t frames, std::string_view reason);
 
   Direction direction_ = Direction::ingress;
   std::string name_;
   Fd tap_;
   unsigned tap_ifindex_ = 0;
-  Fd injector_;     // ingress: packet socket on the host end. egress: link of the program on the tap
-  std::string pending_;  // a frame read from the tap that could not be put back yet
+  Fd injector_;  // ingress: packet socket on the host end. egress: link of steer_tap on the tap
+  std::vector<uint8_t> buffer_;
+  size_t pending_ = 0;  // size of a frame in buffer_ that could not be put back yet
   Stats stats_;
 };
 

@@ -103,16 +103,19 @@ class Steering {
   // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
   void add_drained(Direction direction, uint64_t frames);
 
-  [[nodiscard]] const std::string& pin_dir() const { return pin_dir_; }
+  [[nodiscard]] const std::string& workload() const { return config_.workload; }
+  [[nodiscard]] const SteeringConfig& config() const { return config_; }
+  // For hold queues: the program that puts held egress back, borrowed.
+  [[nodiscard]] int tap_program() const;
   // Detaches and unpins. The object is empty afterwards, whatever the result.
   [[nodiscard]] Status remove();
 
  private:
-  struct Maps;
-  Steering(std::string pin_dir, std::unique_ptr<Maps> maps);
+  struct Kernel;  // descriptors and the mapped counters
+  Steering(SteeringConfig config, std::unique_ptr<Kernel> kernel);
 
-  std::string pin_dir_;
-  std::unique_ptr<Maps> maps_;
+  SteeringConfig config_;
+  std::unique_ptr<Kernel> kernel_;
 };
 
 // Whether TCX links work on this kernel, with the reason if not. Programs are attached by no other way yet.

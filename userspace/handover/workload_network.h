@@ -49,13 +49,12 @@ class WorkloadNetwork {
   [[nodiscard]] static Result<WorkloadNetwork> create(const WorkloadNetworkConfig& config, int netns);
   // Finds the host end and the pinned programs again. `netns` as in create.
   [[nodiscard]] static Result<WorkloadNetwork> open_existing(const WorkloadNetworkConfig& config, int netns);
-  // Removes device, programs, pins and left-over taps of a workload by name; nothing to remove is fine.
+  // Removes device, programs and pins of a workload by name; nothing to remove is fine. (Taps go with their queues.)
   [[nodiscard]] static Status destroy(const std::string& workload, const std::string& bpffs);
 
-  // Both directions to pass, no longer silent, and the bridge told that the service is here.
+  // In service: the bridge told that the service is here, nothing silent, ingress passes. A held egress goes to drain
+  // (the caller pumps), else it passes. Repeating it is harmless.
   [[nodiscard]] Status open();
-  // The service is elsewhere now: drops the bridge's fixed entry. The programs are not touched.
-  [[nodiscard]] Status leave_bridge();
 
   [[nodiscard]] Steering& steering() { return steering_; }
   [[nodiscard]] const Steering& steering() const { return steering_; }
@@ -66,16 +65,18 @@ class WorkloadNetwork {
   [[nodiscard]] Result<std::vector<Neighbour>> neighbours() const;
   [[nodiscard]] Status add_neighbours(const std::vector<Neighbour>& neighbours) const;
 
-  // The policies of a migration, one map update each. `tap`: HoldQueue::tap_ifindex().
+  // The policies of a migration. `tap_ifindex`: HoldQueue::tap_ifindex(). What is silent stays so.
   [[nodiscard]] Status hold(Direction direction, unsigned tap_ifindex);
   [[nodiscard]] Status shut(Direction direction, bool silent);
   [[nodiscard]] Status pass(Direction direction);
   // From hold: drain, then pass. The caller pumps.
   [[nodiscard]] Status drain_to_pass(Direction direction);
-  // From hold, after the commit: drain, then redirect to the peer's uplink; ARP no longer answered. The caller pumps.
+  // After the commit: egress shut, ARP and neighbour discovery no longer answered; ingress drains, then redirects to the
+  // peer's uplink. The caller pumps.
   [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
 
  private:
+  [[nodiscard]] static Result<WorkloadNetwork> build(const WorkloadNetworkConfig& config, int netns);
   WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)
       : config_(std::move(config)), netns_(std::move(netns)), steering_(std::move(steering)) {}
 

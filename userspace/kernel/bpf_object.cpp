@@ -88,6 +88,19 @@ Status map_update(int map, const void* key, const void* value, uint64_t flags) {
   return {};
 }
 
+Result<uint32_t> map_value_size(int map) {
+  bpf_map_info info{};
+  uint32_t size = sizeof info;
+  if (int code = bpf_map_get_info_by_fd(map, &info, &size); code < 0) return fail_errno("map info", -code);
+  return info.value_size;
+}
+
+Result<unsigned> possible_cpus() {
+  int count = libbpf_num_possible_cpus();
+  if (count < 0) return fail_errno("number of possible CPUs", -count);
+  return static_cast<unsigned>(count);
+}
+
 Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point) {
   auto type = point == TcPoint::ingress ? kTcxIngress : kTcxEgress;
   int fd = bpf_link_create(program, static_cast<int>(ifindex), type, nullptr);

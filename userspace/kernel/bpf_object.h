@@ -31,6 +31,10 @@ inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of
 [[nodiscard]] Status map_lookup(int map, const void* key, void* value, uint64_t flags = 0);
 [[nodiscard]] Status map_update(int map, const void* key, const void* value, uint64_t flags = 0);
 
+// Size of one value; per-CPU maps give possible_cpus() of them, each rounded up to 8 bytes.
+[[nodiscard]] Result<uint32_t> map_value_size(int map);
+[[nodiscard]] Result<unsigned> possible_cpus();
+
 enum class TcPoint : uint8_t { ingress, egress };
 // A link of `program` at one point of a device; detached when the last descriptor and pin are gone.
 [[nodiscard]] Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point);

@@ -152,7 +152,7 @@ Request bridge_entry(int type, int flags, unsigned port, const MacAddress& mac) 
   ndmsg head{};
   head.ndm_family = AF_BRIDGE;
   head.ndm_ifindex = static_cast<int>(port);
-  head.ndm_flags = NTF_MASTER;
+  head.ndm_flags = NTF_MASTER | NTF_STICKY;  // does not follow frames with this source that come in by another port
   head.ndm_state = NUD_NOARP;  // "static": stays, but is no address of the host
   Request request(type, flags);
   request.head(head).put(NDA_LLADDR, mac.data(), mac.size());

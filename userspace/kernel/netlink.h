@@ -62,7 +62,8 @@ class Netlink {
   // Entries with a MAC (not failed or incomplete ones, not multicast).
   [[nodiscard]] Result<std::vector<NeighbourEntry>> neighbours(unsigned ifindex) const;
 
-  // A fixed entry of the bridge that `port` belongs to: frames for `mac` go there. Replaces a learnt one.
+  // A fixed entry of the bridge that `port` belongs to: frames for `mac` go there. Replaces a learnt one, and is not
+  // moved by what the bridge learns later.
   [[nodiscard]] Status add_bridge_entry(unsigned port, const MacAddress& mac) const;
   // False: there was none.
   [[nodiscard]] Result<bool> delete_bridge_entry(unsigned port, const MacAddress& mac) const;

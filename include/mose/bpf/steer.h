@@ -71,7 +71,7 @@ struct mose_steer_policy {
 	__u8 peer_mac[6];       /* destination address of redirected frames */
 	__u8 own_mac[6];        /* their source address */
 	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
-	__u64 hold_bytes_max;   /* bytes given to the tap since the hold began */
+	__u64 hold_bytes_max;   /* bytes given to the tap since it was last empty */
 };
 
 /* Totals since the programs were loaded; they only grow. In the tap now: queued - drained. */
@@ -112,6 +112,7 @@ struct mose_steer_config {
 	__u32 services_count;
 	struct mose_steer_service services[MOSE_STEER_SERVICES_MAX];
 	__u32 host_ifindex;   /* host end of the workload's device */
+	__u32 uplink_ifindex; /* 0: none */
 	__u8 service_mac[6];  /* of the workload */
 	__u8 uplink_mac[6];   /* of this node's uplink: peers address redirected frames to it */
 };
@@ -127,6 +128,6 @@ MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 4 + 12, "config");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 8 + 12, "config");
 
 #endif

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+#include "handover/hold_queue.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "handover/device_name.h"
+#include "kernel/bpf_object.h"
+#include "kernel/packet_socket.h"
+#include "kernel/tap.h"
+#include "mose/bpf/steer.h"
+
+namespace mose::handover {
+namespace {
+
+// The queue itself must never be what is full: the kernel drops there unseen.
+constexpr unsigned kTapQueueLength = 20000;
+static_assert(kHoldPacketsMax < kTapQueueLength);
+
+constexpr uint64_t kPumpBatch = 256;
+// A frame that the program has counted enters the tap within microseconds. What has not come after this is lost.
+constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);
+constexpr Nanoseconds kNoRoomPause = std::chrono::microseconds(50);
+
+}  // namespace
+
+Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction direction) {
+  if (direction == Direction::uplink) return fail("nothing is held on the uplink");
+  HoldQueue queue;
+  queue.direction_ = direction;
+  queue.name_ = device_name(direction == Direction::ingress ? "mi" : "me", steering.workload());
+  MOSE_ASSIGN(Tap tap, create_tap(queue.name_, kTapQueueLength));
+  queue.tap_ = std::move(tap.fd);
+  queue.tap_ifindex_ = tap.ifindex;
+  queue.buffer_.resize(kTapFrameMax);
+  if (direction == Direction::ingress) {
+    MOSE_ASSIGN(queue.injector_, open_packet_socket(steering.config().host_ifindex,
+                                                    {.vnet_header = true, .mark = MOSE_STEER_MARK}));
+  } else {
+    // From the tap's receive side to the host end's receive side: bridge, switch and programs see what they would have
+    // seen, which sending out of the uplink would not give (nor reach a peer on this node).
+    MOSE_ASSIGN(queue.injector_, bpf::attach_tcx(steering.tap_program(), tap.ifindex, bpf::TcPoint::ingress));
+  }
+  return queue;
+}
+
+// Size of the next frame in buffer_, 0 when the tap is empty.
+Result<size_t> HoldQueue::next_frame() {
+  for (;;) {
+    ssize_t got = read(tap_.get(), buffer_.data(), buffer_.size());
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) return size_t{0};
+    return fail_errno("read held frames from " + name_);
+  }
+}
+
+// False: no room at present. Returns only after the stack has taken the frame as far as it goes at once.
+Result<bool> HoldQueue::put_back(std::span<const uint8_t> frame) {
+  if (direction_ == Direction::ingress) return send_frame(injector_.get(), frame);
+  for (;;) {
+    if (write(tap_.get(), frame.data(), frame.size()) >= 0) return true;
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM) return false;
+    return fail_errno("put a frame of " + std::to_string(frame.size()) + " bytes back by " + name_);
+  }
+}
+
+void HoldQueue::lose(Steering& steering, uint64_t frames, std::string_view reason) {
+  stats_.lost += frames;
+  steering.add_drained(direction_, frames);
+  log::warn("held frames are lost", {{"workload", steering.workload()},
+                                     {"direction", to_string(direction_)},
+                                     {"frames", frames},
+                                     {"reason", reason}});
+}
+
+Result<uint64_t> HoldQueue::pump(Steering& steering, uint64_t budget) {
+  uint64_t done = 0;
+  while (done < budget) {
+    if (pending_ == 0) {
+      MOSE_ASSIGN(pending_, next_frame());
+      if (pending_ == 0) break;
+    }
+    auto put = put_back(std::span(buffer_).first(pending_));
+    if (put && !*put) {
+      ++stats_.retries;
+      break;
+    }
+    if (!put && (put.error().code == EINVAL || put.error().code == EMSGSIZE)) {
+      pending_ = 0;  // this frame alone is refused, today and tomorrow
+      lose(steering, 1, put.error().what);
+      ++done;
+      continue;
+    }
+    if (!put) return std::unexpected(put.error());
+    ++stats_.reinjected;
+    stats_.bytes += pending_ - kVnetHeaderSize;
+    pending_ = 0;
+    steering.add_drained(direction_, 1);
+    ++done;
+  }
+  return done;
+}
+
+Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
+  Timestamp deadline = now() + limit;
+  Timestamp progress = now();
+  for (;;) {
+    MOSE_ASSIGN(uint64_t done, pump(steering, kPumpBatch));
+    MOSE_ASSIGN(uint64_t left, steering.queued_now(direction_));
+    if (left == 0 && pending_ == 0) return true;
+    Timestamp time = now();
+    if (done > 0) progress = time;
+    if (time >= deadline) return false;
+    if (done > 0) continue;
+    if (pending_ != 0) {
+      timespec pause{.tv_sec = 0, .tv_nsec = kNoRoomPause.count()};
+      nanosleep(&pause, nullptr);
+    } else if (time - progress >= kLostAfter) {
+      lose(steering, left, "given to the tap but not in its queue");
+    } else {
+      pollfd wait{.fd = tap_.get(), .events = POLLIN};
+      (void)poll(&wait, 1, 1);
+    }
+  }
+}
+
+}  // namespace mose::handover

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+#include "handover/workload_network.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "base/rollback.h"
+#include "handover/device_name.h"
+#include "kernel/netlink.h"
+#include "kernel/netns.h"
+
+namespace mose::handover {
+namespace {
+
+constexpr const char* kInner = "eth0";
+
+bool has_ipv6(const WorkloadNetworkConfig& config) {
+  return std::any_of(config.addresses.begin(), config.addresses.end(),
+                     [](const ServiceAddress& address) { return address.family == AF_INET6; });
+}
+
+Result<ServiceAddress> gateway_of(const std::string& text) {
+  return parse_service_address(text + (text.find(':') == std::string::npos ? "/32" : "/128"));
+}
+
+// Before the link is up: a service that is not yet here must neither ask nor answer.
+Status quiet_ipv6(const WorkloadNetworkConfig& config) {
+  std::string base = std::string("ipv6/conf/") + kInner + "/";
+  if (!has_ipv6(config)) {
+    MOSE_TRY(set_net_sysctl(base + "disable_ipv6", "1"));
+    return {};
+  }
+  for (auto [name, value] : {std::pair{"accept_dad", "0"}, {"dad_transmits", "0"}, {"accept_ra", "0"}, {"autoconf", "0"},
+                             {"router_solicitations", "0"}}) {
+    MOSE_TRY(set_net_sysctl(base + name, value));
+  }
+  return {};
+}
+
+// In the workload's namespace.
+Status set_up_inside(const WorkloadNetworkConfig& config) {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto loopback, netlink.link("lo"));
+  MOSE_TRY(netlink.change_link(loopback.ifindex, {.up = true}));
+  MOSE_ASSIGN(auto inner, netlink.link(kInner));
+  MOSE_TRY(quiet_ipv6(config));
+  for (const ServiceAddress& address : config.addresses) MOSE_TRY(netlink.add_address(inner.ifindex, address));
+  MOSE_TRY(netlink.change_link(inner.ifindex, {.up = true}));
+  if (!config.gateway.empty()) {
+    MOSE_ASSIGN(auto gateway, gateway_of(config.gateway));
+    MOSE_TRY(netlink.add_default_route(inner.ifindex, gateway));
+  }
+  for (const Neighbour& neighbour : config.neighbours) {
+    MOSE_TRY(netlink.add_neighbour(inner.ifindex, {neighbour.address, neighbour.mac}));
+  }
+  return {};
+}
+
+struct Uplink {
+  unsigned ifindex = 0;
+  MacAddress mac{};
+};
+
+Result<Uplink> find_uplink(const Netlink& netlink, const WorkloadNetworkConfig& config) {
+  Uplink uplink;
+  if (config.uplink.empty()) return uplink;
+  MOSE_ASSIGN(auto link, netlink.link(config.uplink));
+  uplink.ifindex = link.ifindex;
+  uplink.mac = link.mac;
+  return uplink;
+}
+
+}  // namespace
+
+std::string host_device_name(const std::string& workload) { return device_name("mv", workload); }
+
+Result<WorkloadNetwork> WorkloadNetwork::create(const WorkloadNetworkConfig& config, int netns) {
+  auto network = build(config, netns);
+  if (!network) return context("network of " + config.workload, network.error());
+  return network;
+}
+
+Result<WorkloadNetwork> WorkloadNetwork::build(const WorkloadNetworkConfig& config, int netns) {
+  std::string host = host_device_name(config.workload);
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto bridge, netlink.link(config.bridge));
+  MOSE_ASSIGN(auto uplink, find_uplink(netlink, config));
+
+  Rollback rollback;
+  MOSE_TRY(netlink.create_veth(host, kInner, config.mac, netns, bridge.mtu));
+  rollback.push([&] { (void)netlink.delete_link(host); });
+  MOSE_ASSIGN(auto link, netlink.link(host));
+  // The host end only carries the workload's frames; it must not send any of its own.
+  MOSE_TRY(set_net_sysctl("ipv6/conf/" + host + "/disable_ipv6", "1"));
+  MOSE_ASSIGN(Steering steering, Steering::attach({.workload = config.workload,
+                                                   .addresses = config.addresses,
+                                                   .mac = config.mac,
+                                                   .host_ifindex = link.ifindex,
+                                                   .uplink_ifindex = uplink.ifindex,
+                                                   .uplink_mac = uplink.mac,
+                                                   .bpffs = config.bpffs}));
+  rollback.push([&] { (void)Steering::remove_pins(config.bpffs, config.workload); });
+
+  // Everything is shut from here on, so links may come up.
+  MOSE_TRY(netlink.change_link(link.ifindex, {.master = bridge.ifindex}));
+  MOSE_TRY(netlink.change_link(link.ifindex, {.up = true}));
+  MOSE_TRY(in_netns(netns, [&] { return set_up_inside(config); }));
+  MOSE_ASSIGN(Fd own, duplicate(netns));
+  rollback.commit();
+  WorkloadNetwork network(config, std::move(own), std::move(steering));
+  network.host_ifindex_ = link.ifindex;
+  network.uplink_ifindex_ = uplink.ifindex;
+  network.uplink_mac_ = uplink.mac;
+  return network;
+}
+
+Result<WorkloadNetwork> WorkloadNetwork::open_existing(const WorkloadNetworkConfig& config, int netns) {
+  std::string where = "network of " + config.workload;
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  auto link = netlink.link(host_device_name(config.workload));
+  if (!link) return context(where, link.error());
+  auto steering = Steering::adopt(config.bpffs, config.workload);
+  if (!steering) return context(where, steering.error());
+  if (steering->config().host_ifindex != link->ifindex) {
+    return fail(where + ": the pinned programs belong to a device that is gone");
+  }
+  MOSE_ASSIGN(Fd own, duplicate(netns));
+  WorkloadNetwork network(config, std::move(own), std::move(*steering));
+  network.host_ifindex_ = link->ifindex;
+  network.uplink_ifindex_ = network.steering_.config().uplink_ifindex;
+  network.uplink_mac_ = network.steering_.config().uplink_mac;
+  return network;
+}
+
+Status WorkloadNetwork::destroy(const std::string& workload, const std::string& bpffs) {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  // Device first: while it exists the programs must stand in front of it.
+  auto deleted = netlink.delete_link(host_device_name(workload));
+  if (!deleted) return context("network of " + workload, deleted.error());
+  return Steering::remove_pins(bpffs, workload);
+}
+
+Status WorkloadNetwork::open() {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
+  MOSE_ASSIGN(SteerPolicy egress, steering_.policy(Direction::egress));
+  bool held = egress.state == SteerState::hold || egress.state == SteerState::drain;
+  egress.state = held ? SteerState::drain : SteerState::pass;
+  egress.after_drain = SteerState::pass;
+  egress.silent = false;
+  MOSE_TRY(steering_.set(Direction::egress, egress));
+  MOSE_ASSIGN(SteerPolicy ingress, steering_.policy(Direction::ingress));
+  ingress.silent = false;
+  bool queued = ingress.state == SteerState::hold || ingress.state == SteerState::drain;
+  ingress.state = queued ? SteerState::drain : SteerState::pass;
+  ingress.after_drain = SteerState::pass;
+  return steering_.set(Direction::ingress, ingress);
+}
+
+Result<std::vector<Neighbour>> WorkloadNetwork::neighbours() const {
+  using List = std::vector<Neighbour>;
+  return in_netns_get<List>(netns_.get(), [&]() -> Result<List> {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto inner, netlink.link(kInner));
+    MOSE_ASSIGN(auto entries, netlink.neighbours(inner.ifindex));
+    List list;
+    for (const auto& entry : entries) list.push_back({entry.address, entry.mac});
+    return list;
+  });
+}
+
+Status WorkloadNetwork::add_neighbours(const std::vector<Neighbour>& neighbours) const {
+  return in_netns(netns_.get(), [&]() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto inner, netlink.link(kInner));
+    for (const Neighbour& neighbour : neighbours) {
+      MOSE_TRY(netlink.add_neighbour(inner.ifindex, {neighbour.address, neighbour.mac}));
+    }
+    return {};
+  });
+}
+
+Status WorkloadNetwork::hold(Direction direction, unsigned tap_ifindex) {
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
+  policy.state = SteerState::hold;
+  policy.tap_ifindex = tap_ifindex;
+  return steering_.set(direction, policy);
+}
+
+Status WorkloadNetwork::shut(Direction direction, bool silent) {
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
+  policy.state = SteerState::shut;
+  policy.silent = silent;
+  return steering_.set(direction, policy);
+}
+
+Status WorkloadNetwork::pass(Direction direction) {
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
+  policy.state = SteerState::pass;
+  policy.silent = false;
+  return steering_.set(direction, policy);
+}
+
+Status WorkloadNetwork::drain_to_pass(Direction direction) {
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
+  policy.state = SteerState::drain;
+  policy.after_drain = SteerState::pass;
+  return steering_.set(direction, policy);
+}
+
+Status WorkloadNetwork::drain_to_peer(const MacAddress& peer_uplink_mac) {
+  if (uplink_ifindex_ == 0) return fail("network of " + config_.workload + ": no uplink to redirect to");
+  MOSE_TRY(shut(Direction::egress, true));
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
+  policy.state = SteerState::drain;
+  policy.after_drain = SteerState::redirect;
+  policy.silent = true;
+  policy.peer_ifindex = uplink_ifindex_;
+  policy.peer_mac = peer_uplink_mac;
+  policy.own_mac = uplink_mac_;
+  return steering_.set(Direction::ingress, policy);
+}
+
+}  // namespace mose::handover
