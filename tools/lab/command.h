@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+// `mose lab ...`: words after "lab". Data goes to stdout, the log to stderr. Returns the exit code (0 complete, 1 failed,
+// 2 usage, 3 refused before anything was touched); `exec` gives the exit code of its command.
+namespace mose::lab {
+
+inline constexpr const char* kUsage =
+    "usage: mose lab up [--name LAB] [--link rate=1gbit]\n"
+    "       mose lab down | status | list [--name LAB]\n"
+    "       mose lab exec [--name LAB] NODE -- COMMAND...        NODE: a, b or client\n"
+    "       mose lab restart-agent [--name LAB] NODE\n"
+    "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5] [--baseline stock-cold]\n"
+    "                          [--strategy auto] [--link rate=1gbit] [--seed N] [--json FILE] [--keep] [--name LAB]\n";
+
+[[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);
+
+}  // namespace mose::lab

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+#include "lab/lab.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/log.h"
+#include "base/rollback.h"
+#include "kernel/cgroup.h"
+#include "lab/agent.h"
+#include "lab/node.h"
+#include "lab/node_root.h"
+#include "lab/topology.h"
+
+namespace mose::lab {
+namespace {
+
+constexpr Nanoseconds kKillBound = std::chrono::seconds(10);
+
+Status make_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return fail_errno("mkdir " + path, error.value());
+  return {};
+}
+
+// Children before parents: a cgroup with children cannot be removed.
+Status remove_cgroup(const std::string& path) {
+  if (::access(path.c_str(), F_OK) != 0) return {};
+  // cgroup.kill reaches everything below, frozen or not.
+  MOSE_ASSIGN(auto top, Cgroup::open(path));
+  MOSE_TRY(top.kill());
+  MOSE_TRY(top.wait_empty(kKillBound));
+  std::vector<std::string> directories{path};
+  std::error_code error;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path, error)) {
+    if (entry.is_directory(error)) directories.push_back(entry.path());
+  }
+  for (auto it = directories.rbegin(); it != directories.rend(); ++it) {
+    if (::rmdir(it->c_str()) != 0 && errno != ENOENT) return fail_errno("rmdir " + *it);
+  }
+  return {};
+}
+
+// Takes down what the record names. Goes on after a failure, and gives the first.
+Status take_down(const Names& names, const LabState& state) {
+  Status first;
+  auto keep = [&](const char* what, Status s) {
+    if (!s && first) first = context(what, s.error());
+  };
+  if (!state.cgroup.empty()) keep("processes", remove_cgroup(state.cgroup));
+  if (!state.netns.empty()) keep("network", take_down_topology(names));
+  if (!state.disk.empty()) {
+    keep("disk", remove_tree(state.disk));
+    ::rmdir(kDiskRoot);  // only when no other lab is left
+    if (state.made_disk_parent) ::rmdir(kDiskParent);
+  }
+  if (first) remove_state(names);
+  return first;
+}
+
+// Things with our names that no record speaks of are not ours to remove.
+Status refuse_foreign(const Names& names, const std::string& cgroup) {
+  for (const char* place : kPlaces) {
+    if (netns_exists(names, place)) {
+      return fail("network namespace " + names.netns(place) + " exists and was not made by the lab; remove it or use another --name");
+    }
+  }
+  for (const std::string& path : {cgroup, names.disk()}) {
+    if (::access(path.c_str(), F_OK) == 0) return fail(path + " exists and was not made by the lab; remove it or use another --name");
+  }
+  return {};
+}
+
+Status make_lab(const Names& names, const LabOptions& options, LabState& state, const std::string& mount) {
+  for (const char* node : kNodes) MOSE_TRY(make_directories(system_cgroup(mount, names, node)));
+  MOSE_TRY(make_topology(names));
+  if (options.link_rate_mbit) MOSE_TRY(shape_links(names, *options.link_rate_mbit));
+  for (const char* node : kNodes) {
+    MOSE_TRY(make_directories(names.node_root(node)));
+    MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node)}));
+    MOSE_ASSIGN(state.keepers[node], start_keeper(names, node, mount));
+    MOSE_TRY(save_state(names, state));
+  }
+  if (options.agents) {
+    for (const char* node : kNodes) {
+      MOSE_ASSIGN(state.agents[node], start_agent(names, state, node));
+      MOSE_TRY(save_state(names, state));
+    }
+  }
+  state.complete = true;
+  return save_state(names, state);
+}
+
+bool whole(const LabState& state, bool agents) {
+  if (!state.complete) return false;
+  for (const char* node : kNodes) {
+    auto keeper = state.keepers.find(node);
+    if (keeper == state.keepers.end() || !is_alive(keeper->second)) return false;
+    auto agent = state.agents.find(node);
+    if (agents && (agent == state.agents.end() || !is_alive(agent->second))) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<LabState> up(const LabOptions& options) {
+  MOSE_TRY(check_lab_name(options.lab));
+  if (::geteuid() != 0) return fail_errno("a lab needs root", EPERM);
+  Names names(options.lab);
+  MOSE_ASSIGN(std::string mount, cgroup_mount());
+  MOSE_ASSIGN(auto before, load_state(names));
+  if (before && whole(*before, options.agents) && before->link_rate_mbit == options.link_rate_mbit) return *before;
+  if (before) {
+    log::info("cleaning what is left of the lab", {{"lab", options.lab}});
+    MOSE_TRY(take_down(names, *before));
+  }
+  LabState state;
+  state.lab = options.lab;
+  state.cgroup = mount + "/" + names.cgroup();
+  state.disk = names.disk();
+  state.made_disk_parent = ::access(kDiskParent, F_OK) != 0;
+  state.link_rate_mbit = options.link_rate_mbit;
+  MOSE_TRY(refuse_foreign(names, state.cgroup));
+  for (const char* place : kPlaces) state.netns.push_back(names.netns(place));
+  MOSE_TRY(save_state(names, state));
+  Rollback rollback;
+  rollback.push([&] {
+    if (auto s = take_down(names, state); !s) log::error("the half-made lab could not be removed: " + s.error().what);
+  });
+  MOSE_TRY(make_lab(names, options, state, mount));
+  rollback.commit();
+  return state;
+}
+
+Status down(const Names& names) {
+  MOSE_ASSIGN(auto state, load_state(names));
+  if (!state) return {};
+  return take_down(names, *state);
+}
+
+Status restart_agent(const Names& names, LabState& state, const std::string& node) {
+  MOSE_TRY(stop_agent(state, node));
+  MOSE_ASSIGN(state.agents[node], start_agent(names, state, node));
+  return save_state(names, state);
+}
+
+bool LabStatus::healthy() const {
+  bool all = exists && complete;
+  for (const NodeStatus& n : nodes) all = all && n.keeper && n.agent && n.agent_answers;
+  return all;
+}
+
+Result<LabStatus> status(const Names& names) {
+  LabStatus out;
+  out.lab = names.lab();
+  MOSE_ASSIGN(auto state, load_state(names));
+  if (!state) return out;
+  out.exists = true;
+  out.complete = state->complete;
+  for (const char* name : kNodes) {
+    NodeStatus node;
+    node.node = name;
+    node.address = node_address(name);
+    if (auto it = state->keepers.find(name); it != state->keepers.end()) {
+      node.keeper = is_alive(it->second);
+      node.keeper_pid = it->second.pid;
+    }
+    if (auto it = state->agents.find(name); it != state->agents.end()) {
+      node.agent = is_alive(it->second);
+      node.agent_pid = it->second.pid;
+      node.agent_answers = node.agent && agent_answers(*state, name);
+    }
+    out.nodes.push_back(node);
+  }
+  return out;
+}
+
+}  // namespace mose::lab

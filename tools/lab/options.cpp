@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+#include "lab/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <functional>
+#include <map>
+
+#include "base/units.h"
+
+namespace mose::lab {
+namespace {
+
+using Values = std::vector<std::string>;
+
+// Which options a verb takes.
+const std::map<std::string, Values> kVerbs = {
+    {"up", {"--name", "--link", "--no-agents"}},
+    {"down", {"--name"}},
+    {"status", {"--name"}},
+    {"list", {}},
+    {"exec", {"--name"}},
+    {"restart-agent", {"--name"}},
+    {"run",
+     {"--name", "--link", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--seed", "--keep",
+      "--baseline-only"}},
+};
+
+template <typename T>
+Status parse_number(const std::string& option, const std::string& text, T low, T high, T& out) {
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  if (error == std::errc{} && end == text.data() + text.size() && out >= low && out <= high) return {};
+  return fail(option + " must be a number from " + std::to_string(low) + " to " + std::to_string(high) + ", not \"" + text + "\"");
+}
+
+// "rate=1gbit,rtt=1ms"; a delay needs a queueing discipline (netem) that few small kernels have.
+Status parse_link(const std::string& text, CommandLine& out) {
+  for (size_t begin = 0; begin <= text.size();) {
+    size_t end = std::min(text.find(',', begin), text.size());
+    std::string part = text.substr(begin, end - begin);
+    begin = end + 1;
+    if (part.starts_with("rate=")) {
+      auto rate = parse_bandwidth(part.substr(5));
+      if (!rate) return context("--link", rate.error());
+      out.link_rate_mbit = static_cast<double>(*rate) / 1e6;
+    } else if (part.starts_with("rtt=")) {
+      return fail("--link rtt= is not supported yet: it needs the kernel's netem; use rate= alone");
+    } else {
+      return fail("--link takes rate=BANDWIDTH, not \"" + part + "\"");
+    }
+  }
+  return {};
+}
+
+Status parse_baselines(const std::string& text, CommandLine& out) {
+  if (text != "stock-cold") return fail("unknown baseline \"" + text + "\"; there is: stock-cold");
+  out.baselines = {text};
+  return {};
+}
+
+using Setter = std::function<Status(const std::string&, CommandLine&)>;
+const std::map<std::string, Setter>& setters() {
+  static const std::map<std::string, Setter> table = {
+      {"--name",
+       [](const std::string& v, CommandLine& c) {
+         c.lab = v;
+         return check_lab_name(v);
+       }},
+      {"--link", parse_link},
+      {"--baseline", parse_baselines},
+      {"--json",
+       [](const std::string& v, CommandLine& c) {
+         c.json = true;
+         c.json_file = v;
+         return Status{};
+       }},
+      {"--strategy",
+       [](const std::string& v, CommandLine& c) {
+         c.strategy = v;
+         return Status{};
+       }},
+      {"--mb", [](const std::string& v, CommandLine& c) { return parse_number("--mb", v, 0.1, kMegabytesMax, c.megabytes); }},
+      {"--connections",
+       [](const std::string& v, CommandLine& c) { return parse_number("--connections", v, 1u, 1024u, c.connections); }},
+      {"--probes", [](const std::string& v, CommandLine& c) { return parse_number("--probes", v, 1u, 64u, c.probes); }},
+      {"--repeat", [](const std::string& v, CommandLine& c) { return parse_number("--repeat", v, 1u, kRepeatMax, c.repeat); }},
+      {"--seed", [](const std::string& v, CommandLine& c) { return parse_number("--seed", v, uint64_t{0}, UINT64_MAX, c.seed); }},
+  };
+  return table;
+}
+
+bool set_flag(const std::string& option, CommandLine& out) {
+  if (option == "--keep") return out.keep = true;
+  if (option == "--no-agents") return out.no_agents = true;
+  if (option == "--baseline-only") return out.baseline_only = true;
+  return false;
+}
+
+}  // namespace
+
+Result<CommandLine> parse_command_line(const std::vector<std::string>& args) {
+  CommandLine out;
+  if (args.empty()) return fail("lab needs a command");
+  out.verb = args[0];
+  auto verb = kVerbs.find(out.verb);
+  if (verb == kVerbs.end()) return fail("unknown command \"lab " + out.verb + "\"");
+  for (size_t i = 1; i < args.size(); ++i) {
+    if (args[i] == "--") {
+      out.command.assign(args.begin() + static_cast<ptrdiff_t>(i) + 1, args.end());
+      break;
+    }
+    if (!args[i].starts_with("--")) {
+      out.words.push_back(args[i]);
+      continue;
+    }
+    size_t equals = args[i].find('=');
+    std::string option = args[i].substr(0, equals);
+    bool json = option == "--json";
+    if (!json && std::find(verb->second.begin(), verb->second.end(), option) == verb->second.end()) {
+      return fail("lab " + out.verb + " takes no option " + option);
+    }
+    if (equals == std::string::npos && set_flag(option, out)) continue;
+    // --json with a file name belongs to `run`; elsewhere it is a flag.
+    if (json && out.verb != "run" && equals == std::string::npos) {
+      out.json = true;
+      continue;
+    }
+    std::string value;
+    if (equals != std::string::npos) {
+      value = args[i].substr(equals + 1);
+    } else if (i + 1 < args.size() && (!json || !args[i + 1].starts_with("--"))) {
+      value = args[++i];
+    } else if (json) {
+      value = "-";
+    } else {
+      return fail(option + " needs a value");
+    }
+    auto setter = setters().find(option);
+    if (setter == setters().end()) return fail(option + " takes no value");
+    MOSE_TRY(setter->second(value, out));
+  }
+  return out;
+}
+
+}  // namespace mose::lab

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "lab/names.h"
+
+namespace mose::lab {
+
+// What the commands of a lab take. One set for all: a command refuses the options that say nothing to it.
+struct CommandLine {
+  std::string verb;
+  std::vector<std::string> words;    // after the verb, without options
+  std::vector<std::string> command;  // after "--"
+  std::string lab = kDefaultLab;
+  std::optional<double> link_rate_mbit;
+  bool json = false;
+  bool keep = false, no_agents = false, baseline_only = false;
+  std::string json_file;
+  std::string strategy = "auto";
+  std::vector<std::string> baselines;
+  double megabytes = 200;
+  uint32_t connections = 16, probes = 2, repeat = 5;
+  uint64_t seed = 1;
+};
+
+inline constexpr uint32_t kRepeatMax = 1000;
+inline constexpr double kMegabytesMax = 1 << 16;
+
+[[nodiscard]] Result<CommandLine> parse_command_line(const std::vector<std::string>& args);
+
+}  // namespace mose::lab

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+#include "lab/stock_service.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "kernel/process.h"
+#include "lab/child_process.h"
+#include "lab/image_copy.h"
+#include "lab/names.h"
+#include "lab/topology.h"
+
+namespace mose::lab {
+namespace {
+
+constexpr const char* kDirectory = "/run/stock";
+constexpr const char* kImages = "/run/stock/images";
+constexpr const char* kRoot = "/run/stock/root";
+constexpr const char* kPidFile = "/run/stock/images/restored.pid";
+constexpr const char* kHostEnd = "stock0";
+constexpr const char* kServiceMac = "02:4d:6f:00:01:65";
+constexpr int kNetFd = 20;  // number of the network namespace's descriptor in `criu restore`
+constexpr Nanoseconds kCriuBound = std::chrono::minutes(3);
+constexpr Nanoseconds kKillBound = std::chrono::seconds(10);
+
+std::string criu_path() {
+  const char* prefix = std::getenv("MOSE_PREFIX");
+  return std::string(prefix ? prefix : "/opt/mose") + "/criu/bin/criu";
+}
+
+Status run_ip_here(const Place* place, const std::string& batch) {
+  ProgramSpec spec;
+  spec.argv = {"ip", "-batch", "-"};
+  spec.place = place;
+  MOSE_ASSIGN(auto result, run_program(spec, batch, kKillBound));
+  if (result.exit_code == 0) return {};
+  return fail("ip: " + result.err);
+}
+
+Status make_empty(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  if (!error) std::filesystem::create_directories(path, error);
+  if (error) return fail_errno("mkdir " + path, error.value());
+  return {};
+}
+
+Status run_criu(std::vector<std::string> arguments, const std::string& log) {
+  ProgramSpec spec;
+  spec.argv = {criu_path()};
+  spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
+  MOSE_ASSIGN(auto result, run_program(spec, "", kCriuBound));
+  if (result.exit_code == 0) return {};
+  auto text = read_file(log);
+  std::string tail = text ? text->substr(text->size() > 2000 ? text->size() - 2000 : 0) : std::string();
+  return fail("criu " + arguments[0] + " failed with status " + std::to_string(result.exit_code) + ": " + result.err + tail);
+}
+
+// A network namespace and a veth pair into it; the child holds the namespace while we make the pair.
+Result<Fd> make_network() {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return fail_errno("pipe2");
+  Fd read(fds[0]), write(fds[1]);
+  pid_t holder = ::fork();
+  if (holder < 0) return fail_errno("fork");
+  if (holder == 0) {
+    read.reset();
+    char byte = ::unshare(CLONE_NEWNET) == 0 && prepare_netns() ? '+' : '-';
+    if (::write(write.get(), &byte, 1) != 1) ::_exit(1);
+    ::pause();
+    ::_exit(0);
+  }
+  write.reset();
+  char byte = '-';
+  auto make = [&]() -> Result<Fd> {
+    if (::read(read.get(), &byte, 1) != 1 || byte != '+') return fail("no network namespace for the baseline");
+    std::string pid = std::to_string(holder);
+    MOSE_TRY(run_ip_here(nullptr, std::string("link add name ") + kHostEnd + " type veth peer name eth0 address " +
+                                      kServiceMac + " netns " + pid + "\nlink set " + kHostEnd + " up\n"));
+    return open_file("/proc/" + pid + "/ns/net", O_RDONLY);
+  };
+  auto net = make();
+  ::kill(holder, SIGKILL);
+  ::waitpid(holder, nullptr, 0);
+  return net;
+}
+
+// First process of the service until it has become its program: only "/" and /proc in its mount namespace.
+Status become_service(const std::vector<std::string>& command) {
+  ::setsid();
+  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return fail_errno("mount / private");
+  if (::chdir(kRoot) != 0) return fail_errno("chdir to the root");
+  if (::syscall(SYS_pivot_root, ".", ".") != 0) return fail_errno("pivot_root");
+  if (::umount2(".", MNT_DETACH) != 0) return fail_errno("umount the old root");
+  if (::chdir("/") != 0 || ::mount("proc", "/proc", "proc", 0, nullptr) != 0) return fail_errno("mount /proc");
+  // Opened inside: CRIU looks up every open file in the mount namespace of the service.
+  int null = ::open("/dev/null", O_RDWR);
+  if (null < 0) return fail_errno("open /dev/null");
+  for (int fd : {0, 1, 2}) ::dup2(null, fd);
+  std::vector<char*> argv;
+  for (const std::string& a : command) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  char* envp[] = {const_cast<char*>("PATH=/usr/bin:/bin"), nullptr};
+  ::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
+  ::execve(argv[0], argv.data(), envp);
+  return fail_errno("start " + command[0]);
+}
+
+}  // namespace
+
+Status StockService::prepare() {
+  if (::access(kRoot, F_OK) != 0) {
+    MOSE_TRY(make_empty(kDirectory));
+    MOSE_TRY(make_empty(kRoot));
+    if (::mount("/", kRoot, nullptr, MS_BIND, nullptr) != 0) return fail_errno("bind the root");
+    // Warms the kernel-feature cache in /run; its verdict on features that are not used here does not matter.
+    ProgramSpec check;
+    check.argv = {criu_path(), "check"};
+    MOSE_ASSIGN(auto ignored, run_program(check, "", kCriuBound));
+  }
+  MOSE_TRY(make_empty(kImages));
+  MOSE_ASSIGN(net_, make_network());
+  struct stat info;
+  if (::fstat(net_.get(), &info) != 0) return fail_errno("fstat");
+  net_inode_ = info.st_ino;
+  Place place;
+  MOSE_ASSIGN(place.net, duplicate(net_.get()));
+  std::string client = std::string(kClientAddress) + " lladdr " + kClientMac;
+  MOSE_TRY(run_ip_here(&place, std::string("addr add ") + kBaselineAddress + "/" + kPrefixLength +
+                                   " dev eth0\nlink set eth0 up\nneigh add " + client + " dev eth0 nud permanent\n"));
+  MOSE_ASSIGN(listener_, listen_for_images());
+  return {};
+}
+
+Status StockService::launch(const std::vector<std::string>& command) {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) return fail_errno("pipe2");
+  Fd read(fds[0]), write(fds[1]);
+  pid_t child = ::fork();
+  if (child < 0) return fail_errno("fork");
+  if (child == 0) {
+    Status status;
+    if (::setns(net_.get(), CLONE_NEWNET) != 0) status = fail_errno("setns");
+    if (status && ::unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0) status = fail_errno("unshare");
+    pid_t first = status ? ::fork() : -1;
+    if (first == 0) status = become_service(command);
+    auto ignored = write_all(write.get(), first > 0 ? "pid " + std::to_string(first) + "\n" : "error " + status.error().what);
+    ::_exit(0);
+  }
+  write.reset();
+  MOSE_ASSIGN(std::string text, read_all(read.get(), 64u << 10));
+  ::waitpid(child, nullptr, 0);
+  if (size_t at = text.find("error "); at != std::string::npos) return fail(text.substr(at + 6));
+  pid_ = text.starts_with("pid ") ? std::atoi(text.c_str() + 4) : 0;
+  if (pid_ <= 0) return fail("the service did not start");
+  return activate();
+}
+
+Status StockService::dump() {
+  MOSE_TRY(run_criu({"dump", "-t", std::to_string(pid_), "-D", kImages, "-o", "dump.log", "-v0", "--tcp-established",
+                     "--manage-cgroups=ignore", "--file-validation", "filesize", "--external",
+                     "net[" + std::to_string(net_inode_) + "]:extnet", "--network-lock", "nftables"},
+                    std::string(kImages) + "/dump.log"));
+  pid_ = 0;
+  return {};
+}
+
+Status StockService::send_images(const std::string& address) { return lab::send_images(kImages, address); }
+Status StockService::receive_images() { return lab::receive_images(listener_.get(), kImages); }
+
+Status StockService::restore() {
+  // The program must find the descriptor under a known number; ours stays close-on-exec for everybody else.
+  if (::dup2(net_.get(), kNetFd) < 0) return fail_errno("dup2");
+  auto status = run_criu({"restore", "-D", kImages, "-o", "restore.log", "-v0", "-d", "--tcp-established",
+                          "--manage-cgroups=ignore", "--file-validation", "filesize", "--inherit-fd",
+                          "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot, "--pidfile", kPidFile,
+                          "--network-lock", "nftables"},
+                         std::string(kImages) + "/restore.log");
+  ::close(kNetFd);
+  MOSE_TRY(std::move(status));
+  MOSE_ASSIGN(std::string pid, read_file(kPidFile));
+  pid_ = std::atoi(pid.c_str());
+  if (pid_ <= 0) return fail("criu restore wrote no pid");
+  return {};
+}
+
+Status StockService::activate() {
+  MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + "\n"));
+  return in_net_announce(net_.get(), kBaselineAddress, kServiceMac);
+}
+
+Status StockService::retire() {
+  // The pair goes with either end; CRIU's lock in nftables goes with the namespace.
+  auto status = run_ip_here(nullptr, std::string("link del ") + kHostEnd + "\n");
+  net_.reset();
+  listener_.reset();
+  return status;
+}
+
+Status StockService::stop() {
+  if (pid_ <= 0) return {};
+  auto process = ProcessHandle::open(pid_);
+  pid_ = 0;
+  if (process) {
+    auto killed = process->signal(SIGKILL);
+    MOSE_TRY(process->wait_ended(kKillBound));
+  }
+  return net_ ? retire() : Status{};
+}
+
+uint64_t StockService::image_bytes() const {
+  uint64_t sum = 0;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(kImages, error)) sum += entry.file_size(error);
+  return sum;
+}
+
+}  // namespace mose::lab

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+// A service in pid, mount, ipc and uts namespaces of its own inside an external network namespace, dumped and restored
+// by CRIU's own command line with its defaults as far as they make a move possible. Lives inside a node (stock_end.h).
+//
+// Chosen for the baseline's benefit: images on tmpfs, CRIU's kernel-feature cache warmed, its nftables lock (requests
+// that arrive between freeze and lock are answered after the restore, instead of being dropped as when the link goes
+// down first), the receiver of the images waiting, the client's neighbour entry in place, the network namespace of the
+// destination prepared and its port attached only after the restore, so that no stray packet meets a missing socket.
+namespace mose::lab {
+
+class StockService {
+ public:
+  StockService() = default;
+
+  [[nodiscard]] Status prepare();
+  [[nodiscard]] Status launch(const std::vector<std::string>& command);
+  [[nodiscard]] Status dump();
+  [[nodiscard]] Status send_images(const std::string& address);
+  [[nodiscard]] Status receive_images();
+  [[nodiscard]] Status restore();
+  [[nodiscard]] Status activate();
+  [[nodiscard]] Status retire();
+  // Kills the tree, if it is here. Idempotent.
+  [[nodiscard]] Status stop();
+  [[nodiscard]] uint64_t image_bytes() const;
+
+ private:
+  Fd net_;       // the service's network namespace
+  Fd listener_;  // for the images
+  pid_t pid_ = 0;
+  unsigned long net_inode_ = 0;
+};
+
+}  // namespace mose::lab
