@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+mose_test(steer_tc_test LABEL bpf DEPS base SOURCES steer_tc_test.cpp LIBS mose_bpf_steer_tc)
+target_include_directories(steer_tc_test PRIVATE ${CMAKE_SOURCE_DIR}/include)

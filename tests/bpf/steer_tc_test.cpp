@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: MIT
+// Each steering program by rows: a frame goes in by BPF_PROG_TEST_RUN, verdict, frame and counter come out.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "frames.h"
+#include "mose/bpf/steer.h"
+#include "steer_tc.skel.h"
+#include "support/support.h"
+
+namespace mose::test {
+namespace {
+
+constexpr Mac kService{2, 0, 0, 0, 0, 0x10}, kClient{2, 0, 0, 0, 0, 2}, kUplink{2, 0, 0, 0, 1, 1}, kPeer{2, 0, 0, 0, 1, 2};
+constexpr Mac kBroadcast{0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+constexpr V4 kService4{192, 0, 2, 10}, kClient4{192, 0, 2, 2}, kOther4{192, 0, 2, 99}, kAll4{192, 0, 2, 255};
+constexpr V6 kService6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10};
+constexpr V6 kClient6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
+constexpr V6 kOther6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x10};
+constexpr unsigned kTap = 71, kUplinkDevice = 72, kHost = 73;
+
+constexpr int kNext = -1, kShot = 2, kRedirect = 7;
+
+// The state a row finds.
+struct Given {
+  uint32_t state = MOSE_STEER_PASS;
+  uint32_t after_drain = MOSE_STEER_PASS;
+  bool silent = false;
+  uint64_t queued = 0, drained = 0;
+  bool marked = false;
+  uint64_t packets_max = 100, bytes_max = 100000;
+};
+
+struct Row {
+  const char* name;
+  Given given;
+  Bytes frame;
+  int verdict;
+  uint32_t reason;
+  Bytes out = {};        // empty: as it came in
+  bool queues = false;   // one more frame in the tap
+  uint32_t state = 0;    // afterwards, 0: as before
+};
+std::ostream& operator<<(std::ostream& out, const Row& row) { return out << row.name; }
+
+class Programs {
+ public:
+  static Programs& get() {
+    static Programs programs;
+    return programs;
+  }
+
+  struct Outcome {
+    int verdict = 0;
+    Bytes frame;
+    uint32_t mark = 0;
+  };
+
+  Outcome run(const bpf_program* program, const Bytes& frame, uint32_t mark) {
+    Outcome outcome;
+    outcome.frame.resize(frame.size() + 64);
+    __sk_buff in{}, out{};
+    in.mark = mark;
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = outcome.frame.data(),
+                .data_size_in = static_cast<uint32_t>(frame.size()),
+                .data_size_out = static_cast<uint32_t>(outcome.frame.size()), .ctx_in = &in, .ctx_out = &out,
+                .ctx_size_in = sizeof in, .ctx_size_out = sizeof out);
+    int code = bpf_prog_test_run_opts(bpf_program__fd(program), &options);
+    EXPECT_EQ(code, 0) << strerror(-code);
+    outcome.verdict = static_cast<int>(options.retval);
+    outcome.frame.resize(options.data_size_out);
+    outcome.mark = out.mark;
+    return outcome;
+  }
+
+  void set(uint32_t direction, const Given& given) {
+    mose_steer_policy policy{};
+    policy.state = given.state;
+    policy.after_drain = given.after_drain;
+    policy.epoch = ++epoch_;
+    policy.silent = given.silent ? 1 : 0;
+    policy.tap_ifindex = kTap;
+    policy.peer_ifindex = kUplinkDevice;
+    std::copy(kPeer.begin(), kPeer.end(), policy.peer_mac);
+    std::copy(kUplink.begin(), kUplink.end(), policy.own_mac);
+    policy.hold_packets_max = given.packets_max;
+    policy.hold_bytes_max = given.bytes_max;
+    mose_steer_queue queue{.queued = given.queued};
+    mose_steer_drained drained{.frames = given.drained};
+    std::vector<mose_steer_counts> zero(cpus());
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_services), &direction, &policy, BPF_F_LOCK), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_queues), &direction, &queue, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained), &direction, &drained, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_counts), &direction, zero.data(), 0), 0);
+  }
+
+  uint64_t frames(uint32_t direction, uint32_t reason) {
+    uint64_t sum = 0;
+    for (const auto& cpu : counts(direction)) sum += cpu.frames[reason];
+    return sum;
+  }
+  uint64_t frames_of_all_reasons(uint32_t direction) {
+    uint64_t sum = 0;
+    for (const auto& cpu : counts(direction)) {
+      for (uint64_t frames : cpu.frames) sum += frames;
+    }
+    return sum;
+  }
+  std::vector<mose_steer_counts> counts(uint32_t direction) {
+    std::vector<mose_steer_counts> each(cpus());
+    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(maps().mose_counts), &direction, each.data()), 0);
+    return each;
+  }
+  mose_steer_policy policy(uint32_t direction) {
+    mose_steer_policy value{};
+    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(maps().mose_services), &direction, &value), 0);
+    return value;
+  }
+  mose_steer_queue queue(uint32_t direction) {
+    mose_steer_queue value{};
+    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(maps().mose_queues), &direction, &value), 0);
+    return value;
+  }
+  steer_tc& skeleton() { return *skeleton_; }
+
+ private:
+  Programs() {
+    if (geteuid() != 0) skip_process("BPF programs need root");
+    libbpf_set_print(nullptr);
+    skeleton_.reset(steer_tc__open());
+    if (!skeleton_) skip_process("the BPF object cannot be opened");
+    mose_steer_config config{};
+    config.version = MOSE_STEER_VERSION;
+    config.services_count = 2;
+    config.services[0].family = 4;
+    std::copy(kService4.begin(), kService4.end(), config.services[0].address);
+    config.services[1].family = 6;
+    std::copy(kService6.begin(), kService6.end(), config.services[1].address);
+    config.host_ifindex = kHost;
+    std::copy(kService.begin(), kService.end(), config.service_mac);
+    std::copy(kUplink.begin(), kUplink.end(), config.uplink_mac);
+    std::memcpy(const_cast<mose_steer_config*>(&skeleton_->rodata->mose_config), &config, sizeof config);
+    if (int code = steer_tc__load(skeleton_.get()); code != 0) {
+      if (code == -EPERM) skip_process("this host does not allow BPF programs");
+      ADD_FAILURE() << "load: " << strerror(-code);
+      std::abort();
+    }
+  }
+  static size_t cpus() { return static_cast<size_t>(libbpf_num_possible_cpus()); }
+  decltype(steer_tc::maps)& maps() { return skeleton_->maps; }
+
+  struct Destroy {
+    void operator()(steer_tc* skeleton) const { steer_tc__destroy(skeleton); }
+  };
+  std::unique_ptr<steer_tc, Destroy> skeleton_;
+  uint32_t epoch_ = 0;
+};
+
+void expect_row(const Row& row, uint32_t direction, const bpf_program* program) {
+  Programs& programs = Programs::get();
+  programs.set(direction, row.given);
+  auto outcome = programs.run(program, row.frame, row.given.marked ? MOSE_STEER_MARK : 0);
+  EXPECT_EQ(outcome.verdict, row.verdict);
+  EXPECT_EQ(outcome.frame, row.out.empty() ? row.frame : row.out);
+  EXPECT_EQ(outcome.mark, 0u);
+  EXPECT_EQ(programs.frames(direction, row.reason), 1u) << "reason " << row.reason;
+  EXPECT_EQ(programs.frames(direction, MOSE_STEER_R_REINJECTED), row.given.marked ? 1u : 0u);
+  EXPECT_EQ(programs.frames_of_all_reasons(direction), row.given.marked ? 2u : 1u);
+  EXPECT_EQ(programs.queue(direction).queued, row.given.queued + (row.queues ? 1 : 0));
+  EXPECT_EQ(programs.policy(direction).state, row.state == 0 ? row.given.state : row.state);
+}
+
+Bytes to_service4(const Bytes& payload, uint8_t protocol = kTcp) {
+  return eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, protocol) | payload;
+}
+Bytes to_service6(const Bytes& payload, uint8_t next = kTcp) {
+  return eth(kService, kClient, kIpv6) | ipv6(kClient6, kService6, next) | payload;
+}
+Bytes with_macs(Bytes frame, const Mac& to, const Mac& from) {
+  std::copy(to.begin(), to.end(), frame.begin());
+  std::copy(from.begin(), from.end(), frame.begin() + 6);
+  return frame;
+}
+Bytes redirected(const Bytes& frame) { return with_macs(frame, kPeer, kUplink); }
+
+const Bytes kV4 = to_service4(tcp(kAck));
+const Bytes kV6 = to_service6(tcp(kAck));
+const Bytes kSyn4 = to_service4(tcp(kSyn));
+const Bytes kSyn6 = to_service6(tcp(kSyn));
+const Bytes kTagged4 = eth(kService, kClient, kVlan) | vlan(7, kIpv4) | ipv4(kClient4, kService4, kTcp) | tcp(kAck);
+const Bytes kTagged6 = eth(kService, kClient, kVlan) | vlan(7, kIpv6) | ipv6(kClient6, kService6, kTcp) | tcp(kAck);
+const Bytes kTwice4 =
+    eth(kService, kClient, kQinq) | vlan(7, kVlan) | vlan(8, kIpv4) | ipv4(kClient4, kService4, kTcp) | tcp(kAck);
+// One byte short of a whole IP header. Tagged, because BPF_PROG_TEST_RUN itself refuses such a frame without a tag.
+const Bytes kCut4 = cut(kTagged4, 14 + 4 + 19), kCut6 = cut(kTagged6, 14 + 4 + 39);
+const Bytes kThrice = eth(kService, kClient, kQinq) | vlan(7, kVlan) | vlan(8, kVlan) | vlan(9, kIpv4) |
+                      ipv4(kClient4, kService4, kTcp) | tcp(kAck);
+const Bytes kOptions4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 15) | tcp(kSyn);
+const Bytes kLaterFragment4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 100) | tcp(kSyn);
+const Bytes kArpFrame = eth(kBroadcast, kClient, kArp) | arp();
+const Bytes kTaggedArp = eth(kBroadcast, kClient, kVlan) | vlan(7, kArp) | arp();
+const Bytes kSolicit = to_service6(icmpv6(135), kIcmpv6);
+const Bytes kAdvert = to_service6(icmpv6(136), kIcmpv6);
+const Bytes kSolicitBehindHop = to_service6(extension(kIcmpv6) | icmpv6(135), kHop);
+const Bytes kPing6 = to_service6(icmpv6(128), kIcmpv6);
+const Bytes kMld = to_service6(extension(kIcmpv6) | icmpv6(143), kHop);
+const Bytes kLldpFrame = eth(kBroadcast, kClient, kLldp) | Bytes(40, 1);
+const Bytes kBroadcast4 = eth(kBroadcast, kClient, kIpv4) | ipv4(kClient4, kAll4, kUdp) | udp();
+const Bytes kFromPeer = with_macs(kV4, kService, kPeer);
+
+constexpr Given kPassing{}, kSilent{.silent = true};
+constexpr Given kHolding{.state = MOSE_STEER_HOLD}, kShut{.state = MOSE_STEER_SHUT};
+constexpr Given kShutSilent{.state = MOSE_STEER_SHUT, .silent = true};
+constexpr Given kRedirecting{.state = MOSE_STEER_REDIRECT};
+constexpr Given kRedirectSilent{.state = MOSE_STEER_REDIRECT, .silent = true};
+constexpr Given kHoldNew{.state = MOSE_STEER_HOLD_NEW};
+constexpr Given kDraining{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4};
+constexpr Given kDrained{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 5};
+constexpr Given kDrainToPeer{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 4};
+constexpr Given kDrainedToPeer{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 5};
+constexpr Given kDrainedToShut{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_SHUT, .queued = 5, .drained = 5};
+
+constexpr Given marked(Given given) {
+  given.marked = true;
+  return given;
+}
+
+// Both directions decide alike; the rows run through both programs.
+const Row kBoth[] = {
+    {"pass IPv4", kPassing, kV4, kNext, MOSE_STEER_R_PASSED},
+    {"pass IPv6", kPassing, kV6, kNext, MOSE_STEER_R_PASSED},
+    {"pass ARP", kPassing, kArpFrame, kNext, MOSE_STEER_R_PASSED},
+    {"pass what cannot be parsed: the kernel judges", kPassing, kCut4, kNext, MOSE_STEER_R_PASSED},
+    {"pass other protocols", kPassing, kLldpFrame, kNext, MOSE_STEER_R_PASSED},
+    {"pass, silent: IPv4 passes", kSilent, kV4, kNext, MOSE_STEER_R_PASSED},
+    {"pass, silent: ARP does not", kSilent, kArpFrame, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"pass, silent: what cannot be parsed passes", kSilent, kCut4, kNext, MOSE_STEER_R_PASSED},
+    {"pass a marked frame", marked(kPassing), kV4, kNext, MOSE_STEER_R_PASSED},
+
+    {"hold IPv4", kHolding, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold IPv6", kHolding, kV6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold a tagged frame", kHolding, kTagged4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold a frame with two tags", kHolding, kTwice4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold IPv4 with options", kHolding, kOptions4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold a later fragment", kHolding, kLaterFragment4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold other protocols", kHolding, kLldpFrame, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold broadcast", kHolding, kBroadcast4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold ICMPv6 echo", kHolding, kPing6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold a multicast report", kHolding, kMld, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: ARP passes", kHolding, kArpFrame, kNext, MOSE_STEER_R_PASSED},
+    {"hold: tagged ARP passes", kHolding, kTaggedArp, kNext, MOSE_STEER_R_PASSED},
+    {"hold: a solicitation passes", kHolding, kSolicit, kNext, MOSE_STEER_R_PASSED},
+    {"hold: an advertisement passes", kHolding, kAdvert, kNext, MOSE_STEER_R_PASSED},
+    {"hold: a solicitation behind an extension header passes", kHolding, kSolicitBehindHop, kNext, MOSE_STEER_R_PASSED},
+    {"hold: cut IPv4 header", kHolding, kCut4, kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: cut IPv6 header", kHolding, kCut6, kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: cut options", kHolding, cut(kOptions4, 60), kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: cut tag", kHolding, cut(kTagged4, 16), kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: IPv4 header length below 5", kHolding, eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 4) | tcp(0),
+     kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: IPv4 of version 5", kHolding, eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 0, 5) | tcp(0),
+     kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: IPv6 of version 4", kHolding, eth(kService, kClient, kIpv6) | ipv6(kClient6, kService6, kTcp, 4) | tcp(0), kShot,
+     MOSE_STEER_R_DROP_PARSE},
+    {"hold: cut TCP header is still the service's", kHolding, cut(kV4, 40), kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: one place left", {.state = MOSE_STEER_HOLD, .queued = 99}, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: no place left", {.state = MOSE_STEER_HOLD, .queued = 100}, kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"hold: what has been put back makes room", {.state = MOSE_STEER_HOLD, .queued = 100, .drained = 1}, kV4, kRedirect,
+     MOSE_STEER_R_HELD, {}, true},
+    {"hold: more put back than queued is an empty tap", {.state = MOSE_STEER_HOLD, .queued = 4, .drained = 6}, kV4,
+     kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: no bytes left", {.state = MOSE_STEER_HOLD, .bytes_max = 50}, kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"hold: a marked frame goes back to the tap", marked(kHolding), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+
+    {"hold-new: IPv4 connection request", kHoldNew, kSyn4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: IPv6 connection request", kHoldNew, kSyn6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: request behind IPv4 options", kHoldNew, kOptions4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: request behind extension headers", kHoldNew,
+     to_service6(extension(kRouting) | extension(kDest) | extension(kAuth, 1) | auth(kTcp) | tcp(kSyn), kHop), kRedirect,
+     MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: more extension headers than we follow", kHoldNew,
+     to_service6(extension(kDest) | extension(kDest) | extension(kDest) | extension(kDest) | extension(kDest) |
+                     extension(kDest) | extension(kTcp) | tcp(kSyn),
+                 kDest),
+     kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: established", kHoldNew, kV4, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: SYN and ACK", kHoldNew, to_service4(tcp(kSyn | kAck)), kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: UDP", kHoldNew, to_service4(udp(), kUdp), kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: a later fragment has no flags", kHoldNew, kLaterFragment4, kNext, MOSE_STEER_R_PASSED},
+
+    {"drain: behind what is in the tap", kDraining, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"drain: a marked frame passes, the drain goes on", marked(kDraining), kV4, kNext, MOSE_STEER_R_PASSED},
+    {"drain: over, to pass", kDrained, kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"drain: over, to shut", kDrainedToShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT, {}, false, MOSE_STEER_SHUT},
+    {"drain: ARP passes and ends nothing", kDrained, kArpFrame, kNext, MOSE_STEER_R_PASSED},
+
+    {"shut IPv4", kShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"shut IPv6", kShut, kV6, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"shut other protocols", kShut, kLldpFrame, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"shut: ARP passes", kShut, kArpFrame, kNext, MOSE_STEER_R_PASSED},
+    {"shut: what cannot be parsed", kShut, kCut6, kShot, MOSE_STEER_R_DROP_PARSE},
+    {"shut: a marked frame too", marked(kShut), kV4, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"shut and silent: ARP", kShutSilent, kArpFrame, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"shut and silent: tagged ARP", kShutSilent, kTaggedArp, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"shut and silent: solicitation", kShutSilent, kSolicit, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"shut and silent: advertisement", kShutSilent, kAdvert, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"shut and silent: multicast report", kShutSilent, kMld, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"nothing set yet: shut", {.state = MOSE_STEER_INVALID}, kV4, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"an unknown state: shut", {.state = 77}, kV4, kShot, MOSE_STEER_R_DROP_SHUT},
+    {"three tags are one too many: not an IP packet for us", kShut, kThrice, kShot, MOSE_STEER_R_DROP_SHUT},
+};
+
+const Row kIngressOnly[] = {
+    {"redirect IPv4", kRedirecting, kV4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV4)},
+    {"redirect IPv6", kRedirecting, kV6, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV6)},
+    {"redirect keeps the tag", kRedirecting, kTagged6, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kTagged6)},
+    {"redirect keeps two tags", kRedirecting, kTwice4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kTwice4)},
+    {"redirect a later fragment", kRedirecting, kLaterFragment4, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kLaterFragment4)},
+    {"redirect IPv6 with a fragment header", kRedirecting, to_service6(fragment(kUdp, 80) | udp(), kFragment), kRedirect,
+     MOSE_STEER_R_REDIRECTED, redirected(to_service6(fragment(kUdp, 80) | udp(), kFragment))},
+    {"redirect: another IPv4 address", kRedirecting,
+     eth(kService, kClient, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck), kShot, MOSE_STEER_R_DROP_OTHER},
+    {"redirect: another IPv6 address", kRedirecting,
+     eth(kService, kClient, kIpv6) | ipv6(kClient6, kOther6, kTcp) | tcp(kAck), kShot, MOSE_STEER_R_DROP_OTHER},
+    {"redirect: broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},
+    {"redirect: other protocols", kRedirecting, kLldpFrame, kShot, MOSE_STEER_R_DROP_OTHER},
+    {"redirect: not back to where it came from", kRedirecting, kFromPeer, kShot, MOSE_STEER_R_DROP_LOOP},
+    {"redirect: cut", kRedirecting, kCut4, kShot, MOSE_STEER_R_DROP_PARSE},
+    {"redirect, silent: ARP", kRedirectSilent, kArpFrame, kShot, MOSE_STEER_R_DROP_SILENT},
+    {"redirect a marked frame", marked(kRedirecting), kV4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV4)},
+    {"drain to the peer: behind what is in the tap", kDrainToPeer, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"drain to the peer: a marked frame goes there", marked(kDrainToPeer), kV6, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kV6)},
+    {"drain to the peer: over", kDrainedToPeer, kV4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV4), false,
+     MOSE_STEER_REDIRECT},
+};
+
+class SteerIngress : public testing::TestWithParam<Row> {};
+TEST_P(SteerIngress, Row) {
+  expect_row(GetParam(), MOSE_STEER_INGRESS, Programs::get().skeleton().progs.steer_ingress);
+}
+INSTANTIATE_TEST_SUITE_P(Both, SteerIngress, testing::ValuesIn(kBoth));
+INSTANTIATE_TEST_SUITE_P(IngressOnly, SteerIngress, testing::ValuesIn(kIngressOnly));
+
+class SteerEgress : public testing::TestWithParam<Row> {};
+TEST_P(SteerEgress, Row) {
+  expect_row(GetParam(), MOSE_STEER_EGRESS, Programs::get().skeleton().progs.steer_egress);
+}
+INSTANTIATE_TEST_SUITE_P(Both, SteerEgress, testing::ValuesIn(kBoth));
+
+struct UplinkRow {
+  const char* name;
+  Bytes frame;
+  Bytes out;  // empty: not ours, as it came in
+};
+std::ostream& operator<<(std::ostream& out, const UplinkRow& row) { return out << row.name; }
+
+Bytes at_uplink(const Bytes& frame) { return with_macs(frame, kUplink, kPeer); }
+Bytes taken(const Bytes& frame) { return with_macs(frame, kService, kPeer); }
+
+const UplinkRow kUplinkRows[] = {
+    {"takes IPv4 for a service", at_uplink(kV4), taken(kV4)},
+    {"takes IPv6 for a service", at_uplink(kV6), taken(kV6)},
+    {"takes tagged IPv4", at_uplink(kTagged4), taken(kTagged4)},
+    {"takes tagged IPv6", at_uplink(kTagged6), taken(kTagged6)},
+    {"takes a later fragment", at_uplink(kLaterFragment4), taken(kLaterFragment4)},
+    {"takes a cut TCP header", at_uplink(cut(kV4, 36)), taken(cut(kV4, 36))},
+    {"leaves frames for the service's MAC", kV4, {}},
+    {"leaves broadcast", kBroadcast4, {}},
+    {"leaves the node's own IPv4", eth(kUplink, kPeer, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck), {}},
+    {"leaves the node's own IPv6", eth(kUplink, kPeer, kIpv6) | ipv6(kClient6, kOther6, kTcp) | tcp(kAck), {}},
+    {"leaves ARP", at_uplink(kArpFrame), {}},
+    {"leaves neighbour discovery", at_uplink(kSolicit), {}},
+    {"leaves a cut IP header", at_uplink(kCut4), {}},
+    {"leaves other protocols", at_uplink(kLldpFrame), {}},
+};
+
+class SteerUplink : public testing::TestWithParam<UplinkRow> {};
+TEST_P(SteerUplink, Row) {
+  Programs& programs = Programs::get();
+  const UplinkRow& row = GetParam();
+  programs.set(MOSE_STEER_UPLINK, {});
+  auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
+  EXPECT_EQ(outcome.verdict, kNext);
+  EXPECT_EQ(outcome.frame, row.out.empty() ? row.frame : row.out);
+  EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_REDIRECTED), row.out.empty() ? 0u : 1u);
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerUplink, testing::ValuesIn(kUplinkRows));
+
+TEST(SteerTap, MarksAndSendsToTheHostEnd) {
+  Programs& programs = Programs::get();
+  auto outcome = programs.run(programs.skeleton().progs.steer_tap, kV4, 0);
+  EXPECT_EQ(outcome.verdict, kRedirect);
+  EXPECT_EQ(outcome.mark, MOSE_STEER_MARK);
+  EXPECT_EQ(outcome.frame, kV4);
+}
+
+TEST(SteerQueue, BytesCountAgainFromZeroWhenTheTapHasBeenEmpty) {
+  Programs& programs = Programs::get();
+  const bpf_program* program = programs.skeleton().progs.steer_ingress;
+  programs.set(MOSE_STEER_INGRESS, {.state = MOSE_STEER_HOLD, .bytes_max = kV4.size() * 2});
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kShot);
+  EXPECT_EQ(programs.queue(MOSE_STEER_INGRESS).overflowed, 1u);
+  mose_steer_drained both{.frames = 2};
+  uint32_t key = MOSE_STEER_INGRESS;
+  ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_drained), &key, &both, 0), 0);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+}
+
+TEST(SteerStamps, BeginAnewWithEachChangeOfTheState) {
+  Programs& programs = Programs::get();
+  const bpf_program* program = programs.skeleton().progs.steer_ingress;
+  auto stamp = [&] {
+    mose_steer_stamp newest{};
+    for (const auto& cpu : programs.counts(MOSE_STEER_INGRESS)) {
+      if (cpu.stamps[MOSE_STEER_PASS].epoch > newest.epoch) newest = cpu.stamps[MOSE_STEER_PASS];
+    }
+    return newest;
+  };
+  programs.set(MOSE_STEER_INGRESS, kPassing);
+  programs.run(program, kV4, 0);
+  mose_steer_stamp first = stamp();
+  EXPECT_NE(first.first_ns, 0u);
+  EXPECT_EQ(first.first_ns, first.last_ns);
+  programs.set(MOSE_STEER_INGRESS, kPassing);
+  programs.run(program, kV4, 0);
+  EXPECT_GT(stamp().first_ns, first.last_ns);
+}
+
+}  // namespace
+}  // namespace mose::test
