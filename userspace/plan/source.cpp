@@ -392,7 +392,8 @@ void Machine::lose_connection(const std::string& why) {
   s_.connected = false;
   s_.verdict_out = false;
   if (undecided()) return abort(Outcome::failed, "the connection to the destination was lost: " + why);
-  if (s_.phase == Phase::aborting || forward_only()) {
+  bool wanted = s_.phase == Phase::aborting || (forward_only() && !s_.complete_seen);
+  if (wanted) {
     ++s_.connect_failures;
     s_.pause_wanted = true;
   }

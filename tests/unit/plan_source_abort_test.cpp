@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "unit/plan_drive.h"
+
+// The way back of the source's half: refusal, cancel, failure, recovery.
+namespace mose::plan::test {
+namespace {
+
+using enum SourceActionKind;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+
+// Ends of an abort whose record is under way and whose destination answers.
+void abort_ends(SourceDrive& source) {
+  source.done(record);
+  source.done(resume_source);
+  source.done(send);
+  source.hears(Message::aborted);
+  for (SourceActionKind kind : {arm_dump, freeze, dump, final_scan, finish_dump, precopy_round}) source.done(kind, "ended");
+  source.done(record);
+}
+
+TEST(PlanSourceRefusal, APreflightThatFailsRefusesAndTouchesNothing) {
+  SourceDrive source;
+  EXPECT_THAT(source.done(preflight, "process 12 has a tty open; start it without one"), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::refused);
+  EXPECT_EQ(source.state.reason, "process 12 has a tty open; start it without one");
+}
+
+TEST(PlanSourceRefusal, AJournalThatCannotBeWrittenRefuses) {
+  SourceDrive source;
+  source.done(preflight);
+  source.done(record, "no space left on device");
+  EXPECT_EQ(source.state.phase, SourcePhase::aborting);
+  source.done(record, "no space left on device");
+  source.done(record, "no space left on device");
+  EXPECT_EQ(source.state.phase, SourcePhase::done);
+  EXPECT_EQ(source.state.outcome, Outcome::refused);
+  EXPECT_THAT(source.state.reason, HasSubstr("no space left on device"));
+}
+
+TEST(PlanSourceRefusal, ADestinationThatCannotBeReachedRefuses) {
+  SourceDrive source;
+  source.to_begun();
+  EXPECT_THAT(source.done(connect, "connection refused"), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("record finished")) << "nobody to tell, nothing to resume";
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::refused);
+  EXPECT_THAT(source.state.reason, HasSubstr("connection refused"));
+}
+
+TEST(PlanSourceRefusal, ARefusalOfTheDestinationIsARefusal) {
+  SourceDrive source;
+  source.to_prepare_sent();
+  EXPECT_THAT(source.hears(Message::refused, "address 192.0.2.10 is used here"), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("record finished")) << "it has undone itself";
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::refused);
+  EXPECT_EQ(source.state.reason, "address 192.0.2.10 is used here");
+}
+
+TEST(PlanSourceCancel, DuringPreflightEndsWithoutAJournal) {
+  SourceDrive source;
+  EXPECT_THAT(source.play(CancelRequested{}), IsEmpty());
+  EXPECT_FALSE(settled(source.state));
+  EXPECT_THAT(source.done(preflight), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::cancelled);
+}
+
+TEST(PlanSourceCancel, WaitsForTheFirstRecordBeforeItWritesTheSecond) {
+  SourceDrive source;
+  source.done(preflight);
+  EXPECT_THAT(source.play(CancelRequested{}), IsEmpty());
+  EXPECT_THAT(source.done(record), ElementsAre("record aborted"));
+}
+
+TEST(PlanSourceCancel, DuringPrecopyResumesNothing) {
+  SourceDrive source;
+  source.to_precopy();
+  EXPECT_THAT(source.play(CancelRequested{}), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("send abort"));
+  EXPECT_TRUE(settled(source.state));
+  abort_ends(source);
+  EXPECT_EQ(source.state.phase, SourcePhase::done);
+  EXPECT_EQ(source.state.outcome, Outcome::cancelled);
+}
+
+TEST(PlanSourceCancel, IsPossibleInEveryPhaseBeforeTheCommitRecord) {
+  using To = SourceDrive& (SourceDrive::*)();
+  for (To to : {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_precopy, &SourceDrive::to_arming,
+                &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+    SourceDrive source;
+    (source.*to)();
+    std::string phase = to_string(source.state.phase);
+    bool resumes = source.state.phase >= SourcePhase::arming;
+    ASSERT_TRUE(before_commit(source.state)) << phase;
+    source.play(CancelRequested{});
+    EXPECT_EQ(source.state.phase, SourcePhase::aborting) << phase;
+    EXPECT_TRUE(before_commit(source.state)) << phase;
+    EXPECT_EQ(verdict(source.state), Verdict::abort) << phase;
+    EXPECT_EQ(source.state.resume_wanted, resumes) << phase;
+    source.done(connect);
+    source.done(freeze);
+    abort_ends(source);
+    EXPECT_EQ(source.state.phase, SourcePhase::done) << phase;
+    EXPECT_EQ(source.state.outcome, Outcome::cancelled) << phase;
+  }
+}
+
+TEST(PlanSourceAbort, RecordsThenResumesAndTellsTheDestination) {
+  SourceDrive source;
+  source.to_restoring();
+  EXPECT_THAT(source.hears(Message::failed, "restore: no such file"), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
+  EXPECT_THAT(source.reasons, ElementsAre(HasSubstr("no such file"), HasSubstr("no such file")));
+  EXPECT_FALSE(settled(source.state));
+  EXPECT_THAT(source.done(resume_source), IsEmpty());
+  EXPECT_TRUE(settled(source.state));
+  EXPECT_THAT(source.done(send), IsEmpty());
+  EXPECT_THAT(source.hears(Message::aborted), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::failed);
+  EXPECT_THAT(source.state.reason, HasSubstr("no such file"));
+}
+
+TEST(PlanSourceAbort, ADumpUnderWayDoesNotDelayTheResume) {
+  SourceDrive source;
+  source.to_dumping().play(CancelRequested{});
+  EXPECT_THAT(source.done(record), Contains("resume_source"));
+  source.done(resume_source);
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::aborted), IsEmpty()) << "the end waits for the dump and the scan";
+  source.done(dump, "ended by resume_source");
+  EXPECT_THAT(source.done(final_scan, "ended"), ElementsAre("record finished"));
+}
+
+TEST(PlanSourceAbort, AFreezeUnderWayIsAwaitedBeforeTheResume) {
+  SourceDrive source;
+  source.to_freezing().play(CancelRequested{});
+  EXPECT_THAT(source.done(record), ElementsAre("send abort"));
+  EXPECT_THAT(source.done(freeze), ElementsAre("resume_source"));
+}
+
+TEST(PlanSourceAbort, AnArmedDumpIsEndedByTheResume) {
+  SourceDrive source;
+  source.to_arming().play(CancelRequested{});
+  EXPECT_THAT(source.done(record), Contains("resume_source"));
+}
+
+TEST(PlanSourceAbort, ADumpThatEndsAfterTheAbortSendsNoImages) {
+  SourceDrive source;
+  source.to_dumping().play(CancelRequested{});
+  EXPECT_THAT(source.done(dump), IsEmpty());
+  EXPECT_THAT(source.done(record), Not(Contains("send images")));
+}
+
+TEST(PlanSourceAbort, AFailureOfEachActionBeforeTheCommitLeadsBack) {
+  using To = SourceDrive& (SourceDrive::*)();
+  struct Row {
+    To to;
+    SourceActionKind kind;
+  };
+  for (Row row : {Row{&SourceDrive::to_precopy, precopy_round}, Row{&SourceDrive::to_arming, arm_dump},
+                  Row{&SourceDrive::to_freezing, freeze}, Row{&SourceDrive::to_dumping, dump},
+                  Row{&SourceDrive::to_dumping, final_scan}}) {
+    SourceDrive source;
+    (source.*row.to)();
+    EXPECT_THAT(source.done(row.kind, "boom"), ElementsAre("record aborted")) << to_string(row.kind);
+    EXPECT_EQ(source.state.outcome, Outcome::failed);
+    EXPECT_EQ(source.state.reason, std::string(to_string(row.kind)) + ": boom");
+  }
+  SourceDrive source;
+  source.to_dumping().done(dump);
+  EXPECT_THAT(source.done(finish_dump, "boom"), ElementsAre("record aborted"));
+}
+
+TEST(PlanSourceAbort, ALostConnectionBeforeTheCommitLeadsBackAndIsMadeAgainForTheAbort) {
+  SourceDrive source;
+  source.to_restoring();
+  EXPECT_THAT(source.loses_connection(), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "connect"));
+  source.done(resume_source);
+  EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
+}
+
+TEST(PlanSourceAbort, ALostConnectionInEveryPhaseFromPrepareOnLeadsBack) {
+  using To = SourceDrive& (SourceDrive::*)();
+  for (To to : {&SourceDrive::to_prepare_sent, &SourceDrive::to_precopy, &SourceDrive::to_arming,
+                &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+    SourceDrive source;
+    (source.*to)();
+    EXPECT_THAT(source.loses_connection(), ElementsAre("record aborted"));
+    EXPECT_EQ(source.state.outcome, Outcome::failed);
+  }
+}
+
+TEST(PlanSourceAbort, EveryWaitBeforeTheCommitHasAnEnd) {
+  using To = SourceDrive& (SourceDrive::*)();
+  for (To to : {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_arming, &SourceDrive::to_freezing,
+                &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+    SourceDrive source;
+    (source.*to)();
+    std::string phase = to_string(source.state.phase);
+    ASSERT_TRUE(source.state.deadline) << phase;
+    source.now = *source.state.deadline - Nanoseconds(1);
+    EXPECT_THAT(source.play(Tick{}), IsEmpty()) << phase << ": too early";
+    source.waits_out();
+    EXPECT_EQ(source.state.phase, SourcePhase::aborting) << phase;
+  }
+}
+
+TEST(PlanSourceAbort, ARecordThatFailsDoesNotKeepTheSourceStopped) {
+  SourceDrive source;
+  source.to_restoring().loses_connection();
+  EXPECT_THAT(source.done(record, "disk full"), Contains("resume_source"));
+}
+
+TEST(PlanSourceAbort, AResumeThatFailsIsTriedAgainThenLeftToRecover) {
+  SourceDrive source;
+  source.to_restoring().hears(Message::failed, "x");
+  source.done(record);
+  source.done(send);
+  source.hears(Message::aborted);
+  for (unsigned i = 1; i < kResumeAttempts; ++i) {
+    ASSERT_THAT(source.done(resume_source, "busy"), ElementsAre("wait_retry"));
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("resume_source"));
+    ASSERT_FALSE(settled(source.state));
+  }
+  EXPECT_THAT(source.done(resume_source, "busy"), ElementsAre("close")) << "no `finished`: a restart tries again";
+  EXPECT_EQ(source.state.outcome, Outcome::unknown);
+  EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort);
+}
+
+TEST(PlanSourceAbort, TheDestinationIsToldABoundedNumberOfTimes) {
+  SourceDrive source;
+  source.to_restoring().loses_connection();
+  source.done(record);
+  source.done(resume_source);
+  for (unsigned i = 1; i < kAbortAttempts; ++i) {
+    if (i > 1) {
+      ASSERT_THAT(source.done(wait_retry), ElementsAre("connect"));
+    }
+    ASSERT_THAT(source.done(connect, "unreachable"), ElementsAre("wait_retry"));
+  }
+  source.done(wait_retry);
+  EXPECT_THAT(source.done(connect, "unreachable"), ElementsAre("record finished"));
+  source.done(record);
+  EXPECT_EQ(source.state.phase, SourcePhase::done);
+  EXPECT_EQ(source.state.outcome, Outcome::failed);
+  EXPECT_THAT(source.state.reason, HasSubstr("could not be told"));
+}
+
+TEST(PlanSourceAbort, AnUnansweredAbortIsSentAgainOnANewConnection) {
+  SourceDrive source;
+  source.to_restoring().hears(Message::failed, "x");
+  source.done(record);
+  source.done(resume_source);
+  source.done(send);
+  EXPECT_EQ(source.state.deadline, source.now + kAbortedDeadline);
+  EXPECT_THAT(source.waits_out(), ElementsAre("wait_retry"));
+  EXPECT_THAT(source.done(wait_retry), ElementsAre("connect"));
+  EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
+}
+
+TEST(PlanSourceAbort, AReadyThatComesTooLateChangesNothing) {
+  SourceDrive source;
+  source.to_restoring();
+  source.waits_out();
+  EXPECT_THAT(source.hears(Message::ready), IsEmpty());
+  EXPECT_THAT(source.done(record), Contains("resume_source"));
+}
+
+// ---- A commit record that may or may not be durable
+
+TEST(PlanSourceDoubt, OnlyADurableAbortOverrulesIt) {
+  SourceDrive source;
+  source.to_committing();
+  EXPECT_THAT(source.done(record, "input/output error"), ElementsAre("record aborted"));
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+  EXPECT_FALSE(before_commit(source.state));
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort);
+}
+
+TEST(PlanSourceDoubt, WithoutADurableAbortTheSourceStaysStoppedAndSaysSo) {
+  SourceDrive source;
+  source.to_committing().done(record, "input/output error");
+  for (unsigned i = 1; i < kAbortRecordAttempts; ++i) {
+    ASSERT_THAT(source.done(record, "input/output error"), ElementsAre("wait_retry"));
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("record aborted"));
+  }
+  EXPECT_THAT(source.done(record, "input/output error"), ElementsAre("close")) << "neither resumed nor told";
+  EXPECT_EQ(source.state.outcome, Outcome::unknown);
+  EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+}
+
+TEST(PlanSourceDoubt, ACancelDuringTheCommitRecordIsHonouredWhenItFails) {
+  SourceDrive source;
+  source.to_committing().play(CancelRequested{});
+  source.done(record, "input/output error");
+  source.done(record);
+  EXPECT_EQ(source.state.outcome, Outcome::cancelled);
+}
+
+// ---- Recovery
+
+TEST(PlanSourceRecovery, AnUndecidedMigrationIsAbortedAndAlwaysResumed) {
+  SourceDrive source = SourceDrive::recovering({Record::begun});
+  EXPECT_THAT(source.actions, ElementsAre("record aborted"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort);
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "connect"));
+  source.done(resume_source);
+  EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::aborted), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::failed);
+}
+
+TEST(PlanSourceRecovery, AnAbortedMigrationIsResumedAgainWithoutASecondRecord) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::aborted});
+  EXPECT_THAT(source.actions, ElementsAre("resume_source", "connect"));
+}
+
+TEST(PlanSourceRecovery, ACommittedMigrationGoesOn) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit});
+  EXPECT_THAT(source.actions, ElementsAre("connect"));
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+  EXPECT_EQ(verdict(source.state), Verdict::commit);
+  EXPECT_THAT(source.done(connect), ElementsAre("send commit"));
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::committed), ElementsAre("redirect"));
+  source.done(redirect);
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+}
+
+TEST(PlanSourceRecovery, AnAbortAfterADoubtfulCommitWins) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit, Record::aborted});
+  EXPECT_THAT(source.actions, ElementsAre("resume_source", "connect"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort);
+}
+
+TEST(PlanSourceRecovery, AFinishedMigrationNeedsNothingAndStillKnowsItsVerdict) {
+  SourceDrive moved = SourceDrive::recovering({Record::begun, Record::commit, Record::finished});
+  EXPECT_THAT(moved.actions, IsEmpty());
+  EXPECT_EQ(moved.state.phase, SourcePhase::done);
+  EXPECT_EQ(moved.state.outcome, Outcome::complete);
+  EXPECT_EQ(verdict(moved.state), Verdict::commit);
+  SourceDrive stayed = SourceDrive::recovering({Record::begun, Record::aborted, Record::finished});
+  EXPECT_THAT(stayed.actions, IsEmpty());
+  EXPECT_EQ(stayed.state.outcome, Outcome::failed);
+  EXPECT_EQ(verdict(stayed.state), Verdict::abort);
+}
+
+TEST(PlanSourceRecovery, ACancelDuringRecoveryChangesNothing) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit});
+  EXPECT_THAT(source.play(CancelRequested{}), IsEmpty());
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+}
+
+}  // namespace
+}  // namespace mose::plan::test

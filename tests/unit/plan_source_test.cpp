@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "unit/plan_drive.h"
+
+// The way forward of the source's half, one rule per test. The way back is plan_source_abort_test.cpp.
+namespace mose::plan::test {
+namespace {
+
+using enum SourceActionKind;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr uint64_t kManyPages = 1'000'000;
+
+TEST(PlanSource, BeginsWithThePreflightAlone) {
+  SourceDrive source;
+  EXPECT_THAT(source.actions, ElementsAre("preflight"));
+  EXPECT_EQ(source.state.phase, SourcePhase::preflight);
+  EXPECT_FALSE(source.state.touched);
+}
+
+TEST(PlanSource, WritesTheBeginningBeforeItConnects) {
+  SourceDrive source;
+  EXPECT_THAT(source.done(preflight), ElementsAre("record begun"));
+  EXPECT_THAT(source.done(record), ElementsAre("connect"));
+  EXPECT_EQ(source.state.phase, SourcePhase::preparing);
+}
+
+TEST(PlanSource, SendsPrepareOnTheConnectionAndWaitsForPrepared) {
+  SourceDrive source;
+  source.to_begun();
+  EXPECT_THAT(source.done(connect), ElementsAre("send prepare"));
+  EXPECT_TRUE(source.state.touched);
+  EXPECT_THAT(source.done(send), IsEmpty());
+  EXPECT_EQ(source.state.deadline, source.now + kPrepareDeadline);
+  EXPECT_THAT(source.hears(Message::prepared), ElementsAre("precopy_round 1"));
+  EXPECT_FALSE(source.state.deadline);
+}
+
+TEST(PlanSource, AnAnswerMayOvertakeTheEndOfItsSend) {
+  SourceDrive source;
+  source.to_begun().done(connect);
+  EXPECT_THAT(source.hears(Message::prepared), ElementsAre("precopy_round 1"));
+  EXPECT_THAT(source.done(send), IsEmpty());
+  EXPECT_THAT(source.round_sent(1), ElementsAre("arm_dump"));
+}
+
+TEST(PlanSource, AutoIsHybrid) {
+  EXPECT_EQ(SourceDrive(MigrationOptions{.strategy = Strategy::automatic}).state.strategy, Strategy::hybrid);
+  EXPECT_EQ(SourceDrive(MigrationOptions{.strategy = Strategy::cold}).state.strategy, Strategy::cold);
+}
+
+TEST(PlanSource, ColdAndPostcopyFreezeWithoutARound) {
+  for (Strategy strategy : {Strategy::cold, Strategy::postcopy}) {
+    SourceDrive source(MigrationOptions{.strategy = strategy});
+    source.to_prepare_sent();
+    EXPECT_THAT(source.hears(Message::prepared), ElementsAre("arm_dump")) << to_string(strategy);
+    EXPECT_EQ(source.state.round, 0u);
+  }
+}
+
+TEST(PlanSource, PrecopiesUntilARoundIsSmall) {
+  for (Strategy strategy : {Strategy::automatic, Strategy::precopy, Strategy::hybrid}) {
+    SourceDrive source(MigrationOptions{.strategy = strategy, .rounds_max = 9});
+    source.to_precopy();
+    EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 2")) << to_string(strategy);
+    EXPECT_THAT(source.round_sent(kManyPages / 4), ElementsAre("precopy_round 3"));
+    EXPECT_THAT(source.round_sent(4097), ElementsAre("precopy_round 4"));
+    EXPECT_THAT(source.round_sent(4096), ElementsAre("arm_dump"));
+  }
+}
+
+TEST(PlanSource, PrecopiesUntilTheRoundsStopShrinking) {
+  SourceDrive source(MigrationOptions{.rounds_max = 9});
+  source.to_precopy().round_sent(kManyPages);
+  EXPECT_THAT(source.round_sent(kManyPages * 70 / 100), ElementsAre("precopy_round 3"));
+  EXPECT_THAT(source.round_sent(kManyPages * 50 / 100), ElementsAre("arm_dump"));
+}
+
+TEST(PlanSource, PrecopiesNoMoreThanTheRoundsAskedFor) {
+  SourceDrive source(MigrationOptions{.rounds_max = 2});
+  source.to_precopy();
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 2"));
+  EXPECT_THAT(source.round_sent(kManyPages / 4), ElementsAre("arm_dump"));
+}
+
+TEST(PlanSource, PrecopiesAtLeastOneRound) {
+  SourceDrive source(MigrationOptions{.rounds_max = 0});
+  source.to_prepare_sent();
+  EXPECT_THAT(source.hears(Message::prepared), ElementsAre("precopy_round 1"));
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("arm_dump"));
+}
+
+TEST(PlanSource, ArmsThenFreezesThenDumpsAndScansSideBySide) {
+  SourceDrive source;
+  source.to_arming();
+  EXPECT_EQ(source.state.phase, SourcePhase::arming);
+  EXPECT_FALSE(source.state.stopped);
+  EXPECT_THAT(source.done(arm_dump), ElementsAre("freeze"));
+  EXPECT_EQ(source.state.phase, SourcePhase::freezing);
+  EXPECT_TRUE(source.state.stopped);
+  EXPECT_THAT(source.done(freeze), ElementsAre("dump", "final_scan"));
+  EXPECT_EQ(source.state.phase, SourcePhase::dumping);
+}
+
+TEST(PlanSource, SendsTheImagesWhileCriuLetsGo) {
+  SourceDrive source;
+  source.to_dumping();
+  EXPECT_THAT(source.done(dump), ElementsAre("send images", "finish_dump"));
+}
+
+TEST(PlanSource, CommitsOnlyWhenImagesMapDumpAndReadyAreAllThere) {
+  // Every order in which the four may come.
+  std::vector<int> order = {0, 1, 2, 3};
+  do {
+    SourceDrive source;
+    source.to_dumping().done(dump);
+    for (size_t i = 0; i < order.size(); ++i) {
+      switch (order[i]) {
+        case 0:
+          source.done(send);
+          break;
+        case 1:
+          source.done(final_scan);
+          break;
+        case 2:
+          source.done(finish_dump);
+          break;
+        case 3:
+          source.hears(Message::ready);
+          break;
+      }
+      if (i + 1 < order.size()) {
+        ASSERT_THAT(source.actions, IsEmpty()) << "after " << i + 1 << " of four";
+        ASSERT_TRUE(before_commit(source.state));
+      }
+    }
+    ASSERT_THAT(source.actions, ElementsAre("record commit"));
+    ASSERT_EQ(source.state.phase, SourcePhase::committing);
+    ASSERT_FALSE(before_commit(source.state));
+    ASSERT_FALSE(source.state.deadline);
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST(PlanSource, WaitsForReadyFromTheMomentImagesAndMapAreOut) {
+  SourceDrive source;
+  source.to_dumping().done(dump);
+  source.done(finish_dump);
+  source.done(send);
+  EXPECT_EQ(source.state.phase, SourcePhase::dumping);
+  source.now += Nanoseconds(5);
+  source.done(final_scan);
+  EXPECT_EQ(source.state.phase, SourcePhase::restoring);
+  EXPECT_EQ(source.state.deadline, source.now + kReadyDeadline);
+}
+
+TEST(PlanSource, SendsCommitOnlyWhenItsRecordIsDurable) {
+  SourceDrive source;
+  source.to_committing();
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+  EXPECT_THAT(source.done(record), ElementsAre("send commit"));
+  EXPECT_EQ(verdict(source.state), Verdict::commit);
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+}
+
+TEST(PlanSource, RedirectsWhenTheDestinationRuns) {
+  SourceDrive source;
+  source.to_committed();
+  EXPECT_THAT(source.hears(Message::committed), ElementsAre("redirect"));
+  EXPECT_EQ(source.state.phase, SourcePhase::serving);
+}
+
+TEST(PlanSource, KillsTheSourceTreeOnlyAfterComplete) {
+  SourceDrive source;
+  source.to_serving();
+  EXPECT_THAT(source.done(redirect), IsEmpty());
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+}
+
+TEST(PlanSource, KillsTheSourceTreeOnlyAfterTheRedirect) {
+  SourceDrive source;
+  source.to_serving();
+  EXPECT_THAT(source.hears(Message::complete), IsEmpty());
+  EXPECT_THAT(source.done(redirect), ElementsAre("kill_source"));
+}
+
+TEST(PlanSource, CompleteSaysThatItIsCommittedToo) {
+  SourceDrive source;
+  source.to_committed();
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("redirect"));
+  EXPECT_THAT(source.done(redirect), ElementsAre("kill_source"));
+}
+
+TEST(PlanSource, EndsWithTheRecordThenReleasedThenClose) {
+  SourceDrive source;
+  source.to_finishing();
+  EXPECT_THAT(source.done(kill_source), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("send released"));
+  EXPECT_FALSE(settled(source.state));
+  EXPECT_THAT(source.done(send), ElementsAre("close"));
+  EXPECT_EQ(source.state.phase, SourcePhase::done);
+  EXPECT_EQ(source.state.outcome, Outcome::complete);
+  EXPECT_EQ(source.state.reason, "");
+  EXPECT_TRUE(settled(source.state));
+  EXPECT_THAT(source.done(close), IsEmpty());
+}
+
+// ---- After the commit: only forward
+
+TEST(PlanSourceCommitted, ALostConnectionIsMadeAgainAndBeginsWithCommit) {
+  SourceDrive source;
+  source.to_committed();
+  EXPECT_THAT(source.loses_connection(), ElementsAre("wait_retry"));
+  EXPECT_THAT(source.done(wait_retry), ElementsAre("connect"));
+  EXPECT_THAT(source.done(connect), ElementsAre("send commit"));
+  EXPECT_THAT(source.done(send), IsEmpty());
+  EXPECT_THAT(source.hears(Message::committed), ElementsAre("redirect"));
+}
+
+TEST(PlanSourceCommitted, AServingSourceConnectsAgainToHearComplete) {
+  SourceDrive source;
+  source.to_serving().done(redirect);
+  source.loses_connection();
+  source.done(wait_retry);
+  EXPECT_THAT(source.done(connect), ElementsAre("send commit"));
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::committed), IsEmpty()) << "redirected once";
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+}
+
+TEST(PlanSourceCommitted, TriesToConnectWithoutEnd) {
+  SourceDrive source;
+  source.to_committed().loses_connection();
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("connect"));
+    ASSERT_THAT(source.done(connect, "unreachable"), ElementsAre("wait_retry"));
+  }
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+  EXPECT_FALSE(source.state.deadline) << "no wait after the commit has an end";
+}
+
+TEST(PlanSourceCommitted, ASendThatFailsIsALostConnection) {
+  SourceDrive source;
+  source.to_committing().done(record);
+  EXPECT_THAT(source.done(send, "broken pipe"), ElementsAre("wait_retry"));
+  EXPECT_THAT(source.loses_connection(), IsEmpty()) << "the same loss, told twice";
+}
+
+TEST(PlanSourceCommitted, TheConnectionMayGoWhileTheCommitIsBeingWritten) {
+  SourceDrive source;
+  source.to_committing();
+  EXPECT_THAT(source.loses_connection(), IsEmpty());
+  EXPECT_THAT(source.done(record), ElementsAre("connect"));
+  EXPECT_THAT(source.done(connect), ElementsAre("send commit"));
+}
+
+TEST(PlanSourceCommitted, ACancelComesTooLate) {
+  for (bool recorded : {false, true}) {
+    SourceDrive source;
+    source.to_committing();
+    if (recorded) source.done(record);
+    EXPECT_THAT(source.play(CancelRequested{}), IsEmpty());
+    EXPECT_FALSE(before_commit(source.state));
+    EXPECT_NE(source.state.phase, SourcePhase::aborting);
+  }
+}
+
+TEST(PlanSourceCommitted, NoTickLeadsBack) {
+  SourceDrive source;
+  source.to_serving();
+  source.now += std::chrono::hours(1000);
+  EXPECT_THAT(source.play(Tick{}), IsEmpty());
+  EXPECT_EQ(source.state.phase, SourcePhase::serving);
+}
+
+TEST(PlanSourceCommitted, WhatTheDestinationReportsIsKeptForTheOperator) {
+  SourceDrive source;
+  source.to_committed();
+  EXPECT_THAT(source.hears(Message::failed, "no memory for the thaw"), IsEmpty());
+  EXPECT_THAT(source.state.reason, HasSubstr("no memory for the thaw"));
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+}
+
+TEST(PlanSourceCommitted, ARedirectThatFailsIsTriedAgainThenReported) {
+  SourceDrive source;
+  source.to_serving();
+  for (unsigned i = 1; i < kRedirectAttempts; ++i) {
+    ASSERT_THAT(source.done(redirect, "no such device"), ElementsAre("wait_retry"));
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("redirect"));
+  }
+  source.done(redirect, "no such device");
+  source.done(wait_retry);
+  EXPECT_EQ(source.state.phase, SourcePhase::serving) << "pages are served all the same";
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+  source.done(kill_source);
+  source.done(record);
+  source.done(send);
+  EXPECT_EQ(source.state.outcome, Outcome::failed_after_commit);
+  EXPECT_THAT(source.state.reason, HasSubstr("no such device"));
+}
+
+TEST(PlanSourceCommitted, AKillThatFailsIsTriedAgainThenLeftToRecover) {
+  SourceDrive source;
+  source.to_finishing();
+  for (unsigned i = 1; i < kKillAttempts; ++i) {
+    ASSERT_THAT(source.done(kill_source, "busy"), ElementsAre("wait_retry"));
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("kill_source"));
+  }
+  EXPECT_THAT(source.done(kill_source, "busy"), ElementsAre("close")) << "no `finished`, so that a restart tries again";
+  EXPECT_EQ(source.state.outcome, Outcome::failed_after_commit);
+  EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
+}
+
+TEST(PlanSourceCommitted, AJournalThatCannotBeClosedDoesNotChangeTheOutcome) {
+  SourceDrive source;
+  source.to_finishing().done(kill_source);
+  EXPECT_THAT(source.done(record, "disk full"), ElementsAre("send released"));
+  source.done(send);
+  EXPECT_EQ(source.state.outcome, Outcome::complete);
+  EXPECT_THAT(source.state.reason, HasSubstr("disk full"));
+}
+
+TEST(PlanSourceCommitted, WithoutAConnectionReleasedIsNotWaitedFor) {
+  SourceDrive source;
+  source.to_finishing().loses_connection();
+  source.done(kill_source);
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+}
+
+// ---- What cannot be
+
+TEST(PlanSource, AnImpossibleEventChangesNothing) {
+  SourceDrive source;
+  source.to_dumping();
+  SourceState before = source.state;
+  for (Message message : {Message::prepared, Message::committed, Message::complete, Message::aborted, Message::prepare,
+                          Message::images, Message::commit, Message::abort, Message::released}) {
+    EXPECT_THAT(source.hears(message), IsEmpty()) << to_string(message);
+    EXPECT_EQ(source.state.phase, before.phase);
+    EXPECT_EQ(source.state.running, before.running);
+  }
+  for (SourceActionKind kind : {preflight, connect, precopy_round, arm_dump, resume_source, kill_source, close}) {
+    EXPECT_THAT(source.done(kind, "late"), IsEmpty()) << to_string(kind);
+    EXPECT_EQ(source.state.phase, before.phase);
+  }
+  EXPECT_THAT(source.play(Tick{}), IsEmpty()) << "before the deadline";
+  EXPECT_EQ(source.state.deadline, before.deadline);
+}
+
+TEST(PlanSource, ReadyBeforeTheDumpIsIgnored) {
+  SourceDrive source;
+  source.to_precopy().hears(Message::ready);
+  EXPECT_FALSE(source.state.ready_seen);
+}
+
+TEST(PlanSource, CommittedBeforeTheCommitIsIgnored) {
+  SourceDrive source;
+  source.to_committing().hears(Message::committed);
+  source.hears(Message::complete);
+  source.done(record);
+  EXPECT_EQ(source.state.phase, SourcePhase::committed);
+  EXPECT_FALSE(source.state.complete_seen);
+}
+
+TEST(PlanSource, EveryValueHasAName) {
+  for (int i = 0; i <= static_cast<int>(SourcePhase::done); ++i) {
+    EXPECT_STRNE(to_string(static_cast<SourcePhase>(i)), "?");
+  }
+  for (int i = 0; i <= static_cast<int>(close); ++i) EXPECT_STRNE(to_string(static_cast<SourceActionKind>(i)), "?");
+  for (int i = 0; i <= static_cast<int>(Message::aborted); ++i) EXPECT_STRNE(to_string(static_cast<Message>(i)), "?");
+  for (int i = 0; i <= static_cast<int>(Record::finished); ++i) EXPECT_STRNE(to_string(static_cast<Record>(i)), "?");
+  for (int i = 0; i <= static_cast<int>(Verdict::abort); ++i) EXPECT_STRNE(to_string(static_cast<Verdict>(i)), "?");
+}
+
+}  // namespace
+}  // namespace mose::plan::test
