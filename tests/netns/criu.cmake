@@ -4,6 +4,10 @@ target_link_options(mcriu-workload PRIVATE -static -fno-sanitize=all)
 target_compile_options(mcriu-workload PRIVATE -fno-sanitize=all)
 target_link_libraries(mcriu-workload PRIVATE Threads::Threads)
 
-mose_test(criu_test LABEL netns TIMEOUT 180 DEPS restore SOURCES criu/criu_test.cpp criu/bed.cpp)
-target_include_directories(criu_test PRIVATE criu)
-add_dependencies(criu_test mcriu-workload mose-exec mose-criu-preload)
+add_library(mcriu_bed STATIC criu/bed.cpp criu/steps.cpp)
+target_include_directories(mcriu_bed PUBLIC criu)
+target_link_libraries(mcriu_bed PUBLIC mose_restore mose_test_support)
+add_dependencies(mcriu_bed mcriu-workload mose-exec mose-criu-preload)
+
+mose_test(criu_test LABEL netns TIMEOUT 180 SOURCES criu/criu_test.cpp LIBS mcriu_bed)
+mose_test(criu_failure_test LABEL netns TIMEOUT 180 SOURCES criu/failure_test.cpp LIBS mcriu_bed)

@@ -11,7 +11,9 @@
 namespace mose {
 namespace {
 
-// Collects the descriptors that the helper needs, numbered from a fixed start beyond those of the command itself.
+constexpr int kFirstFd = 20;  // commands use lower numbers themselves
+
+// Collects the descriptors that the helper needs, numbered from kFirstFd.
 class Arguments {
  public:
   explicit Arguments(SpawnRequest& request) : request_(request) {}
@@ -32,7 +34,7 @@ class Arguments {
 
  private:
   SpawnRequest& request_;
-  int next_ = 200;
+  int next_ = kFirstFd;
 };
 
 // The number that the helper writes when the workload's first process exists.

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <set>
 
 extern char** environ;
 
@@ -60,6 +61,7 @@ struct Options {
 Result<ProcessHandle> spawn(const SpawnRequest& request) {
   Options options;
   std::vector<Fd> copies;
+  std::set<int> named = {0, 1, 2};
   bool stdin_named = false;
   for (const SpawnRequest::FdMap& map : request.fds) {
     if (map.theirs >= kCopiesFrom) return fail("descriptor number " + std::to_string(map.theirs) + " is too large");
@@ -68,7 +70,14 @@ Result<ProcessHandle> spawn(const SpawnRequest& request) {
     copies.emplace_back(copy);
     ::posix_spawn_file_actions_adddup2(&options.actions, copy, map.theirs);
     stdin_named |= map.theirs == 0;
+    named.insert(map.theirs);
   }
+  // Ours all have close-on-exec, but we may have been started with others.
+  int last = *named.rbegin();
+  for (int fd = 3; fd < last; ++fd) {
+    if (!named.contains(fd)) ::posix_spawn_file_actions_addclose(&options.actions, fd);
+  }
+  ::posix_spawn_file_actions_addclosefrom_np(&options.actions, last + 1);
   if (!stdin_named) ::posix_spawn_file_actions_addopen(&options.actions, 0, "/dev/null", O_RDONLY, 0);
 
   sigset_t none, all;

@@ -25,8 +25,8 @@ struct SpawnRequest {
   bool new_session = false;
 };
 
-// Returns as soon as the program has been exec'ed. All signals are unblocked and default in it. Descriptors with
-// close-on-exec, which all of ours are, do not reach it unless they are named.
+// Returns as soon as the program has been exec'ed. All signals are unblocked and default in it, and no descriptor
+// but 0, 1, 2 and those named reaches it.
 // The child is ours to reap(): no other code of this program may wait for "any child".
 [[nodiscard]] Result<ProcessHandle> spawn(const SpawnRequest& request);
 

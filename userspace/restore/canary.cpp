@@ -87,6 +87,8 @@ Status check_images(int images, CanaryResult& result) {
 
 Status try_canary(const CriuSetup& setup, const CanaryOptions& options, CanaryResult& result) {
   Timestamp deadline = now() + options.bound;
+  Cgroup cgroup;         // before the rollback, which uses them
+  ProcessHandle canary;
   Rollback cleanup;
   std::error_code ignored;
   fs::create_directories(options.scratch, ignored);
@@ -97,7 +99,7 @@ Status try_canary(const CriuSetup& setup, const CanaryOptions& options, CanaryRe
   std::string root = options.scratch + "/root";
   MOSE_TRY(make_root(root));
   MOSE_ASSIGN(Fd images, make_images_dir(options.scratch + "/images"));
-  MOSE_ASSIGN(Cgroup cgroup, Cgroup::create(options.cgroup_path));
+  MOSE_ASSIGN(cgroup, Cgroup::create(options.cgroup_path));
   cleanup.push([&] {
     (void)cgroup.kill();
     (void)cgroup.thaw();
@@ -110,7 +112,7 @@ Status try_canary(const CriuSetup& setup, const CanaryOptions& options, CanaryRe
   launch.root_read_only = false;
   launch.log = "/output";
   launch.command = {"/canary", "--canary"};
-  MOSE_ASSIGN(ProcessHandle canary, launch_workload(launch, deadline - now()));
+  MOSE_ASSIGN(canary, launch_workload(launch, deadline - now()));
   cleanup.push([&] {  // if it is our child by now, leave no zombie
     (void)canary.signal(SIGKILL);
     (void)cgroup.thaw();

@@ -25,13 +25,14 @@ constexpr Nanoseconds kKillBound{5'000'000'000};
 constexpr size_t kLogBytesMax = 64u << 20;
 constexpr size_t kLogLinesQuoted = 3;
 
-// "(00.012345) Error (criu/x.c:12): text" -> "Error (criu/x.c:12): text"
+// "(00.012345)      1: Error (criu/x.c:12): text" -> "1: Error (criu/x.c:12): text"; 1 is the number of a restored task.
 std::string_view without_stamp(std::string_view line) {
-  if (!line.starts_with('(')) return line;
-  size_t end = line.find(") ");
-  if (end == std::string_view::npos) return line;
-  size_t text = line.find_first_not_of(' ', end + 1);  // the number of a restored task may follow
-  return text == std::string_view::npos ? line : line.substr(text);
+  if (line.starts_with('(')) {
+    size_t end = line.find(") ");
+    if (end != std::string_view::npos) line.remove_prefix(end + 1);
+  }
+  size_t text = line.find_first_not_of(' ');
+  return text == std::string_view::npos ? std::string_view() : line.substr(text);
 }
 
 // Complaints that say nothing of why CRIU failed: harmless ones of its start, summaries and echoes of its end.

@@ -14,6 +14,8 @@
 
 #include <cstring>
 #include <filesystem>
+#include <set>
+#include <sstream>
 #include <thread>
 
 #include "support/support.h"
@@ -169,6 +171,20 @@ Status CriuBed::wait_ticks(const Node& node, unsigned count) const {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return fail("the workload stands still at tick " + std::to_string(ticks(node)));
+}
+
+std::string CriuBed::mounts(const Node& node) const {
+  std::istringstream lines(*read_file("/proc/" + std::to_string(node.first.pid()) + "/mountinfo"));
+  std::set<std::string> sorted;
+  std::string out, line;
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    std::string id, parent, device, root, target, flags;
+    fields >> id >> parent >> device >> root >> target >> flags;
+    sorted.insert(target + " " + flags + "\n");
+  }
+  for (const std::string& mount : sorted) out += mount;
+  return out;
 }
 
 restore::Swrk::Place CriuBed::source_place(const Node& node) const {

@@ -41,6 +41,9 @@ class CriuBed {
   [[nodiscard]] Status wait_ticks(const Node& node, unsigned count) const;
   [[nodiscard]] unsigned ticks(const Node& node) const;
 
+  // Mount point, options and filesystem of each mount that the workload sees.
+  [[nodiscard]] std::string mounts(const Node& node) const;
+
   restore::Swrk::Place source_place(const Node& node) const;
   restore::Swrk::Place destination_place(const Node& node) const;
   static restore::Swrk::DumpRequest dump_request(const Node& node, int images_dir);

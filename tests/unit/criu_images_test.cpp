@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+// CRIU's images, made by hand here: what is read, what is refused, what is written.
+#include "restore/images.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+
+namespace mose::restore {
+namespace {
+
+using namespace std::string_literals;
+
+std::string u32(uint32_t value) { return std::string(reinterpret_cast<const char*>(&value), 4); }
+std::string varint(uint64_t value) {
+  std::string out;
+  for (; value >= 128; value >>= 7) out += static_cast<char>(value | 128);
+  return out + static_cast<char>(value);
+}
+std::string field(unsigned number, uint64_t value) { return varint(number << 3) + varint(value); }
+std::string field(unsigned number, const std::string& bytes) { return varint(number << 3 | 2) + varint(bytes.size()) + bytes; }
+std::string image(uint32_t magic, const std::vector<std::string>& messages) {
+  std::string out = u32(0x54564319) + u32(magic);
+  for (const std::string& message : messages) out += u32(static_cast<uint32_t>(message.size())) + message;
+  return out;
+}
+
+constexpr uint32_t kTree = 0x50273030, kMm = 0x57492820, kPageMap = 0x56084025, kFiles = 0x56303138;
+constexpr uint64_t kRegular = 1, kFilePrivate = 1 << 6, kAnonPrivate = 1 << 9, kVdso = 1 << 3, kVvar = 1 << 12, kAnonShared = 1 << 8;
+
+std::string vma(uint64_t start, uint64_t end, uint64_t status, uint64_t flags = 0x22) {
+  return field(14, field(1, start) + field(2, end) + field(3, uint64_t{0}) + field(4, uint64_t{0}) + field(5, uint64_t{3}) +
+                       field(6, flags) + field(7, status) + field(8, ~uint64_t{0}));
+}
+std::string task(uint64_t pid, uint64_t parent) {
+  return field(1, pid) + field(2, parent) + field(3, pid) + field(4, pid) + field(5, pid) + field(5, pid + 100);
+}
+
+class CriuImages : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    path = ::testing::TempDir() + "mose-images-" + std::to_string(::getpid());
+    dir = std::move(*make_images_dir(path));
+  }
+  void TearDown() override { std::filesystem::remove_all(path); }
+  void put(const std::string& name, const std::string& bytes) {
+    auto fd = open_at(dir.get(), name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ASSERT_TRUE(fd && write_all(fd->get(), bytes));
+  }
+  std::string get(const std::string& name) {
+    auto text = read_file(path + "/" + name);
+    return text ? *text : "";
+  }
+  std::string path;
+  Fd dir;
+};
+
+TEST_F(CriuImages, ProcessesAndTheirMappingsAreRead) {
+  put("pstree.img", image(kTree, {task(1, 0), task(2, 1)}));
+  put("mm-1.img", image(kMm, {field(1, uint64_t{5}) + vma(0x1000, 0x3000, kRegular | kAnonPrivate) +
+                              vma(0x3000, 0x4000, kRegular | kAnonPrivate, 0x2022) + vma(0x5000, 0x6000, kRegular | kFilePrivate) +
+                              vma(0x7000, 0x8000, kRegular | kVvar | kAnonPrivate) + vma(0x8000, 0xa000, kRegular | kVdso | kAnonPrivate) +
+                              vma(0xb000, 0xd000, kRegular | kAnonShared)}));
+  auto processes = read_processes(dir.get());
+  ASSERT_TRUE(processes) << processes.error().what;
+  ASSERT_EQ(processes->size(), 2u);
+  const ImageProcess& first = (*processes)[0];
+  EXPECT_EQ(first.space, 1u);
+  EXPECT_EQ(first.threads, (std::vector<uint32_t>{1, 101}));
+  EXPECT_EQ(first.vmas.size(), 6u);
+  EXPECT_EQ(lazy_area(first).runs(), (std::vector<PageRun>{{1, 2}}));
+  EXPECT_EQ(eager_area(first).runs(), (std::vector<PageRun>{{3, 1}, {5, 1}, {8, 2}}));
+  EXPECT_EQ(shared_pages(first), 2u);
+  EXPECT_TRUE((*processes)[1].zombie) << "a process without an mm image is a zombie";
+}
+
+struct Damage {
+  const char* name;
+  std::string tree, mm;
+};
+class DamagedImages : public CriuImages, public ::testing::WithParamInterface<Damage> {};
+TEST_P(DamagedImages, AreAnError) {
+  if (!GetParam().tree.empty()) put("pstree.img", GetParam().tree);
+  if (!GetParam().mm.empty()) put("mm-1.img", GetParam().mm);
+  EXPECT_FALSE(read_processes(dir.get()));
+}
+INSTANTIATE_TEST_SUITE_P(
+    , DamagedImages,
+    ::testing::Values(Damage{"NoTree", "", ""}, Damage{"Empty", "\0"s, ""}, Damage{"WrongKind", image(kMm, {task(1, 0)}), ""},
+                      Damage{"CutInLength", image(kTree, {task(1, 0)}) + "\x05\x00"s, ""},
+                      Damage{"CutInMessage", image(kTree, {}) + u32(100) + "short", ""},
+                      Damage{"HugeLength", image(kTree, {}) + u32(0xffffffff), ""},
+                      Damage{"NoMessage", image(kTree, {"\xff\xff"s}), ""},
+                      Damage{"MissingFields", image(kTree, {field(1, uint64_t{1})}), ""},
+                      Damage{"TwoMm", image(kTree, {task(1, 0)}), image(kMm, {"", ""})},
+                      Damage{"Backwards", image(kTree, {task(1, 0)}), image(kMm, {vma(0x2000, 0x1000, 0x201)})},
+                      Damage{"Overlap", image(kTree, {task(1, 0)}), image(kMm, {vma(0x1000, 0x3000, 0x201) + vma(0x2000, 0x4000, 0x201)})},
+                      Damage{"Unaligned", image(kTree, {task(1, 0)}), image(kMm, {vma(0x1001, 0x3000, 0x201)})}),
+    [](const auto& damage) { return damage.param.name; });
+
+TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
+  // Our own memory stands for the frozen process: three pages, the middle one not wanted.
+  auto* memory = static_cast<char*>(::mmap(nullptr, 3 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  std::memset(memory, 'a', kPageSize);
+  std::memset(memory + kPageSize, 'b', kPageSize);
+  std::memset(memory + 2 * kPageSize, 'c', kPageSize);
+  uint64_t start = reinterpret_cast<uint64_t>(memory), first = start >> kPageShift;
+  put("pstree.img", image(kTree, {task(1, 0)}));
+  put("mm-1.img", image(kMm, {vma(start, start + 3 * kPageSize, kRegular | kAnonPrivate)}));
+  // The dump itself had put the last page there, as it does with the vdso.
+  put("pagemap-1.img", image(kPageMap, {field(1, uint64_t{7}), field(1, start + 2 * kPageSize) + field(2, uint64_t{1}) + field(4, uint64_t{4})}));
+  put("pages-7.img", std::string(kPageSize, 'x'));
+  auto processes = read_processes(dir.get());
+  ASSERT_TRUE(processes) << processes.error().what;
+  auto self = ProcessHandle::open(::getpid());
+  ASSERT_TRUE(self);
+  PageSet present = PageSet::from_runs({{first, 1}, {first + 1000, 5}});  // the second run lies in no mapping
+  auto count = write_present_pages(dir.get(), (*processes)[0], *self, present);
+  ASSERT_TRUE(count) << count.error().what;
+  EXPECT_EQ(*count, 2u);
+  EXPECT_EQ(get("pages-7.img"), std::string(kPageSize, 'a') + std::string(kPageSize, 'c'));
+  auto entry = [](uint64_t address, uint64_t pages) {
+    return field(1, address) + field(2, pages) + field(4, uint64_t{4}) + field(5, pages);
+  };
+  EXPECT_EQ(get("pagemap-1.img"), image(kPageMap, {field(1, uint64_t{7}), entry(start, 1), entry(start + 2 * kPageSize, 1)}));
+  ::munmap(memory, 3 * kPageSize);
+}
+
+TEST_F(CriuImages, SizesOfFilesBelowTheNamedDirectoriesAreForgotten) {
+  auto file = [](uint64_t id, const std::string& name, bool size) {
+    return field(1, uint64_t{1}) + field(2, id) +
+           field(3, field(1, id) + field(2, uint64_t{02001}) + field(6, name) + field(7, uint64_t{99}) + (size ? field(8, uint64_t{123}) : ""));
+  };
+  put("files.img", image(kFiles, {file(1, "/bin/sh", true), file(2, "/log/a", true), file(3, "/logs/b", true), file(4, "/log/c", false)}));
+  auto changed = forget_file_sizes(dir.get(), {"/log/"});
+  ASSERT_TRUE(changed) << changed.error().what;
+  EXPECT_EQ(*changed, 1u);
+  auto files = read_regular_files(dir.get());
+  ASSERT_TRUE(files);
+  ASSERT_EQ(files->size(), 4u);
+  EXPECT_TRUE((*files)[0].has_size);
+  EXPECT_EQ((*files)[0].size, 123u);
+  EXPECT_FALSE((*files)[1].has_size);
+  EXPECT_TRUE((*files)[2].has_size) << "/logs is not below /log";
+  EXPECT_NE(get("files.img").find(field(7, uint64_t{99})), std::string::npos) << "fields that we do not know stay";
+}
+
+TEST_F(CriuImages, TravelByName) {
+  put("core-1.img", "abc");
+  put("dump.log", "not an image");
+  put("lazy-pages.socket", "not an image");
+  auto images = load_images(dir.get());
+  ASSERT_TRUE(images);
+  ASSERT_EQ(images->size(), 1u);
+  EXPECT_EQ((*images)[0].name, "core-1.img");
+  Fd other = std::move(*make_images_dir(path + "/other"));
+  ASSERT_TRUE(store_image(other.get(), (*images)[0]));
+  EXPECT_EQ(*read_file(path + "/other/core-1.img"), "abc");
+  EXPECT_FALSE(store_image(other.get(), (*images)[0])) << "never over an existing file";
+}
+
+TEST_F(CriuImages, NamesFromAPeerAreNotTrusted) {
+  for (const std::string& name : {"../x.img"s, "a/b.img"s, "/x.img"s, ".img"s, ".hidden.img"s, "x"s, ""s, "dump.log"s, "a\0b.img"s,
+                                  "a b.img"s, std::string(200, 'a') + ".img"})
+    EXPECT_FALSE(store_image(dir.get(), {name, "x"})) << name;
+  ASSERT_EQ(::symlink("/etc/passwd", (path + "/link.img").c_str()), 0);
+  EXPECT_FALSE(store_image(dir.get(), {"link.img", "x"}));
+}
+
+TEST_F(CriuImages, TheDirectoryIsPrivateAndEmptiedForTheNextUse) {
+  put("core-1.img", "abc");
+  auto again = make_images_dir(path);
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(load_images(again->get())->empty());
+  struct stat st{};
+  ASSERT_EQ(::stat(path.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777u, 0700u);
+  EXPECT_FALSE(make_images_dir("/proc/no/such"));
+}
+
+}  // namespace
+}  // namespace mose::restore
