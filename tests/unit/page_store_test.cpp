@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+#include "move/page_store.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "move/codec.h"
+
+namespace mose::move {
+namespace {
+
+const MigrationId kId{{9, 8, 7}};
+constexpr uint32_t kEpoch = 3;
+constexpr SpaceId kSpace = 5;
+
+class Store : public testing::Test {
+ protected:
+  void make(uint64_t bytes_max = 64u << 20) {
+    auto made = PageStore::create(kId, kEpoch, bytes_max);
+    ASSERT_TRUE(made) << made.error().what;
+    store_ = std::move(*made);
+  }
+  void SetUp() override { make(); }
+
+  static void write(PageStore::Pending& pending, int value) {
+    for (const iovec& part : pending.parts()) memset(part.iov_base, value, part.iov_len);
+  }
+  std::vector<PageRun> put(std::vector<PageRun> runs, int value, SpaceId space = kSpace) {
+    auto pending = store_->prepare(space, std::move(runs));
+    EXPECT_TRUE(pending) << pending.error().what;
+    write(*pending, value);
+    return store_->publish(std::move(*pending));
+  }
+  Status seal(std::vector<SpacePages> spaces) {
+    auto payload = encode_page_map(spaces);
+    EXPECT_TRUE(payload);
+    return store_->seal(*payload, std::move(spaces));
+  }
+  static SpacePages pages(std::vector<PageRun> present, std::vector<PageRun> remote, SpaceId space = kSpace) {
+    return {space, PageSet::from_runs(std::move(present)), PageSet::from_runs(std::move(remote)), {}};
+  }
+  int value_at(uint64_t page, SpaceId space = kSpace) {
+    auto bytes = store_->contents(space, page, 1);
+    return bytes.empty() ? -1 : static_cast<int>(bytes[kPageSize - 1]);
+  }
+  PagePlace place(uint64_t page) { return store_->place(kSpace, page, 1).place; }
+
+  std::unique_ptr<PageStore> store_;
+};
+
+TEST_F(Store, KnowsNothingBeforeItIsSealed) {
+  put({{100, 4}}, 1);
+  EXPECT_EQ(place(100), PagePlace::unknown);
+  EXPECT_TRUE(store_->contents(kSpace, 100, 1).empty());
+  EXPECT_TRUE(store_->spaces().empty());
+}
+
+TEST_F(Store, TellsPlacesOnceSealed) {
+  put({{100, 10}}, 1);
+  ASSERT_TRUE(seal({pages({{100, 12}}, {{104, 1}, {110, 2}})}));
+  EXPECT_EQ(store_->missing_pages(), 3u);
+  EXPECT_EQ(place(99), PagePlace::zero);
+  EXPECT_EQ(place(100), PagePlace::local);
+  EXPECT_EQ(place(104), PagePlace::remote);
+  EXPECT_EQ(place(111), PagePlace::remote);
+  EXPECT_EQ(place(112), PagePlace::zero);
+  EXPECT_EQ(store_->place(kSpace, 100, 100).count, 4u);
+  EXPECT_EQ(store_->place(kSpace, 110, 100).count, 2u);
+  EXPECT_EQ(store_->place(kSpace, 90, 100).count, 10u);
+  EXPECT_EQ(store_->place(kSpace, 200, 100).count, 100u);
+  EXPECT_EQ(store_->place(77, 200, 100).place, PagePlace::zero);
+  EXPECT_EQ(store_->missing(kSpace), PageSet::from_runs({{104, 1}, {110, 2}}));
+}
+
+TEST_F(Store, APageThatComesAgainReplacesTheOldContentsInPlace) {
+  put({{100, 8}}, 1);
+  uint64_t used = store_->slots_used();
+  put({{102, 1}, {105, 2}}, 2);
+  EXPECT_EQ(store_->slots_used(), used);
+  ASSERT_TRUE(seal({pages({{100, 8}}, {})}));
+  for (uint64_t page = 100; page < 108; ++page) {
+    EXPECT_EQ(value_at(page), page == 102 || page == 105 || page == 106 ? 2 : 1) << page;
+  }
+}
+
+TEST_F(Store, PagesThatArriveTogetherAreReadTogether) {
+  put({{100, 512}}, 1);
+  put({{700, 3}, {710, 2}}, 2);
+  ASSERT_TRUE(seal({pages({{100, 512}, {700, 3}, {710, 2}}, {})}));
+  EXPECT_EQ(store_->contents(kSpace, 100, 1000).size(), 512 * kPageSize);
+  EXPECT_EQ(store_->contents(kSpace, 130, 64).size(), 64 * kPageSize);
+  EXPECT_EQ(store_->contents(kSpace, 700, 100).size(), 3 * kPageSize);
+}
+
+TEST_F(Store, RemotePagesBecomeLocalOnceAndNeverChangeAgain) {
+  put({{100, 4}}, 1);
+  ASSERT_TRUE(seal({pages({{100, 4}}, {{101, 2}})}));
+  auto slow = store_->prepare(kSpace, {{101, 1}});
+  ASSERT_TRUE(slow);
+  EXPECT_EQ(put({{101, 2}}, 2), (std::vector<PageRun>{{101, 2}}));
+  EXPECT_EQ(store_->missing_pages(), 0u);
+  auto bytes = store_->contents(kSpace, 101, 1);
+  write(*slow, 3);
+  EXPECT_TRUE(store_->publish(std::move(*slow)).empty());
+  EXPECT_TRUE(put({{100, 4}}, 4).empty());
+  EXPECT_EQ(bytes[0], std::byte{2});
+  EXPECT_EQ(value_at(100), 1);
+  EXPECT_EQ(value_at(101), 2);
+  EXPECT_EQ(value_at(103), 1);
+}
+
+TEST_F(Store, PagesNobodyNamedChangeNothing) {
+  ASSERT_TRUE(seal({pages({{100, 1}}, {{100, 1}})}));
+  EXPECT_TRUE(put({{500, 1}}, 9).empty());
+  EXPECT_EQ(place(500), PagePlace::zero);
+  EXPECT_FALSE(store_->prepare(99, {{1, 1}}));
+  EXPECT_TRUE(store_->publish_zero(99, std::vector<PageRun>{{1, 1}}).empty());
+}
+
+TEST_F(Store, ARemotePageMayTurnOutToBeZero) {
+  ASSERT_TRUE(seal({pages({{100, 2}}, {{100, 2}})}));
+  EXPECT_EQ(store_->publish_zero(kSpace, std::vector<PageRun>{{99, 2}}), (std::vector<PageRun>{{100, 1}}));
+  EXPECT_EQ(place(100), PagePlace::zero);
+  EXPECT_EQ(store_->missing_pages(), 1u);
+  EXPECT_TRUE(put({{100, 1}}, 1).empty());
+  EXPECT_EQ(place(100), PagePlace::zero);
+}
+
+TEST_F(Store, AMapThatCountsOnPagesNeverSentIsRefused) {
+  put({{100, 2}}, 1);
+  Status status = seal({pages({{100, 3}}, {})});
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.error().what.find("1 pages that were never sent"), std::string::npos) << status.error().what;
+}
+
+TEST_F(Store, ASecondMapIsRefused) {
+  ASSERT_TRUE(seal({}));
+  EXPECT_FALSE(seal({}));
+}
+
+TEST_F(Store, StaleSlotsAreUsedAgain) {
+  put({{100, 64}}, 1);
+  put({{500, 64}}, 1, 6);
+  ASSERT_TRUE(seal({pages({{100, 64}}, {{100, 64}})}));
+  EXPECT_EQ(store_->slots_used(), 0u);
+  put({{100, 64}}, 2);
+  EXPECT_EQ(store_->slots_used(), 64u);
+  EXPECT_EQ(value_at(163), 2);
+}
+
+TEST_F(Store, ThatIsFullSaysSoAndGoesOn) {
+  make(16 * kPageSize);
+  put({{0, 10}}, 1);
+  auto pending = store_->prepare(kSpace, {{100, 7}});
+  ASSERT_FALSE(pending);
+  EXPECT_EQ(pending.error().code, ENOSPC);
+  put({{100, 6}}, 2);
+  put({{0, 10}}, 3);  // known pages need no room
+  ASSERT_TRUE(seal({pages({{0, 10}, {100, 6}}, {})}));
+  EXPECT_EQ(value_at(9), 3);
+}
+
+TEST_F(Store, DroppedSlotsAreFreeAgain) {
+  make(8 * kPageSize);
+  for (int i = 0; i < 5; ++i) {
+    auto pending = store_->prepare(kSpace, {{100, 8}});
+    ASSERT_TRUE(pending);
+    store_->drop(std::move(*pending));
+  }
+  EXPECT_EQ(store_->slots_used(), 0u);
+}
+
+class AdoptedStore : public Store {
+ protected:
+  PageStore::Fds take_fds() {
+    auto [data, index, map] = store_->fds();
+    return {Fd(dup(data)), Fd(dup(index)), Fd(dup(map))};
+  }
+};
+
+TEST_F(AdoptedStore, HoldsWhatTheFirstOneHad) {
+  put({{100, 2000}}, 1);
+  put({{5000, 10}}, 2, 6);
+  ASSERT_TRUE(seal({pages({{100, 2000}}, {{200, 5}}), pages({{5000, 10}}, {}, 6), pages({}, {}, 7)}));
+  put({{201, 1}}, 3);
+  auto abandoned = store_->prepare(kSpace, {{202, 1}});  // in the middle of a receive
+  auto fds = take_fds();
+  store_.reset();
+
+  auto adopted = PageStore::adopt(std::move(fds), kId, kEpoch);
+  ASSERT_TRUE(adopted) << adopted.error().what;
+  store_ = std::move(*adopted);
+  EXPECT_TRUE(store_->sealed());
+  EXPECT_EQ(store_->missing(kSpace), PageSet::from_runs({{200, 1}, {202, 3}}));
+  EXPECT_EQ(store_->missing_pages(), 4u);
+  EXPECT_EQ(value_at(100), 1);
+  EXPECT_EQ(value_at(2099), 1);
+  EXPECT_EQ(value_at(201), 3);
+  EXPECT_EQ(value_at(5009, 6), 2);
+  EXPECT_EQ(store_->spaces(), (std::vector<SpaceId>{5, 6}));
+  EXPECT_EQ(put({{200, 5}}, 4), (std::vector<PageRun>{{200, 1}, {202, 3}}));
+  EXPECT_EQ(store_->missing_pages(), 0u);
+  EXPECT_EQ(value_at(201), 3);
+}
+
+TEST_F(AdoptedStore, IsRefusedUnsealedForeignOrDamaged) {
+  put({{100, 2}}, 1);
+  EXPECT_FALSE(PageStore::adopt(take_fds(), kId, kEpoch));
+  ASSERT_TRUE(seal({pages({{100, 2}}, {})}));
+  EXPECT_TRUE(PageStore::adopt(take_fds(), kId, kEpoch));
+  EXPECT_FALSE(PageStore::adopt(take_fds(), MigrationId{}, kEpoch));
+  EXPECT_FALSE(PageStore::adopt(take_fds(), kId, kEpoch + 1));
+  auto swapped = take_fds();
+  std::swap(swapped.data, swapped.index);
+  EXPECT_FALSE(PageStore::adopt(std::move(swapped), kId, kEpoch));
+  ASSERT_EQ(ftruncate(store_->fds()[2], 3), 0);
+  EXPECT_FALSE(PageStore::adopt(take_fds(), kId, kEpoch));
+}
+
+}  // namespace
+}  // namespace mose::move

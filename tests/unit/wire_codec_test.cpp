@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+#include "move/codec.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+namespace mose::move {
+namespace {
+
+const StreamId kStream{MigrationId{{1, 2, 3}}, 4};
+
+wire::FrameHeader good_header() { return make_header(wire::FrameType::commit, kStream, 10, 0); }
+
+TEST(FrameHeader, OfThisMigrationAndEpochIsAccepted) {
+  EXPECT_TRUE(check_header(good_header(), kStream));
+  EXPECT_TRUE(check_header(good_header(), std::nullopt));
+}
+
+TEST(FrameHeader, ThatIsWrongIsRefusedWithItsReason) {
+  struct Row {
+    const char* what;
+    void (*spoil)(wire::FrameHeader&);
+    const char* reason;
+  };
+  const Row rows[] = {
+      {"magic", [](wire::FrameHeader& h) { h.magic ^= 1; }, "does not speak"},
+      {"reserved", [](wire::FrameHeader& h) { h.reserved = 1; }, "reserved"},
+      {"unknown type", [](wire::FrameHeader& h) { h.type = 999; }, "unknown type 999"},
+      {"type 0", [](wire::FrameHeader& h) { h.type = 0; }, "unknown type 0"},
+      {"length", [](wire::FrameHeader& h) { h.length = wire::kControlPayloadMax + 1; }, "at most"},
+      {"migration", [](wire::FrameHeader& h) { h.migration[5] = 9; }, "another migration"},
+      {"epoch", [](wire::FrameHeader& h) { h.epoch = 5; }, "epoch 5"},
+  };
+  for (const Row& row : rows) {
+    wire::FrameHeader header = good_header();
+    row.spoil(header);
+    Status status = check_header(header, kStream);
+    ASSERT_FALSE(status) << row.what;
+    EXPECT_NE(status.error().what.find(row.reason), std::string::npos) << status.error().what;
+  }
+}
+
+TEST(FrameHeader, BoundsEveryTypeByItsOwnLimit) {
+  EXPECT_EQ(payload_max(wire::FrameType::ping), 0u);
+  EXPECT_EQ(payload_max(wire::FrameType::bulk_end), 0u);
+  EXPECT_EQ(payload_max(wire::FrameType::images), wire::kImagesPayloadMax);
+  EXPECT_EQ(payload_max(wire::FrameType::page_map), wire::kPageMapPayloadMax);
+  EXPECT_GE(payload_max(wire::FrameType::pages), 512 * kPageSize);
+  EXPECT_LT(payload_max(wire::FrameType::pages), 513 * kPageSize + 16 * 1024);
+}
+
+TEST(Checksum, OfPartsIsThatOfTheWhole) {
+  std::vector<std::byte> bytes(10000);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7);
+  std::span<const std::byte> all(bytes);
+  std::span<const std::byte> parts[] = {all.first(1), all.subspan(1, 0), all.subspan(1, 5000), all.subspan(5001)};
+  EXPECT_EQ(checksum(parts), checksum(all));
+}
+
+wire::PagesHeader good_pages() {
+  wire::PagesHeader header{};
+  header.space = 1;
+  header.page_shift = 12;
+  header.runs = 2;
+  header.pages = 5;
+  return header;
+}
+constexpr uint64_t kGoodPagesLength = sizeof(wire::PagesHeader) + 2 * sizeof(wire::Run) + 5 * kPageSize;
+
+TEST(PagesHeader, ThatFitsItsPayloadIsAccepted) {
+  EXPECT_TRUE(check_pages_header(good_pages(), kGoodPagesLength));
+  wire::PagesHeader zero = good_pages();
+  zero.codec = 1;
+  EXPECT_TRUE(check_pages_header(zero, sizeof(zero) + 2 * sizeof(wire::Run)));
+}
+
+TEST(PagesHeader, ThatIsWrongIsRefused) {
+  void (*spoils[])(wire::PagesHeader&) = {
+      [](wire::PagesHeader& h) { h.space = 0; },       [](wire::PagesHeader& h) { h.kind = 1; },
+      [](wire::PagesHeader& h) { h.page_shift = 21; }, [](wire::PagesHeader& h) { h.codec = 2; },
+      [](wire::PagesHeader& h) { h.reserved = 1; },    [](wire::PagesHeader& h) { h.reserved2 = 1; },
+      [](wire::PagesHeader& h) { h.runs = 0; },        [](wire::PagesHeader& h) { h.runs = 513; },
+      [](wire::PagesHeader& h) { h.runs = UINT32_MAX; }, [](wire::PagesHeader& h) { h.pages = 0; },
+      [](wire::PagesHeader& h) { h.pages = 1; },       [](wire::PagesHeader& h) { h.pages = 513; },
+      [](wire::PagesHeader& h) { h.pages = UINT32_MAX; }, [](wire::PagesHeader& h) { h.pages = 4; },
+      [](wire::PagesHeader& h) { h.runs = 3; },
+  };
+  for (auto spoil : spoils) {
+    wire::PagesHeader header = good_pages();
+    spoil(header);
+    EXPECT_FALSE(check_pages_header(header, kGoodPagesLength));
+  }
+  EXPECT_FALSE(check_pages_header(good_pages(), kGoodPagesLength - 1));
+  EXPECT_FALSE(check_pages_header(good_pages(), kGoodPagesLength + 1));
+}
+
+TEST(Runs, AscendingAndDisjointOnly) {
+  EXPECT_TRUE(decode_runs(std::vector<wire::Run>{{1, 2, 0}, {3, 1, 0}, {100, 1, 0}}, 4));
+  const std::vector<wire::Run> wrong[] = {
+      {{5, 0, 0}},                                   // empty
+      {{5, 2, 0}, {6, 1, 0}},                        // overlap
+      {{6, 1, 0}, {5, 1, 0}},                        // order
+      {{5, 1, 1}},                                   // reserved
+      {{wire::kPageIndexMax, 1, 0}},                 // beyond
+      {{wire::kPageIndexMax - 1, 2, 0}},             // over the edge
+      {{UINT64_MAX, 2, 0}},                          // first + count overflows
+      {{0, 513, 0}},                                 // too many
+      {{0, 300, 0}, {1000, 300, 0}},                 // too many together
+  };
+  for (const auto& runs : wrong) EXPECT_FALSE(decode_runs(runs, 0)) << runs.front().first;
+  EXPECT_FALSE(decode_runs(std::vector<wire::Run>{{1, 2, 0}}, 3));
+}
+
+TEST(Request, SurvivesTheWire) {
+  PageRequest request{7, {{1, 3}, {10, 500}}};
+  auto decoded = decode_request(encode_request(request));
+  ASSERT_TRUE(decoded);
+  EXPECT_EQ(decoded->space, 7u);
+  EXPECT_EQ(decoded->runs, request.runs);
+}
+
+TEST(Request, ThatIsWrongIsRefused) {
+  auto bytes = encode_request({7, {{1, 3}}});
+  for (size_t length = 0; length < bytes.size(); ++length) {
+    EXPECT_FALSE(decode_request(std::span(bytes).first(length))) << length;
+  }
+  bytes.push_back(std::byte{0});
+  EXPECT_FALSE(decode_request(bytes));
+  EXPECT_FALSE(decode_request(encode_request({0, {{1, 3}}})));
+  EXPECT_FALSE(decode_request(encode_request({7, {}})));
+  EXPECT_FALSE(decode_request(encode_request({7, {{0, 513}}})));
+}
+
+std::vector<SpacePages> two_spaces() {
+  SpacePages a{1, PageSet::from_runs({{10, 5}, {100, 50}}), PageSet::from_runs({{12, 2}, {149, 1}}), {}};
+  SpacePages b{2, PageSet::from_runs({{7, 1}}), {}, {}};
+  return {a, b};
+}
+
+TEST(PageMap, SurvivesTheWire) {
+  auto bytes = encode_page_map(two_spaces());
+  ASSERT_TRUE(bytes);
+  auto decoded = decode_page_map(*bytes);
+  ASSERT_TRUE(decoded);
+  ASSERT_EQ(decoded->size(), 2u);
+  EXPECT_EQ((*decoded)[0].present, two_spaces()[0].present);
+  EXPECT_EQ((*decoded)[0].remote, two_spaces()[0].remote);
+  EXPECT_EQ((*decoded)[1].present, two_spaces()[1].present);
+  EXPECT_TRUE(decode_page_map({})->empty());
+}
+
+TEST(PageMap, CutAnywhereIsRefusedOrShorter) {
+  auto bytes = encode_page_map(two_spaces()).value();
+  const size_t first_space = sizeof(wire::PageMapHeader) + 4 * 16;
+  for (size_t length = 1; length < bytes.size(); ++length) {
+    if (length == first_space) continue;  // whole spaces are a whole map; the checksum guards the rest
+    EXPECT_FALSE(decode_page_map(std::span(bytes).first(length))) << length;
+  }
+}
+
+struct RawMap {
+  std::vector<std::byte> bytes;
+  RawMap& put32(uint32_t v) { return put(v); }
+  RawMap& put64(uint64_t v) { return put(v); }
+  template <typename T>
+  RawMap& put(T v) {
+    const auto* p = reinterpret_cast<const std::byte*>(&v);
+    bytes.insert(bytes.end(), p, p + sizeof(v));
+    return *this;
+  }
+  RawMap& head(uint32_t space, uint32_t present, uint32_t remote) {
+    return put32(space).put32(0).put32(present).put32(remote);
+  }
+  RawMap& run(uint64_t first, uint64_t count) { return put64(first).put64(count); }
+};
+
+TEST(PageMap, ThatLiesIsRefused) {
+  RawMap maps[12];
+  maps[0].head(1, UINT32_MAX, UINT32_MAX);                       // absurd counts, nothing behind
+  maps[1].head(1, 1, 0).run(5, 0);                               // empty run
+  maps[2].head(1, 2, 0).run(5, 3).run(7, 1);                     // overlap
+  maps[3].head(1, 2, 0).run(9, 1).run(5, 1);                     // order
+  maps[4].head(1, 1, 0).run(UINT64_MAX, 2);                      // overflow
+  maps[5].head(1, 1, 0).run(2, UINT64_MAX - 1);                  // overflow
+  maps[6].head(1, 1, 0).run(0, wire::kPageIndexMax + 1);         // beyond any address
+  maps[7].head(1, 1, 1).run(5, 2).run(6, 2);                     // remote, not present
+  maps[8].head(1, 1, 0).run(5, 1).head(1, 1, 0).run(5, 1);       // twice
+  maps[9].head(0, 1, 0).run(5, 1);                               // no space
+  maps[10].put32(1).put32(9).put32(0).put32(0);                  // reserved
+  for (uint32_t i = 1; i <= wire::kSpacesMax + 1; ++i) maps[11].head(i, 0, 0);
+  for (const RawMap& map : maps) EXPECT_FALSE(decode_page_map(map.bytes)) << (&map - maps);
+}
+
+TEST(RoundEnd, OfAnyOtherLengthIsRefused) {
+  wire::RoundEnd end{3, 0, 99};
+  auto bytes = std::as_bytes(std::span(&end, 1));
+  EXPECT_EQ(decode_round_end(bytes)->pages, 99u);
+  EXPECT_FALSE(decode_round_end(bytes.first(15)));
+  end.reserved = 1;
+  EXPECT_FALSE(decode_round_end(bytes));
+}
+
+}  // namespace
+}  // namespace mose::move
