@@ -11,3 +11,5 @@ add_dependencies(mcriu_bed mcriu-workload mose-exec mose-criu-preload)
 
 mose_test(criu_test LABEL netns TIMEOUT 180 SOURCES criu/criu_test.cpp LIBS mcriu_bed)
 mose_test(criu_failure_test LABEL netns TIMEOUT 180 SOURCES criu/failure_test.cpp LIBS mcriu_bed)
+mose_test(launch_test LABEL netns SOURCES criu/launch_test.cpp DEPS kernel)
+add_dependencies(launch_test mcriu-workload mose-exec)

@@ -27,6 +27,7 @@ struct LaunchRequest {
   std::vector<Bind> binds;
   int send_mounts_fd = -1;       // unix socket: gets one byte with a descriptor of the program's mount namespace
   // Signal when the *thread* that called launch() ends: call it from a thread that lives as long as the program should.
+  // (A thread that ends before the helper has asked is replaced by another one of this process.)
   int parent_death_signal = 0;
   std::string directory;
   SpawnRequest command;
