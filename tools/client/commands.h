@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <string>
+
 #include "base/result.h"
 #include "client/load_client.h"
 
@@ -14,6 +16,8 @@ namespace mose::client {
 // The answers to `end` and `verify`, in both directions.
 [[nodiscard]] std::string to_json(const Figures& figures);
 [[nodiscard]] std::string to_json(const Verification& verification);
+// The error that an answer holds, if it is one.
+[[nodiscard]] Status check_answer(const std::string& line);
 [[nodiscard]] Result<Figures> figures_from_json(const std::string& line);
 [[nodiscard]] Result<Verification> verification_from_json(const std::string& line);
 

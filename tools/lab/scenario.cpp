@@ -1,5 +1,202 @@
 // SPDX-License-Identifier: MIT
 #include "lab/scenario.h"
+
+#include <signal.h>
+#include <fcntl.h>
+#include <time.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "lab/child_process.h"
+#include "lab/lab.h"
+#include "lab/load_process.h"
+#include "lab/mover.h"
+#include "lab/run_report.h"
+
 namespace mose::lab {
-Result<bool> run_scenario(const CommandLine&) { return fail("not yet"); }
+namespace {
+
+// The client needs five quiet seconds before each move (client/interruption.h).
+constexpr int kQuietMs = 5500;
+// What the move leaves behind (faults, retransmits) belongs to its window.
+constexpr int kSettleMs = 300;
+
+volatile sig_atomic_t interrupted = 0;
+
+// Ctrl-C ends the scenario at the next step, and the lab is taken down as after any failure.
+class InterruptGuard {
+ public:
+  InterruptGuard() {
+    struct sigaction action {};
+    action.sa_handler = [](int) { interrupted = 1; };
+    ::sigaction(SIGINT, &action, &int_);
+    ::sigaction(SIGTERM, &action, &term_);
+  }
+  ~InterruptGuard() {
+    ::sigaction(SIGINT, &int_, nullptr);
+    ::sigaction(SIGTERM, &term_, nullptr);
+  }
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+
+ private:
+  struct sigaction int_ {}, term_ {};
+};
+
+Status rest(int ms) {
+  timespec left{ms / 1000, ms % 1000 * 1'000'000L};
+  while (!interrupted && ::nanosleep(&left, &left) != 0) {
+  }
+  if (interrupted) return fail_errno("interrupted", EINTR);
+  return {};
+}
+
+// A lab that this run made goes with it.
+class LabLease {
+ public:
+  static Result<std::unique_ptr<LabLease>> take(const CommandLine& line) {
+    Names names(line.lab);
+    MOSE_ASSIGN(auto before, status(names));
+    LabOptions options;
+    options.lab = line.lab;
+    options.link_rate_mbit = line.link_rate_mbit;
+    options.agents = !line.baseline_only;
+    MOSE_ASSIGN(auto state, up(options));
+    bool ours = !(before.exists && before.complete) && !line.keep;
+    return std::unique_ptr<LabLease>(new LabLease(names, std::move(state), ours));
+  }
+  ~LabLease() {
+    if (!ours_) return;
+    if (auto s = down(names_); !s) log::error("the lab could not be taken down: " + s.error().what);
+  }
+  LabLease(const LabLease&) = delete;
+  LabLease& operator=(const LabLease&) = delete;
+  const Names& names() const { return names_; }
+  const LabState& state() const { return state_; }
+
+ private:
+  LabLease(Names names, LabState state, bool ours) : names_(std::move(names)), state_(std::move(state)), ours_(ours) {}
+  Names names_;
+  LabState state_;
+  bool ours_;
+};
+
+// A service with its mover and its client.
+struct Contestant {
+  std::unique_ptr<Mover> mover;
+  LoadProcess load;
+  std::string node = "a";
+};
+
+Result<Contestant> enter(const LabLease& lab, const CommandLine& line, std::unique_ptr<Mover> mover) {
+  MOSE_TRY(mover->launch("a"));
+  LoadRequest request;
+  request.server = mover->address();
+  request.megabytes = line.megabytes;
+  request.connections = line.connections;
+  request.probes = line.probes;
+  request.seed = line.seed;
+  MOSE_ASSIGN(auto load, LoadProcess::start(lab.names(), request));
+  MOSE_TRY(load.prepare());
+  return Contestant{std::move(mover), std::move(load), "a"};
+}
+
+Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine& line) {
+  std::vector<Contestant> out;
+  if (!line.baseline_only) {
+    MOSE_ASSIGN(auto mose, enter(lab, line, make_mose_mover(lab.state(), line.strategy)));
+    out.push_back(std::move(mose));
+  }
+  if (!line.baselines.empty()) {
+    MOSE_ASSIGN(auto mover, make_stock_mover(lab.state()));
+    MOSE_ASSIGN(auto stock, enter(lab, line, std::move(mover)));
+    out.push_back(std::move(stock));
+  }
+  if (out.empty()) return fail("nothing to run: --baseline-only needs --baseline");
+  return out;
+}
+
+// One move under load. The other contestant's load rests meanwhile.
+Result<Json> run_one(Contestant& who) {
+  std::string from = who.node, to = from == "a" ? "b" : "a";
+  MOSE_TRY(who.load.resume());
+  MOSE_TRY(rest(kQuietMs));
+  MOSE_TRY(who.load.begin_window());
+  RunRecord record;
+  record.role = who.mover->role();
+  record.baseline = who.mover->baseline();
+  auto report = who.mover->move(from, to);
+  if (!report) return context("move from " + from + " to " + to, report.error());
+  record.report = *report;
+  MOSE_TRY(rest(kSettleMs));
+  MOSE_ASSIGN(record.figures, who.load.end_window());
+  MOSE_ASSIGN(record.verification, who.load.verify());
+  MOSE_TRY(who.load.pause());
+  if (!record.verification->problem.empty()) log::warn("data check", {{"problem", record.verification->problem}});
+  log::debug("client", {{"retransmits", record.figures->retransmits}, {"not_sent", record.figures->counts.not_sent},
+                        {"quiet_gap_p99_ms", std::to_string(record.figures->quiet_gap_p99_ms.value_or(-1))}});
+  MOSE_ASSIGN(auto run, run_object(record));
+  if (run["outcome"] == "complete" || run["outcome"] == "target_missed") who.node = to;
+  return run;
+}
+
+std::string criu_version(const LabState& state) {
+  (void)state;
+  const char* prefix = std::getenv("MOSE_PREFIX");
+  ProgramSpec spec;
+  spec.argv = {std::string(prefix ? prefix : "/opt/mose") + "/criu/bin/criu", "--version"};
+  auto result = run_program(spec, "", std::chrono::seconds(10));
+  constexpr std::string_view kLabel = "Version: ";
+  if (!result || !result->out.starts_with(kLabel)) return {};
+  return result->out.substr(kLabel.size(), result->out.find('\n') - kLabel.size());
+}
+
+std::string command_text(const CommandLine& line) {
+  std::string out = "mose lab run redis --mb " + Json(line.megabytes).dump() + " --connections " + std::to_string(line.connections) +
+                    " --probes " + std::to_string(line.probes) + " --repeat " + std::to_string(line.repeat) + " --strategy " +
+                    line.strategy + " --seed " + std::to_string(line.seed);
+  for (const std::string& b : line.baselines) out += " --baseline " + b;
+  if (line.link_rate_mbit) out += " --link rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";
+  return out;
+}
+
+Status publish(const CommandLine& line, const Json& report) {
+  std::string text = report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  bool to_stdout = line.json && (line.json_file.empty() || line.json_file == "-");
+  std::string data = to_stdout ? text : report_table(report);
+  if (std::fputs(data.c_str(), stdout) < 0 || std::fflush(stdout) != 0) return fail_errno("write to stdout");
+  if (!line.json || to_stdout) return {};
+  MOSE_ASSIGN(auto file, open_file(line.json_file, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  return write_all(file.get(), text);
+}
+
+}  // namespace
+
+Result<bool> run_scenario(const CommandLine& line) {
+  InterruptGuard guard;
+  MOSE_ASSIGN(auto lab, LabLease::take(line));
+  MOSE_ASSIGN(auto contestants, enter_all(*lab, line));
+  Json runs = Json::array();
+  Status broken;
+  for (uint32_t i = 0; i < line.repeat && broken; ++i) {
+    for (Contestant& who : contestants) {
+      auto run = run_one(who);
+      if (!run) {
+        broken = std::unexpected(run.error());
+        break;
+      }
+      log::info("move done", {{"repeat", i + 1}, {"who", who.mover->role()}, {"outcome", (*run)["outcome"].dump()},
+                              {"service_interruption_ms", (*run)["service_interruption_ms"].dump()},
+                              {"verified", (*run)["verified"] == true}});
+      runs.push_back(std::move(*run));
+    }
+  }
+  ReportHead head{"redis", command_text(line), line.seed, criu_version(lab->state()), line.link_rate_mbit, std::nullopt};
+  MOSE_TRY(publish(line, report_object(head, runs)));
+  if (!broken) return std::unexpected(broken.error());
+  return all_verified(runs);
+}
+
 }  // namespace mose::lab

@@ -25,7 +25,7 @@ namespace {
 constexpr const char* kDirectory = "/run/stock";
 constexpr const char* kImages = "/run/stock/images";
 constexpr const char* kRoot = "/run/stock/root";
-constexpr const char* kPidFile = "/run/stock/images/restored.pid";
+constexpr const char* kPidFile = "/run/stock/restored.pid";
 constexpr const char* kHostEnd = "stock0";
 constexpr const char* kServiceMac = "02:4d:6f:00:01:65";
 constexpr int kNetFd = 20;  // number of the network namespace's descriptor in `criu restore`
@@ -166,7 +166,7 @@ Status StockService::launch(const std::vector<std::string>& command) {
 }
 
 Status StockService::dump() {
-  MOSE_TRY(run_criu({"dump", "-t", std::to_string(pid_), "-D", kImages, "-o", "dump.log", "-v0", "--tcp-established",
+  MOSE_TRY(run_criu({"dump", "-t", std::to_string(pid_), "-D", kImages, "-o", "dump.log", "-v1", "--tcp-established",
                      "--manage-cgroups=ignore", "--file-validation", "filesize", "--external",
                      "net[" + std::to_string(net_inode_) + "]:extnet", "--network-lock", "nftables"},
                     std::string(kImages) + "/dump.log"));
@@ -178,9 +178,10 @@ Status StockService::send_images(const std::string& address) { return lab::send_
 Status StockService::receive_images() { return lab::receive_images(listener_.get(), kImages); }
 
 Status StockService::restore() {
+  ::unlink(kPidFile);
   // The program must find the descriptor under a known number; ours stays close-on-exec for everybody else.
   if (::dup2(net_.get(), kNetFd) < 0) return fail_errno("dup2");
-  auto status = run_criu({"restore", "-D", kImages, "-o", "restore.log", "-v0", "-d", "--tcp-established",
+  auto status = run_criu({"restore", "-D", kImages, "-o", "restore.log", "-v1", "-d", "--tcp-established",
                           "--manage-cgroups=ignore", "--file-validation", "filesize", "--inherit-fd",
                           "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot, "--pidfile", kPidFile,
                           "--network-lock", "nftables"},

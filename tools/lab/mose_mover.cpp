@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include <nlohmann/json.hpp>
+
+#include "base/log.h"
+#include "lab/child_process.h"
+#include "lab/mover.h"
+#include "lab/node.h"
+#include "lab/stock_end.h"
+#include "model/report.h"
+
+namespace mose::lab {
+namespace {
+
+constexpr const char* kWorkload = "redis";
+constexpr Nanoseconds kCommandBound = std::chrono::minutes(5);
+
+// MOSE through its own command line, run in the node that has the workload: what an operator does.
+class MoseMover final : public Mover {
+ public:
+  MoseMover(const LabState& state, std::string strategy) : state_(state), strategy_(std::move(strategy)) {}
+
+  ~MoseMover() override {
+    if (node_.empty()) return;
+    auto result = mose(node_, {"stop", kWorkload});
+    if (!result || result->exit_code != 0) {
+      log::warn("the workload could not be stopped", {{"node", node_}, {"error", result ? result->err : result.error().what}});
+    }
+  }
+
+  std::string role() const override { return "mose"; }
+  std::string baseline() const override { return ""; }
+  std::string address() const override { return kServiceAddress; }
+
+  Status launch(const std::string& node) override {
+    std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength, "--"};
+    for (const std::string& w : redis_command()) words.push_back(w);
+    MOSE_ASSIGN(auto result, mose(node, words));
+    if (result.exit_code != 0) return fail("mose run: " + last_line(result.err));
+    node_ = node;
+    return {};
+  }
+
+  Result<std::string> move(const std::string& from, const std::string& to) override {
+    std::vector<std::string> words = {"migrate", kWorkload, "--to", to, "--json"};
+    if (strategy_ != "auto") words.insert(words.end(), {"--strategy", strategy_});
+    MOSE_ASSIGN(auto result, mose(from, words));
+    auto json = nlohmann::ordered_json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.contains("outcome")) {
+      if (json["outcome"] == "complete" || json["outcome"] == "target_missed") node_ = to;
+      return result.out;
+    }
+    Report report;  // it failed before there was a migration
+    report.workload = kWorkload;
+    report.source_node = from;
+    report.destination_node = to;
+    report.strategy_requested = strategy_;
+    report.outcome = result.exit_code == 3 ? "refused" : "failed";
+    report.reason = last_line(result.err);
+    if (report.reason.empty()) report.reason = "mose migrate ended with exit code " + std::to_string(result.exit_code);
+    return to_json(report);
+  }
+
+ private:
+  Result<ProgramResult> mose(const std::string& node, const std::vector<std::string>& words) {
+    MOSE_ASSIGN(auto place, open_node(state_, node));
+    ProgramSpec spec;
+    spec.argv = {"/usr/bin/mose"};
+    spec.argv.insert(spec.argv.end(), words.begin(), words.end());
+    spec.place = &place.place;
+    spec.cgroup = place.cgroup;
+    return run_program(spec, "", kCommandBound);
+  }
+
+  static std::string last_line(std::string text) {
+    text.erase(text.find_last_not_of('\n') + 1);
+    size_t line = text.rfind('\n');
+    return line == std::string::npos ? text : text.substr(line + 1);
+  }
+
+  const LabState& state_;
+  std::string strategy_, node_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mover> make_mose_mover(const LabState& state, const std::string& strategy) {
+  return std::make_unique<MoseMover>(state, strategy);
+}
+
+}  // namespace mose::lab
