@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: MIT
+// Steering with real packets: hold, drain, abort, redirect to another node, silence, and an agent that dies.
+#include <gtest/gtest.h>
+#include <net/if.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "bed.h"
+#include "handover/announce.h"
+#include "handover/hold_queue.h"
+#include "kernel/bpf_object.h"
+#include "kernel/netlink.h"
+#include "kernel/netns.h"
+
+namespace mose::test {
+namespace {
+
+using handover::Direction;
+using handover::HoldQueue;
+using handover::SteerState;
+using handover::WorkloadNetwork;
+
+constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
+
+#define EXPECT_OK(expression)                                    \
+  do {                                                           \
+    auto result_ = (expression);                                 \
+    EXPECT_TRUE(result_.has_value()) << result_.error().what;    \
+  } while (false)
+
+HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, WorkloadNetwork& network, Direction direction) {
+  std::optional<HoldQueue> queue;
+  bed.in(node.netns, [&]() -> Status {
+    MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), direction));
+    return {};
+  });
+  return std::move(*queue);
+}
+
+void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
+  auto drained = queue.drain(network.steering(), kDrainLimit);
+  ASSERT_TRUE(drained.has_value()) << drained.error().what;
+  EXPECT_TRUE(*drained);
+  EXPECT_EQ(queue.stats().lost, 0u);
+}
+
+uint64_t passed(WorkloadNetwork& network, Direction direction) {
+  auto counters = network.steering().counters(direction);
+  EXPECT_TRUE(counters.has_value());
+  return counters ? counters->passed.frames : 0;
+}
+
+class HoldAndRelease : public testing::TestWithParam<int> {};
+
+TEST_P(HoldAndRelease, LosesReordersAndDoublesNothingAt20000PacketsPerSecond) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, GetParam(), true);
+  UdpClient client(bed.client, GetParam(), 20000);
+  for (int round = 0; round < 10; ++round) {
+    sleep_ms(20);
+    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+    sleep_ms(1);
+    uint64_t before = passed(network, Direction::ingress);
+    sleep_ms(30);
+    EXPECT_EQ(passed(network, Direction::ingress), before) << "packets pass a hold";
+    EXPECT_OK(network.drain_to_pass(Direction::ingress));
+    expect_drained(queue, network);
+  }
+  sleep_ms(20);
+  client.finish(client.sent() + 1);
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, client.sent()), "");
+  EXPECT_EQ(client.answers().fault(1, client.sent()), "");
+  auto counters = network.steering().counters(Direction::ingress);
+  ASSERT_TRUE(counters.has_value());
+  EXPECT_EQ(counters->dropped(), 0u);
+  EXPECT_EQ(counters->held.frames, counters->queued);
+  EXPECT_EQ(counters->reinjected.frames, counters->queued);
+  EXPECT_EQ(counters->drained, counters->queued);
+  EXPECT_EQ(queue.stats().reinjected, counters->queued);
+  EXPECT_GT(counters->queued, 1000u);
+  auto policy = network.steering().policy(Direction::ingress);
+  ASSERT_TRUE(policy.has_value());
+  EXPECT_EQ(policy->state, SteerState::pass);
+}
+INSTANTIATE_TEST_SUITE_P(Family, HoldAndRelease, testing::Values(AF_INET, AF_INET6));
+
+// Bulk in both directions: segmentation-offload frames and unfinished checksums must survive the tap.
+TEST(HoldTcp, KeepsAStreamIntactThroughHolds) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  Fd listener = tcp_listener(bed.a.workload, "192.0.2.10", kPort);
+  Fd client = tcp_connect(bed.client, "192.0.2.10", kPort);
+  Fd server(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(server.valid());
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> wrong{0}, received{0}, sent{0};
+  std::thread writer([&] {
+    std::vector<uint64_t> block(8192);
+    for (uint64_t number = 0; !stop;) {
+      for (uint64_t& word : block) word = number++;
+      if (write(client.get(), block.data(), block.size() * 8) < 0) break;
+      sent = number;
+    }
+    shutdown(client.get(), SHUT_WR);
+  });
+  std::thread reader([&] {
+    std::vector<uint8_t> buffer(1 << 16);
+    size_t have = 0;
+    uint64_t next = 0;
+    for (ssize_t got; (got = read(server.get(), buffer.data() + have, buffer.size() - have)) > 0;) {
+      have += static_cast<size_t>(got);
+      for (size_t i = 0; i + 8 <= have; i += 8) {
+        uint64_t word = 0;
+        memcpy(&word, buffer.data() + i, 8);
+        if (word != next++) ++wrong;
+      }
+      size_t rest = have % 8;
+      memmove(buffer.data(), buffer.data() + have - rest, rest);
+      have = rest;
+      received = next;
+    }
+  });
+  for (int round = 0; round < 5; ++round) {
+    sleep_ms(50);
+    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+    sleep_ms(50);
+    EXPECT_OK(network.drain_to_pass(Direction::ingress));
+    expect_drained(queue, network);
+  }
+  stop = true;
+  writer.join();
+  reader.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_EQ(received, sent);
+  EXPECT_GT(queue.stats().bytes, queue.stats().reinjected * 3000) << "no segmentation-offload frame was held";
+}
+
+TEST(Abort, BringsEverythingBackToTheSource) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 20000);
+  sleep_ms(30);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  sleep_ms(20);  // what was under way is answered; the source is frozen and dumped now
+  EXPECT_OK(network.shut(Direction::egress, false));
+  sleep_ms(20);
+  EXPECT_OK(network.pass(Direction::egress));
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  expect_drained(queue, network);
+  sleep_ms(30);
+  client.finish(client.sent() + 1);
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, client.sent()), "");
+  EXPECT_EQ(client.answers().fault(1, client.sent()), "");
+}
+
+// One way only: answers of the new place would teach the switch before the old place has drained (see the next test).
+TEST(Redirect, BringsHeldAndLaterPacketsToTheOtherNodeInOrder) {
+  Bed bed;
+  WorkloadNetwork source = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, source, Direction::ingress);
+  auto before = std::make_unique<UdpService>(bed.a.workload, AF_INET, false);
+  UdpClient client(bed.client, AF_INET, 20000);
+  sleep_ms(30);
+  WorkloadNetwork destination = bed.create(bed.b, false);
+  EXPECT_OK(source.hold(Direction::ingress, queue.tap_ifindex()));
+  sleep_ms(20);
+  before->stop();
+  UdpService after(bed.b.workload, AF_INET, false);
+  bed.in(bed.b.netns, [&] { return destination.open(); });
+  EXPECT_OK(source.drain_to_peer(bed.b.uplink_mac));
+  expect_drained(queue, source);
+  sleep_ms(30);
+  bed.in(bed.b.netns, [&]() -> Status {  // stragglers still come by the source, then none
+    MOSE_ASSIGN(auto announcer, handover::Announcer::open(destination.uplink_ifindex(), destination.steering().config().addresses,
+                                                          mac_for(service4())));
+    return announcer.send_round();
+  });
+  sleep_ms(30);
+  client.stop_sending();
+  EXPECT_TRUE(eventually([&] { return before->received().seen.size() + after.count() >= client.sent(); }));
+  after.stop();
+  client.stop();
+  Sequence all = before->received();
+  EXPECT_GT(all.seen.size(), 0u);
+  all.seen.insert(all.seen.end(), after.received().seen.begin(), after.received().seen.end());
+  EXPECT_EQ(all.fault(1, client.sent()), "");
+  auto counters = source.steering().counters(Direction::ingress);
+  auto taken = destination.steering().counters(Direction::uplink);
+  ASSERT_TRUE(counters && taken);
+  // What is not for the service (multicast of the new place, ARP) ends at the source.
+  EXPECT_EQ(counters->dropped(), counters->dropped_silent.frames + counters->dropped_other.frames);
+  EXPECT_GT(counters->redirected.frames, counters->queued);
+  EXPECT_EQ(taken->redirected.frames, counters->redirected.frames);
+  EXPECT_LT(taken->redirected.frames, after.count()) << "the announcement brought nothing directly";
+}
+
+TEST(HeldEgress, LeavesInOrderWhenTheDestinationOpens) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.b, false);
+  HoldQueue queue = hold_queue(bed, bed.b, network, Direction::egress);
+  EXPECT_OK(network.hold(Direction::egress, queue.tap_ifindex()));
+  Fd inside = udp_socket(bed.b.workload, AF_INET, "192.0.2.10", kPort);
+  Fd outside = udp_socket(bed.client, AF_INET, "192.0.2.2", kPort + 1);
+  Capture capture(bed.segment, "pb");
+  sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kPort + 1), .sin_addr = {htonl(0xc0000202)}};
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> sent{0};
+  std::thread sender([&] {
+    for (uint64_t number = 1; !stop; ++number) {
+      if (sendto(inside.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&to), sizeof to) < 0) break;
+      sent = number;
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  });
+  sleep_ms(50);
+  EXPECT_TRUE(capture.take().in.empty()) << "the destination was heard before it opened";
+  bed.in(bed.b.netns, [&] { return network.open(); });
+  expect_drained(queue, network);
+  sleep_ms(20);
+  stop = true;
+  sender.join();
+  Sequence got;
+  EXPECT_TRUE(eventually([&] {
+    uint64_t number = 0;
+    while (recv(outside.get(), &number, sizeof number, MSG_DONTWAIT) == sizeof number) got.seen.push_back(number);
+    return got.seen.size() >= sent;
+  }));
+  EXPECT_EQ(got.fault(1, sent), "");
+  auto counters = network.steering().counters(Direction::egress);
+  ASSERT_TRUE(counters.has_value());
+  EXPECT_EQ(counters->reinjected.frames, counters->queued);
+  EXPECT_GT(counters->queued, 100u);
+  EXPECT_EQ(counters->dropped(), counters->dropped_silent.frames + counters->dropped_shut.frames);
+}
+
+TEST(Silence, ADestinationEmitsNoFrameBeforeItOpens) {
+  Bed bed;
+  WorkloadNetwork source = bed.create(bed.a);
+  sleep_ms(20);
+  Capture wire(bed.segment, "pb"), uplink(bed.b.netns, "up");
+  WorkloadNetwork destination = bed.create(bed.b, false);
+  Fd inside = udp_socket(bed.b.workload, AF_INET, "192.0.2.10", kPort);
+  Fd inside6 = udp_socket(bed.b.workload, AF_INET6, "2001:db8::10", kPort);
+  sockaddr_in unknown{.sin_family = AF_INET, .sin_port = htons(9), .sin_addr = {htonl(0xc0000263)}};
+  sockaddr_in6 unknown6{.sin6_family = AF_INET6, .sin6_port = htons(9)};
+  unknown6.sin6_addr.s6_addr[0] = 0x20, unknown6.sin6_addr.s6_addr[1] = 1, unknown6.sin6_addr.s6_addr[2] = 0x0d;
+  unknown6.sin6_addr.s6_addr[3] = 0xb8, unknown6.sin6_addr.s6_addr[15] = 0x63;
+  for (int i = 0; i < 5; ++i) {  // needs ARP and neighbour discovery, and multicast reports are due
+    sendto(inside.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&unknown), sizeof unknown);
+    sendto(inside6.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&unknown6), sizeof unknown6);
+    sleep_ms(60);
+  }
+  // Somebody asks for the service: the source answers, the destination must not.
+  auto answers = in_netns_get<std::vector<MacAddress>>(bed.client.get(), [] { return handover::probe_address("up", service4()); });
+  ASSERT_TRUE(answers.has_value());
+  EXPECT_EQ(answers->size(), 1u);
+  EXPECT_EQ(wire.take().in.size(), 0u);
+  EXPECT_EQ(uplink.take().out.size(), 0u);
+  auto counters = destination.steering().counters(Direction::egress);
+  ASSERT_TRUE(counters.has_value());
+  EXPECT_GT(counters->dropped(), 0u) << "the workload tried nothing: the test shows nothing";
+  EXPECT_EQ(counters->passed.frames, 0u);
+
+  bed.in(bed.b.netns, [&] { return destination.open(); });
+  sendto(inside.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&unknown), sizeof unknown);
+  EXPECT_TRUE(eventually([&] { return !wire.take().in.empty(); }));
+}
+
+TEST(Crash, LeavesTheProgramsWorkingAndAdoptable) {
+  Bed bed;
+  pid_t child = fork();
+  if (child == 0) {  // an agent that dies without a word
+    WorkloadNetwork network = bed.create(bed.a);
+    EXPECT_OK(network.shut(Direction::egress, false));
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 1000);
+  EXPECT_TRUE(eventually([&] { return service.count() > 20; })) << "ingress no longer passes";
+  std::optional<WorkloadNetwork> network;
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(network, WorkloadNetwork::open_existing(bed.config(bed.a), bed.a.workload.get()));
+    return {};
+  });
+  auto counters = network->steering().counters(Direction::egress);
+  ASSERT_TRUE(counters.has_value());
+  EXPECT_GT(counters->dropped_shut.frames, 20u) << "egress was not shut";
+  EXPECT_EQ(network->uplink_mac(), bed.a.uplink_mac);
+  uint64_t from = client.sent() + 1;
+  EXPECT_OK(network->pass(Direction::egress));
+  HoldQueue queue = hold_queue(bed, bed.a, *network, Direction::ingress);
+  EXPECT_OK(network->hold(Direction::ingress, queue.tap_ifindex()));
+  sleep_ms(20);
+  EXPECT_OK(network->drain_to_pass(Direction::ingress));
+  expect_drained(queue, *network);
+  sleep_ms(20);
+  client.finish(client.sent() - from);
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, client.sent()), "");
+  EXPECT_FALSE(client.answers().seen.empty());
+}
+
+TEST(Crash, FramesThatWereLostWithTheirTapDoNotBlockTheNextHold) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 2000);
+  {
+    HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+    sleep_ms(20);
+  }
+  EXPECT_OK(network.pass(Direction::ingress));
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  sleep_ms(20);
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  expect_drained(queue, network);
+  client.stop();
+}
+
+unsigned program_id(const Bed::Node& node) {
+  auto program = bpf::open_pinned(node.bpffs + "/mose/mnet-redis/tap_program");
+  if (!program) return 0;
+  auto text = read_file("/proc/self/fdinfo/" + std::to_string(program->get()));
+  size_t at = text ? text->find("prog_id:") : std::string::npos;
+  return at == std::string::npos ? 0 : static_cast<unsigned>(std::stoul(text->substr(at + 8)));
+}
+
+TEST(Destroy, LeavesNothing) {
+  Bed bed;
+  unsigned id = 0;
+  std::string device = handover::host_device_name("mnet-redis");
+  {
+    WorkloadNetwork network = bed.create(bed.a);
+    EXPECT_EQ(bed.pins(bed.a).size(), 9u);
+    id = program_id(bed.a);
+    EXPECT_NE(id, 0u);
+  }
+  bed.in(bed.a.netns, [&]() -> Status {
+    EXPECT_NE(if_nametoindex(device.c_str()), 0u);
+    MOSE_TRY(WorkloadNetwork::destroy("mnet-redis", bed.a.bpffs));
+    EXPECT_EQ(if_nametoindex(device.c_str()), 0u);
+    return WorkloadNetwork::destroy("mnet-redis", bed.a.bpffs);  // again: nothing to do, no error
+  });
+  EXPECT_TRUE(bed.pins(bed.a).empty());
+  WorkloadNetwork again = bed.create(bed.a);  // and the way is free
+}
+
+TEST(Create, LeavesNothingWhenItFails) {
+  Bed bed;
+  auto attempt = [&](const handover::WorkloadNetworkConfig& config) {
+    auto result = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::create(config, bed.a.workload.get()); });
+    EXPECT_FALSE(result.has_value());
+    return result ? std::string() : result.error().what;
+  };
+  auto nothing_left = [&] {
+    EXPECT_TRUE(bed.pins(bed.a).empty());
+    bed.in(bed.a.netns, [&]() -> Status {
+      EXPECT_EQ(if_nametoindex(handover::host_device_name("mnet-redis").c_str()), 0u);
+      return {};
+    });
+  };
+  auto config = bed.config(bed.a);
+  config.bridge = "nosuch0";
+  EXPECT_NE(attempt(config).find("nosuch0"), std::string::npos);
+  nothing_left();
+  config = bed.config(bed.a);
+  config.uplink = "nosuch1";
+  EXPECT_NE(attempt(config).find("nosuch1"), std::string::npos);
+  nothing_left();
+  config = bed.config(bed.a);
+  config.bpffs = "/proc/nosuch";
+  attempt(config);
+  nothing_left();
+  config = bed.config(bed.a);
+  config.gateway = "198.51.100.1";  // not on the segment
+  EXPECT_NE(attempt(config).find("198.51.100.1"), std::string::npos);
+  nothing_left();
+  config = bed.config(bed.a);
+  config.addresses.assign(9, service4());
+  attempt(config);
+  nothing_left();
+  WorkloadNetwork network = bed.create(bed.a);
+  config = bed.config(bed.a);
+  attempt(config);  // a second one of the same name
+  EXPECT_EQ(bed.pins(bed.a).size(), 9u) << "the first one was damaged";
+}
+
+TEST(Policy, IsRefusedWhenSomethingItNeedsIsMissing) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  auto& steering = network.steering();
+  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::hold}));
+  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::drain}));
+  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::redirect}));
+  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::redirect, .peer_ifindex = 1}));
+  EXPECT_FALSE(steering.set(Direction::egress, {.state = SteerState::redirect, .peer_ifindex = 1, .peer_mac = {2, 1}, .own_mac = {2, 2}}));
+  EXPECT_FALSE(steering.set(Direction::uplink, {.state = SteerState::pass}));
+  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::drain, .after_drain = SteerState::hold, .tap_ifindex = 1}));
+  auto policy = steering.policy(Direction::ingress);
+  ASSERT_TRUE(policy.has_value());
+  EXPECT_EQ(policy->state, SteerState::pass);
+}
+
+TEST(Policy, ANewHoldWaitsForTheLastDrain) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, AF_INET, false);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  UdpClient client(bed.client, AF_INET, 1000);
+  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) > 5; }));
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  EXPECT_FALSE(network.hold(Direction::ingress, queue.tap_ifindex()));
+  expect_drained(queue, network);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  expect_drained(queue, network);
+}
+
+TEST(Overflow, IsCountedAndTheRestIsDelivered) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, AF_INET, false);
+  EXPECT_OK(network.steering().set(Direction::ingress, {.state = SteerState::hold, .tap_ifindex = queue.tap_ifindex(), .hold_packets_max = 50}));
+  {
+    UdpClient client(bed.client, AF_INET, 20000);
+    EXPECT_TRUE(eventually([&] { return client.sent() >= 200; }));
+    client.stop();
+    auto counters = network.steering().counters(Direction::ingress);
+    ASSERT_TRUE(counters.has_value());
+    EXPECT_EQ(counters->held.frames, 50u);
+    EXPECT_EQ(counters->dropped_overflow.frames, client.sent() - 50);
+  }
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  expect_drained(queue, network);
+  EXPECT_TRUE(eventually([&] { return service.count() == 50; }));
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, 50), "");
+}
+
+TEST(ProbeAddress, FindsWhoAnswers) {
+  Bed bed;
+  auto probe = [&](const char* text) {
+    auto found = in_netns_get<std::vector<MacAddress>>(
+        bed.b.netns.get(), [&] { return handover::probe_address("br0", *parse_service_address(text)); });
+    EXPECT_TRUE(found.has_value());
+    return found.value_or(std::vector<MacAddress>{});
+  };
+  EXPECT_TRUE(probe(kServiceText4).empty());
+  EXPECT_TRUE(probe(kServiceText6).empty());
+  EXPECT_EQ(probe(kClientText4), (std::vector<MacAddress>{{2, 0, 0, 0, 0, 2}}));
+  EXPECT_EQ(probe(kClientText6), (std::vector<MacAddress>{{2, 0, 0, 0, 0, 2}}));
+  WorkloadNetwork source = bed.create(bed.a);
+  EXPECT_EQ(probe(kServiceText4), std::vector<MacAddress>{mac_for(service4())});
+  EXPECT_EQ(probe(kServiceText6), std::vector<MacAddress>{mac_for(service4())});
+}
+
+TEST(Neighbours, AreReadAndGiven) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  handover::Neighbour extra{*parse_service_address("192.0.2.77/32"), {2, 0, 0, 0, 0, 0x77}};
+  EXPECT_OK(network.add_neighbours({extra}));
+  auto list = network.neighbours();
+  ASSERT_TRUE(list.has_value());
+  EXPECT_NE(std::find(list->begin(), list->end(), extra), list->end());
+  EXPECT_EQ(list->size(), 3u);
+}
+
+}  // namespace
+}  // namespace mose::test
