@@ -21,7 +21,7 @@ namespace {
 // The client needs five quiet seconds before each move (client/interruption.h).
 constexpr int kQuietMs = 5500;
 // What the move leaves behind (faults, retransmits) belongs to its window.
-constexpr int kSettleMs = 300;
+constexpr int kSettleMs = 1000;
 
 volatile sig_atomic_t interrupted = 0;
 

@@ -13,13 +13,13 @@
 // baseline pays for our starting a process that it would not need.
 //
 // Steps (each answered by "ok[ WORDS]" or "error SENTENCE"):
-//   prepare        a fresh network namespace with the service's address, not yet a port of the bridge; listen for images
+//   prepare        a fresh network namespace with the service's address, silent; listen for images
 //   launch         the service's first process, here; then it is reachable
 //   dump           criu dump: the tree is gone afterwards
 //   send ADDRESS   images over TCP to the other end
 //   receive        takes them (started before `dump` at the other end)
 //   restore        criu restore
-//   activate       the address moves here: port of the bridge, gratuitous ARP
+//   activate       gratuitous ARP: the address is here
 //   retire         the address has moved away: no port of the bridge any more, network namespace forgotten
 //   stop           the service's tree is killed
 namespace mose::lab {

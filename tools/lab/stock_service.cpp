@@ -85,7 +85,7 @@ Result<Fd> make_network() {
     if (::read(read.get(), &byte, 1) != 1 || byte != '+') return fail("no network namespace for the baseline");
     std::string pid = std::to_string(holder);
     MOSE_TRY(run_ip_here(nullptr, std::string("link add name ") + kHostEnd + " type veth peer name eth0 address " +
-                                      kServiceMac + " netns " + pid + "\nlink set " + kHostEnd + " up\n"));
+                                      kServiceMac + " netns " + pid + "\n"));
     return open_file("/proc/" + pid + "/ns/net", O_RDONLY);
   };
   auto net = make();
@@ -137,6 +137,7 @@ Status StockService::prepare() {
   std::string client = std::string(kClientAddress) + " lladdr " + kClientMac;
   MOSE_TRY(run_ip_here(&place, std::string("addr add ") + kBaselineAddress + "/" + kPrefixLength +
                                    " dev eth0\nlink set eth0 up\nneigh add " + client + " dev eth0 nud permanent\n"));
+  MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + " up\n"));
   MOSE_ASSIGN(listener_, listen_for_images());
   return {};
 }
@@ -194,10 +195,7 @@ Status StockService::restore() {
   return {};
 }
 
-Status StockService::activate() {
-  MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + "\n"));
-  return in_net_announce(net_.get(), kBaselineAddress, kServiceMac);
-}
+Status StockService::activate() { return in_net_announce(net_.get(), kBaselineAddress, kServiceMac); }
 
 Status StockService::retire() {
   // The pair goes with either end; CRIU's lock in nftables goes with the namespace.

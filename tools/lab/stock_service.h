@@ -14,8 +14,10 @@
 //
 // Chosen for the baseline's benefit: images on tmpfs, CRIU's kernel-feature cache warmed, its nftables lock (requests
 // that arrive between freeze and lock are answered after the restore, instead of being dropped as when the link goes
-// down first), the receiver of the images waiting, the client's neighbour entry in place, the network namespace of the
-// destination prepared and its port attached only after the restore, so that no stray packet meets a missing socket.
+// down first), the receiver of the images waiting, the client's neighbour entry in place, and the destination's network
+// namespace a port of the bridge from the start. That is safe because it stays silent (IPv6 off, no address probe): the
+// switch goes on sending everything to the source, until the restored sockets themselves send the first frame. By then
+// all of them exist, so that no stray packet meets a missing socket, and no answer of theirs meets a closed port.
 namespace mose::lab {
 
 class StockService {
