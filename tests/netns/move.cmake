@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+# Pages of live processes over loopback, from the running tree to the sealed store.
+mose_test(memory_move_test LABEL netns TIMEOUT 180 DEPS move sense kernel
+  SOURCES move/memory_move_test.cpp move/target.cpp LIBS mose_wire)

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <future>
+#include <thread>
+
+#include "kernel/pagemap.h"
+#include "kernel/procfs.h"
+#include "kernel/socket.h"
+#include "move/page_receiver.h"
+#include "move/page_sender.h"
+#include "move/page_server.h"
+#include "netns/move/target.h"
+#include "sense/hash_scan.h"
+
+namespace mose {
+namespace {
+
+using namespace move;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using test::Target;
+
+const StreamId kStream{MigrationId{{4, 5, 6}}, 1};
+const std::string kToken = "a token of PREPARE";
+
+// The source agent as far as the page streams go: accepts, checks HELLO and token, keeps BULK for the sender and serves
+// URGENT connections once the page server is there.
+class SourceNode {
+ public:
+  SourceNode() {
+    listener_ = tcp_listen("127.0.0.1:0").value();
+    thread_ = std::jthread([this](std::stop_token stop) { accept_loop(stop); });
+  }
+  ~SourceNode() {
+    stop_.request_stop();
+    cut();
+    thread_.request_stop();
+    thread_.join();
+    servers_.clear();
+  }
+  std::string endpoint() const { return local_endpoint(listener_.get()).value(); }
+
+  Channel& bulk() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return bulk_ != nullptr; });
+    return *bulk_;
+  }
+  void serve(std::vector<SpaceProcess> processes) {
+    std::lock_guard lock(mutex_);
+    server_ = std::make_unique<PageServer>(std::move(processes), &gate);
+    changed_.notify_all();
+  }
+  // Every connection that is open now ends.
+  void cut() {
+    std::lock_guard lock(mutex_);
+    for (const auto& channel : channels_) channel->shut_down();
+  }
+  const ServeStats& served() const { return server_->stats(); }
+
+  UrgentGate gate;
+
+ private:
+  void accept_loop(std::stop_token stop) {
+    while (!stop.stop_requested()) {
+      pollfd poll_fd{listener_.get(), POLLIN, 0};
+      if (poll(&poll_fd, 1, 50) <= 0) continue;
+      auto accepted = tcp_accept(listener_.get(), false);
+      if (!accepted || !accepted->socket) continue;
+      auto channel = std::make_shared<Channel>(std::move(accepted->socket), kStream);
+      auto frame = channel->receive(seconds(2));
+      if (!frame || frame->type != wire::FrameType::hello) continue;
+      auto hello = decode_hello(frame->payload);
+      if (!hello || !same_token(hello->token, kToken)) {
+        static_cast<void>(turn_away(*channel, "unknown token"));
+        continue;
+      }
+      if (!welcome(*channel, local_hello("a", Purpose::unspecified))) continue;
+      std::lock_guard lock(mutex_);
+      channels_.push_back(channel);
+      if (hello->purpose == Purpose::bulk) {
+        bulk_ = channel.get();
+        changed_.notify_all();
+      } else {
+        servers_.emplace_back([this, channel] { serve_one(*channel); });
+      }
+    }
+  }
+  void serve_one(Channel& channel) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, seconds(30), [&] { return server_ != nullptr || stop_.stop_requested(); });
+      if (!server_) return;
+    }
+    static_cast<void>(server_->serve(channel, stop_.get_token()));
+  }
+
+  Fd listener_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::shared_ptr<Channel>> channels_;
+  Channel* bulk_ = nullptr;
+  std::unique_ptr<PageServer> server_;
+  std::stop_source stop_;
+  std::vector<std::jthread> servers_;
+  std::jthread thread_;
+};
+
+class DestinationNode {
+ public:
+  explicit DestinationNode(const std::string& endpoint) {
+    Hello hello = local_hello("b", Purpose::unspecified);
+    hello.token = kToken;
+    store = PageStore::create(kStream.migration, kStream.epoch, 2ull << 30).value();
+    PageReceiverOptions options;
+    options.connect = connect_to_source(endpoint, kStream, hello, seconds(2));
+    options.on_failure = [this](const Error& error) { failure = error.what; };
+    options.on_complete = [this] { complete_.set_value(); };
+    receiver = std::make_unique<PageReceiver>(*store, std::move(options));
+    receiver->start();
+  }
+  bool wait_complete() { return complete_.get_future().wait_for(seconds(60)) == std::future_status::ready; }
+
+  std::unique_ptr<PageStore> store;
+  std::unique_ptr<PageReceiver> receiver;
+  std::string failure;
+
+ private:
+  std::promise<void> complete_;
+};
+
+std::vector<SpaceProcess> spaces_of(const Target& target) {
+  std::vector<SpaceProcess> processes;
+  for (pid_t pid : target.tree()) {
+    if (auto process = space_of(pid)) processes.push_back(*process);
+  }
+  return processes;
+}
+
+// Every page of every lazy-eligible region of the frozen process, read independently of the code under test (through
+// /proc/PID/mem, without the page map), against what the destination would install.
+uint64_t count_wrong_pages(const SpaceProcess& process, const PageProvider& pages) {
+  Fd mem = open_file("/proc/" + std::to_string(process.pid) + "/mem", O_RDONLY).value();
+  static const std::vector<std::byte> kZeros(kPageSize);
+  std::vector<std::byte> actual(kPageSize);
+  uint64_t wrong = 0;
+  const std::vector<Vma> vmas = read_vmas(process.pid).value();
+  uint64_t looked_at = 0;
+  for (const Vma& vma : vmas) {
+    if (!vma.lazy_eligible()) continue;
+    for (uint64_t page = vma.pages.first; page < vma.pages.end(); ++page) {
+      if (pread(mem.get(), actual.data(), kPageSize, static_cast<off_t>(page * kPageSize)) != static_cast<ssize_t>(kPageSize)) continue;
+      ++looked_at;
+      const std::byte* installed = nullptr;
+      auto place = pages.place(process.space, page, 1).place;
+      if (place == PagePlace::zero) installed = kZeros.data();
+      if (place == PagePlace::local) installed = pages.contents(process.space, page, 1).data();
+      if (installed == nullptr || memcmp(installed, actual.data(), kPageSize) != 0) ++wrong;
+    }
+  }
+  EXPECT_GT(looked_at, 100u);
+  return wrong;
+}
+
+struct Moved {
+  std::vector<SendStats> rounds;
+  FinalPages final;
+  std::vector<SpaceProcess> processes;
+};
+
+// Rounds while the target runs, freeze, final scan, page map. The remote pages are not pushed yet.
+Moved move_until_sealed(const Target& target, unsigned rounds, DirtySource& scan, PageSender& sender, SourceNode& source) {
+  Moved moved;
+  for (unsigned round = 1; round <= rounds; ++round) {
+    auto stats = sender.run_round(round, scan, spaces_of(target));
+    EXPECT_TRUE(stats) << stats.error().what;
+    if (stats) moved.rounds.push_back(*stats);
+    usleep(30000);
+  }
+  target.freeze();
+  moved.processes = spaces_of(target);
+  auto final = scan.final_scan(moved.processes);
+  EXPECT_TRUE(final) << final.error().what;
+  if (final) moved.final = std::move(*final);
+  EXPECT_TRUE(sender.send_map(moved.final));
+  source.serve(moved.processes);
+  return moved;
+}
+
+TEST(MemoryMove, ABusyWriterOf256MiBArrivesBitExact) {
+  Target target([](const auto& ready) { test::write_for_ever(256, ready); });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  PageSender sender(source.bulk(), {.gate = &source.gate});
+  Moved moved = move_until_sealed(target, 3, scan, sender, source);
+  auto pushed = sender.push(moved.final, moved.processes);
+  ASSERT_TRUE(pushed) << pushed.error().what;
+  ASSERT_TRUE(destination.wait_complete()) << destination.failure;
+  EXPECT_EQ(moved.rounds.size(), 3u);
+  EXPECT_GT(moved.rounds[0].pages, 65536u);
+  EXPECT_LT(moved.rounds[1].pages, moved.rounds[0].pages);
+  EXPECT_GT(pushed->pages, 0u);
+  EXPECT_LT(pushed->pages, moved.final.stats.pages_present);
+  EXPECT_EQ(count_wrong_pages(moved.processes.front(), *destination.receiver), 0u);
+  RecordProperty("final_scan_us", static_cast<int>(moved.final.stats.duration.count() / 1000));
+}
+
+TEST(MemoryMove, PurePostCopyOnRequestsAlone) {
+  Target target([](const auto& ready) { test::write_for_ever(64, ready); });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  PageSender sender(source.bulk(), {});
+  Moved moved = move_until_sealed(target, 0, scan, sender, source);
+  source.cut();  // right after the map
+  ASSERT_TRUE(destination.wait_complete()) << destination.failure;
+  EXPECT_EQ(count_wrong_pages(moved.processes.front(), *destination.receiver), 0u);
+  EXPECT_GE(source.served().pages, 64u * 256);
+}
+
+TEST(MemoryMove, ALinkThatIsCutDuringThePushIsMadeGood) {
+  Target target([](const auto& ready) { test::write_for_ever(128, ready); });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  uint64_t pushed_pages = 0;
+  PageSenderOptions options;
+  options.progress = [&](uint64_t pages, uint64_t) {
+    pushed_pages = pages;
+    if (pages > 10000) source.cut();
+  };
+  PageSender sender(source.bulk(), options);
+  Moved moved = move_until_sealed(target, 0, scan, sender, source);
+  EXPECT_FALSE(sender.push(moved.final, moved.processes));
+  ASSERT_TRUE(destination.wait_complete()) << destination.failure;
+  for (const SpaceProcess& process : moved.processes) EXPECT_EQ(count_wrong_pages(process, *destination.receiver), 0u);
+  EXPECT_LT(pushed_pages, 20000u);
+}
+
+TEST(MemoryMove, UrgentRequestsOvertakeAThrottledPush) {
+  Target target([](const auto& ready) { test::write_for_ever(64, ready); });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  std::stop_source stop;
+  PageSenderOptions options;
+  options.bandwidth_bps_max = 80'000'000;  // the push would take six seconds
+  options.stop = stop.get_token();
+  options.gate = &source.gate;
+  PageSender sender(source.bulk(), options);
+  Moved moved = move_until_sealed(target, 0, scan, sender, source);
+  std::jthread pushing([&] { static_cast<void>(sender.push(moved.final, moved.processes)); });
+  SpaceId space = moved.processes.front().space;
+  while (!destination.receiver->sealed()) usleep(1000);
+  uint64_t last = destination.receiver->present(space).runs().back().first;
+  for (int i = 0; i < 200; ++i) {
+    const PageSet& present = destination.receiver->present(space);
+    uint64_t page = present.runs()[static_cast<size_t>(i) % present.runs().size()].first;
+    destination.receiver->request(space, {page, 1});
+  }
+  destination.receiver->request(space, {last, 1});
+  while (destination.receiver->place(space, last, 1).place != PagePlace::local) usleep(100);
+  EXPECT_GT(destination.store->missing_pages(), 1000u);
+  stop.request_stop();
+  pushing.join();
+  source.cut();
+  ASSERT_TRUE(destination.wait_complete());
+  EXPECT_EQ(count_wrong_pages(moved.processes.front(), *destination.receiver), 0u);
+}
+
+// The first child ends between rounds, a new one appears, the parent unmaps and maps again.
+TEST(MemoryMove, ProcessesThatComeAndGoBetweenRounds) {
+  Target target([](const auto& ready) {
+    auto child = [](uint64_t seed, int lifetime_ms) {
+      if (fork() != 0) return;
+      std::vector<uint64_t> numbers(400000);
+      test::Random random{seed};
+      for (int i = 0; lifetime_ms == 0 || i < lifetime_ms; ++i) {
+        for (int n = 0; n < 1000; ++n) numbers[random() % numbers.size()] = random();
+        usleep(1000);
+      }
+      _exit(0);
+    };
+    child(1, 40);
+    child(2, 0);
+    ready();
+    for (uint64_t turn = 0;; ++turn) {
+      void* at = mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      memset(at, static_cast<int>(turn), 1 << 20);
+      usleep(3000);
+      if (turn % 3 != 0) munmap(at, 1 << 20);
+      if (turn == 25) child(turn, 0);
+      if (turn > 100) usleep(1000000);
+    }
+  });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  PageSender sender(source.bulk(), {});
+  Moved moved = move_until_sealed(target, 5, scan, sender, source);
+  ASSERT_TRUE(sender.push(moved.final, moved.processes));
+  ASSERT_TRUE(destination.wait_complete()) << destination.failure;
+  EXPECT_GE(moved.processes.size(), 3u);
+  for (const SpaceProcess& process : moved.processes) {
+    if (is_zombie(process.pid)) continue;
+    EXPECT_EQ(count_wrong_pages(process, *destination.receiver), 0u) << process.space;
+  }
+}
+
+TEST(MemoryMove, AStrangerIsTurnedAway) {
+  SourceNode source;
+  Hello hello = local_hello("b", Purpose::unspecified);
+  hello.token = "guessed";
+  auto channel = connect_to_source(source.endpoint(), kStream, hello, seconds(2))(Purpose::urgent);
+  ASSERT_FALSE(channel);
+  EXPECT_NE(channel.error().what.find("unknown token"), std::string::npos) << channel.error().what;
+}
+
+}  // namespace
+}  // namespace mose
