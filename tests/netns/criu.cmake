@@ -13,3 +13,4 @@ mose_test(criu_test LABEL netns TIMEOUT 180 SOURCES criu/criu_test.cpp LIBS mcri
 mose_test(criu_failure_test LABEL netns TIMEOUT 180 SOURCES criu/failure_test.cpp LIBS mcriu_bed)
 mose_test(launch_test LABEL netns SOURCES criu/launch_test.cpp DEPS kernel)
 add_dependencies(launch_test mcriu-workload mose-exec)
+mose_test(criu_lazy_test LABEL netns SOURCES criu/lazy_test.cpp LIBS mcriu_bed)

@@ -65,8 +65,8 @@ Status add_pages(const CriuBed::Node& from, int images) {
   return {};
 }
 
-Result<pid_t> restore_tree(CriuBed::Node& to, Swrk& swrk, int images, const AtHook& at_hook) {
-  MOSE_TRY(swrk.request_restore({images, false}));
+Result<pid_t> restore_tree(CriuBed::Node& to, Swrk& swrk, int images, const AtHook& at_hook, bool lazy) {
+  MOSE_TRY(swrk.request_restore({images, lazy}));
   MOSE_ASSIGN(Swrk::Done done, drive(swrk, [&](const Swrk::Hook& hook) -> Result<bool> {
     if (hook.name == "post-restore") MOSE_TRY(to.aside.add(swrk.process().pid()));
     if (hook.name == "pre-resume") MOSE_TRY(to.cgroup.freeze(kBound));

@@ -34,7 +34,8 @@ using AtHook = std::function<Result<bool>(const restore::Swrk::Hook&)>;
 // Adds the contents of all pages to the images of a dump without memory.
 [[nodiscard]] Status add_pages(const CriuBed::Node& from, int images);
 // Restore behind the fence; returns the new first process. `at_hook` is called after our own work at that hook.
-[[nodiscard]] Result<pid_t> restore_tree(CriuBed::Node& to, restore::Swrk& swrk, int images, const AtHook& at_hook = {});
+[[nodiscard]] Result<pid_t> restore_tree(CriuBed::Node& to, restore::Swrk& swrk, int images, const AtHook& at_hook = {},
+                                         bool lazy = false);
 [[nodiscard]] Status carry_images(int from, int to);
 // After a dump that is not wanted any more: the source goes on.
 [[nodiscard]] Status resume(CriuBed::Node& node, unsigned sockets_in_repair);

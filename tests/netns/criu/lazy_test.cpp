@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT
+// Real services moved with real page tables: Redis with all its pages in the images, and a lazy restore in which the pager
+// supplies every page that may come later.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include "kernel/pagemap.h"
+#include "kernel/process_memory.h"
+#include "restore/images.h"
+#include "restore/lazy_socket.h"
+#include "restore/pager.h"
+#include "steps.h"
+#include "support/support.h"
+
+namespace mose::test {
+namespace {
+
+namespace fs = std::filesystem;
+using restore::Swrk;
+constexpr PageRun kUserSpace{0, (uint64_t{1} << 35) - 1};
+
+// The lazy pages of a frozen tree, all of them here.
+class FrozenPages : public PageProvider {
+ public:
+  // Reads them, and leaves only what cannot be lazy to the images.
+  Status take(const CriuBed::Node& from, int images) {
+    MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(from.first));
+    MOSE_ASSIGN(std::vector<restore::ImageProcess> processes, restore::read_processes(images));
+    for (const restore::ImageProcess& process : processes) {
+      for (const ProcessHandle& task : tree) {
+        MOSE_ASSIGN(pid_t number, virtual_pid(task));
+        if (static_cast<SpaceId>(number) != process.space) continue;
+        MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(task.pid()));
+        MOSE_ASSIGN(PageSet populated, pagemap.populated(kUserSpace));
+        auto eager = restore::write_present_pages(images, process, task, populated.intersect(restore::eager_area(process)));
+        if (!eager) return std::unexpected(eager.error());
+        eager_pages += *eager;
+        Space& space = spaces_[process.space];
+        space.present = populated.intersect(restore::lazy_area(process));
+        space.bytes.resize(space.present.pages() * kPageSize);
+        MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(task.pid()));
+        std::vector<uint64_t> unreadable;
+        MOSE_TRY(memory.read(space.present.runs(), space.bytes, unreadable));
+        if (!unreadable.empty()) return fail("unreadable pages");
+      }
+    }
+    auto sizes = restore::forget_file_sizes(images, {"/var/log/mose-workload"});
+    if (!sizes) return std::unexpected(sizes.error());
+    return {};
+  }
+
+  bool sealed() const override { return true; }
+  Extent place(SpaceId id, uint64_t page, uint64_t max) const override {
+    auto space = spaces_.find(id);
+    if (space == spaces_.end()) return {PagePlace::zero, 1};
+    PageRun run = space->second.present.run_from(page);
+    if (run.count == 0) return {PagePlace::zero, 1};
+    return {PagePlace::local, std::min(run.count, max)};
+  }
+  std::span<const std::byte> contents(SpaceId id, uint64_t page, uint64_t max) const override {
+    const Space& space = spaces_.at(id);
+    uint64_t offset = 0;
+    for (const PageRun& run : space.present.runs()) {
+      if (page >= run.first && page < run.end()) {
+        uint64_t count = std::min(max, run.end() - page);
+        return std::span(space.bytes).subspan((offset + page - run.first) * kPageSize, count * kPageSize);
+      }
+      offset += run.count;
+    }
+    return {};
+  }
+  void request(SpaceId, PageRun) override {}
+  void on_local(Listener) override {}
+  std::vector<SpaceId> spaces() const override {
+    std::vector<SpaceId> out;
+    for (const auto& [id, space] : spaces_) out.push_back(id);
+    return out;
+  }
+  const PageSet& present(SpaceId id) const override { return spaces_.at(id).present; }
+
+  uint64_t eager_pages = 0;
+
+ private:
+  struct Space {
+    PageSet present;
+    std::vector<std::byte> bytes;
+  };
+  std::map<SpaceId, Space> spaces_;
+};
+
+TEST(LazyHop, EveryPageComesFromThePager) {
+  CriuBed bed({});
+  ASSERT_TRUE(ok(bed.start(bed.a, kWorkloadCommand)));
+  ASSERT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
+  CriuBed::Node *from = &bed.a, *to = &bed.b;
+  for (int move = 0; move < 2; ++move, std::swap(from, to)) {
+    auto source_images = restore::make_images_dir(from->images);
+    auto destination_images = restore::make_images_dir(to->images);
+    ASSERT_TRUE(source_images && destination_images);
+    auto dumper = Swrk::start_for_dump(bed.criu(), bed.source_place(*from));
+    auto restorer = Swrk::start_for_restore(bed.criu(), bed.destination_place(*to));
+    ASSERT_TRUE(ok(dumper));
+    ASSERT_TRUE(ok(restorer));
+    ASSERT_TRUE(ok(from->cgroup.freeze(kBound)));
+    ASSERT_TRUE(ok(dump(*from, *dumper, source_images->get())));
+    FrozenPages pages;
+    ASSERT_TRUE(ok(pages.take(*from, source_images->get())));
+    ASSERT_TRUE(ok(carry_images(source_images->get(), destination_images->get())));
+    ASSERT_TRUE(ok(copy_tree(from->data, to->data)));
+    ASSERT_TRUE(ok(copy_tree(from->log, to->log)));
+
+    auto state = restore::PagerState::create(MigrationId::random());
+    ASSERT_TRUE(ok(state));
+    std::atomic<bool> complete{false};
+    std::atomic<bool> failed{false};
+    auto pager = restore::Pager::start(**state, pages, {},
+                                       {[&] { complete = true; },
+                                        [&](const Error& error) {
+                                          failed = true;
+                                          std::fprintf(stderr, "pager: %s\n", error.what.c_str());
+                                        }});
+    ASSERT_TRUE(ok(pager));
+    auto socket = restore::LazySocket::listen(to->images);
+    ASSERT_TRUE(ok(socket));
+    unsigned tasks = 0;
+    std::thread receiver([&] {
+      while (socket->fd() >= 0) {
+        pollfd p{socket->fd(), POLLIN, 0};
+        if (::poll(&p, 1, 10'000) <= 0) return;
+        for (auto& message : socket->receive()) {
+          if (auto* task = std::get_if<restore::LazySocket::Task>(&message)) {
+            ++tasks;
+            if (!(*pager)->add_task(task->space, std::move(task->uffd))) failed = true;
+          } else if (std::holds_alternative<restore::LazySocket::Finished>(message)) {
+            (*pager)->restore_ended();
+          } else if (std::holds_alternative<restore::LazySocket::Ended>(message)) {
+            return;
+          }
+        }
+      }
+    });
+    auto pid = restore_tree(*to, *restorer, destination_images->get(), {}, true);
+    receiver.join();
+    ASSERT_TRUE(ok(pid));
+    EXPECT_EQ(tasks, 2u);
+    to->first = std::move(*ProcessHandle::open(*pid));
+    ASSERT_TRUE(ok(to->cgroup.thaw()));
+    (*pager)->running();
+    ASSERT_TRUE(ok(bed.wait_ticks(*to, 20)));
+    for (Timestamp deadline = now() + kBound; !complete && now() < deadline;) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    EXPECT_TRUE(complete);
+    EXPECT_FALSE(failed);
+    restore::PagerStats stats = (*pager)->stats();
+    std::printf("  move %d: %llu pages eager, %llu lazy, %llu faults\n", move, static_cast<unsigned long long>(pages.eager_pages),
+                static_cast<unsigned long long>(stats.installed_pages), static_cast<unsigned long long>(stats.faults));
+    EXPECT_GE(stats.installed_pages, 2000u);
+    EXPECT_LT(pages.eager_pages, 100u) << "a static program has little that cannot be lazy";
+    ASSERT_TRUE(ok(clear(*from)));
+    ASSERT_TRUE(ok(bed.wait_ticks(*to, 20)));
+  }
+}
+
+// Redis with its libraries copied into the root of both places.
+class RedisHop : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::access("/usr/bin/redis-server", X_OK) != 0) skip_process("needs /usr/bin/redis-server");
+    for (CriuBed::Node* node : {&bed.a, &bed.b}) {
+      std::string copy = "for f in /usr/bin/redis-server $(ldd /usr/bin/redis-server | grep -o '/[^ ]*'); do "
+                         "mkdir -p " + node->root + "$(dirname $f) && cp -L $f " + node->root + "$f; done";
+      ASSERT_EQ(std::system(copy.c_str()), 0);
+    }
+  }
+  // One request, inline protocol, on a fresh connection inside the node's network namespace.
+  std::string ask(const CriuBed::Node& node, const std::string& request, size_t answer_bytes) {
+    std::string answer;
+    std::thread([&] {
+      if (::setns(node.net.get(), CLONE_NEWNET) < 0) return;
+      Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(6379);
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      timeval bound{5, 0};
+      ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
+      for (int tries = 0; ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0; ++tries) {
+        if (tries == 500) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      if (!write_all(socket.get(), request)) return;
+      char buffer[4096];
+      while (answer.size() < answer_bytes) {
+        ssize_t n = ::recv(socket.get(), buffer, sizeof buffer, 0);
+        if (n <= 0) return;
+        answer.append(buffer, static_cast<size_t>(n));
+      }
+    }).join();
+    return answer;
+  }
+  CriuBed bed{{}};
+};
+
+TEST_F(RedisHop, KeepsItsData) {
+  ASSERT_TRUE(ok(bed.start(bed.a, {"/usr/bin/redis-server", "--port", "6379", "--bind", "127.0.0.1", "--save", "", "--dir", "/data"})));
+  std::string fill, answers;
+  for (int i = 0; i < 2000; ++i) {
+    fill += "SET key" + std::to_string(i) + " value" + std::to_string(i) + "\r\n";
+    answers += "+OK\r\n";
+  }
+  ASSERT_EQ(ask(bed.a, fill, answers.size()), answers);
+  CriuBed::Node *from = &bed.a, *to = &bed.b;
+  for (int move = 0; move < 2; ++move, std::swap(from, to)) {
+    auto times = hop(bed, *from, *to);
+    ASSERT_TRUE(ok(times));
+    std::printf("  freeze %.1f dump %.1f pages %.1f carry %.1f restore %.1f ms\n", times->freeze_ms, times->dump_ms,
+                times->pages_ms, times->carry_ms, times->restore_ms);
+    std::string get, expected;
+    for (int i = 0; i < 2000; ++i) {
+      std::string value = "value" + std::to_string(i);
+      get += "GET key" + std::to_string(i) + "\r\n";
+      expected += "$" + std::to_string(value.size()) + "\r\n" + value + "\r\n";
+    }
+    ASSERT_EQ(ask(*to, get, expected.size()), expected) << "move " << move;
+  }
+}
+
+}  // namespace
+}  // namespace mose::test
