@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+#include "fuzz/frames.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "base/check.h"
+#include "move/codec.h"
+#include "move/frame_buffer.h"
+#include "move/hello.h"
+#include "move/page_receiver.h"
+
+namespace mose::fuzz {
+namespace {
+
+using namespace move;
+
+const StreamId kStream{MigrationId{{1, 2, 3}}, 4};
+
+// What has been decoded must be in canonical form and below every bound.
+void check_set(const PageSet& set) {
+  uint64_t end = 0;
+  for (const PageRun& run : set.runs()) {
+    MOSE_CHECK(run.count != 0 && run.first >= end && run.end() <= wire::kPageIndexMax, "decoded runs are sane");
+    end = run.end();
+  }
+}
+
+void feed_decoders(std::span<const std::byte> input) {
+  if (auto map = decode_page_map(input)) {
+    for (const SpacePages& space : *map) {
+      check_set(space.present);
+      check_set(space.remote);
+      MOSE_CHECK(space.remote.minus(space.present).empty(), "remote is a part of present");
+    }
+    auto again = encode_page_map(*map);
+    MOSE_CHECK(again && decode_page_map(*again)->size() == map->size(), "what was decoded can be encoded");
+  }
+  if (auto request = decode_request(input)) {
+    MOSE_CHECK(count_pages(request->runs) <= wire::kPagesPerFrameMax, "requests are bounded");
+  }
+  static_cast<void>(decode_round_end(input));
+  static_cast<void>(decode_hello(input));
+  wire::PagesHeader header;
+  if (input.size() >= sizeof(header)) {
+    memcpy(&header, input.data(), sizeof(header));
+    if (check_pages_header(header, input.size())) {
+      MOSE_CHECK(header.pages <= wire::kPagesPerFrameMax && header.runs <= header.pages, "PAGES is bounded");
+    }
+  }
+}
+
+// The input as frames: the first byte of each chunk names the type, the next two its length, so that mutations reach the
+// handlers instead of failing at a checksum.
+std::vector<std::byte> as_frames(std::span<const std::byte> input) {
+  constexpr wire::FrameType kTypes[] = {wire::FrameType::pages,    wire::FrameType::page_map, wire::FrameType::round_end,
+                                        wire::FrameType::bulk_end, wire::FrameType::error,    wire::FrameType::request,
+                                        wire::FrameType::hello,    wire::FrameType::commit};
+  std::vector<std::byte> out;
+  while (input.size() >= 3) {
+    auto type = kTypes[static_cast<size_t>(input[0]) % std::size(kTypes)];
+    size_t length = static_cast<size_t>(input[1]) | static_cast<size_t>(input[2]) << 8;
+    input = input.subspan(3);
+    length = std::min({length, input.size(), static_cast<size_t>(payload_max(type))});
+    std::vector<std::byte> frame = encode_frame(type, kStream, input.first(length));
+    out.insert(out.end(), frame.begin(), frame.end());
+    input = input.subspan(length);
+  }
+  return out;
+}
+
+void feed_reader(std::span<const std::byte> bytes) {
+  int fds[2];
+  MOSE_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0, "socketpair");
+  Fd ours(fds[0]), theirs(fds[1]);
+  if (send(ours.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return;
+  ours.reset();
+  FrameReader reader;
+  for (;;) {
+    auto frame = reader.read(theirs.get());
+    if (!frame || !*frame) break;
+  }
+}
+
+void feed_receiver(std::span<const std::byte> stream) {
+  auto store = PageStore::create(kStream.migration, kStream.epoch, 4u << 20);
+  MOSE_CHECK(store.has_value(), "page store");
+  int fds[2];
+  MOSE_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0, "socketpair");
+  Fd ours(fds[0]);
+  if (send(ours.get(), stream.data(), stream.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    close(fds[1]);
+    return;
+  }
+  ours.reset();
+  std::atomic<bool> ended{false};
+  std::atomic<int> theirs{fds[1]};
+  PageReceiverOptions options;
+  options.connect = [&](Purpose purpose) -> Result<Channel> {
+    if (int fd = purpose == Purpose::bulk ? theirs.exchange(-1) : -1; fd >= 0) return Channel(Fd(fd), kStream);
+    return fail("no more connections");
+  };
+  options.on_failure = [&](const Error&) { ended = true; };
+  options.on_trouble = [&](const Error&) { ended = true; };
+  options.on_complete = [&] { ended = true; };
+  PageReceiver receiver(**store, std::move(options));
+  receiver.start();
+  for (int i = 0; i < 20000 && !ended; ++i) usleep(50);
+  MOSE_CHECK(ended, "a stream that ends is noticed");
+  receiver.stop();
+}
+
+}  // namespace
+
+void feed(std::span<const std::byte> input) {
+  feed_decoders(input);
+  feed_reader(input);
+  std::vector<std::byte> frames = as_frames(input);
+  feed_reader(frames);
+  feed_receiver(frames);
+}
+
+}  // namespace mose::fuzz

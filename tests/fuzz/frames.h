@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace mose::fuzz {
+
+// Everything that a peer can make us decode, fed with `input`: as payload of each decoder, and as the byte stream of a
+// connection that a page receiver reads. Ends the process (CHECK, sanitizer) when something accepts what it must not.
+void feed(std::span<const std::byte> input);
+
+}  // namespace mose::fuzz
