@@ -91,8 +91,17 @@ Status push_set(const ProcessMemory& memory, SpaceId space, const PageSet& set, 
   std::vector<PageRun> runs;
   uint64_t pages = 0;
   auto flush = [&]() -> Status {
+    if (gate) {
+      gate->wait();
+      PageSet left;
+      for (const PageRun& run : runs) {
+        const PageSet unanswered = gate->unanswered(space, run);
+        for (const PageRun& piece : unanswered.runs()) left.add(piece);
+      }
+      runs = left.runs();
+      pages = left.pages();
+    }
     if (runs.empty()) return {};
-    if (gate) gate->wait();
     std::span<const std::byte> bytes(buffer.data(), pages * kPageSize);
     MOSE_TRY(memory.read(runs, buffer, unreadable));
     if (!unreadable.empty()) return fail("page " + std::to_string(unreadable.front()) + " cannot be read");

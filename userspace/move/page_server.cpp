@@ -117,6 +117,7 @@ Status PageServer::serve(Channel& channel, std::stop_token stop) {
       static_cast<void>(turn_away(channel, status.error().what));
       return status;
     }
+    if (gate_) gate_->mark_answered(request.space, PageSet::from_runs(request.runs));
   }
 }
 
