@@ -18,7 +18,9 @@
 namespace mose::sim {
 
 enum class Side : uint8_t { source, destination };
-inline const char* to_string(Side side) { return side == Side::source ? "source" : "destination"; }
+inline const char* to_string(Side side) {
+  return side == Side::source ? "source" : "destination";
+}
 
 using namespace std::chrono_literals;
 
@@ -68,13 +70,13 @@ class Loop {
 // What may go wrong until `end`; after it everything works.
 struct Faults {
   Timestamp end{};
-  double fail = 0;        // an action fails
+  double fail = 0;  // an action fails
   // From `stubborn_from` on every action of this number on this side fails: a full disk, a tree that will not die.
   int stubborn[2] = {-1, -1};
   Timestamp stubborn_from{};
-  double slow = 0;        // an action, a message or the news of a loss takes up to 40 s
-  double step_crash = 0;  // the agent dies right after a step has emitted its actions
-  double duplicate = 0;   // COMMIT arrives twice
+  double slow = 0;                          // an action, a message or the news of a loss takes up to 40 s
+  double step_crash = 0;                    // the agent dies right after a step has emitted its actions
+  double duplicate = 0;                     // COMMIT arrives twice
   Nanoseconds crash_every[2] = {0ns, 0ns};  // mean time between other crashes per side, 0: never
   Nanoseconds loss_every{0};                // mean time between losses of the connection
   double outage = 0;                        // a loss takes the whole network away for a while
@@ -101,7 +103,7 @@ struct Bench {
   Hooks hooks;
   bool tracing = false;
   std::vector<std::string> trace;
-  std::string violation;  // the first one; the run ends there
+  std::string violation;                // the first one; the run ends there
   std::function<bool(Side)> reachable;  // its agent is up
 
   [[nodiscard]] bool faulty() const { return loop.now() < faults.end; }

@@ -53,7 +53,8 @@ void DestinationAgent::lose_restore() {
 void DestinationAgent::receive(Network::Id id, Message message, const std::string& reason) {
   if (!up_) return;
   if (state_ && id < connection_) return;  // a newer connection has replaced this one
-  bench_.note(Side::destination, std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
+  bench_.note(Side::destination,
+              std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
   if (state_) {
     connection_ = id;
     return event(plan::MessageReceived{message, reason});
@@ -136,7 +137,8 @@ void DestinationAgent::execute(const DestinationAction& action) {
       bool forgotten = bench_.hooks.forget_record && bench_.hooks.forget_record(Side::destination, action.record);
       bool durable = !forgotten && (!fails || coin);
       return end_later(action.kind, token, bench_.duration(2ms), fails, [this, durable, r = action.record] {
-        bench_.note(Side::destination, std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
+        bench_.note(Side::destination,
+                    std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
         if (durable) world_.destination_journal.push_back(r);
       });
     }

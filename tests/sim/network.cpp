@@ -5,7 +5,9 @@
 
 namespace mose::sim {
 
-Nanoseconds Network::delay() { return bench_.duration(2ms); }
+Nanoseconds Network::delay() {
+  return bench_.duration(2ms);
+}
 
 Network::Id Network::connect() {
   connections_.push_back(std::make_shared<Connection>());

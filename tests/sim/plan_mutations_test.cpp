@@ -207,7 +207,8 @@ TEST(PlanMutation, ACommitThatIsNotAnsweredAgainIsFound) {
   bug.destination = [](const DestinationState& before, const DestinationEvent&, DestinationStep& step) {
     if (before.phase < DestinationPhase::running) return;
     std::erase_if(step.actions, [](const DestinationAction& a) {
-      return a.kind == DestinationActionKind::send && (a.message == Message::committed || a.message == Message::complete);
+      return a.kind == DestinationActionKind::send &&
+             (a.message == Message::committed || a.message == Message::complete);
     });
     std::erase(step.state.running, DestinationActionKind::send);
   };

@@ -46,7 +46,8 @@ TEST(PlanSimulation, ExactlyOneSideRunsTheWorkloadWhateverBreaks) {
   std::printf("%-20s %u\n", "told to recover", told);
   if (only || seeds < 2000) return;
   // The seeds reach what they are meant to reach.
-  for (const char* outcome : {"complete", "failed", "cancelled", "refused"}) EXPECT_GT(outcomes[outcome], 50u) << outcome;
+  for (const char* outcome : {"complete", "failed", "cancelled", "refused"})
+    EXPECT_GT(outcomes[outcome], 50u) << outcome;
   EXPECT_GT(told, 5u);
   EXPECT_EQ(source_crashes.size(), 13u) << "an agent of the source dies in every phase";
   EXPECT_EQ(destination_crashes.size(), 9u) << "an agent of the destination dies in every phase";

@@ -85,8 +85,12 @@ void Simulation::draw_faults() {
   faults.slow = kSlow[random.below(5)];
   faults.step_crash = kStepCrash[random.below(5)];
   // 0 to 14 and 0 to 7 are the action kinds; the one that writes journals comes up more often.
-  if (random.chance(0.2)) faults.stubborn[0] = random.coin() ? static_cast<int>(plan::SourceActionKind::record) : static_cast<int>(random.below(15));
-  if (random.chance(0.2)) faults.stubborn[1] = random.coin() ? static_cast<int>(plan::DestinationActionKind::record) : static_cast<int>(random.below(8));
+  if (random.chance(0.2))
+    faults.stubborn[0] =
+        random.coin() ? static_cast<int>(plan::SourceActionKind::record) : static_cast<int>(random.below(15));
+  if (random.chance(0.2))
+    faults.stubborn[1] =
+        random.coin() ? static_cast<int>(plan::DestinationActionKind::record) : static_cast<int>(random.below(8));
   faults.stubborn_from = bench_.loop.now() + random.between(0ms, 600ms);
   faults.duplicate = random.coin() ? 0.5 : 0;
   for (Nanoseconds& every : faults.crash_every) {
@@ -130,9 +134,8 @@ void Simulation::crash(Side side) {
 }
 
 void Simulation::restart_later(Side side) {
-  bench_.loop.after(bench_.random.between(10ms, bench_.random.chance(0.1) ? 60s : 500ms), [this, side] {
-    side == Side::source ? source_.restart() : destination_.restart();
-  });
+  bench_.loop.after(bench_.random.between(10ms, bench_.random.chance(0.1) ? 60s : 500ms),
+                    [this, side] { side == Side::source ? source_.restart() : destination_.restart(); });
 }
 
 void Simulation::next_loss() {
@@ -210,17 +213,22 @@ void Simulation::check_rest() {
     if (world_.source != Tree::killed || world_.prepared) return violate("committed, and something is left behind");
   } else {
     if (!world_.source_serves()) return violate("not committed, and the source does not serve");
-    if (world_.destination != Tree::absent || world_.prepared) return violate("not committed, and something is left there");
+    if (world_.destination != Tree::absent || world_.prepared)
+      return violate("not committed, and something is left there");
   }
   bool says_moved = result_.outcome == Outcome::complete || result_.outcome == Outcome::failed_after_commit;
-  if (source && says_moved != commit) return violate(std::string("the outcome lies: ") + std::string(mose::to_string(result_.outcome)));
-  if (result_.outcome == Outcome::refused && world_.source_was_stopped) return violate("refused after the source was stopped");
+  if (source && says_moved != commit)
+    return violate(std::string("the outcome lies: ") + std::string(mose::to_string(result_.outcome)));
+  if (result_.outcome == Outcome::refused && world_.source_was_stopped)
+    return violate("refused after the source was stopped");
   if (source_.must_abort() && commit) return violate("an accepted cancel was overruled");
   if (faultless_ && result_.outcome != Outcome::complete) return violate("nothing was broken, and it did not complete");
 }
 
 }  // namespace
 
-Verdicts simulate(uint64_t seed, const Hooks& hooks, bool tracing) { return Simulation(seed, hooks, tracing).run(); }
+Verdicts simulate(uint64_t seed, const Hooks& hooks, bool tracing) {
+  return Simulation(seed, hooks, tracing).run();
+}
 
 }  // namespace mose::sim

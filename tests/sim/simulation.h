@@ -15,14 +15,14 @@
 // the other must have nothing left of it, and the operator must have been told the truth.
 namespace mose::sim {
 
-struct Verdicts {  // what one seed came to
-  std::string violation;  // empty: every invariant held
+struct Verdicts {                  // what one seed came to
+  std::string violation;           // empty: every invariant held
   std::vector<std::string> trace;  // filled when asked for
   Outcome outcome = Outcome::failed;
-  bool known = false;          // the source still knew the migration at the end (or had begun none)
-  bool moved = false;          // the workload runs at the destination
-  bool told_to_recover = false;  // an end named `mose recover` on the way
-  std::vector<plan::SourcePhase> source_crashes;            // phases in which an agent died
+  bool known = false;                             // the source still knew the migration at the end (or had begun none)
+  bool moved = false;                             // the workload runs at the destination
+  bool told_to_recover = false;                   // an end named `mose recover` on the way
+  std::vector<plan::SourcePhase> source_crashes;  // phases in which an agent died
   std::vector<plan::DestinationPhase> destination_crashes;
 };
 

@@ -186,7 +186,8 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
   bool coin = bench_.random.coin();
   switch (action.kind) {
     case Kind::arm_dump:
-      return end_later(action.kind, token, bench_.duration(5ms), fails, [this, fails] { world_.source_dumper = !fails; });
+      return end_later(action.kind, token, bench_.duration(5ms), fails,
+                       [this, fails] { world_.source_dumper = !fails; });
     case Kind::freeze:
       if (!world_.source_dumper) bench_.violate("frozen before the dump process is armed");
       return end_later(action.kind, token, bench_.duration(3ms), fails, [this, fails, coin] {
@@ -210,7 +211,8 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
 
 // CRIU thaws the cgroup while it dumps; the agent writes freeze=1 again at post-dump and shuts egress.
 void SourceAgent::dump(uint64_t token, bool fails) {
-  if (world_.source != Tree::frozen || !world_.source_dumper) bench_.violate("a dump of a tree that is not frozen and armed");
+  if (world_.source != Tree::frozen || !world_.source_dumper)
+    bench_.violate("a dump of a tree that is not frozen and armed");
   Nanoseconds attach = bench_.duration(2ms);
   Nanoseconds post_dump = attach + bench_.duration(20ms);
   bool early = bench_.random.coin();

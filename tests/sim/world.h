@@ -12,11 +12,11 @@
 namespace mose::sim {
 
 enum class Tree : uint8_t {
-  absent,    // destination only: nothing of it, or killed
+  absent,  // destination only: nothing of it, or killed
   running,
-  held,      // stopped by nothing but CRIU's ptrace: runs, or is gone, when CRIU dies
-  frozen,    // by its cgroup: stays so whoever dies
-  killed,    // source only
+  held,    // stopped by nothing but CRIU's ptrace: runs, or is gone, when CRIU dies
+  frozen,  // by its cgroup: stays so whoever dies
+  killed,  // source only
 };
 const char* to_string(Tree tree);
 
@@ -39,9 +39,7 @@ struct World {
   bool map_out = false;         // the pager knows the final page map
   bool pages_complete = false;  // the pager has every page
 
-  [[nodiscard]] bool source_serves() const {
-    return source == Tree::running && source_egress && !source_repair;
-  }
+  [[nodiscard]] bool source_serves() const { return source == Tree::running && source_egress && !source_repair; }
   // The verdict that a start of the source's agent would find.
   [[nodiscard]] plan::Verdict journalled_verdict() const;
   // The invariant that is broken now; empty: none.

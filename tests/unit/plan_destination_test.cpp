@@ -15,7 +15,9 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-DestinationDrive begins() { return DestinationDrive(start_destination(Timestamp{})); }
+DestinationDrive begins() {
+  return DestinationDrive(start_destination(Timestamp{}));
+}
 DestinationDrive recovers(const std::vector<Record>& records) {
   return DestinationDrive(recover_destination(records, Timestamp{}));
 }
@@ -304,7 +306,8 @@ TEST(PlanDestinationAbort, ALostConnectionWhileReadyIsBeingWrittenDiscards) {
 
 TEST(PlanDestinationAbort, AFailedRestoreIsReportedAndDiscarded) {
   DestinationDrive d = restoring();
-  EXPECT_THAT(d.done(restore, "no such file"), testing::UnorderedElementsAre("send failed", "record aborted", "discard"));
+  EXPECT_THAT(d.done(restore, "no such file"),
+              testing::UnorderedElementsAre("send failed", "record aborted", "discard"));
   EXPECT_THAT(d.state.reason, HasSubstr("no such file"));
 }
 

@@ -38,7 +38,9 @@ class Drive {
     return actions;
   }
   const Words& done(Kind kind, std::string error = {}) { return play(Done{.kind = kind, .error = std::move(error)}); }
-  const Words& hears(Message message, std::string reason = {}) { return play(MessageReceived{message, std::move(reason)}); }
+  const Words& hears(Message message, std::string reason = {}) {
+    return play(MessageReceived{message, std::move(reason)});
+  }
   const Words& loses_connection() { return play(ConnectionLost{"reset"}); }
   // Time passes until the deadline, which must be set.
   const Words& waits_out() {

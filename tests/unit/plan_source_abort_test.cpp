@@ -21,7 +21,8 @@ void abort_ends(SourceDrive& source) {
   source.done(resume_source);
   source.done(send);
   source.hears(Message::aborted);
-  for (SourceActionKind kind : {arm_dump, freeze, dump, final_scan, finish_dump, precopy_round}) source.done(kind, "ended");
+  for (SourceActionKind kind : {arm_dump, freeze, dump, final_scan, finish_dump, precopy_round})
+    source.done(kind, "ended");
   source.done(record);
 }
 
@@ -92,8 +93,9 @@ TEST(PlanSourceCancel, DuringPrecopyResumesNothing) {
 
 TEST(PlanSourceCancel, IsPossibleInEveryPhaseBeforeTheCommitRecord) {
   using To = SourceDrive& (SourceDrive::*)();
-  for (To to : {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_precopy, &SourceDrive::to_arming,
-                &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+  for (To to :
+       {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_precopy, &SourceDrive::to_arming,
+        &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
     SourceDrive source;
     (source.*to)();
     std::string phase = to_string(source.state.phase);
@@ -201,8 +203,8 @@ TEST(PlanSourceAbort, ALostConnectionInEveryPhaseFromPrepareOnLeadsBack) {
 
 TEST(PlanSourceAbort, EveryWaitBeforeTheCommitHasAnEnd) {
   using To = SourceDrive& (SourceDrive::*)();
-  for (To to : {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_arming, &SourceDrive::to_freezing,
-                &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+  for (To to : {&SourceDrive::to_begun, &SourceDrive::to_prepare_sent, &SourceDrive::to_arming,
+                &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
     SourceDrive source;
     (source.*to)();
     std::string phase = to_string(source.state.phase);

@@ -26,10 +26,20 @@ struct Writer {
 
 struct Reader {
   const Json& in;
-  template <typename T>
-  void field(const char* key, std::optional<T>& value) {
+  // Half of a report comes from the peer: a number that its type cannot hold is no number, like any other wrong type.
+  void field(const char* key, std::optional<double>& value) {
     auto it = in.find(key);
-    if (it != in.end() && it->is_number()) value = it->template get<T>();
+    if (it != in.end() && it->is_number()) value = it->get<double>();
+  }
+  void field(const char* key, std::optional<uint64_t>& value) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_number_unsigned()) value = it->get<uint64_t>();
+  }
+  void field(const char* key, std::optional<int64_t>& value) {
+    auto it = in.find(key);
+    if (it == in.end() || !it->is_number_integer()) return;
+    if (it->is_number_unsigned() && it->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)) return;
+    value = it->get<int64_t>();
   }
   void field(const char* key, std::string& value) {
     auto it = in.find(key);

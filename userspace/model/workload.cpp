@@ -11,6 +11,7 @@
 namespace mose {
 namespace {
 
+constexpr std::string_view kCleanPath = "an absolute path without \"..\", \".\", \"//\" and \"/\" at its end";
 constexpr size_t kNameMax = 31;  // fits into a pin name with a suffix and into one interface alias
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -23,10 +24,12 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   }
 }
 
+// One spelling per path, so that two declarations of one place compare equal: no "..", ".", "//" or "/" at the end.
 bool absolute_clean(std::string_view path) {
   if (path.empty() || path.front() != '/') return false;
+  if (path == "/") return true;
   for (std::string_view part : split(path.substr(1), '/')) {
-    if (part == "..") return false;
+    if (part.empty() || part == "." || part == "..") return false;
   }
   return true;
 }
@@ -131,10 +134,18 @@ Status validate(const WorkloadSpec& spec) {
                             kNameMax));
   }
   if (spec.addresses.empty()) return fail(fmt::format("workload {} has no address: give --address", spec.name));
-  if (!absolute_clean(spec.root)) return fail(fmt::format("root \"{}\" is not an absolute path", spec.root));
+  for (const ServiceAddress& address : spec.addresses) {
+    auto same = [&](const ServiceAddress& other) {
+      return other.family == address.family && other.bytes == address.bytes;
+    };
+    if (std::count_if(spec.addresses.begin(), spec.addresses.end(), same) > 1) {
+      return fail(fmt::format("address {} is given twice", format_address(address)));
+    }
+  }
+  if (!absolute_clean(spec.root)) return fail(fmt::format("root \"{}\" is not {}", spec.root, kCleanPath));
   for (const WorkloadMount& mount : spec.mounts) {
     for (const std::string& path : {mount.source, mount.target}) {
-      if (!absolute_clean(path)) return fail(fmt::format("mount path \"{}\" is not absolute", path));
+      if (!absolute_clean(path)) return fail(fmt::format("mount path \"{}\" is not {}", path, kCleanPath));
     }
     if (mount.target == "/" || mount.target == "/proc") return fail(mount.target + " cannot be mounted over");
     auto same = [&](const WorkloadMount& other) { return other.target == mount.target; };

@@ -3,7 +3,9 @@
 
 namespace mose::plan {
 
-bool precopies(Strategy strategy) { return strategy != Strategy::cold && strategy != Strategy::postcopy; }
+bool precopies(Strategy strategy) {
+  return strategy != Strategy::cold && strategy != Strategy::postcopy;
+}
 
 bool another_round(unsigned round, unsigned rounds_max, uint64_t pages_sent, uint64_t pages_before) {
   if (round >= rounds_max || pages_sent <= kRestPages) return false;

@@ -9,7 +9,8 @@
 // only while the rounds shrink and the rest is too much for the freeze.
 namespace mose::plan {
 
-// A last round of at most 16 MiB leaves about as little again to send: on 1 Gbit/s 130 ms of pre-copy are nothing to win.
+// A last round of at most 16 MiB leaves about as little again to send: on 1 Gbit/s 130 ms of pre-copy are nothing to
+// win.
 inline constexpr uint64_t kRestPages = (16ull << 20) / 4096;
 // A round that sent more than this share of the round before has met the working set: the next would send it again.
 inline constexpr unsigned kShrinkPercent = 70;

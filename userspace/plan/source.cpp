@@ -123,8 +123,8 @@ void Machine::on(const SourceActionDone& done) {
   s_.running.erase(it);
   Record recorded = s_.recording;
   Message sent = s_.sending;
-  auto next = std::find_if(s_.waiting.begin(), s_.waiting.end(),
-                           [&](const SourceAction& a) { return a.kind == done.kind; });
+  auto next =
+      std::find_if(s_.waiting.begin(), s_.waiting.end(), [&](const SourceAction& a) { return a.kind == done.kind; });
   if (next != s_.waiting.end()) {
     SourceAction action = std::move(*next);
     s_.waiting.erase(next);
@@ -529,8 +529,8 @@ void Machine::advance_finishing() {
 
 void Machine::pause() {
   if (running(Kind::wait_retry)) return;
-  unsigned failures = std::max({s_.connect_failures, s_.record_failures, s_.resume_failures, s_.redirect_failures,
-                                s_.kill_failures});
+  unsigned failures =
+      std::max({s_.connect_failures, s_.record_failures, s_.resume_failures, s_.redirect_failures, s_.kill_failures});
   start({.kind = Kind::wait_retry, .round = failures});
 }
 
@@ -576,6 +576,8 @@ bool settled(const SourceState& state) {
   return state.abort_recorded && (!state.resume_wanted || state.resumed);
 }
 
-Verdict verdict(const SourceState& state) { return state.verdict; }
+Verdict verdict(const SourceState& state) {
+  return state.verdict;
+}
 
 }  // namespace mose::plan
