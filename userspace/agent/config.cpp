@@ -126,7 +126,7 @@ const std::vector<Section>& sections() {
         text_key("runtime_dir", &Config::node, &NodeConfig::runtime_dir),
         text_key("libexec", &Config::node, &NodeConfig::libexec), text_key("criu", &Config::node, &NodeConfig::criu),
         text_key("workloads_dir", &Config::node, &NodeConfig::workloads_dir),
-        text_key("bpf_dir", &Config::node, &NodeConfig::bpf_dir)}},
+        text_key("bpffs", &Config::node, &NodeConfig::bpffs)}},
       {"control",
        {text_key("socket", &Config::control, &ControlConfig::socket),
         text_key("group", &Config::control, &ControlConfig::group)}},
@@ -292,7 +292,7 @@ Status complete_config(Config& config) {
   const std::pair<const char*, const std::string*> paths[] = {
       {"node.cgroup", &node.cgroup},           {"node.state_dir", &node.state_dir},
       {"node.runtime_dir", &node.runtime_dir}, {"node.criu", &node.criu},
-      {"node.workloads_dir", &node.workloads_dir}, {"node.bpf_dir", &node.bpf_dir},
+      {"node.workloads_dir", &node.workloads_dir}, {"node.bpffs", &node.bpffs},
       {"control.socket", &config.control.socket}};
   for (const auto& [key, path] : paths) {
     if (path->empty() || path->front() != '/') return fail(fmt::format("{} = \"{}\" is not an absolute path", key, *path));

@@ -26,7 +26,7 @@ struct NodeConfig {
   std::string libexec;                          // helpers; becomes MOSE_LIBEXEC (kernel/spawn.h: helper_path)
   std::string criu;                             // default: MOSE_PREFIX or /opt/mose, criu/bin/criu
   std::string workloads_dir = "/etc/mose/workloads.d";
-  std::string bpf_dir = "/sys/fs/bpf/mose";     // pins
+  std::string bpffs = "/sys/fs/bpf";             // pins go below its directory mose/
 };
 
 struct ControlConfig {

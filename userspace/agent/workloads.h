@@ -49,7 +49,7 @@ struct WorkloadPaths {
   std::string cgroup;       // <node.cgroup>/NAME
   std::string state_dir;    // <state_dir>/workloads/NAME
   std::string log_dir;      // <state_dir>/workloads/NAME/log, bound at kWorkloadLogTarget
-  std::string runtime_dir;  // <runtime_dir>/workloads/NAME: namespace pins
+  std::string runtime_dir;  // <runtime_dir>/workloads/NAME: for what a migration keeps of it, e.g. namespace pins
 };
 [[nodiscard]] WorkloadPaths workload_paths(const Config& config, const std::string& name);
 inline constexpr const char* kWorkloadLogTarget = "/var/log/mose-workload";

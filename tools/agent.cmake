@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+find_package(CLI11 REQUIRED)
+
+add_executable(mosed mosed.cpp)
+target_link_libraries(mosed PRIVATE mose_agent fmt::fmt CLI11::CLI11)
+
+# Inside every workload's root: static, without what the other programs are built with.
+add_executable(mose-init mose-init.c)
+target_compile_options(mose-init PRIVATE -Os -fno-pie -fno-sanitize=all)
+target_link_options(mose-init PRIVATE -static -no-pie -fno-sanitize=all -Wl,--gc-sections -Wl,--strip-all)
+set_target_properties(mose-init PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+
+add_subdirectory(mose)

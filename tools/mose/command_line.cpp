@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+#include "mose/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <sstream>
+
+#include "agent/control_client.h"
+#include "agent/version.h"
+#include "base/units.h"
+#include "model/migration.h"
+
+namespace mose::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  mose run redis --address 192.0.2.10/24 --root /srv/redis -- redis-server --save ''
+  mose check                          what this host can do
+  mose check redis --to b             what stands in the way of that move
+  mose migrate redis --to b           move it; its clients keep their connections
+  mose migrate redis --to b --dry-run --json
+  mose status; mose history; mose show 3fe1
+  mose lab run redis                  try it all in network namespaces of this machine
+
+Exit codes: 0 complete; 1 failed, the source still runs; 2 usage or unknown name; 3 refused before touching anything;
+4 failed after the commit; 5 cancelled; 6 agent unreachable, state unknown; 7 moved, but a target was missed.)";
+
+// A validator that stores what `parse` makes of the text, so that a wrong one is a usage error with our sentence.
+template <typename T, typename Parse>
+std::function<void(const std::string&)> into(T& target, Parse parse) {
+  return [&target, parse](const std::string& text) {
+    auto value = parse(text);
+    if (!value) throw CLI::ValidationError(value.error().what);  // CLI11's way; caught in parse_command_line
+    target = *value;
+  };
+}
+
+// Builds the options of every verb into `command`. The verb itself is set by the chosen subcommand.
+class Grammar {
+ public:
+  explicit Grammar(Command& command) : command_(command), app_("mose: moves running services between nodes", "mose") {
+    app_.require_subcommand(1);
+    app_.footer(kExamples);
+    app_.set_version_flag("--version", std::string("mose ") + agent::kVersion);
+    command_.socket = agent::kControlSocketDefault;
+    common(app_);
+    workload_verbs();
+    migration_verbs();
+    host_verbs();
+  }
+
+  void parse(std::vector<std::string> arguments) {
+    std::reverse(arguments.begin(), arguments.end());  // the order in which CLI11 wants a vector
+    app_.parse(arguments);
+  }
+  CLI::App& app() { return app_; }
+
+ private:
+  void common(CLI::App& app) {
+    app.add_option("--socket", command_.socket, "socket of the agent")->envname("MOSE_SOCKET");
+    app.add_flag("--json", command_.json, "print JSON");
+  }
+
+  CLI::App& verb(CLI::App& parent, Verb verb, const char* name, const char* help) {
+    CLI::App& sub = *parent.add_subcommand(name, help);
+    common(sub);
+    sub.callback([this, verb] { command_.verb = verb; });
+    return sub;
+  }
+
+  void workload_verbs() {
+    CLI::App& run = verb(app_, Verb::run, "run", "start a workload in namespaces and a cgroup of its own: run NAME --address A -- CMD");
+    run.add_option("name", command_.subject, "name of the workload")->required();
+    run.add_option("--address", command_.addresses, "its address with prefix length, 192.0.2.10/24; may be repeated")->required();
+    run.add_option_function<std::vector<std::string>>("--mount", [this](const std::vector<std::string>& texts) {
+      for (const std::string& text : texts) {
+        auto mount = parse_mount(text);
+        if (!mount) throw CLI::ValidationError(mount.error().what);
+        command_.mounts.push_back(*mount);
+      }
+    }, "SOURCE:TARGET:identical|shared|copy[:ro]; may be repeated");
+    run.add_option("--root", command_.root, "directory that becomes its read-only root (default /)");
+    run.add_option("--gateway", command_.gateway, "next hop for other segments");
+    run.add_option("--env", command_.environment, "NAME=VALUE; may be repeated");
+
+    CLI::App& stop = verb(app_, Verb::stop, "stop", "stop a workload and remove what was made for it");
+    stop.add_option("name", command_.subject, "name of the workload")->required();
+    stop.add_option_function<std::string>("--grace", into(command_.grace, parse_duration), "from SIGTERM to SIGKILL, such as 5s");
+    verb(app_, Verb::workloads, "workloads", "the workloads of this node");
+  }
+
+  void migration_verbs() {
+    CLI::App& migrate = verb(app_, Verb::migrate, "migrate", "move a running workload to another node");
+    migrate.add_option("workload", command_.subject, "name of the workload")->required();
+    migrate.add_option("--to", command_.node, "node to move it to")->required();
+    migrate.add_option_function<std::string>("--strategy", [this](const std::string& text) {
+      auto strategy = parse_strategy(text);
+      if (!strategy) throw CLI::ValidationError(strategy.error().what);
+      command_.strategy = text;
+    }, "auto, cold, precopy, postcopy or hybrid");
+    migrate.add_option("--objective", command_.objective, "downtime or resources")->check(CLI::IsMember({"downtime", "resources"}));
+    migrate.add_option_function<std::string>("--max-downtime", into(command_.max_downtime, parse_duration), "such as 50ms");
+    migrate.add_option_function<std::string>("--max-total", into(command_.max_total, parse_duration), "such as 5s");
+    migrate.add_option_function<std::string>("--max-bandwidth", into(command_.max_bandwidth_bps, parse_bandwidth), "such as 500mbit");
+    migrate.add_option_function<std::string>("--max-stall", into(command_.max_stall, parse_duration), "such as 10ms");
+    migrate.add_option("--rounds", command_.rounds_max, "at most so many pre-copy rounds")->check(CLI::Range(1, 64));
+    migrate.add_option("--tracker", command_.tracker, "how changed pages are found");
+    migrate.add_option("--steer", command_.steer, "where packets are held and redirected");
+    migrate.add_flag("--dry-run", command_.dry_run, "only say what stands in the way");
+    migrate.add_flag("--detach", command_.detach, "return once it has begun");
+
+    CLI::App& status = verb(app_, Verb::status, "status", "migrations under way or undecided");
+    status.add_flag("--watch", command_.watch, "again each second");
+    CLI::App& show = verb(app_, Verb::show, "show", "one migration, under way or finished");
+    show.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+    CLI::App& events = verb(app_, Verb::events, "events", "what happens on this node");
+    events.add_flag("--follow", command_.watch, "until interrupted")->required();
+    CLI::App& history = verb(app_, Verb::history, "history", "finished migrations, newest first");
+    history.add_option("--count", command_.count_max, "at most so many");
+    CLI::App& cancel = verb(app_, Verb::cancel, "cancel", "abort a migration before its commit");
+    cancel.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+    CLI::App& recover = verb(app_, Verb::recover, "recover", "ask the other node for the verdict of an undecided migration");
+    recover.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+  }
+
+  void host_verbs() {
+    CLI::App& check = verb(app_, Verb::check, "check", "what this host can do, or what stands in the way of a move");
+    auto* workload = check.add_option("workload", command_.subject, "name of a workload");
+    auto* node = check.add_option("--to", command_.node, "node to move it to");
+    workload->needs(node);
+    node->needs(workload);
+    verb(app_, Verb::nodes, "nodes", "this node and its peers");
+    verb(app_, Verb::cleanup, "cleanup", "remove what workloads that have ended or left still have here");
+    verb(app_, Verb::ping, "ping", "whether the agent answers, and its version");
+
+    CLI::App& steer = *app_.add_subcommand("steer", "what happens to packets");
+    steer.require_subcommand(1);
+    verb(steer, Verb::steer_show, "show", "states and counters").add_option("service", command_.subject, "address of one service");
+    verb(steer, Verb::steer_explain, "explain", "why a flow goes where it goes").add_option("flow", command_.subject)->required();
+    verb(steer, Verb::steer_release, "release", "end the redirection of a service").add_option("service", command_.subject)->required();
+
+    CLI::App& config = *app_.add_subcommand("config", "the agent's configuration");
+    config.require_subcommand(1);
+    verb(config, Verb::config_check, "check", "read it, name the first error or print every key")
+        .add_option("--config", command_.config, "configuration file");
+
+    app_.add_subcommand("lab", "nodes and a client in network namespaces of this machine: up, down, status, list, run")
+        ->prefix_command()
+        ->callback([this] { command_.verb = Verb::lab; });
+  }
+
+  Command& command_;
+  CLI::App app_;
+};
+
+// Everything behind the first "--" is the workload's command, whatever it looks like.
+std::vector<std::string> split_command(std::vector<std::string>& arguments) {
+  auto separator = std::find(arguments.begin(), arguments.end(), "--");
+  if (separator == arguments.end()) return {};
+  std::vector<std::string> command(separator + 1, arguments.end());
+  arguments.erase(separator, arguments.end());
+  return command;
+}
+
+}  // namespace
+
+Parsed parse_command_line(const std::vector<std::string>& arguments) {
+  constexpr int kUsage = 2;
+  Command command;
+  // The lab has options of its own: they are its business.
+  if (!arguments.empty() && arguments[0] == "lab") {
+    command.verb = Verb::lab;
+    command.lab_arguments.assign(arguments.begin() + 1, arguments.end());
+    return {command, 0, "", ""};
+  }
+  std::vector<std::string> rest = arguments;
+  std::vector<std::string> behind = split_command(rest);
+  Grammar grammar(command);
+  try {
+    grammar.parse(rest);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out, err;
+    int code = grammar.app().exit(error, out, err);
+    return {std::nullopt, code == 0 ? 0 : kUsage, out.str(), err.str()};
+  }
+  auto usage = [](const std::string& text) { return Parsed{std::nullopt, kUsage, "", "mose: " + text + "\n"}; };
+  if (command.verb != Verb::run && !behind.empty()) return usage("only run takes a command after --");
+  if (command.verb == Verb::run && behind.empty()) return usage("a command is missing: mose run NAME --address A -- CMD");
+  command.command = std::move(behind);
+  return {command, 0, "", ""};
+}
+
+}  // namespace mose::cli

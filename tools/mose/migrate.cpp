@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "mose/control/control.pb.h"
+#include "mose/output.h"
+#include "mose/session.h"
+
+namespace mose::cli {
+namespace {
+
+using control::v1::Request;
+using control::v1::Response;
+
+volatile sig_atomic_t interrupted = 0;
+void on_interrupt(int) { interrupted = 1; }
+
+// Without SA_RESTART: a wait for the agent ends with EINTR.
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+Request make_request(const Command& command) {
+  Request request;
+  auto& migrate = *request.mutable_migrate();
+  migrate.set_workload(command.subject);
+  migrate.set_node(command.node);
+  migrate.set_strategy(command.strategy);
+  migrate.set_objective(command.objective);
+  migrate.set_tracker(command.tracker);
+  migrate.set_steer(command.steer);
+  migrate.set_max_downtime_ns(static_cast<uint64_t>(command.max_downtime.count()));
+  migrate.set_max_total_ns(static_cast<uint64_t>(command.max_total.count()));
+  migrate.set_max_stall_ns(static_cast<uint64_t>(command.max_stall.count()));
+  migrate.set_max_bandwidth_bps(command.max_bandwidth_bps);
+  migrate.set_rounds_max(command.rounds_max);
+  migrate.set_dry_run(command.dry_run);
+  migrate.set_detach(command.detach);
+  return request;
+}
+
+// One migration as this command sees it: follows the stream and turns interrupts into a cancel or a detach.
+class Follower {
+ public:
+  Follower(const Command& command, agent::ControlClient client)
+      : command_(command), client_(std::move(client)), terminal_(isatty(STDERR_FILENO) != 0 && !command.json) {}
+
+  int run() {
+    Request request = make_request(command_);
+    auto sent = client_.send(request);
+    if (!sent) return report(command_, lost(sent.error()).error());
+    for (;;) {
+      if (interrupted != 0) {
+        interrupted = 0;
+        if (on_interrupted()) return detached();
+      }
+      Response response;
+      // No bound: a migration takes as long as it takes, and a dead agent closes the connection.
+      auto status = client_.receive(response, Nanoseconds(0));
+      if (!status && status.error().code == EINTR) continue;
+      if (!status) {
+        clear_line();
+        std::string hint = id_.empty() ? "" : fmt::format("; migration {}: see mose show when it is back", id_);
+        return report(command_, {kExitUnreachable, status.error().what + hint});
+      }
+      if (response.id() == cancel_id_ && response.id() != 0) {
+        // A cancel that comes too late is a detach, as the interrupt would have been a moment later.
+        if (response.has_failure() && !before_commit_) return detached();
+        continue;
+      }
+      if (auto code = take(response)) return *code;
+    }
+  }
+
+ private:
+  std::optional<int> take(const Response& response) {
+    if (response.has_failure()) {
+      clear_line();
+      return report(command_, {static_cast<int>(response.failure().exit_code()), response.failure().reason()});
+    }
+    if (response.has_check_result()) {  // --dry-run
+      fmt::print("{}", show(response.check_result(), command_.json));
+      return response.check_result().ok() ? 0 : 3;
+    }
+    if (response.has_started()) {
+      id_ = response.started().migration_id();
+      if (command_.detach) {
+        fmt::print("{}", command_.json ? fmt::format("{{\"migration_id\":\"{}\"}}\n", id_) : id_ + "\n");
+        return 0;
+      }
+    } else if (response.has_progress()) {
+      before_commit_ = response.progress().before_commit();
+      draw(response.progress());
+    } else if (response.has_finished()) {
+      return finish(response.finished());
+    }
+    return std::nullopt;
+  }
+
+  int finish(const control::v1::Finished& finished) {
+    clear_line();
+    if (finished.exit_code() != 0 && !finished.reason().empty()) fmt::print(stderr, "mose: {}\n", finished.reason());
+    if (!finished.report_json().empty()) {
+      fmt::print("{}", show_report(finished.report_json(), command_.json));
+    } else if (command_.json) {
+      return report(command_, {static_cast<int>(finished.exit_code()), finished.reason()});
+    }
+    return static_cast<int>(finished.exit_code());
+  }
+
+  // True: detach.
+  bool on_interrupted() {
+    clear_line();
+    if (id_.empty() || !before_commit_) return !id_.empty();
+    fmt::print(stderr, "mose: cancelling migration {}\n", id_);
+    Request request;
+    request.mutable_cancel()->set_migration_id(id_);
+    auto sent = client_.send(request);
+    if (sent) cancel_id_ = *sent;
+    return false;
+  }
+
+  int detached() {
+    clear_line();
+    fmt::print(stderr, "mose: migration {} has committed and goes on; see mose show {}\n", id_, id_.substr(0, 8));
+    return kExitUnreachable;  // its end is not known here
+  }
+
+  void draw(const control::v1::Progress& progress) {
+    if (!terminal_) return;
+    std::string text = show(progress, false);
+    text.pop_back();
+    fmt::print(stderr, "\r\033[K{} -> {}: {}", progress.workload(), progress.destination(), text);
+    std::fflush(stderr);
+    drawn_ = true;
+  }
+
+  void clear_line() {
+    if (drawn_) fmt::print(stderr, "\r\033[K");
+    drawn_ = false;
+  }
+
+  const Command& command_;
+  agent::ControlClient client_;
+  std::string id_;
+  uint64_t cancel_id_ = 0;
+  bool terminal_, drawn_ = false, before_commit_ = true;
+};
+
+}  // namespace
+
+int run_migrate(const Command& command) {
+  auto client = connect(command);
+  if (!client) return report(command, client.error());
+  catch_interrupts();
+  return Follower(command, std::move(*client)).run();
+}
+
+}  // namespace mose::cli

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT
+#include "mose/output.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "base/units.h"
+#include "mose/control/control.pb.h"
+
+namespace mose::cli {
+namespace {
+
+using nlohmann::json;
+
+std::string line(const json& value, int indent = -1) {
+  return value.dump(indent, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+template <typename Texts>
+std::string join(const Texts& texts, const char* separator) {
+  std::string out;
+  for (const auto& text : texts) out += (out.empty() ? "" : separator) + std::string(text);
+  return out;
+}
+
+json value_of(const control::v1::Workload& workload) {
+  json mounts = json::array();
+  for (const auto& mount : workload.mounts()) {
+    mounts.push_back({{"source", mount.source()}, {"target", mount.target()}, {"mode", mount.mode()}, {"read_only", mount.read_only()}});
+  }
+  auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
+  return {{"name", workload.name()},
+          {"state", workload.state()},
+          {"addresses", std::vector<std::string>(workload.addresses().begin(), workload.addresses().end())},
+          {"pid", workload.pid() == 0 ? json() : json(workload.pid())},
+          {"cgroup", or_null(workload.cgroup())},
+          {"root", workload.root()},
+          {"mounts", mounts},
+          {"command", std::vector<std::string>(workload.command().begin(), workload.command().end())},
+          {"origin", workload.origin()},
+          {"host_device", or_null(workload.host_device())},
+          {"log", or_null(workload.log())},
+          {"migration_id", or_null(workload.migration())},
+          {"node", or_null(workload.node())},
+          {"exit_status", or_null(workload.exit_status())},
+          {"since_unix_ms", workload.since_unix_ms()}};
+}
+
+json value_of(const control::v1::Progress& progress) {
+  return {{"migration_id", progress.migration_id()},
+          {"workload", progress.workload()},
+          {"source", progress.source()},
+          {"destination", progress.destination()},
+          {"role", progress.role()},
+          {"phase", progress.phase()},
+          {"round", progress.round()},
+          {"bytes_done", progress.bytes_done()},
+          {"bytes_total", progress.bytes_total() == 0 ? json() : json(progress.bytes_total())},
+          {"before_commit", progress.before_commit()},
+          {"elapsed_ms", progress.elapsed_ms()}};
+}
+
+std::string note_of(const control::v1::Workload& workload) {
+  if (!workload.exit_status().empty()) return workload.exit_status();
+  if (!workload.node().empty()) return "on " + workload.node();
+  if (!workload.migration().empty()) return "migration " + workload.migration().substr(0, 8);
+  return workload.log();
+}
+
+std::string clock_time(int64_t unix_ms) {
+  return fmt::format("{:%Y-%m-%d %H:%M:%S}.{:03}", fmt::localtime(static_cast<std::time_t>(unix_ms / 1000)), unix_ms % 1000);
+}
+
+std::string text_of(const json& report, const char* key) {
+  auto it = report.find(key);
+  return it != report.end() && it->is_string() ? it->get<std::string>() : std::string("-");
+}
+
+std::string milliseconds_of(const json& report, const char* key) {
+  auto it = report.find(key);
+  return it != report.end() && it->is_number() ? fmt::format("{:.1f} ms", it->get<double>()) : std::string("-");
+}
+
+std::string short_id(const json& report) { return text_of(report, "migration_id").substr(0, 8); }
+
+}  // namespace
+
+std::string format_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string text;
+    for (size_t i = 0; i < row.size(); ++i) text += fmt::format("{:<{}}", row[i], widths[i] + 2);
+    while (!text.empty() && text.back() == ' ') text.pop_back();
+    out += text + "\n";
+  }
+  return out;
+}
+
+std::string show(const control::v1::Workload& workload, bool as_json) {
+  if (as_json) return line(value_of(workload));
+  std::string out = fmt::format("{} {} at {}", workload.name(), workload.state(), join(workload.addresses(), ", "));
+  if (workload.pid() != 0) out += fmt::format(", pid {}", workload.pid());
+  if (!workload.exit_status().empty()) out += ": " + workload.exit_status();
+  return out + "\n";
+}
+
+std::string show(const control::v1::WorkloadList& list, bool as_json) {
+  if (as_json) {
+    json out{{"workloads", json::array()}, {"problems", std::vector<std::string>(list.problems().begin(), list.problems().end())}};
+    for (const auto& workload : list.workloads()) out["workloads"].push_back(value_of(workload));
+    return line(out);
+  }
+  std::vector<std::vector<std::string>> rows{{"NAME", "STATE", "ADDRESS", "PID", "NOTE"}};
+  for (const auto& workload : list.workloads()) {
+    rows.push_back({workload.name(), workload.state(), join(workload.addresses(), ","),
+                    workload.pid() == 0 ? "-" : std::to_string(workload.pid()), note_of(workload)});
+  }
+  std::string out = format_table(rows);
+  for (const std::string& problem : list.problems()) out += "not usable: " + problem + "\n";
+  return out;
+}
+
+std::string show(const control::v1::NodeList& list, bool as_json) {
+  if (as_json) {
+    json out = json::array();
+    for (const auto& node : list.nodes()) out.push_back({{"name", node.name()}, {"address", node.address()}, {"self", node.self()}});
+    return line(out);
+  }
+  std::vector<std::vector<std::string>> rows{{"NAME", "ADDRESS", ""}};
+  for (const auto& node : list.nodes()) rows.push_back({node.name(), node.address(), node.self() ? "this node" : ""});
+  return format_table(rows);
+}
+
+std::string show(const control::v1::CheckResult& result, bool as_json) {
+  if (as_json) {
+    json items = json::array();
+    for (const auto& item : result.items()) {
+      items.push_back({{"name", item.name()}, {"state", item.state()}, {"detail", item.detail()}, {"lost", item.lost()}, {"required", item.required()}});
+    }
+    json out{{"ok", result.ok()}, {"items", items}, {"reasons", std::vector<std::string>(result.reasons().begin(), result.reasons().end())}};
+    return line(out);
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& item : result.items()) {
+    bool missing = item.state() != "yes";
+    rows.push_back({item.name(), missing && item.required() ? item.state() + " (required)" : item.state(), item.detail()});
+    if (missing) rows.push_back({"", "", "lost without it: " + item.lost()});
+  }
+  std::string out = format_table(rows);
+  for (const std::string& reason : result.reasons()) out += reason + "\n";
+  if (result.items().empty()) return out + (result.ok() ? "nothing stands in the way\n" : "");
+  return out + (result.ok() ? "this host can migrate\n" : "this host cannot migrate: something required is missing\n");
+}
+
+std::string show(const control::v1::MigrationList& list, bool as_json) {
+  if (as_json) {
+    json out = json::array();
+    for (const auto& item : list.migrations()) out.push_back(value_of(item));
+    return line(out);
+  }
+  if (list.migrations().empty()) return "no migration is under way\n";
+  std::vector<std::vector<std::string>> rows{{"ID", "WORKLOAD", "FROM", "TO", "PHASE", "TIME"}};
+  for (const auto& item : list.migrations()) {
+    rows.push_back({item.migration_id().substr(0, 8), item.workload(), item.source(), item.destination(), item.phase(),
+                    fmt::format("{:.1f} s", static_cast<double>(item.elapsed_ms()) / 1e3)});
+  }
+  return format_table(rows);
+}
+
+std::string show(const control::v1::Event& event, bool as_json) {
+  if (as_json) return line({{"unix_ms", event.unix_ms()}, {"kind", event.kind()}, {"subject", event.subject()}, {"text", event.text()}});
+  return fmt::format("{} {} {}\n", clock_time(event.unix_ms()), event.kind(), event.text());
+}
+
+std::string show(const control::v1::Progress& progress, bool as_json) {
+  if (as_json) return line(value_of(progress));
+  std::string out = progress.phase();
+  if (progress.round() != 0) out += fmt::format(" round {}", progress.round());
+  if (progress.bytes_total() != 0) {
+    constexpr size_t kWidth = 24;
+    double share = std::min(1.0, static_cast<double>(progress.bytes_done()) / static_cast<double>(progress.bytes_total()));
+    auto filled = static_cast<size_t>(share * kWidth);
+    out += fmt::format(" [{}{}] {:3.0f}% of {}", std::string(filled, '#'), std::string(kWidth - filled, '.'), share * 100,
+                       format_bytes(progress.bytes_total()));
+  }
+  return out + "\n";
+}
+
+std::string show(const control::v1::Pong& pong, bool as_json) {
+  if (as_json) return line({{"version", pong.version()}, {"node", pong.node()}, {"pid", pong.pid()}, {"protocol", pong.protocol()}});
+  return fmt::format("mosed {} of node {}, pid {}\n", pong.version(), pong.node(), pong.pid());
+}
+
+std::string show_notes(const std::vector<std::string>& notes, bool as_json) {
+  if (as_json) return line({{"notes", notes}});
+  return notes.empty() ? "" : join(notes, "\n") + "\n";
+}
+
+std::string show_json(const std::string& text, bool as_json) {
+  auto value = json::parse(text, nullptr, false);
+  return value.is_discarded() ? text + "\n" : line(value, as_json ? -1 : 2);
+}
+
+std::string show_report(const std::string& text, bool as_json) {
+  auto report = json::parse(text, nullptr, false);
+  if (as_json || !report.is_object()) return show_json(text, true);
+  std::string out = fmt::format("{} of {} from {} to {}: {}", text_of(report, "strategy"), text_of(report, "workload"),
+                                text_of(report, "source_node"), text_of(report, "destination_node"), text_of(report, "outcome"));
+  std::string reason = text_of(report, "reason");
+  out += reason == "-" || reason.empty() ? "\n" : ": " + reason + "\n";
+  out += fmt::format("  id        {}\n  downtime  {}\n  total     {}\n", text_of(report, "migration_id"),
+                     milliseconds_of(report, "downtime_ms"), milliseconds_of(report, "total_ms"));
+  if (auto phases = report.find("phases_ms"); phases != report.end() && phases->is_object()) {
+    std::string listed;
+    for (const char* name : {"quiesce", "freeze", "scan", "dump", "transfer", "restore", "commit", "drain"}) {
+      auto phase = phases->find(name);
+      if (phase != phases->end() && phase->is_number()) listed += fmt::format(" {} {:.1f}", name, phase->get<double>());
+    }
+    if (!listed.empty()) out += "  phases   " + listed + " ms\n";
+  }
+  return out;
+}
+
+std::string show_history(const std::string& text, bool as_json) {
+  auto reports = json::parse(text, nullptr, false);
+  if (as_json || !reports.is_array()) return show_json(text, true);
+  if (reports.empty()) return "no migration has finished here\n";
+  std::vector<std::vector<std::string>> rows{{"ID", "WORKLOAD", "FROM", "TO", "OUTCOME", "DOWNTIME", "TOTAL"}};
+  for (const json& report : reports) {
+    rows.push_back({short_id(report), text_of(report, "workload"), text_of(report, "source_node"),
+                    text_of(report, "destination_node"), text_of(report, "outcome"), milliseconds_of(report, "downtime_ms"),
+                    milliseconds_of(report, "total_ms")});
+  }
+  return format_table(rows);
+}
+
+}  // namespace mose::cli

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+#include "agent/agent.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "agent/check.h"
+#include "agent/control_server.h"
+#include "agent/core.h"
+#include "agent/durable_file.h"
+#include "agent/migration_service.h"
+#include "agent/notify.h"
+#include "agent/requests.h"
+#include "agent/version.h"
+#include "base/log.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr unsigned kWorkers = 3;
+constexpr Nanoseconds kShutDownBound = std::chrono::seconds(15);  // for migrations to abort or park
+
+int64_t unix_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// What holds for the whole process and its children.
+Status prepare_process(const Config& config) {
+  umask(077);
+  signal(SIGPIPE, SIG_IGN);
+  // Workloads and restored trees outlive their starters; their end must come to us and to nobody else.
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return fail_errno("become the reaper of orphans");
+  // Holds sockets and memory of workloads: nobody's debugger and no core file.
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) return fail_errno("forbid core dumps");
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+  }
+  if (!config.node.libexec.empty()) setenv("MOSE_LIBEXEC", config.node.libexec.c_str(), 1);
+  return {};
+}
+
+// The lock that only one agent per runtime directory can hold; kept until the descriptor closes.
+Result<Fd> lock_instance(const Config& config) {
+  std::string path = config.node.runtime_dir + "/mosed.lock";
+  MOSE_ASSIGN(Fd file, open_file(path, O_RDWR | O_CREAT, 0600));
+  if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return fail_errno("lock " + path);
+    auto holder = read_all(file.get(), 64);
+    return fail(fmt::format("another mosed (pid {}) runs with {}; stop it or set node.runtime_dir",
+                            holder && !holder->empty() ? holder->substr(0, holder->find('\n')) : "unknown",
+                            config.node.runtime_dir));
+  }
+  if (ftruncate(file.get(), 0) != 0) return fail_errno("write " + path);
+  MOSE_TRY(write_all(file.get(), fmt::format("{}\n", getpid())));
+  return file;
+}
+
+Status prepare_directories(const Config& config) {
+  for (const std::string& path : {config.node.state_dir, config.node.runtime_dir, config.node.state_dir + "/journal",
+                                  config.node.state_dir + "/workloads"}) {
+    MOSE_TRY(make_directories(path));
+    // Journals, logs and images belong to root only, also where the directory was there before.
+    if (chmod(path.c_str(), 0700) != 0) return fail_errno("chmod " + path);
+  }
+  return {};
+}
+
+class Agent {
+ public:
+  explicit Agent(const Config& config, EventLoop& loop, History history)
+      : config_(config),
+        loop_(loop),
+        history_(std::move(history)),
+        workers_(loop, kWorkers),
+        workloads_(config, loop, workers_,
+                   [this](const Workload& workload, const std::string& sentence) {
+                     announce({unix_ms(), fmt::format("workload.{}", to_string(workload.state)), workload.spec.name, sentence});
+                   }),
+        core_{config, loop, workers_, workloads_, history_, config.node.state_dir + "/journal",
+              [this](const AgentEvent& event) { announce(event); }},
+        service_(make_migration_service(core_)),
+        requests_(core_, *service_, check_host) {}
+
+  Status start() {
+    MOSE_TRY(workloads_.load());
+    service_->recover_all();
+    release_unclaimed();
+    MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, Reply reply) {
+                  requests_.handle(request, reply);
+                }));
+    tell("READY=1\nSTATUS=node " + config_.node.name);
+    if (auto period = watchdog_period()) {
+      loop_.every(*period, [this] { tell("WATCHDOG=1"); });
+    }
+    log::info("agent ready", {{"node", config_.node.name}, {"version", kVersion}, {"socket", config_.control.socket},
+                              {"workloads", workloads_.list().size()}});
+    return {};
+  }
+
+  void on_signal(int number) {
+    if (number == SIGHUP) return log::warn("SIGHUP: the configuration is read at start only; restart to apply it");
+    if (std::exchange(ending_, true)) return loop_.quit();  // asked twice: at once
+    log::info("agent ends", {{"signal", number}});
+    tell("STOPPING=1");
+    requests_.shutting_down();
+    loop_.after(kShutDownBound, [this] {
+      log::warn("migrations did not come to rest in time; their journals decide at the next start");
+      loop_.quit();
+    });
+    service_->shut_down([this] { loop_.quit(); });
+  }
+
+ private:
+  void announce(const AgentEvent& event) { requests_.publish(event); }
+
+  // A workload that is marked as moving or arriving for a migration that no journal knows: the agent died before the
+  // migration's first record, so that nothing has happened to it yet.
+  void release_unclaimed() {
+    auto active = service_->list();
+    auto claimed = [&](const std::string& id) {
+      return std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.id.hex() == id; });
+    };
+    std::vector<std::pair<std::string, WorkloadState>> left;
+    for (const Workload* workload : workloads_.list()) {
+      bool busy = workload->state == WorkloadState::moving || workload->state == WorkloadState::arriving;
+      if (busy && !claimed(workload->migration)) left.emplace_back(workload->spec.name, workload->state);
+    }
+    for (const auto& [name, state] : left) {
+      log::warn("a workload's migration has left no journal", {{"workload", name}, {"state", to_string(state)}});
+      if (state == WorkloadState::arriving) {
+        workloads_.forget_arrival(name);
+      } else if (auto status = workloads_.stay(name); !status) {
+        log::error("the workload cannot be released", {{"workload", name}, {"reason", status.error().what}});
+      }
+    }
+  }
+
+  void tell(const std::string& state) {
+    if (auto status = notify_manager(state); !status) log::warn("the service manager was not told", {{"reason", status.error().what}});
+  }
+
+  const Config& config_;
+  EventLoop& loop_;
+  History history_;
+  WorkerPool workers_;
+  Workloads workloads_;
+  Core core_;
+  std::unique_ptr<MigrationService> service_;
+  Requests requests_;
+  std::unique_ptr<ControlServer> server_;
+  bool ending_ = false;
+};
+
+}  // namespace
+
+Status run_agent(const Config& config) {
+  MOSE_TRY(prepare_process(config));
+  MOSE_TRY(prepare_directories(config));
+  MOSE_ASSIGN(Fd lock, lock_instance(config));
+  MOSE_ASSIGN(auto loop, EventLoop::create());
+  MOSE_ASSIGN(History history, History::open(config.node.state_dir + "/history.jsonl", config.limits.history_max));
+  Agent* running = nullptr;
+  // Before the first thread: they inherit the blocked signals.
+  MOSE_TRY(loop->on_signals({SIGTERM, SIGINT, SIGHUP}, [&running](int number) {
+    if (running != nullptr) running->on_signal(number);
+  }));
+  Agent agent(config, *loop, std::move(history));
+  running = &agent;
+  MOSE_TRY(agent.start());
+  loop->run();
+  log::info("agent ended", {{"node", config.node.name}});
+  return {};
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/inspect.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/stat.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "kernel/cgroup.h"
+#include "kernel/inspect_sockets.h"
+#include "kernel/procfs.h"
+
+namespace mose {
+namespace {
+
+struct Process {
+  ProcessHandle handle;
+  std::string command;
+};
+
+std::string proc(pid_t pid, std::string_view rest) { return fmt::format("/proc/{}/{}", pid, rest); }
+
+std::string command_of(pid_t pid) {
+  auto text = read_file(proc(pid, "comm"), 256);
+  return text ? text->substr(0, text->find('\n')) : "?";
+}
+
+std::string link_of(const std::string& path) {
+  char target[4096];
+  ssize_t length = readlink(path.c_str(), target, sizeof target);
+  return length < 0 ? std::string() : std::string(target, static_cast<size_t>(length));
+}
+
+// The numbers in a directory of /proc: processes or descriptors.
+std::vector<int> numbers_in(const std::string& directory) {
+  std::vector<int> numbers;
+  DIR* dir = opendir(directory.c_str());
+  if (dir == nullptr) return numbers;
+  while (dirent* item = readdir(dir)) {
+    std::string_view name = item->d_name;
+    int number = 0;
+    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error == std::errc() && end == name.data() + name.size()) numbers.push_back(number);
+  }
+  closedir(dir);
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+// "pipe:[123]" -> 123.
+std::optional<uint64_t> inode_of(std::string_view link, std::string_view kind) {
+  if (!link.starts_with(kind) || !link.ends_with("]")) return std::nullopt;
+  uint64_t inode = 0;
+  auto [end, error] = std::from_chars(link.data() + kind.size(), link.data() + link.size(), inode);
+  if (error != std::errc()) return std::nullopt;
+  return inode;
+}
+
+struct MountEntry {
+  int id = 0;
+  std::string target;
+  bool writable = false;
+};
+
+// Lines of mountinfo: "ID PARENT MAJ:MIN ROOT TARGET OPTIONS ...". Blanks in paths are octal escapes and stay so.
+std::vector<MountEntry> parse_mounts(const std::string& text) {
+  std::vector<MountEntry> mounts;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = std::min(text.find('\n', at), text.size());
+    std::vector<std::string> words;
+    for (size_t word = at; word < end && words.size() < 6;) {
+      size_t blank = std::min(text.find(' ', word), end);
+      words.push_back(text.substr(word, blank - word));
+      word = blank + 1;
+    }
+    if (words.size() == 6) {
+      bool writable = words[5] == "rw" || words[5].starts_with("rw,");
+      mounts.push_back({atoi(words[0].c_str()), words[4], writable});
+    }
+    at = end + 1;
+  }
+  return mounts;
+}
+
+std::optional<int> mount_of_descriptor(pid_t pid, int fd) {
+  auto text = read_file(proc(pid, fmt::format("fdinfo/{}", fd)), 1u << 16);
+  if (!text) return std::nullopt;
+  size_t at = text->find("mnt_id:");
+  if (at == std::string::npos) return std::nullopt;
+  return atoi(text->c_str() + at + 7);
+}
+
+std::optional<int> mount_of_mapping(pid_t pid, const Vma& vma) {
+  struct statx info {};
+  std::string path = proc(pid, fmt::format("map_files/{:x}-{:x}", vma.pages.first * kPageSize, vma.pages.end() * kPageSize));
+  if (syscall(SYS_statx, AT_FDCWD, path.c_str(), 0, STATX_MNT_ID, &info) != 0 || (info.stx_mask & STATX_MNT_ID) == 0) {
+    return std::nullopt;
+  }
+  return static_cast<int>(info.stx_mnt_id);
+}
+
+// Rows of a table below /proc/sysvipc of another ipc namespace: a thread enters it for that.
+std::vector<std::string> sysv_objects(int ipc) {
+  std::vector<std::string> found;
+  std::thread([&] {
+    if (setns(ipc, CLONE_NEWIPC) != 0) return;
+    for (const char* kind : {"shm", "sem", "msg"}) {
+      auto text = read_file(std::string("/proc/sysvipc/") + kind, 1u << 20);
+      if (!text) continue;
+      auto lines = std::count(text->begin(), text->end(), '\n');
+      if (lines > 1) found.push_back(fmt::format("{} System V {} object{}", lines - 1, kind, lines > 2 ? "s" : ""));
+    }
+  }).join();
+  return found;
+}
+
+bool harmless_device(unsigned major, unsigned minor) {
+  return major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 8 || minor == 9);
+}
+bool is_terminal(unsigned major) { return major == 4 || major == 5 || (major >= 136 && major <= 143); }
+
+class Inspection {
+ public:
+  explicit Inspection(const InspectRequest& request) : request_(request) {}
+
+  Result<std::vector<Tie>> run() {
+    MOSE_ASSIGN(auto tree, process_tree(*request_.init));
+    for (ProcessHandle& handle : tree) {
+      tree_pids_.insert(handle.pid());
+      std::string command = command_of(handle.pid());
+      processes_.push_back({std::move(handle), std::move(command)});
+    }
+    MOSE_ASSIGN(netns_, open_namespace(*request_.init, NamespaceKind::net));
+    auto peers = unix_peers(netns_.get());
+    if (peers) peers_ = std::move(*peers);
+    auto text = read_file(proc(request_.init->pid(), "mountinfo"), 8u << 20);
+    if (!text) return std::unexpected(text.error());
+    mounts_ = parse_mounts(*text);
+    for (const MountEntry& mount : mounts_) mount_ids_.insert(mount.id);
+
+    check_cgroup();
+    check_ipc();
+    collect_descriptors();
+    for (const Process& process : processes_) {
+      check_process(process);
+      check_descriptors(process);
+      check_memory(process);
+    }
+    check_mounts();  // last: a host's own may be so many that they would crowd out the rest
+    return std::move(ties_);
+  }
+
+ private:
+  struct Descriptor {
+    int fd;
+    std::string link;
+  };
+
+  void add(TieKind kind, const Process* process, int fd, std::string thing) {
+    if (ties_.size() >= kTiesMax) return;
+    ties_.push_back({kind, process != nullptr ? process->handle.pid() : 0, process != nullptr ? process->command : "", fd, std::move(thing)});
+  }
+
+  void check_mounts() {
+    for (const MountEntry& mount : mounts_) {
+      bool known = mount.target == "/" || mount.target == "/proc" ||
+                   std::find(request_.declared_mounts.begin(), request_.declared_mounts.end(), mount.target) != request_.declared_mounts.end();
+      if (!known) add(TieKind::undeclared_mount, nullptr, -1, fmt::format("{} ({})", mount.target, mount.writable ? "writable" : "read-only"));
+    }
+  }
+
+  void check_cgroup() {
+    if (request_.cgroup.empty()) return;
+    auto group = Cgroup::open(request_.cgroup);
+    auto pids = group ? group->procs() : Result<std::vector<pid_t>>(std::unexpected(group.error()));
+    if (!pids) return;
+    for (pid_t pid : *pids) {
+      if (!tree_pids_.contains(pid)) add(TieKind::foreign_process, nullptr, -1, fmt::format("{}, pid {}", command_of(pid), pid));
+    }
+    for (const Process& process : processes_) {
+      auto own = Cgroup::of_process(process.handle.pid());
+      bool inside = own && (own->path() == request_.cgroup || own->path().starts_with(request_.cgroup + "/"));
+      if (own && !inside) add(TieKind::strayed_process, &process, -1, own->path());
+    }
+  }
+
+  void check_ipc() {
+    auto ipc = open_namespace(*request_.init, NamespaceKind::ipc);
+    if (!ipc) return;
+    for (std::string& object : sysv_objects(ipc->get())) add(TieKind::sysv_object, nullptr, -1, std::move(object));
+  }
+
+  void check_process(const Process& process) {
+    auto tracer = status_field(process.handle, "TracerPid");
+    if (tracer && *tracer != "0") add(TieKind::traced, &process, -1, fmt::format("{}, pid {}", command_of(atoi(tracer->c_str())), *tracer));
+    for (NamespaceKind kind : {NamespaceKind::net, NamespaceKind::ipc, NamespaceKind::uts, NamespaceKind::mnt, NamespaceKind::pid, NamespaceKind::user}) {
+      auto own = open_namespace(process.handle, kind);
+      auto init = open_namespace(*request_.init, kind);
+      if (!own || !init) continue;
+      auto same = same_namespace(own->get(), init->get());
+      if (same && !*same) add(TieKind::nested_namespace, &process, -1, to_string(kind));
+    }
+  }
+
+  void collect_descriptors() {
+    for (const Process& process : processes_) {
+      std::vector<Descriptor>& list = descriptors_[process.handle.pid()];
+      for (int fd : numbers_in(proc(process.handle.pid(), "fd"))) {
+        list.push_back({fd, link_of(proc(process.handle.pid(), fmt::format("fd/{}", fd)))});
+        const std::string& link = list.back().link;
+        if (auto inode = inode_of(link, "socket:[")) own_sockets_.insert(*inode);
+        if (auto inode = inode_of(link, "pipe:[")) own_pipes_.insert(*inode);
+      }
+    }
+    if (own_pipes_.empty() && own_sockets_.empty()) return;
+    // Who outside holds the same pipe or socket: all processes that we can see.
+    for (int pid : numbers_in("/proc")) {
+      if (tree_pids_.contains(pid)) continue;
+      for (int fd : numbers_in(proc(pid, "fd"))) {
+        std::string link = link_of(proc(pid, fmt::format("fd/{}", fd)));
+        if (auto inode = inode_of(link, "socket:[")) outside_sockets_.emplace(*inode, pid);
+        auto inode = inode_of(link, "pipe:[");
+        if (inode && own_pipes_.contains(*inode)) outside_pipes_.emplace(*inode, pid);
+      }
+    }
+  }
+
+  void check_descriptors(const Process& process) {
+    for (const Descriptor& descriptor : descriptors_[process.handle.pid()]) {
+      if (auto inode = inode_of(descriptor.link, "pipe:[")) {
+        check_pipe(process, descriptor, *inode);
+      } else if (auto socket = inode_of(descriptor.link, "socket:[")) {
+        check_socket(process, descriptor, *socket);
+      } else if (descriptor.link.starts_with("anon_inode:")) {
+        check_anonymous(process, descriptor);
+      } else if (descriptor.link.starts_with("/memfd:")) {
+        add(TieKind::shared_memory, &process, descriptor.fd, descriptor.link);
+      } else if (descriptor.link.starts_with("/")) {
+        check_file(process, descriptor);
+      }
+    }
+  }
+
+  void check_pipe(const Process& process, const Descriptor& descriptor, uint64_t inode) {
+    auto holder = outside_pipes_.find(inode);
+    if (holder == outside_pipes_.end()) return;
+    add(TieKind::pipe, &process, descriptor.fd, fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
+  }
+
+  void check_socket(const Process& process, const Descriptor& descriptor, uint64_t inode) {
+    auto facts = socket_facts(process.handle, descriptor.fd, netns_.get());
+    if (!facts) return;  // closed meanwhile
+    if (!facts->same_netns) return add(TieKind::foreign_socket, &process, descriptor.fd, descriptor.link + " of another network namespace");
+    if (facts->family == AF_UNIX) {
+      auto own = peers_.find(inode);
+      if (auto holder = outside_sockets_.find(inode); holder != outside_sockets_.end()) {
+        return add(TieKind::unix_socket, &process, descriptor.fd,
+                   fmt::format("{}, also held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
+      }
+      if (own == peers_.end() || !own->second || own_sockets_.contains(*own->second)) return;
+      auto holder = outside_sockets_.find(*own->second);
+      std::string who = holder == outside_sockets_.end() ? "a process that cannot be seen"
+                                                         : fmt::format("{}, pid {}", command_of(holder->second), holder->second);
+      return add(TieKind::unix_socket, &process, descriptor.fd, fmt::format("{}, connected to {}", descriptor.link, who));
+    }
+    bool known = facts->family == AF_INET || facts->family == AF_INET6 || facts->family == AF_NETLINK;
+    if (!known) add(TieKind::foreign_socket, &process, descriptor.fd, fmt::format("{} of address family {}", descriptor.link, facts->family));
+  }
+
+  void check_anonymous(const Process& process, const Descriptor& descriptor) {
+    std::string_view name = std::string_view(descriptor.link).substr(11);
+    if (name.starts_with("[") && name.ends_with("]")) name = name.substr(1, name.size() - 2);
+    for (std::string_view movable : {"eventpoll", "eventfd", "timerfd", "signalfd", "inotify", "pidfd"}) {
+      if (name == movable) return;
+    }
+    TieKind kind = name == "io_uring" ? TieKind::io_uring : name == "userfaultfd" ? TieKind::userfaultfd : TieKind::special_descriptor;
+    add(kind, &process, descriptor.fd, std::string(name));
+  }
+
+  void check_file(const Process& process, const Descriptor& descriptor) {
+    struct stat info;
+    if (stat(proc(process.handle.pid(), fmt::format("fd/{}", descriptor.fd)).c_str(), &info) != 0) return;
+    if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)) {
+      unsigned high = major(info.st_rdev), low = minor(info.st_rdev);
+      if (S_ISCHR(info.st_mode) && is_terminal(high)) return add(TieKind::terminal, &process, descriptor.fd, descriptor.link);
+      if (S_ISCHR(info.st_mode) && harmless_device(high, low)) return;
+      return add(TieKind::device, &process, descriptor.fd, descriptor.link);
+    }
+    auto mount = mount_of_descriptor(process.handle.pid(), descriptor.fd);
+    if (mount && !mount_ids_.contains(*mount)) return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
+    if (!S_ISFIFO(info.st_mode)) return;
+    for (int pid : numbers_in("/proc")) {
+      if (tree_pids_.contains(pid)) continue;
+      for (int fd : numbers_in(proc(pid, "fd"))) {
+        struct stat other;
+        if (stat(proc(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino || other.st_dev != info.st_dev) continue;
+        return add(TieKind::pipe, &process, descriptor.fd, fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(pid), pid));
+      }
+    }
+  }
+
+  void check_memory(const Process& process) {
+    auto vmas = read_vmas(process.handle.pid());
+    if (!vmas) return;
+    uint64_t locked = 0, huge = 0;
+    std::set<std::string> outside, shared;
+    for (const Vma& vma : *vmas) {
+      if (vma.locked) locked += vma.pages.count;
+      if (vma.hugetlb) huge += vma.pages.count;
+      bool file = vma.name.starts_with("/");
+      bool memory_file = vma.name.starts_with("/memfd:") || vma.name.starts_with("/dev/zero") || vma.name.starts_with("/SYSV") ||
+                         vma.name.starts_with("/anon_hugepage");
+      if (vma.kind == VmaKind::shared && (memory_file || !file) && !vma.hugetlb) {
+        shared.insert(vma.name.empty() ? "shared anonymous memory" : vma.name);
+      } else if (file && !memory_file) {
+        auto mount = mount_of_mapping(process.handle.pid(), vma);
+        if (mount && !mount_ids_.contains(*mount)) outside.insert(vma.name);
+      }
+    }
+    for (const std::string& name : outside) add(TieKind::outside_file, &process, -1, name);
+    for (const std::string& name : shared) add(TieKind::shared_memory, &process, -1, name);
+    if (huge != 0) add(TieKind::hugetlb, &process, -1, fmt::format("{} MiB", huge * kPageSize >> 20));
+    if (locked != 0) add(TieKind::locked_memory, &process, -1, fmt::format("{} KiB", locked * kPageSize >> 10));
+  }
+
+  const InspectRequest& request_;
+  std::vector<Process> processes_;
+  std::set<pid_t> tree_pids_;
+  Fd netns_;
+  UnixPeers peers_;
+  std::vector<MountEntry> mounts_;
+  std::set<int> mount_ids_;
+  std::map<pid_t, std::vector<Descriptor>> descriptors_;
+  std::set<uint64_t> own_sockets_, own_pipes_;
+  std::map<uint64_t, pid_t> outside_sockets_, outside_pipes_;  // inode -> one process outside that holds it
+  std::vector<Tie> ties_;
+};
+
+}  // namespace
+
+Result<std::vector<Tie>> inspect_ties(const InspectRequest& request) { return Inspection(request).run(); }
+
+}  // namespace mose
