@@ -104,15 +104,15 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& damage) { return damage.param.name; });
 
 TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
-  // Our own memory stands for the frozen process: three pages, the middle one not wanted.
-  auto* memory = static_cast<char*>(::mmap(nullptr, 3 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  // Our own memory stands for the frozen process: three pages, the middle one not wanted, and a fourth never touched.
+  auto* memory = static_cast<char*>(::mmap(nullptr, 4 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   ASSERT_NE(memory, MAP_FAILED);
   std::memset(memory, 'a', kPageSize);
   std::memset(memory + kPageSize, 'b', kPageSize);
   std::memset(memory + 2 * kPageSize, 'c', kPageSize);
   uint64_t start = reinterpret_cast<uint64_t>(memory), first = start >> kPageShift;
   put("pstree.img", image(kTree, {task(1, 0)}));
-  put("mm-1.img", image(kMm, {vma(start, start + 3 * kPageSize, kRegular | kAnonPrivate)}));
+  put("mm-1.img", image(kMm, {vma(start, start + 4 * kPageSize, kRegular | kAnonPrivate)}));
   // The dump itself had put the last page there, as it does with the vdso.
   put("pagemap-1.img", image(kPageMap, {field(1, uint64_t{7}), field(1, start + 2 * kPageSize) + field(2, uint64_t{1}) + field(4, uint64_t{4})}));
   put("pages-7.img", std::string(kPageSize, 'x'));
@@ -120,7 +120,7 @@ TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
   ASSERT_TRUE(processes) << processes.error().what;
   auto self = ProcessHandle::open(::getpid());
   ASSERT_TRUE(self);
-  PageSet present = PageSet::from_runs({{first, 1}, {first + 1000, 5}});  // the second run lies in no mapping
+  PageSet present = PageSet::from_runs({{first, 1}, {first + 3, 1}, {first + 1000, 5}});  // the last run lies in no mapping
   auto count = write_present_pages(dir.get(), (*processes)[0], *self, present);
   ASSERT_TRUE(count) << count.error().what;
   EXPECT_EQ(*count, 2u);
@@ -129,7 +129,7 @@ TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
     return field(1, address) + field(2, pages) + field(4, uint64_t{4}) + field(5, pages);
   };
   EXPECT_EQ(get("pagemap-1.img"), image(kPageMap, {field(1, uint64_t{7}), entry(start, 1), entry(start + 2 * kPageSize, 1)}));
-  ::munmap(memory, 3 * kPageSize);
+  ::munmap(memory, 4 * kPageSize);
 }
 
 TEST_F(CriuImages, SizesOfFilesBelowTheNamedDirectoriesAreForgotten) {

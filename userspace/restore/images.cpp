@@ -12,6 +12,7 @@
 #include <span>
 
 #include "criu_images.pb.h"
+#include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 
 namespace mose::restore {
@@ -147,6 +148,17 @@ Result<PageMap> read_page_map(int dir, const std::string& name) {
   return out;
 }
 
+// Those of `pages` that have contents of their own. Without this every page of every mapped library would travel.
+Result<PageSet> populated_of(const ProcessHandle& process, const PageSet& pages) {
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid()));
+  PageSet out;
+  for (const PageRun& run : pages.runs()) {
+    MOSE_ASSIGN(PageSet part, pagemap.populated(run));
+    for (const PageRun& piece : part.runs()) out.add(piece);
+  }
+  return out;
+}
+
 // Copies the pages from the process to the file, leaving out those that cannot be read; returns what was written.
 Result<PageSet> copy_pages(int fd, const ProcessMemory& memory, const PageSet& pages) {
   std::vector<std::byte> buffer(kChunkPages * kPageSize);
@@ -248,8 +260,10 @@ uint64_t shared_pages(const ImageProcess& process) {
 Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source, const PageSet& present) {
   std::string name = "pagemap-" + std::to_string(process.space) + ".img";
   MOSE_ASSIGN(PageMap old, read_page_map(dir, name));
+  PageSet allowed = present.intersect(area(process, [](const ImageVma& vma) { return vma.is_private(); }));
+  MOSE_ASSIGN(PageSet populated, populated_of(source, allowed));
   // What CRIU itself has put there stays in: it knows of the vdso, which no scan reports.
-  PageSet wanted = present.intersect(area(process, [](const ImageVma& vma) { return vma.is_private(); })).unite(old.present);
+  PageSet wanted = populated.unite(old.present);
 
   std::string pages_name = "pages-" + std::to_string(old.pages_id) + ".img";
   MOSE_ASSIGN(Fd pages, open_at(dir, pages_name + ".new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));

@@ -50,8 +50,9 @@ struct ImageProcess {
 // shared anonymous memory.
 [[nodiscard]] uint64_t shared_pages(const ImageProcess& process);
 
-// Writes pagemap-SPACE.img and its pages image anew: exactly the pages of `present` (cut to private mappings) plus the
-// vdso, contents read now from the frozen process. Returns the number of pages.
+// Writes pagemap-SPACE.img and its pages image anew: those of the pages `present` that lie in private mappings and have
+// contents of their own (a scan finds out), plus the vdso, contents read now from the frozen process. Call it once per
+// process; eager_area(process) for a lazy restore. Returns the number of pages.
 [[nodiscard]] Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source,
                                                    const PageSet& present);
 

@@ -18,6 +18,7 @@
 #include <sstream>
 #include <thread>
 
+#include "run_lock.h"
 #include "support/support.h"
 
 namespace mose::test {
@@ -78,6 +79,7 @@ Status copy_tree(const std::string& from, const std::string& to) {
 
 CriuBed::CriuBed(const PlaceOptions& options) : options_(options) {
   if (::geteuid() != 0) skip_process("needs root");
+  turn_ = wait_for_turn(kPrefix);
   own_mount_namespace();
   auto mount = cgroup_mount();
   if (!mount) skip_process(mount.error().what);

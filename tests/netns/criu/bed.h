@@ -50,6 +50,7 @@ class CriuBed {
 
  private:
   void prepare(Node& node, const char* name);
+  Fd turn_;  // see run_lock.h
   std::string base_, cgroup_base_;
   PlaceOptions options_;
   restore::CriuSetup setup_;

@@ -14,6 +14,7 @@
 
 #include "kernel/cgroup.h"
 #include "kernel/launch.h"
+#include "run_lock.h"
 #include "support/support.h"
 
 namespace mose::test {
@@ -28,6 +29,7 @@ class Launch : public ::testing::Test {
     if (::geteuid() != 0) skip_process("needs root");
     auto mount = cgroup_mount();
     if (!mount) skip_process(mount.error().what);
+    turn = wait_for_turn("mcriu-launch");
     group_path = *mount + "/mose-test-mcriu-launch";
     auto created = Cgroup::create(group_path + "/inner");
     ASSERT_TRUE(created) << created.error().what;
@@ -78,6 +80,7 @@ class Launch : public ::testing::Test {
     EXPECT_FALSE(process);
     return process ? "" : process.error().what;
   }
+  Fd turn;
   Cgroup group;
   std::string group_path, base, root;
 };

@@ -44,7 +44,7 @@ class FrozenPages : public PageProvider {
         if (static_cast<SpaceId>(number) != process.space) continue;
         MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(task.pid()));
         MOSE_ASSIGN(PageSet populated, pagemap.populated(kUserSpace));
-        auto eager = restore::write_present_pages(images, process, task, populated.intersect(restore::eager_area(process)));
+        auto eager = restore::write_present_pages(images, process, task, restore::eager_area(process));
         if (!eager) return std::unexpected(eager.error());
         eager_pages += *eager;
         Space& space = spaces_[process.space];

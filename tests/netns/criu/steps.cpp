@@ -3,17 +3,12 @@
 
 #include <signal.h>
 
-#include "kernel/pagemap.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
 
 namespace mose::test {
 
 using restore::Swrk;
-
-namespace {
-constexpr PageRun kUserSpace{0, (uint64_t{1} << 35) - 1};
-}
 
 Result<Swrk::Done> drive(Swrk& swrk, const AtHook& at_hook) {
   for (;;) {
@@ -54,9 +49,8 @@ Status add_pages(const CriuBed::Node& from, int images) {
     for (const ProcessHandle& task : tree) {
       MOSE_ASSIGN(pid_t number, virtual_pid(task));
       if (static_cast<SpaceId>(number) != process.space) continue;
-      MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(task.pid()));
-      MOSE_ASSIGN(PageSet populated, pagemap.populated(kUserSpace));
-      auto pages = restore::write_present_pages(images, process, task, populated);
+      PageSet everything = restore::lazy_area(process).unite(restore::eager_area(process));
+      auto pages = restore::write_present_pages(images, process, task, everything);
       if (!pages) return context("write pages", std::move(pages).error());
     }
   }
