@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: MIT
+// The real agent and command line in a node of their own: workloads from their start to their end, refusals, restarts.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <net/if.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "bed.h"
+
+namespace mose::test {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr const char* kAddress = "192.0.2.10";
+
+class AgentTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { bed = new AgentBed("agent"); }
+  static void TearDownTestSuite() {
+    delete bed;
+    bed = nullptr;
+  }
+  void SetUp() override { bed->start_agent(); }
+  void TearDown() override {
+    if (bed->agent_pid() == 0) bed->start_agent();
+    for (const json& workload : workloads()) {
+      if (workload["origin"] == "run") (void)bed->mose({"stop", workload["name"], "--grace", "200ms"});
+    }
+    bed->terminate_agent();
+    EXPECT_THAT(leftovers(), testing::IsEmpty());
+  }
+
+  static Output run_redis(const std::string& name = "redis", const std::string& address = "192.0.2.10/24") {
+    return bed->mose({"run", name, "--address", address, "--root", bed->root(), "--", "redis-server", "--save", "", "--protected-mode", "no"});
+  }
+  static Output run_shell(const std::string& name, const std::string& script, const std::string& address = "192.0.2.20/24") {
+    return bed->mose({"run", name, "--address", address, "--root", bed->root(), "--", "/bin/sh", "-c", script});
+  }
+  static json workloads() {
+    auto listed = bed->mose({"workloads", "--json"});
+    EXPECT_EQ(listed.exit_code, 0) << listed.error;
+    auto value = json::parse(listed.out, nullptr, false);
+    return value.is_object() ? value["workloads"] : json::array();
+  }
+  static json workload(const std::string& name) {
+    for (const json& item : workloads()) {
+      if (item["name"] == name) return item;
+    }
+    return {};
+  }
+  static bool wait_state(const std::string& name, const std::string& state) {
+    for (int i = 0; i < 200; ++i) {
+      json item = workload(name);
+      if (item.is_object() && item["state"] == state) return true;
+      std::this_thread::sleep_for(25ms);
+    }
+    return false;
+  }
+  // What a stopped node must not have any more.
+  static std::vector<std::string> leftovers() {
+    std::vector<std::string> left;
+    if (fs::exists(bed->cgroup())) {
+      for (const auto& item : fs::directory_iterator(bed->cgroup())) {
+        if (item.is_directory()) left.push_back(item.path());
+      }
+    }
+    if (fs::exists("/sys/fs/bpf/mose")) {
+      for (const auto& item : fs::directory_iterator("/sys/fs/bpf/mose")) left.push_back(item.path());
+    }
+    auto* names = if_nameindex();
+    for (auto* item = names; item->if_index != 0; ++item) {
+      if (std::string(item->if_name).starts_with("mv")) left.emplace_back(item->if_name);
+    }
+    if_freenameindex(names);
+    for (const auto& item : fs::directory_iterator(bed->directory() + "/state/workloads")) {
+      if (item.path().extension() == ".json") left.push_back(item.path());
+    }
+    return left;
+  }
+
+  static AgentBed* bed;
+};
+AgentBed* AgentTest::bed = nullptr;
+
+TEST_F(AgentTest, RunsARedisAndStopsItWithoutAnythingLeft) {
+  auto run = run_redis();
+  ASSERT_EQ(run.exit_code, 0) << run.error << bed->agent_log();
+  EXPECT_THAT(run.out, HasSubstr("redis running at 192.0.2.10/24, pid "));
+  EXPECT_TRUE(redis_answers(kAddress));
+
+  json item = workload("redis");
+  EXPECT_EQ(item["state"], "running");
+  EXPECT_EQ(item["command"][0], "/usr/bin/redis-server");
+  EXPECT_EQ(item["cgroup"], bed->cgroup() + "/redis");
+  EXPECT_NE(if_nametoindex(item["host_device"].get<std::string>().c_str()), 0u);
+  std::ifstream log(item["log"].get<std::string>());
+  EXPECT_THAT(std::string(std::istreambuf_iterator<char>(log), {}), HasSubstr("Ready to accept connections"));
+  // Process 1 is the init from the workload's own root, and sees nothing but root, /proc and its log.
+  std::string pid = std::to_string(item["pid"].get<int>());
+  EXPECT_EQ(fs::read_symlink("/proc/" + pid + "/exe").filename(), "mose-init");
+  std::ifstream mounts("/proc/" + pid + "/mountinfo");
+  EXPECT_EQ(std::count(std::istreambuf_iterator<char>(mounts), {}, '\n'), 3);
+
+  auto stop = bed->mose({"stop", "redis"});
+  EXPECT_EQ(stop.exit_code, 0) << stop.error;
+  EXPECT_FALSE(redis_answers(kAddress, 100ms));
+  EXPECT_THAT(leftovers(), testing::IsEmpty());
+  EXPECT_TRUE(run_redis().exit_code == 0) << "the name and the address are free again";
+}
+
+TEST_F(AgentTest, AnAgentThatIsRestartedAdoptsItsWorkloads) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  json before = workload("redis");
+  bed->terminate_agent();
+  EXPECT_TRUE(redis_answers(kAddress)) << "a workload does not depend on the agent";
+  bed->start_agent();
+  json after = workload("redis");
+  EXPECT_EQ(after, before);
+  auto stop = bed->mose({"stop", "redis"});
+  EXPECT_EQ(stop.exit_code, 0) << stop.error;
+}
+
+TEST_F(AgentTest, AnAgentThatIsKilledLeavesItsWorkloadsRunningAndTheNextAdoptsThem) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  json before = workload("redis");
+  bed->kill_agent();
+  EXPECT_TRUE(redis_answers(kAddress));
+  bed->start_agent();
+  EXPECT_EQ(workload("redis"), before);
+  EXPECT_TRUE(redis_answers(kAddress));
+}
+
+TEST_F(AgentTest, AWorkloadThatEndedWhileNoAgentRanIsSeenAsEnded) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  json before = workload("redis");
+  bed->kill_agent();
+  kill(before["pid"].get<int>(), SIGKILL);
+  std::this_thread::sleep_for(100ms);
+  bed->start_agent();
+  json after = workload("redis");
+  EXPECT_EQ(after["state"], "exited");
+  EXPECT_THAT(after["exit_status"], HasSubstr("while the agent was not running"));
+  EXPECT_TRUE(after["pid"].is_null());
+}
+
+TEST_F(AgentTest, TheEndOfAWorkloadIsNoticedWithItsStatus) {
+  ASSERT_EQ(run_shell("short", "exit 3").exit_code, 0);
+  ASSERT_TRUE(wait_state("short", "exited"));
+  EXPECT_EQ(workload("short")["exit_status"], "exit status 3");
+  ASSERT_EQ(run_shell("short", "kill -9 $$").exit_code, 0) << "the name of one that has ended may be used again";
+  ASSERT_TRUE(wait_state("short", "exited"));
+  EXPECT_EQ(workload("short")["exit_status"], "exit status 137");
+  auto cleanup = bed->mose({"cleanup"});
+  EXPECT_EQ(cleanup.exit_code, 0);
+  EXPECT_THAT(cleanup.out, HasSubstr("workload short forgotten"));
+  EXPECT_EQ(workload("short"), json());
+  EXPECT_THAT(bed->mose({"cleanup"}).out, HasSubstr("nothing to clean up"));
+}
+
+TEST_F(AgentTest, TheInitPassesSignalsOnAndReapsOrphans) {
+  ASSERT_EQ(run_shell("init", "trap 'exit 7' TERM; (sleep 0.05 & sleep 0.05 &) ; while :; do sleep 0.05; done").exit_code, 0);
+  std::this_thread::sleep_for(300ms);
+  std::string pid = std::to_string(workload("init")["pid"].get<int>());
+  std::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
+  std::string list(std::istreambuf_iterator<char>(children), {});
+  EXPECT_EQ(std::count(list.begin(), list.end(), ' '), 1) << "orphans are reaped, only the shell is left: " << list;
+  kill(std::stoi(pid), SIGTERM);
+  ASSERT_TRUE(wait_state("init", "exited"));
+  EXPECT_EQ(workload("init")["exit_status"], "exit status 7");
+}
+
+TEST_F(AgentTest, OneThatIgnoresSigtermIsKilledAfterTheGrace) {
+  ASSERT_EQ(run_shell("stubborn", "trap '' TERM; while :; do sleep 0.05; done").exit_code, 0);
+  Timestamp before = now();
+  auto stop = bed->mose({"stop", "stubborn", "--grace", "300ms"});
+  EXPECT_EQ(stop.exit_code, 0) << stop.error;
+  EXPECT_GE(now() - before, Nanoseconds(300ms));
+  EXPECT_THAT(leftovers(), testing::IsEmpty());
+}
+
+TEST_F(AgentTest, MountsAreWhereTheyWereDeclared) {
+  std::string data = bed->directory() + "/data";
+  fs::create_directories(data);
+  auto run = bed->mose({"run", "mounts", "--address", "192.0.2.20/24", "--root", bed->root(), "--mount", data + ":/data:copy", "--env", "WORD=hello",
+                        "--", "/bin/sh", "-c", "echo $WORD > /data/file; echo x > /tmp/file && echo bad; sleep 1000"});
+  ASSERT_EQ(run.exit_code, 0) << run.error;
+  std::string text;
+  for (int i = 0; i < 100 && text.empty(); ++i, std::this_thread::sleep_for(20ms)) {
+    std::ifstream file(data + "/file");
+    text = std::string(std::istreambuf_iterator<char>(file), {});
+  }
+  EXPECT_EQ(text, "hello\n");
+  EXPECT_FALSE(fs::exists(bed->root() + "/tmp/file")) << "the root is read-only";
+}
+
+struct RefusedRun {
+  std::vector<std::string> arguments;
+  int exit_code;
+  const char* reason;
+};
+
+TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  std::string root = bed->root();
+  std::string bare = bed->directory() + "/bare";
+  fs::create_directories(bare + "/proc");
+  const std::vector<RefusedRun> table = {
+      {{"run", "redis", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"}, 3, "a workload named redis is running here already"},
+      {{"run", "x", "--address", "192.0.2.10/24", "--root", root, "--", "sleep", "9"}, 3, "address 192.0.2.10 is already used by workload redis"},
+      {{"run", "x", "--address", "192.0.2.1/24", "--root", root, "--", "sleep", "9"}, 3, "address 192.0.2.1 is already used by br0"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", "/nowhere", "--", "sleep", "9"}, 3, "root /nowhere is not a directory"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", bare, "--", "sleep", "9"}, 3, "has no program /usr/libexec/mose/mose-init"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "nothing"}, 3, "command nothing is not found in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "/dev/null"}, 3, "command /dev/null is not a program in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/nowhere:/data:copy", "--", "sleep", "9"}, 3, "mount source /nowhere cannot be used"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/nowhere:copy", "--", "sleep", "9"}, 3, "mount target /nowhere does not exist in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/etc/passwd:/data:copy", "--", "sleep", "9"}, 3, "one is a directory, the other is not"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/data:copy", "--mount", "/tmp:/data:copy", "--", "sleep", "9"}, 2, "mount target /data is declared twice"},
+      {{"run", "X!", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"}, 2, "\"X!\" is not a workload name"},
+      {{"run", "x", "--address", "192.0.2.11", "--root", root, "--", "sleep", "9"}, 2, "is not an address with a prefix"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--env", "WORD", "--", "sleep", "9"}, 2, "is not an environment entry"},
+      {{"stop", "nobody"}, 2, "no workload named nobody is known here"},
+      {{"migrate", "nobody", "--to", "b"}, 2, "no workload named \"nobody\" is known here"},
+      {{"migrate", "redis", "--to", "c"}, 2, "no node named \"c\" is known here"},
+      {{"migrate", "redis", "--to", "a"}, 2, "node a is this node"},
+      {{"migrate", "redis", "--to", "b", "--objective", "resources"}, 3, "not available in this version"},
+      {{"show", "ffff"}, 2, "no migration ffff is known here"},
+      {{"cancel", "ffff"}, 2, "no migration ffff is under way here"},
+      {{"recover", "ffff"}, 2, "no migration ffff is under way here"},
+      {{"steer", "explain", "x"}, 2, "not available in this version"},
+  };
+  for (const RefusedRun& row : table) {
+    auto output = bed->mose(row.arguments);
+    EXPECT_EQ(output.exit_code, row.exit_code) << row.reason << "\n" << output.error;
+    EXPECT_THAT(output.error, HasSubstr(row.reason));
+    EXPECT_EQ(output.out, "");
+  }
+  EXPECT_EQ(workloads().size(), 1u);
+  EXPECT_TRUE(redis_answers(kAddress)) << "the one that runs was not touched";
+  ASSERT_EQ(bed->mose({"stop", "redis"}).exit_code, 0);
+  EXPECT_THAT(leftovers(), testing::IsEmpty());
+}
+
+TEST_F(AgentTest, WithJsonARefusalIsAnObjectOnStandardOutput) {
+  auto output = bed->mose({"stop", "nobody", "--json"});
+  EXPECT_EQ(output.exit_code, 2);
+  json value = json::parse(output.out, nullptr, false);
+  ASSERT_TRUE(value.is_object()) << output.out;
+  EXPECT_EQ(value["error"]["exit_code"], 2);
+  EXPECT_THAT(value["error"]["reason"], HasSubstr("nobody"));
+}
+
+TEST_F(AgentTest, AProgramThatCannotBeStartedLeavesNothing) {
+  std::ofstream(bed->root() + "/usr/bin/broken") << "#!/nowhere/interpreter\n";
+  fs::permissions(bed->root() + "/usr/bin/broken", fs::perms::owner_all);
+  auto run = bed->mose({"run", "broken", "--address", "192.0.2.11/24", "--root", bed->root(), "--", "broken"});
+  ASSERT_EQ(run.exit_code, 0) << "the init has started";
+  ASSERT_TRUE(wait_state("broken", "exited"));
+  EXPECT_EQ(workload("broken")["exit_status"], "exit status 127");
+}
+
+TEST_F(AgentTest, WithoutAnAgentEveryVerbEndsWith6) {
+  bed->terminate_agent();
+  for (const std::vector<std::string>& verb : std::vector<std::vector<std::string>>{
+           {"ping"}, {"workloads"}, {"nodes"}, {"status"}, {"history"}, {"check"}, {"cleanup"}, {"stop", "x"}, {"cancel", "x"}, {"show", "x"},
+           {"events", "--follow"}, {"steer", "show"}, {"migrate", "x", "--to", "b"}, {"run", "x", "--address", "192.0.2.11/24", "--", "sleep"}}) {
+    auto output = bed->mose(verb);
+    EXPECT_EQ(output.exit_code, 6) << verb[0];
+    EXPECT_THAT(output.error, HasSubstr("agent not running at " + bed->socket())) << verb[0];
+  }
+}
+
+TEST_F(AgentTest, ASecondAgentOnTheSameDirectoryRefusesToStart) {
+  auto second = bed->mosed_once(bed->configuration());
+  EXPECT_EQ(second.exit_code, 1);
+  EXPECT_THAT(second.error, HasSubstr("another mosed (pid " + std::to_string(bed->agent_pid()) + ")"));
+  EXPECT_EQ(bed->mose({"ping"}).exit_code, 0) << "the first one still answers";
+}
+
+TEST_F(AgentTest, AConfigurationThatIsWrongIsNamed) {
+  auto output = bed->mosed_once(bed->configuration() + "[limits]\nhold = 3\n");
+  EXPECT_EQ(output.exit_code, 2);
+  EXPECT_THAT(output.error, HasSubstr("unknown key"));
+  auto check = bed->mose({"config", "check", "--config", bed->directory() + "/once.toml"});
+  EXPECT_EQ(check.exit_code, 2);
+  EXPECT_THAT(check.error, HasSubstr("once.toml:"));
+  auto good = bed->mose({"config", "check", "--config", bed->directory() + "/mose.toml"});
+  EXPECT_EQ(good.exit_code, 0) << good.error;
+  EXPECT_THAT(good.out, HasSubstr("bridge = \"br0\""));
+}
+
+TEST_F(AgentTest, DirectoriesAndSocketBelongToRootOnly) {
+  for (const char* name : {"/state", "/state/journal", "/state/workloads", "/run"}) {
+    EXPECT_EQ(fs::status(bed->directory() + name).permissions(), fs::perms::owner_all) << name;
+  }
+  EXPECT_EQ(fs::status(bed->socket()).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST_F(AgentTest, NodesStatusAndHistoryAnswer) {
+  json nodes = json::parse(bed->mose({"nodes", "--json"}).out, nullptr, false);
+  ASSERT_EQ(nodes.size(), 2u);
+  EXPECT_EQ(nodes[0]["name"], "a");
+  EXPECT_EQ(nodes[0]["self"], true);
+  EXPECT_EQ(nodes[1]["name"], "b");
+  EXPECT_EQ(bed->mose({"status", "--json"}).out, "[]\n");
+  EXPECT_EQ(bed->mose({"history", "--json"}).out, "[]\n");
+}
+
+TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
+  auto output = bed->mose({"check", "--json"});
+  json value = json::parse(output.out, nullptr, false);
+  ASSERT_TRUE(value.is_object()) << output.error;
+  EXPECT_EQ(output.exit_code, value["ok"] == true ? 0 : 1);
+  std::map<std::string, json> items;
+  for (const json& item : value["items"]) items[item["name"]] = item;
+  for (const char* name : {"userfaultfd", "cgroup-freezer", "bpf", "tap-vnet-hdr", "bridge"}) {
+    ASSERT_TRUE(items.contains(name)) << name;
+    EXPECT_EQ(items[name]["state"], "yes") << items[name]["detail"];
+  }
+  ASSERT_TRUE(items.contains("uplink"));
+  EXPECT_EQ(items["uplink"]["state"], "no");
+  EXPECT_EQ(value["ok"], false) << "the uplink is required and not configured";
+}
+
+TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {
+  bed->terminate_agent();
+  std::string group = bed->cgroup() + "/foreign";
+  fs::create_directories(group);
+  pid_t process = fork();
+  if (process == 0) {
+    std::ofstream(group + "/cgroup.procs") << "0";
+    pause();
+    _exit(0);
+  }
+  std::this_thread::sleep_for(100ms);
+  fs::create_directories(bed->directory() + "/workloads.d");
+  std::ofstream(bed->directory() + "/workloads.d/web.toml") << "cgroup = \"" << group << "\"\naddresses = [\"192.0.2.30/24\"]\n";
+  std::ofstream(bed->directory() + "/workloads.d/bad.toml") << "cgroup = 3\n";
+  bed->start_agent();
+  json item = workload("web");
+  EXPECT_EQ(item["state"], "running");
+  EXPECT_EQ(item["origin"], "described");
+  EXPECT_EQ(item["pid"], process);
+  auto stop = bed->mose({"stop", "web"});
+  EXPECT_EQ(stop.exit_code, 3);
+  EXPECT_THAT(stop.error, HasSubstr("was started by others"));
+  EXPECT_THAT(bed->mose({"workloads"}).out, HasSubstr("not usable: " + bed->directory() + "/workloads.d/bad.toml:1: cgroup must be a string"));
+  kill(process, SIGKILL);
+  EXPECT_TRUE(wait_state("web", "waiting"));
+  waitpid(process, nullptr, 0);
+  fs::remove_all(bed->directory() + "/workloads.d");
+  fs::remove(group);
+}
+
+}  // namespace
+}  // namespace mose::test

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT
+// Real processes with real ties to the outside: each is found and named with its process and descriptor.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <pty.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "agent/check.h"
+#include "base/fd.h"
+#include "kernel/cgroup.h"
+#include "kernel/inspect.h"
+#include "support/support.h"
+
+namespace mose {
+namespace {
+
+using testing::Contains;
+using testing::HasSubstr;
+using testing::Not;
+
+// A child that does `work`, says so and sleeps.
+class Child {
+ public:
+  explicit Child(const std::function<void()>& work) {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    Fd reader(ends[0]), writer(ends[1]);
+    pid_ = fork();
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      int null = open("/dev/null", O_RDWR);
+      for (int fd = 0; fd < 3; ++fd) dup2(null, fd);
+      if (null > 2) close(null);
+      work();
+      if (::write(writer.get(), "x", 1) != 1) _exit(1);
+      close(writer.release());
+      close(reader.release());
+      for (;;) pause();
+    }
+    writer.reset();
+    char byte;
+    EXPECT_EQ(read(reader.get(), &byte, 1), 1);
+    // The child's own ends are closed a moment after its byte.
+    usleep(20000);
+  }
+  ~Child() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  [[nodiscard]] pid_t pid() const { return pid_; }
+
+  [[nodiscard]] std::vector<std::string> reasons(const std::string& cgroup = "") const {
+    auto handle = ProcessHandle::open(pid_);
+    EXPECT_TRUE(handle);
+    // The mounts of the whole host are none of this test's business.
+    InspectRequest request{&*handle, cgroup, {}};
+    auto ties = inspect_ties(request);
+    EXPECT_TRUE(ties) << ties.error().what;
+    std::vector<std::string> out;
+    WorkloadSpec spec;
+    spec.name = "test";
+    for (const std::string& reason : agent::check_workload(spec, *handle, cgroup)) {
+      if (reason.find("the mount") == std::string::npos) out.push_back(reason);
+    }
+    return out;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+class InspectTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) test::skip_process("needs root");
+  }
+};
+
+TEST_F(InspectTest, AProcessWithoutTiesHasNone) {
+  Child child([] {
+    (void)socket(AF_INET, SOCK_STREAM, 0);
+    int pair[2];
+    (void)!pipe(pair);
+    (void)socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    (void)syscall(SYS_eventfd2, 0, 0);
+    (void)syscall(SYS_epoll_create1, 0);
+  });
+  EXPECT_THAT(child.reasons(), testing::IsEmpty());
+}
+
+TEST_F(InspectTest, ATerminalIsNamed) {
+  int master = -1, slave = -1;
+  ASSERT_EQ(openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
+  Fd a(master), b(slave);
+  Child child([&] { dup2(b.get(), 20); close(b.get()); close(a.get()); });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("descriptor 20 is the terminal /dev/pts/")));
+}
+
+TEST_F(InspectTest, APipeToTheOutsideIsNamedWithWhoHoldsIt) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  Fd a(ends[0]), b(ends[1]);
+  Child child([&] { dup2(b.get(), 21); close(a.get()); close(b.get()); });
+  auto reasons = child.reasons();
+  EXPECT_THAT(reasons, Contains(HasSubstr("(pid " + std::to_string(child.pid()) + "): descriptor 21 is the pipe pipe:[")));
+  EXPECT_THAT(reasons, Contains(HasSubstr("pid " + std::to_string(getpid()) + ": its other end stays here")));
+}
+
+TEST_F(InspectTest, AFifoToTheOutsideIsNamed) {
+  std::string path = "/tmp/mose-test-inspect-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  Fd ours(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  Child child([&] { (void)open(path.c_str(), O_RDWR); close(ours.get()); });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("the pipe " + path)));
+  unlink(path.c_str());
+}
+
+TEST_F(InspectTest, AUnixSocketToTheOutsideIsNamed) {
+  int pair[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  Fd a(pair[0]), b(pair[1]);
+  Child child([&] { dup2(b.get(), 22); close(a.get()); close(b.get()); });
+  b.reset();
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("descriptor 22 is the unix socket socket:[")));
+}
+
+TEST_F(InspectTest, ASocketOfAnotherNetworkNamespaceIsNamed) {
+  Fd ours(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Child child([&] { dup2(ours.get(), 23); close(ours.get()); if (unshare(CLONE_NEWNET) != 0) _exit(1); });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("of another network namespace")));
+}
+
+TEST_F(InspectTest, APacketSocketIsNamed) {
+  Child child([] { (void)socket(AF_PACKET, SOCK_RAW, 0); });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("of address family " + std::to_string(AF_PACKET))));
+}
+
+TEST_F(InspectTest, AnIoUringIsNamed) {
+  char parameters[256] = {};
+  Fd ring(static_cast<int>(syscall(SYS_io_uring_setup, 4, parameters)));
+  if (!ring) GTEST_SKIP() << "this kernel gives no io_uring";
+  Child child([] {
+    char own[256] = {};
+    if (syscall(SYS_io_uring_setup, 4, own) < 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("is an io_uring io_uring")));
+}
+
+TEST_F(InspectTest, AUserfaultfdIsNamed) {
+  Child child([] { if (syscall(SYS_userfaultfd, O_CLOEXEC) < 0) _exit(1); });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("is a userfaultfd")));
+}
+
+TEST_F(InspectTest, ADeviceIsNamedAndNullIsNot) {
+  Child child([] { (void)open("/dev/net/tun", O_RDWR); (void)open("/dev/zero", O_RDWR); });
+  auto reasons = child.reasons();
+  EXPECT_THAT(reasons, Contains(HasSubstr("the device /dev/net/tun")));
+  EXPECT_THAT(reasons, Not(Contains(HasSubstr("/dev/zero"))));
+}
+
+TEST_F(InspectTest, SharedAndLockedMemoryAreNamed) {
+  Child child([] {
+    if (mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED) _exit(1);
+    (void)memfd_create("mine", 0);
+    void* locked = mmap(nullptr, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mlock(locked, 16384) != 0) _exit(1);
+  });
+  auto reasons = child.reasons();
+  EXPECT_THAT(reasons, Contains(HasSubstr("the shared memory /dev/zero (deleted)")));
+  EXPECT_THAT(reasons, Contains(HasSubstr("/memfd:mine")));
+  EXPECT_THAT(reasons, Contains(HasSubstr("locked memory, 16 KiB")));
+}
+
+TEST_F(InspectTest, ASystemVObjectIsNamed) {
+  Child child([] {
+    if (unshare(CLONE_NEWIPC) != 0 || shmget(IPC_PRIVATE, 4096, 0600) < 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("1 System V shm object")));
+}
+
+TEST_F(InspectTest, AFileFromAnotherMountNamespaceIsNamed) {
+  Child child([] {
+    // An open file stays on the old namespace's mount.
+    (void)open("/etc/passwd", O_RDONLY);
+    if (unshare(CLONE_NEWNS) != 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("lies on a mount that the workload does not have")));
+}
+
+TEST_F(InspectTest, ProcessesThatDoNotBelongTogetherAreNamed) {
+  auto mount = cgroup_mount();
+  if (!mount) test::skip_process("needs cgroup version 2");
+  std::string path = *mount + "/mose-test-inspect";
+  auto group = Cgroup::create(path);
+  ASSERT_TRUE(group);
+  Child child([] {});
+  Child foreign([] {});
+  ASSERT_TRUE(group->add(foreign.pid()));
+  auto reasons = child.reasons(path);
+  EXPECT_THAT(reasons, Contains(HasSubstr("pid " + std::to_string(foreign.pid()))));
+  EXPECT_THAT(reasons, Contains(HasSubstr("lies outside of the workload's cgroup")));
+  kill(foreign.pid(), SIGKILL);
+  EXPECT_TRUE(group->remove(std::chrono::seconds(5)));
+}
+
+}  // namespace
+}  // namespace mose

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "mose/command_line.h"
+#include "mose/output.h"
+
+namespace mose::cli {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+TEST(CommandLine, RunTakesItsCommandAsItIs) {
+  auto parsed = parse_command_line({"run", "redis", "--address", "192.0.2.10/24", "--address", "2001:db8::1/64", "--mount", "/a:/b:copy:ro",
+                                    "--env", "LANG=C", "--root", "/srv", "--json", "--", "redis-server", "--save", "", "--help"});
+  ASSERT_TRUE(parsed.command) << parsed.error;
+  const Command& command = *parsed.command;
+  EXPECT_EQ(command.verb, Verb::run);
+  EXPECT_EQ(command.subject, "redis");
+  EXPECT_THAT(command.addresses, ElementsAre("192.0.2.10/24", "2001:db8::1/64"));
+  EXPECT_THAT(command.command, ElementsAre("redis-server", "--save", "", "--help"));
+  ASSERT_EQ(command.mounts.size(), 1u);
+  EXPECT_TRUE(command.mounts[0].read_only);
+  EXPECT_TRUE(command.json);
+}
+
+TEST(CommandLine, MigrateTakesItsTargets) {
+  auto parsed = parse_command_line({"--socket", "/x.sock", "migrate", "redis", "--to", "b", "--strategy", "hybrid", "--max-downtime", "50ms",
+                                    "--max-total", "5s", "--max-bandwidth", "500mbit", "--detach"});
+  ASSERT_TRUE(parsed.command) << parsed.error;
+  const Command& command = *parsed.command;
+  EXPECT_EQ(command.verb, Verb::migrate);
+  EXPECT_EQ(command.socket, "/x.sock");
+  EXPECT_EQ(command.node, "b");
+  EXPECT_EQ(command.max_downtime, Nanoseconds(50ms));
+  EXPECT_EQ(command.max_total, Nanoseconds(5s));
+  EXPECT_EQ(command.max_bandwidth_bps, 500'000'000u);
+  EXPECT_TRUE(command.detach);
+}
+
+struct Usage {
+  const char* name;
+  std::vector<std::string> arguments;
+  const char* error;
+};
+class CommandLineRefuses : public testing::TestWithParam<Usage> {};
+
+TEST_P(CommandLineRefuses, WithExitCode2AndAReason) {
+  auto parsed = parse_command_line(GetParam().arguments);
+  EXPECT_FALSE(parsed.command);
+  EXPECT_EQ(parsed.exit_code, 2);
+  EXPECT_EQ(parsed.out, "");
+  EXPECT_THAT(parsed.error, HasSubstr(GetParam().error));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, CommandLineRefuses,
+    testing::Values(Usage{"Nothing", {}, "subcommand is required"}, Usage{"UnknownVerb", {"move", "x"}, "subcommand is required"},
+                    Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
+                    Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
+                    Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
+                    Usage{"RunBadMount", {"run", "x", "--address", "192.0.2.1/24", "--mount", "/a", "--", "sh"}, "\"/a\" is not a mount"},
+                    Usage{"CommandOfAnotherVerb", {"nodes", "--", "sh"}, "only run takes a command"},
+                    Usage{"MigrateWithoutNode", {"migrate", "x"}, "--to is required"},
+                    Usage{"MigrateBadStrategy", {"migrate", "x", "--to", "b", "--strategy", "fast"}, "fast"},
+                    Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
+                    Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
+                    Usage{"CheckWithoutNode", {"check", "x"}, "--to"}, Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
+                    Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "subcommand is required"}),
+    [](const auto& param) { return param.param.name; });
+
+TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {
+  auto help = parse_command_line({"--help"});
+  EXPECT_FALSE(help.command);
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_THAT(help.out, HasSubstr("mose migrate redis --to b"));
+  EXPECT_THAT(help.out, HasSubstr("Exit codes: 0 complete"));
+  auto version = parse_command_line({"--version"});
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_THAT(version.out, HasSubstr("mose 0."));
+}
+
+TEST(CommandLine, TheLabGetsItsWordsUntouched) {
+  auto parsed = parse_command_line({"lab", "run", "redis", "--repeat", "5", "--json", "f"});
+  ASSERT_TRUE(parsed.command);
+  EXPECT_EQ(parsed.command->verb, Verb::lab);
+  EXPECT_THAT(parsed.command->lab_arguments, ElementsAre("run", "redis", "--repeat", "5", "--json", "f"));
+}
+
+TEST(Output, TablesAlignTheirColumns) {
+  EXPECT_EQ(format_table({{"A", "BB"}, {"ccc", "d"}, {"e", ""}}), "A    BB\nccc  d\ne\n");
+}
+
+TEST(Output, AReportIsShownForPeopleAndGivenAsItIs) {
+  std::string report = R"({"migration_id":"00112233445566778899aabbccddeeff","workload":"redis","source_node":"a","destination_node":"b",)"
+                       R"("strategy":"hybrid","outcome":"complete","reason":"","downtime_ms":41.26,"total_ms":null,"phases_ms":{"freeze":0.4,"dump":null}})";
+  std::string shown = show_report(report, false);
+  EXPECT_THAT(shown, HasSubstr("hybrid of redis from a to b: complete\n"));
+  EXPECT_THAT(shown, HasSubstr("downtime  41.3 ms"));
+  EXPECT_THAT(shown, HasSubstr("total     -"));
+  EXPECT_THAT(shown, HasSubstr("phases    freeze 0.4 ms"));
+  EXPECT_THAT(show_report(report, true), HasSubstr("\"total_ms\":null"));
+  EXPECT_EQ(show_history("[]", false), "no migration has finished here\n");
+  EXPECT_THAT(show_history("[" + report + "]", false), HasSubstr("00112233  redis"));
+}
+
+}  // namespace
+}  // namespace mose::cli

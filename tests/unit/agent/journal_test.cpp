@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+#include "agent/journal.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "agent/history.h"
+#include "temp_dir.h"
+
+namespace mose::agent {
+namespace {
+
+using plan::Record;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+class JournalTest : public testing::Test {
+ protected:
+  JournalMeta meta() const {
+    JournalMeta meta;
+    meta.id = id_;
+    meta.role = Role::source;
+    meta.workload = "redis";
+    meta.peer = "b";
+    meta.peer_address = "192.0.2.2:7946";
+    meta.epoch = 7;
+    return meta;
+  }
+  std::string file() const { return id_.hex() + ".source"; }
+  // A journal with begun (and notes) and commit in it.
+  void write_two() {
+    auto journal = Journal::create(dir_.path(), meta());
+    ASSERT_TRUE(journal) << journal.error().what;
+    ASSERT_TRUE(journal->append(Record::begun, {{"pid", "12"}, {"cgroup", "/a"}}));
+    ASSERT_TRUE(journal->append(Record::commit, {{"pid", "13"}}));
+  }
+
+  test::TempDir dir_;
+  MigrationId id_ = MigrationId::random();
+};
+
+TEST_F(JournalTest, GivesBackWhatWasWritten) {
+  write_two();
+  auto contents = read_journal(dir_.path() + "/" + file());
+  ASSERT_TRUE(contents) << contents.error().what;
+  EXPECT_THAT(contents->records, ElementsAre(Record::begun, Record::commit));
+  EXPECT_EQ(contents->meta.workload, "redis");
+  EXPECT_EQ(contents->meta.peer_address, "192.0.2.2:7946");
+  EXPECT_EQ(contents->meta.epoch, 7u);
+  EXPECT_EQ(contents->notes.at("pid"), "13");
+  EXPECT_EQ(contents->notes.at("cgroup"), "/a");
+  EXPECT_FALSE(contents->torn);
+}
+
+TEST_F(JournalTest, IsMadeOnlyOnce) {
+  write_two();
+  EXPECT_FALSE(Journal::create(dir_.path(), meta()));
+}
+
+TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
+  write_two();
+  const std::string whole = dir_.read(file());
+  size_t last_line = whole.rfind('\n', whole.size() - 2) + 1;
+  for (size_t length = last_line; length < whole.size(); ++length) {
+    dir_.write(file(), whole.substr(0, length));
+    auto journal = Journal::open(dir_.path(), id_, Role::source);
+    ASSERT_TRUE(journal) << length << ": " << journal.error().what;
+    EXPECT_THAT(journal->contents().records, ElementsAre(Record::begun)) << length;
+    ASSERT_TRUE(journal->append(Record::aborted));
+    auto again = read_journal(journal->path());
+    ASSERT_TRUE(again) << length << ": " << again.error().what;
+    EXPECT_THAT(again->records, ElementsAre(Record::begun, Record::aborted)) << length;
+  }
+}
+
+TEST_F(JournalTest, ADamagedLineWithRightOnesBehindItIsAnErrorAndNeverAGuess) {
+  write_two();
+  const std::string whole = dir_.read(file());
+  size_t second = whole.find('\n') + 1;
+  for (size_t at = second; at < whole.find('\n', second); ++at) {
+    std::string damaged = whole;
+    damaged[at] = damaged[at] == 'x' ? 'y' : 'x';
+    dir_.write(file(), damaged);
+    auto contents = read_journal(dir_.path() + "/" + file());
+    ASSERT_FALSE(contents) << at;
+    EXPECT_THAT(contents.error().what, HasSubstr(":3: a damaged line stands before this one"));
+  }
+}
+
+TEST_F(JournalTest, WithoutAReadableFirstLineIsAnError) {
+  for (const char* text : {"", "nonsense\n", "0123456789abcdef {}\n"}) {
+    dir_.write(file(), text);
+    auto contents = read_journal(dir_.path() + "/" + file());
+    ASSERT_FALSE(contents) << text;
+    EXPECT_THAT(contents.error().what, HasSubstr("no readable first line"));
+  }
+}
+
+TEST_F(JournalTest, ListsReadableAndUnreadableOnesAndSkipsOtherFiles) {
+  write_two();
+  MigrationId broken = MigrationId::random();
+  dir_.write(broken.hex() + ".destination", "nonsense\n");
+  dir_.write("README", "not a journal");
+  auto entries = list_journals(dir_.path());
+  ASSERT_TRUE(entries);
+  ASSERT_EQ(entries->size(), 2u);
+  for (const JournalEntry& entry : *entries) {
+    EXPECT_EQ(entry.contents.has_value(), entry.id == id_);
+    EXPECT_EQ(entry.role, entry.id == id_ ? Role::source : Role::destination);
+  }
+  ASSERT_TRUE(remove_journal(dir_.path(), id_, Role::source));
+  ASSERT_TRUE(remove_journal(dir_.path(), id_, Role::source)) << "removing twice is fine";
+  EXPECT_EQ(list_journals(dir_.path())->size(), 1u);
+  EXPECT_TRUE(list_journals(dir_.path() + "/none")->empty());
+}
+
+std::string report(int number) { return R"({"migration_id":")" + std::string(4, static_cast<char>('a' + number)) + R"(","n":)" + std::to_string(number) + "}"; }
+
+TEST(History, KeepsTheNewestAndSurvivesARestart) {
+  test::TempDir dir;
+  std::string path = dir.path() + "/history.jsonl";
+  auto history = History::open(path, 3);
+  ASSERT_TRUE(history);
+  EXPECT_EQ(history->list(0), "[]");
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(history->add(report(i)));
+  auto again = History::open(path, 3);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->list(2), "[" + report(4) + "," + report(3) + "]");
+  EXPECT_EQ(again->count(), 3u);
+  EXPECT_EQ(*again->find("dd"), report(3));
+  EXPECT_THAT(again->find("aa").error().what, HasSubstr("no migration aa is known here"));
+  EXPECT_THAT(again->find("").error().what, HasSubstr("more than one"));
+}
+
+TEST(History, DropsLinesThatCannotBeReadAndRefusesWhatIsNoReport) {
+  test::TempDir dir;
+  std::string path = dir.write("history.jsonl", "nonsense\n" + report(1) + "\n{\"half\":");
+  auto history = History::open(path, 10);
+  ASSERT_TRUE(history);
+  EXPECT_EQ(history->count(), 1u);
+  EXPECT_FALSE(history->add("{}"));
+  EXPECT_FALSE(history->add("{\"migration_id\":\n\"a\"}"));
+}
+
+}  // namespace
+}  // namespace mose::agent
