@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+#include "lab/options.h"
+
+#include <gtest/gtest.h>
+
+#include "lab/command.h"
+
+namespace mose::lab {
+namespace {
+
+TEST(LabOptions, RunTakesItsOptionsInBothForms) {
+  auto line = parse_command_line({"run", "redis", "--mb", "10", "--connections=1", "--repeat", "3", "--baseline", "stock-cold",
+                                  "--link", "rate=1gbit", "--json", "out.json", "--keep", "--seed", "9"});
+  ASSERT_TRUE(line) << line.error().what;
+  EXPECT_EQ(line->words, (std::vector<std::string>{"redis"}));
+  EXPECT_EQ(line->megabytes, 10);
+  EXPECT_EQ(line->connections, 1u);
+  EXPECT_EQ(line->repeat, 3u);
+  EXPECT_EQ(line->baselines, (std::vector<std::string>{"stock-cold"}));
+  EXPECT_EQ(line->link_rate_mbit, 1000);
+  EXPECT_EQ(line->json_file, "out.json");
+  EXPECT_EQ(line->seed, 9u);
+  EXPECT_TRUE(line->keep);
+  EXPECT_EQ(line->lab, "default");
+}
+
+TEST(LabOptions, JsonWithoutAFileIsStandardOutput) {
+  auto line = parse_command_line({"run", "redis", "--json", "--keep"});
+  ASSERT_TRUE(line) << line.error().what;
+  EXPECT_EQ(line->json_file, "-");
+  line = parse_command_line({"run", "redis", "--json"});
+  ASSERT_TRUE(line);
+  EXPECT_EQ(line->json_file, "-");
+  line = parse_command_line({"status", "--json", "--name", "x"});
+  ASSERT_TRUE(line);
+  EXPECT_TRUE(line->json);
+  EXPECT_EQ(line->lab, "x");
+}
+
+TEST(LabOptions, WordsAfterDashesAreTheCommand) {
+  auto line = parse_command_line({"exec", "a", "--", "ls", "--name", "x"});
+  ASSERT_TRUE(line);
+  EXPECT_EQ(line->words, (std::vector<std::string>{"a"}));
+  EXPECT_EQ(line->command, (std::vector<std::string>{"ls", "--name", "x"}));
+}
+
+TEST(LabOptions, BadInputIsRefusedWithItsName) {
+  struct Row {
+    std::vector<std::string> args;
+    const char* named;
+  };
+  const Row rows[] = {
+      {{}, "command"},
+      {{"fly"}, "fly"},
+      {{"up", "--mb", "3"}, "--mb"},
+      {{"run", "redis", "--mb", "0"}, "--mb"},
+      {{"run", "redis", "--mb", "ten"}, "ten"},
+      {{"run", "redis", "--repeat", "0"}, "--repeat"},
+      {{"run", "redis", "--connections", "-1"}, "--connections"},
+      {{"run", "redis", "--baseline", "magic"}, "magic"},
+      {{"run", "redis", "--link", "rtt=1ms"}, "rtt"},
+      {{"run", "redis", "--link", "speed=1"}, "speed=1"},
+      {{"run", "redis", "--link", "rate=fast"}, "--link"},
+      {{"run", "redis", "--repeat"}, "--repeat"},
+      {{"run", "redis", "--keep=yes"}, "--keep"},
+      {{"up", "--name", "../x"}, "../x"},
+      {{"up", "--name", ""}, "name"},
+      {{"up", "--name", "-x"}, "-x"},
+      {{"up", "--name", "a-name-that-is-much-too-long"}, "too-long"},
+  };
+  for (const Row& row : rows) {
+    auto line = parse_command_line(row.args);
+    ASSERT_FALSE(line) << row.named;
+    EXPECT_NE(line.error().what.find(row.named), std::string::npos) << line.error().what;
+  }
+}
+
+TEST(LabCommand, UsageErrorsAreExitCodeTwo) {
+  EXPECT_EQ(run_command({}, false), 2);
+  EXPECT_EQ(run_command({"fly"}, false), 2);
+  EXPECT_EQ(run_command({"up", "extra"}, false), 2);
+  EXPECT_EQ(run_command({"run", "postgres"}, false), 2);
+  EXPECT_EQ(run_command({"exec", "a"}, false), 2);
+  EXPECT_EQ(run_command({"restart-agent", "c"}, false), 2);
+}
+
+}  // namespace
+}  // namespace mose::lab

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+#include "lab/run_report.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/fd.h"
+#include "json_schema.h"
+#include "model/report.h"
+
+namespace mose::lab {
+namespace {
+
+Json schema() {
+  auto text = read_file(MOSE_REPORT_SCHEMA);
+  return text ? Json::parse(*text) : Json();
+}
+
+Report finished_move() {
+  Report r;
+  r.migration_id = "0123456789abcdef0123456789abcdef";
+  r.workload = "redis";
+  r.source_node = "a";
+  r.destination_node = "b";
+  r.strategy_requested = "auto";
+  r.strategy = "hybrid";
+  r.outcome = "complete";
+  r.downtime_ms = 42.5;
+  r.total_ms = 900;
+  r.phases_ms.dump = 11;
+  r.timeline = {{"a", "dump", 100, 200}};
+  r.precopy.rounds = 2;
+  r.bytes_sent = 1 << 20;
+  return r;
+}
+
+RunRecord good_record() {
+  RunRecord record;
+  record.report = to_json(finished_move());
+  client::Figures f;
+  f.counts.requests = 1000;
+  f.service_interruption_ms = 50;
+  f.interruption_any_ms = 48;
+  f.latency_p50_us = 100;
+  record.figures = f;
+  record.verification = client::Verification{100, 0, true, ""};
+  return record;
+}
+
+Json report_of(const Json& runs) {
+  ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", std::nullopt, std::nullopt};
+  return report_object(head, runs);
+}
+
+Json run_of(const RunRecord& record) {
+  auto run = run_object(record);
+  EXPECT_TRUE(run) << run.error().what;
+  return run ? *run : Json();
+}
+
+TEST(RunReport, FollowsTheSchema) {
+  Json runs = Json::array({run_of(good_record())});
+  RunRecord stock = good_record();
+  stock.role = "baseline";
+  stock.baseline = "stock-cold";
+  Report cold;
+  cold.strategy = "cold";
+  cold.outcome = "complete";
+  stock.report = to_json(cold);
+  runs.push_back(run_of(stock));
+  Json report = report_of(runs);
+  EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
+  EXPECT_TRUE(all_verified(runs));
+  EXPECT_TRUE(report["link"]["rate_mbit"].is_null()) << "unlimited";
+  EXPECT_NE(report_table(report).find("stock-cold"), std::string::npos);
+}
+
+TEST(RunReport, ReportWithoutRunsFollowsTheSchemaButIsNotVerified) {
+  EXPECT_EQ(mose::test::schema_violation(schema(), report_of(Json::array())), "");
+  EXPECT_FALSE(all_verified(Json::array()));
+}
+
+TEST(RunReport, UnknownIsNullNeverZeroAndNoKeyIsMissing) {
+  RunRecord record;
+  record.report = R"({"outcome":"refused","strategy":null,"reason":"no such node"})";
+  Json run = run_of(record);
+  EXPECT_EQ(mose::test::schema_violation(schema(), report_of(Json::array({run}))), "");
+  for (const char* key : {"service_interruption_ms", "interruption_any_ms", "downtime_ms", "total_ms", "bytes_sent", "baseline"}) {
+    EXPECT_TRUE(run[key].is_null()) << key;
+  }
+  for (const char* object : {"phases_ms", "precopy", "lazy", "tracking", "steer", "packets", "client", "predicted"}) {
+    for (const auto& [key, value] : run[object].items()) EXPECT_TRUE(value.is_null()) << object << "." << key;
+  }
+  EXPECT_EQ(run["verified"], false);
+  EXPECT_NE(report_table(report_of(Json::array({run}))).find("no such node"), std::string::npos);
+}
+
+TEST(RunReport, MeasuredZeroStaysZero) {
+  RunRecord record = good_record();
+  record.figures->service_interruption_ms = 0;
+  Json run = run_of(record);
+  EXPECT_EQ(run["service_interruption_ms"], 0);
+  EXPECT_EQ(run["client"]["errors"], 0);
+}
+
+TEST(RunReport, VerifiedNeedsEverything) {
+  EXPECT_EQ(run_of(good_record())["verified"], true);
+  auto changed = [](auto change) {
+    RunRecord record = good_record();
+    change(record);
+    return run_of(record)["verified"];
+  };
+  EXPECT_EQ(changed([](RunRecord& r) { r.verification.reset(); }), false) << "data not checked";
+  EXPECT_EQ(changed([](RunRecord& r) { r.verification->verified = false; }), false) << "data wrong";
+  EXPECT_EQ(changed([](RunRecord& r) { r.figures.reset(); }), false) << "client gone";
+  EXPECT_EQ(changed([](RunRecord& r) { r.figures->counts.lost = 1; }), false);
+  EXPECT_EQ(changed([](RunRecord& r) { r.figures->counts.duplicated = 1; }), false);
+  EXPECT_EQ(changed([](RunRecord& r) { r.figures->counts.reordered = 1; }), false);
+  EXPECT_EQ(changed([](RunRecord& r) { r.report = R"({"outcome":"failed"})"; }), false) << "not moved";
+}
+
+TEST(RunReport, LostCountsWhatTheDataCheckMisses) {
+  RunRecord record = good_record();
+  record.figures->counts.lost = 2;
+  record.verification = client::Verification{100, 3, false, "key is missing"};
+  EXPECT_EQ(run_of(record)["client"]["lost"], 5);
+}
+
+TEST(RunReport, PredictionOfTheAgentIsKept) {
+  RunRecord record = good_record();
+  Json agent = Json::parse(record.report);
+  agent["predicted"] = {{"downtime_ms", 40.0}};
+  record.report = agent.dump();
+  Json run = run_of(record);
+  EXPECT_EQ(run["predicted"]["downtime_ms"], 40.0);
+  EXPECT_TRUE(run["predicted"]["bytes"].is_null());
+}
+
+TEST(RunReport, GarbageFromTheAgentIsAnError) {
+  RunRecord record = good_record();
+  for (const char* bad : {"", "[]", "{", "null"}) {
+    record.report = bad;
+    EXPECT_FALSE(run_object(record)) << bad;
+  }
+}
+
+TEST(RunReport, SchemaSeesAMissingFigure) {
+  Json report = report_of(Json::array({run_of(good_record())}));
+  report["runs"][0].erase("downtime_ms");
+  EXPECT_NE(mose::test::schema_violation(schema(), report), "");
+  report = report_of(Json::array({run_of(good_record())}));
+  report["runs"][0]["client"]["errors"] = -1;
+  EXPECT_NE(mose::test::schema_violation(schema(), report), "");
+}
+
+}  // namespace
+}  // namespace mose::lab
