@@ -271,8 +271,10 @@ int open_in_root(int root, const std::string& path) {
 [[noreturn]] void become_workload(Options& o, Bind& root) {
   if (::setsid() < 0) fail("start a session");
   make_private();
-  attach(root, AT_FDCWD, o.root.c_str(), 0);
-  if (::chdir(o.root.c_str()) < 0) fail("change to " + o.root);
+  // "/" itself names the mount below whatever is attached to it: the new root then needs another place to stand.
+  const std::string place = o.root == "/" ? "/proc" : o.root;
+  attach(root, AT_FDCWD, place.c_str(), 0);
+  if (::chdir(place.c_str()) < 0) fail("change to " + place);
   int here = ::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (here < 0) fail("open " + o.root);
   for (const Bind& bind : o.binds) {

@@ -12,6 +12,12 @@ namespace mose::agent {
 
 using plan::DestinationActionKind;
 
+namespace {
+
+constexpr Nanoseconds kFenceBound = std::chrono::seconds(5);
+
+}  // namespace
+
 DestinationMigration::DestinationMigration(MigrationContext& context, JournalMeta meta, PreparePayload payload, Handlers handlers)
     : context_(context),
       meta_(std::move(meta)),
@@ -182,6 +188,10 @@ void DestinationMigration::prepare() {
 
 void DestinationMigration::watch_pager() {
   PagerLink::Handlers handlers;
+  handlers.on_fenced = [this] {
+    fenced_ = true;
+    if (std::exchange(restored_, false)) done(DestinationActionKind::restore, {});
+  };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
     complete_at_ = now();
@@ -196,8 +206,17 @@ void DestinationMigration::watch_pager() {
 
 void DestinationMigration::restore() {
   criu_lane_.run([this, images = std::move(*images_)]() mutable { return host_->restore(std::move(images)); },
-                 [this](const Status& status) { done(DestinationActionKind::restore, status); });
+                 [this](const Status& status) { restored(status); });
   images_.reset();
+}
+
+// READY only after the pager has said that it has raised the fence: it must not do so after a thaw.
+void DestinationMigration::restored(const Status& status) {
+  if (!status || fenced_) return done(DestinationActionKind::restore, status);
+  restored_ = true;
+  timers_.push_back(context_.core.loop.after(kFenceBound, [this] {
+    if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
+  }));
 }
 
 void DestinationMigration::activate() {
@@ -221,6 +240,7 @@ void DestinationMigration::schedule_announcements() {
 
 void DestinationMigration::discard() {
   host_->kill_restore();
+  if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));
   pager_.reset();
   criu_lane_.run([this] { return host_->discard(); },
                  [this](const Status& status) {

@@ -65,6 +65,7 @@ class DestinationMigration {
   void finish();
   void query_verdict();
   void watch_pager();
+  void restored(const Status& status);
   void schedule_announcements();
 
   MigrationContext& context_;
@@ -74,6 +75,8 @@ class DestinationMigration {
   Timeline timeline_;
   Timestamp started_ = now();
   bool ended_ = false, arrived_ = false;
+  bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
+  bool restored_ = false;  // the restore action waits for that
 
   std::optional<Journal> journal_;
   std::unique_ptr<DestinationHost> host_;

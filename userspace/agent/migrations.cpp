@@ -63,7 +63,8 @@ void Migrations::prepare_criu() {
   };
   restore::CanaryOptions options;
   options.cgroup_path = core_.config.node.cgroup + "/mose-canary";
-  options.scratch = core_.config.node.runtime_dir + "/canary";
+  // Not below runtime_dir: its root needs a device node, and /run is mounted nodev on most hosts.
+  options.scratch = core_.config.node.state_dir + "/canary";
   core_.workers.run(
       [criu = core_.config.node.criu, options] {
         Prepared out;

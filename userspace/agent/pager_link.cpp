@@ -46,6 +46,11 @@ void PagerLink::on_ready(uint32_t) {
   status_ = client_->status();
   if (!events) return lost(events.error().what);
   bool complete = status_.phase == restore::PagerPhase::complete;
+  bool fenced = complete || status_.phase == restore::PagerPhase::fenced || status_.phase == restore::PagerPhase::running;
+  if (fenced && !fenced_) {
+    fenced_ = true;
+    handlers_.on_fenced();
+  }
   bool failed = status_.phase == restore::PagerPhase::failed;
   if (complete && !complete_) {
     complete_ = true;

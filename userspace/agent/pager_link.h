@@ -15,6 +15,7 @@ namespace mose::agent {
 class PagerLink {
  public:
   struct Handlers {
+    std::function<void()> on_fenced;  // the restored tree is frozen and CRIU's stream has ended
     std::function<void()> on_complete;
     std::function<void(std::string reason)> on_failed;
   };
@@ -43,6 +44,7 @@ class PagerLink {
   EventLoop::TimerId timer_ = 0;
   unsigned failures_ = 0;
   bool thawed_ = false;
+  bool fenced_ = false;
   bool complete_ = false;
 };
 

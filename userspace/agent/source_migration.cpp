@@ -26,7 +26,12 @@ constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 struct Connected {
   Fd socket;
   std::string node;
+  std::string own_host;  // our address on this connection: what the peer can reach us by
 };
+
+// "192.0.2.1:7946" -> "192.0.2.1", ":7946"; "[2001:db8::1]:7946" keeps its brackets.
+std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
+std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
 
 // Connects and greets; refuses a peer that is another node or another kind of machine.
 Result<Connected> connect_to(const std::string& address, const std::string& node, const move::Hello& mine,
@@ -40,7 +45,8 @@ Result<Connected> connect_to(const std::string& address, const std::string& node
   if (!missing.empty()) {
     return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", node, fmt::join(missing, ", ")));
   }
-  return Connected{std::move(copy), theirs.node};
+  MOSE_ASSIGN(std::string own, local_endpoint(copy.get()));
+  return Connected{std::move(copy), theirs.node, host_of(own)};
 }
 
 move::StreamId stream_of(const JournalMeta& meta) { return {meta.id, meta.epoch}; }
@@ -176,7 +182,6 @@ void SourceMigration::preflight() {
                    if (!payload) return done(SourceActionKind::preflight, std::unexpected(payload.error()));
                    prepare_ = std::move(*payload);
                    prepare_->token = token_;
-                   prepare_->page_server_address = context_.core.config.node.listen;
                    done(SourceActionKind::preflight, {});
                  });
 }
@@ -217,6 +222,8 @@ void SourceMigration::connect() {
       },
       [this](Result<Connected> connected) {
         if (!connected) return done(SourceActionKind::connect, context("node " + meta_.peer, connected.error()));
+        // Not node.listen itself: that may be a wildcard.
+        if (prepare_) prepare_->page_server_address = connected->own_host + port_of(context_.core.config.node.listen);
         adopt_connection(std::move(connected->socket), connected->node);
         done(SourceActionKind::connect, {});
       });

@@ -20,7 +20,7 @@ struct CanaryResult {
 };
 struct CanaryOptions {
   std::string cgroup_path;      // a group for it, made and removed
-  std::string scratch;          // directory on tmpfs, made and removed
+  std::string scratch;          // directory on a file system that takes device nodes, made and removed
   Nanoseconds bound{10'000'000'000};
 };
 [[nodiscard]] CanaryResult run_canary(const CriuSetup& setup, const CanaryOptions& options);

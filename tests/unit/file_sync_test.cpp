@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#include "agent/file_sync.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace mose::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+class FileSync : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/mose-file-sync-XXXXXX";
+    dir_ = mkdtemp(name);
+    for (const char* sub : {"a", "b", "log-a", "log-b", "outside"}) fs::create_directory(dir_ + "/" + sub);
+    here_.name = there_.name = "redis";
+    here_.mounts = {{dir_ + "/a", "/data", MountMode::copy, false}};
+    there_.mounts = {{dir_ + "/b", "/data", MountMode::copy, false}};
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  void write(const std::string& path, const std::string& text) { std::ofstream(dir_ + "/" + path) << text; }
+  std::string read(const std::string& path) { return read_file(dir_ + "/" + path).value_or("(missing)"); }
+
+  std::string dir_;
+  WorkloadSpec here_, there_;
+};
+
+TEST_F(FileSync, CopiesFilesDirectoriesAndModes) {
+  fs::create_directory(dir_ + "/a/sub");
+  write("a/sub/state", "hello");
+  write("a/empty", "");
+  write("log-a/stdout.log", "started\n");
+  chmod((dir_ + "/a/sub/state").c_str(), 0640);
+  auto files = read_copied(here_, dir_ + "/log-a");
+  ASSERT_TRUE(files) << files.error().what;
+  ASSERT_TRUE(write_copied(there_, dir_ + "/log-b", *files));
+  EXPECT_EQ(read("b/sub/state"), "hello");
+  EXPECT_EQ(read("b/empty"), "");
+  EXPECT_EQ(read("log-b/stdout.log"), "started\n");
+  struct stat info {};
+  ASSERT_EQ(stat((dir_ + "/b/sub/state").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0640u);
+}
+
+TEST_F(FileSync, RemovesWhatTheSourceDoesNotHave) {
+  write("b/stale", "old");
+  fs::create_directories(dir_ + "/b/old/deep");
+  write("b/old/deep/file", "old");
+  ASSERT_TRUE(write_copied(there_, "", {}));
+  EXPECT_TRUE(fs::is_empty(dir_ + "/b"));
+}
+
+TEST_F(FileSync, LongerFilesAreCutToTheSourcesLength) {
+  write("a/file", "short");
+  write("b/file", "a longer text than that");
+  auto files = read_copied(here_, "");
+  ASSERT_TRUE(files);
+  ASSERT_TRUE(write_copied(there_, "", *files));
+  EXPECT_EQ(read("b/file"), "short");
+}
+
+TEST_F(FileSync, RefusesPathsThatLeaveTheMount) {
+  for (const char* path : {"../outside/x", "/etc/x", "sub/../../outside/x", "", ".", "a/./b"}) {
+    CopiedFile file;
+    file.path = path;
+    file.contents = "evil";
+    EXPECT_FALSE(write_copied(there_, "", {file})) << path;
+  }
+  EXPECT_TRUE(fs::is_empty(dir_ + "/outside"));
+}
+
+TEST_F(FileSync, RefusesAnUnknownMount) {
+  CopiedFile file;
+  file.path = "x";
+  for (uint32_t mount : {1u, 7u, kLogMount}) {
+    file.mount = mount;
+    EXPECT_FALSE(write_copied(there_, "", {file})) << mount;
+  }
+}
+
+TEST_F(FileSync, FollowsNoSymbolicLink) {
+  // Left at the destination before: neither a parent nor the file itself may lead out.
+  fs::create_directory_symlink(dir_ + "/outside", dir_ + "/b/sub");
+  CopiedFile file;
+  file.path = "sub/x";
+  file.contents = "evil";
+  CopiedFile parent;
+  parent.path = "sub";
+  parent.directory = true;
+  EXPECT_FALSE(write_copied(there_, "", {parent, file}));
+  EXPECT_TRUE(fs::is_empty(dir_ + "/outside"));
+}
+
+TEST_F(FileSync, NamesWhatCannotBeCopied) {
+  ASSERT_EQ(mkfifo((dir_ + "/a/pipe").c_str(), 0600), 0);
+  auto files = read_copied(here_, "");
+  ASSERT_FALSE(files);
+  EXPECT_NE(files.error().what.find("/a/pipe"), std::string::npos) << files.error().what;
+}
+
+TEST_F(FileSync, IdenticalFilesAreComparedByContents) {
+  auto self = ProcessHandle::open(getpid());
+  ASSERT_TRUE(self);
+  WorkloadSpec spec;
+  spec.root = "/";
+  auto identities = identify_files(spec, *self);
+  ASSERT_TRUE(identities) << identities.error().what;
+  ASSERT_FALSE(identities->empty());
+  EXPECT_TRUE(compare_files(spec, *identities).empty());
+  (*identities)[0].digest[0] ^= 1;
+  (*identities).push_back({"/no/such/library.so", 1, std::string(16, 'x')});
+  auto reasons = compare_files(spec, *identities);
+  ASSERT_EQ(reasons.size(), 2u);
+  EXPECT_NE(reasons[0].find("differs"), std::string::npos);
+  EXPECT_NE(reasons[1].find("/no/such/library.so"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mose::agent

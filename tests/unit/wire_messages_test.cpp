@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "agent/wire_messages.h"
+
+#include <gtest/gtest.h>
+
+#include "mose/wire/wire.pb.h"
+
+namespace mose::agent {
+namespace {
+
+PreparePayload example() {
+  PreparePayload payload;
+  payload.spec.name = "redis";
+  payload.spec.addresses = {*parse_service_address("192.0.2.10/24"), *parse_service_address("2001:db8::10/64")};
+  payload.spec.mac = mac_for(payload.spec.addresses[0]);
+  payload.spec.mounts = {{"/srv/data", "/data", MountMode::copy, false}, {"/srv/www", "/www", MountMode::identical, true}};
+  payload.spec.command = {"/usr/bin/redis-server", "--save", ""};
+  payload.spec.environment = {"LANG=C"};
+  payload.hostname = "redis";
+  payload.token = std::string(16, 't');
+  payload.page_server_address = "192.0.2.1:7946";
+  payload.files = {{"/usr/bin/redis-server", 123, std::string(16, 'd')}};
+  payload.neighbours = {{*parse_service_address("192.0.2.2/32"), *parse_mac("02:00:00:00:00:02")}};
+  payload.memory_bytes = 200 << 20;
+  payload.tasks = 2;
+  return payload;
+}
+
+TEST(WireMessages, PrepareComesBackAsItWas) {
+  PreparePayload sent = example();
+  auto got = decode_prepare(encode(sent));
+  ASSERT_TRUE(got) << got.error().what;
+  EXPECT_EQ(got->spec, sent.spec);
+  EXPECT_EQ(got->hostname, sent.hostname);
+  EXPECT_EQ(got->token, sent.token);
+  EXPECT_EQ(got->files, sent.files);
+  EXPECT_EQ(got->neighbours, sent.neighbours);
+  EXPECT_EQ(got->memory_bytes, sent.memory_bytes);
+}
+
+TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
+  auto with = [](auto change) {
+    mose::wire::v1::Prepare prepare;
+    EXPECT_TRUE(prepare.ParseFromString(encode(example())));
+    change(prepare);
+    return decode_prepare(prepare.SerializeAsString());
+  };
+  EXPECT_TRUE(with([](auto&) {}));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->set_name("../../etc"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->set_root("relative"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->mutable_mounts(0)->set_source("/srv/../etc"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->mutable_mounts(0)->set_mode(9); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->clear_addresses(); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->set_mac("nonsense"); }));
+  EXPECT_FALSE(with([](auto& p) { p.set_token("short"); }));
+  EXPECT_FALSE(decode_prepare("\xff\xff\xff"));
+}
+
+TEST(WireMessages, ImagesKeepBinaryContents) {
+  ImagesPayload sent;
+  sent.images = {{"core-1.img", std::string("\0\1\2\xff", 4)}};
+  CopiedFile file;
+  file.mount = kLogMount;
+  file.path = "stdout.log";
+  file.mode = 0644;
+  file.contents = "line\n";
+  sent.copied = {file};
+  auto got = decode_images(encode(sent));
+  ASSERT_TRUE(got);
+  ASSERT_EQ(got->images.size(), 1u);
+  EXPECT_EQ(got->images[0].bytes, sent.images[0].bytes);
+  ASSERT_EQ(got->copied.size(), 1u);
+  EXPECT_EQ(got->copied[0].mount, kLogMount);
+  EXPECT_EQ(got->copied[0].contents, "line\n");
+}
+
+TEST(WireMessages, ReasonsAreBounded) {
+  EXPECT_EQ(decode_reason(encode_reason("no room")), "no room");
+  EXPECT_LE(decode_reason(encode_reason(std::string(1 << 20, 'x'))).size(), 4096u);
+}
+
+}  // namespace
+}  // namespace mose::agent
