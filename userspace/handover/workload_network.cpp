@@ -14,6 +14,8 @@ namespace mose::handover {
 namespace {
 
 constexpr const char* kInner = "eth0";
+// The kernel looks at new carriers at most once a second.
+constexpr Nanoseconds kLinkBound = std::chrono::seconds(3);
 
 bool has_ipv6(const WorkloadNetworkConfig& config) {
   return std::any_of(config.addresses.begin(), config.addresses.end(),
@@ -47,6 +49,7 @@ Status set_up_inside(const WorkloadNetworkConfig& config) {
   MOSE_TRY(quiet_ipv6(config));
   for (const ServiceAddress& address : config.addresses) MOSE_TRY(netlink.add_address(inner.ifindex, address));
   MOSE_TRY(netlink.change_link(inner.ifindex, {.up = true}));
+  MOSE_TRY(netlink.wait_operational(inner.ifindex, kLinkBound));
   if (!config.gateway.empty()) {
     MOSE_ASSIGN(auto gateway, gateway_of(config.gateway));
     MOSE_TRY(netlink.add_default_route(inner.ifindex, gateway));
@@ -106,6 +109,7 @@ Result<WorkloadNetwork> WorkloadNetwork::build(const WorkloadNetworkConfig& conf
   MOSE_TRY(netlink.change_link(link.ifindex, {.master = bridge.ifindex}));
   MOSE_TRY(netlink.change_link(link.ifindex, {.up = true}));
   MOSE_TRY(in_netns(netns, [&] { return set_up_inside(config); }));
+  MOSE_TRY(netlink.wait_operational(link.ifindex, kLinkBound));
   MOSE_ASSIGN(Fd own, duplicate(netns));
   rollback.commit();
   WorkloadNetwork network(config, std::move(own), std::move(steering));

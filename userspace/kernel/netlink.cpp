@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/netlink.h"
 
+#include <linux/if.h>
 #include <linux/if_addr.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
@@ -8,13 +9,13 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
-#include <net/if.h>
 #include <netlink/attr.h>
 #include <netlink/msg.h>
 #include <netlink/netlink.h>
 #include <netlink/socket.h>
 
 #include <cstring>
+#include <ctime>
 #include <functional>
 
 namespace mose {
@@ -131,6 +132,10 @@ Result<bool> existed(Status status, std::initializer_list<int> missing) {
   return std::unexpected(status.error());
 }
 
+nlattr* nested(nlattr* nest, int type) {
+  return nla_find(static_cast<nlattr*>(nla_data(nest)), nla_len(nest), type);
+}
+
 size_t address_size(const ServiceAddress& address) { return address.family == AF_INET ? 4 : 16; }
 
 Netlink::LinkInfo link_info(const nlmsghdr* header) {
@@ -142,6 +147,14 @@ Netlink::LinkInfo link_info(const nlmsghdr* header) {
   if (nlattr* name = find(IFLA_IFNAME)) info.name = nla_get_string(name);
   if (nlattr* master = find(IFLA_MASTER)) info.master = nla_get_u32(master);
   if (nlattr* mtu = find(IFLA_MTU)) info.mtu = nla_get_u32(mtu);
+  bool carrier = false, queue = false, forwards = info.master == 0;
+  if (nlattr* state = find(IFLA_OPERSTATE)) carrier = nla_get_u8(state) == IF_OPER_UP;
+  if (nlattr* qdisc = find(IFLA_QDISC)) queue = std::strcmp(nla_get_string(qdisc), "noop") != 0;
+  nlattr* kind = find(IFLA_LINKINFO);
+  nlattr* port = kind == nullptr ? nullptr : nested(kind, IFLA_INFO_SLAVE_DATA);
+  nlattr* state = port == nullptr ? nullptr : nested(port, IFLA_BRPORT_STATE);
+  if (state != nullptr) forwards = nla_get_u8(state) == BR_STATE_FORWARDING;
+  info.operational = info.up && carrier && queue && forwards;
   if (nlattr* mac = find(IFLA_ADDRESS); mac != nullptr && nla_len(mac) == static_cast<int>(info.mac.size())) {
     std::memcpy(info.mac.data(), nla_data(mac), info.mac.size());
   }
@@ -212,6 +225,16 @@ Status Netlink::change_link(unsigned ifindex, const LinkChange& change) const {
   if (change.name) request.text(IFLA_IFNAME, *change.name);
   if (change.mac) request.put(IFLA_ADDRESS, change.mac->data(), change.mac->size());
   return talk(socket_.get(), request, "change device " + std::to_string(ifindex));
+}
+
+Status Netlink::wait_operational(unsigned ifindex, Nanoseconds bound) const {
+  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 1'000'000};
+  for (Timestamp deadline = now() + bound;;) {
+    MOSE_ASSIGN(LinkInfo info, link(ifindex));
+    if (info.operational) return {};
+    if (now() >= deadline) return fail("device " + info.name + " is set up but does not become operational");
+    nanosleep(&kPause, nullptr);
+  }
 }
 
 Status Netlink::create_veth(const std::string& name, const std::string& peer, const MacAddress& peer_mac, int peer_netns,

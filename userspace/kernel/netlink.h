@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "model/workload.h"
 
@@ -27,7 +28,8 @@ class Netlink {
     MacAddress mac{};
     unsigned master = 0;  // ifindex of the bridge it is a port of
     unsigned mtu = 0;
-    bool up = false;
+    bool up = false;           // set to up
+    bool operational = false;  // has carrier, its queue works and, as a port of a bridge, it forwards
   };
   [[nodiscard]] Result<LinkInfo> link(const std::string& name) const;
   [[nodiscard]] Result<LinkInfo> link(unsigned ifindex) const;
@@ -41,6 +43,9 @@ class Netlink {
     std::optional<MacAddress> mac;
   };
   [[nodiscard]] Status change_link(unsigned ifindex, const LinkChange& change) const;
+  // A link that has been set up drops everything until the kernel has noticed the carrier in the background, which may
+  // take a second. Waits for that.
+  [[nodiscard]] Status wait_operational(unsigned ifindex, Nanoseconds bound) const;
   // Both ends down. The peer is created in `peer_netns`.
   [[nodiscard]] Status create_veth(const std::string& name, const std::string& peer, const MacAddress& peer_mac,
                                    int peer_netns, unsigned mtu = 0) const;

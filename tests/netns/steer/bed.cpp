@@ -114,6 +114,8 @@ Bed::Bed() {
   connect(client, "pc", {2, 0, 0, 0, 0, 2}, false);
   connect(a.netns, "pa", {2, 0, 0, 0, 1, 1}, true);
   connect(b.netns, "pb", {2, 0, 0, 0, 1, 2}, true);
+  for (const Fd* netns : {&client, &a.netns, &b.netns}) wait_operational(*netns, "up");
+  for (const char* port : {"pc", "pa", "pb"}) wait_operational(segment, port);
   a.uplink_mac = {2, 0, 0, 0, 1, 1};
   b.uplink_mac = {2, 0, 0, 0, 1, 2};
   for (auto [node, name] : {std::pair{&a, "a"}, {&b, "b"}}) {
@@ -151,7 +153,12 @@ void Bed::connect(const Fd& netns, const std::string& port, const MacAddress& ma
         MOSE_ASSIGN(auto address, parse_service_address(text));
         MOSE_TRY(netlink.add_address(up.ifindex, address));
       }
-      return netlink.change_link(up.ifindex, {.up = true});
+      MOSE_TRY(netlink.change_link(up.ifindex, {.up = true}));
+      // A lost first question would be asked again only after a second; that is not what is tested.
+      for (const ServiceAddress& service : {service4(), service6()}) {
+        MOSE_TRY(netlink.add_neighbour(up.ifindex, {service, mac_for(service4())}));
+      }
+      return {};
     }
     MOSE_TRY(set_net_sysctl("ipv6/conf/all/disable_ipv6", "1"));
     MOSE_TRY(set_net_sysctl("ipv6/conf/default/disable_ipv6", "1"));
@@ -159,6 +166,14 @@ void Bed::connect(const Fd& netns, const std::string& port, const MacAddress& ma
     MOSE_ASSIGN(auto bridge, netlink.link("br0"));
     MOSE_TRY(netlink.change_link(bridge.ifindex, {.up = true}));
     return netlink.change_link(up.ifindex, {.up = true, .master = bridge.ifindex});
+  });
+}
+
+void Bed::wait_operational(const Fd& netns, const std::string& device) const {
+  in(netns, [&]() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto link, netlink.link(device));
+    return netlink.wait_operational(link.ifindex, std::chrono::seconds(5));
   });
 }
 
@@ -250,8 +265,8 @@ UdpService::UdpService(const Fd& netns, int family, bool echo)
         continue;
       }
       received_.seen.push_back(number);
-      ++count_;
       if (echo) sendto(socket_.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&from), size);
+      ++count_;
     }
   });
 }

@@ -52,6 +52,7 @@ class Bed {
 
  private:
   void connect(const Fd& netns, const std::string& port, const MacAddress& mac, bool bridged) const;
+  void wait_operational(const Fd& netns, const std::string& device) const;
   std::string root_;
 };
 

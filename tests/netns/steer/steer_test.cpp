@@ -47,10 +47,25 @@ void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
   EXPECT_EQ(queue.stats().lost, 0u);
 }
 
-uint64_t passed(WorkloadNetwork& network, Direction direction) {
+// When a packet was last let through. ARP and neighbour discovery, which are never held, do not count.
+uint64_t last_passed_ns(WorkloadNetwork& network, Direction direction) {
   auto counters = network.steering().counters(direction);
   EXPECT_TRUE(counters.has_value());
-  return counters ? counters->passed.frames : 0;
+  return counters ? counters->stamps[static_cast<size_t>(SteerState::pass)].last_ns : 0;
+}
+
+// Nothing new has come for a while: with a hold in place, all that was let through has been answered.
+void wait_until_idle(const UdpService& service) {
+  uint64_t last = service.count();
+  for (int quiet = 0; quiet < 20; ++quiet) {
+    sleep_ms(1);
+    if (service.count() != last) quiet = 0;
+    last = service.count();
+  }
+}
+
+void wait_for_held(WorkloadNetwork& network, uint64_t frames) {
+  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) >= frames; }));
 }
 
 class HoldAndRelease : public testing::TestWithParam<int> {};
@@ -65,9 +80,9 @@ TEST_P(HoldAndRelease, LosesReordersAndDoublesNothingAt20000PacketsPerSecond) {
     sleep_ms(20);
     EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
     sleep_ms(1);
-    uint64_t before = passed(network, Direction::ingress);
-    sleep_ms(30);
-    EXPECT_EQ(passed(network, Direction::ingress), before) << "packets pass a hold";
+    uint64_t before = last_passed_ns(network, Direction::ingress);
+    wait_for_held(network, 100);
+    EXPECT_EQ(last_passed_ns(network, Direction::ingress), before) << "packets pass a hold";
     EXPECT_OK(network.drain_to_pass(Direction::ingress));
     expect_drained(queue, network);
   }
@@ -150,7 +165,7 @@ TEST(Abort, BringsEverythingBackToTheSource) {
   UdpClient client(bed.client, AF_INET, 20000);
   sleep_ms(30);
   EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-  sleep_ms(20);  // what was under way is answered; the source is frozen and dumped now
+  wait_until_idle(service);  // then the source is frozen and dumped
   EXPECT_OK(network.shut(Direction::egress, false));
   sleep_ms(20);
   EXPECT_OK(network.pass(Direction::egress));
@@ -222,7 +237,7 @@ TEST(HeldEgress, LeavesInOrderWhenTheDestinationOpens) {
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
   });
-  sleep_ms(50);
+  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::egress).value_or(0) > 200; }));
   EXPECT_TRUE(capture.take().in.empty()) << "the destination was heard before it opened";
   bed.in(bed.b.netns, [&] { return network.open(); });
   expect_drained(queue, network);
@@ -239,7 +254,6 @@ TEST(HeldEgress, LeavesInOrderWhenTheDestinationOpens) {
   auto counters = network.steering().counters(Direction::egress);
   ASSERT_TRUE(counters.has_value());
   EXPECT_EQ(counters->reinjected.frames, counters->queued);
-  EXPECT_GT(counters->queued, 100u);
   EXPECT_EQ(counters->dropped(), counters->dropped_silent.frames + counters->dropped_shut.frames);
 }
 
