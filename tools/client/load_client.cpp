@@ -150,11 +150,17 @@ struct LoadClient::Impl {
            std::all_of(probes.begin(), probes.end(), [](const Probe& p) { return p.pending() == 0; });
   }
 
-  // Every connection has answered something that was sent at or after `ns`.
-  [[nodiscard]] bool all_answered_since(int64_t ns) const {
-    return std::all_of(connections.begin(), connections.end(), [](const Connection& c) { return c.open(); }) &&
-           std::all_of(workers.begin(), workers.end(), [&](const Worker& w) { return w.last_answer_ns() > ns; }) &&
-           std::all_of(probes.begin(), probes.end(), [&](const Probe& p) { return p.last_answered_sent_ns() >= ns; });
+  [[nodiscard]] bool answered_since(size_t i, int64_t ns) const {
+    if (is_worker(i)) return workers[i].last_answer_ns() > ns;
+    return probes[i - workers.size()].last_answered_sent_ns() >= ns;
+  }
+
+  // Every connection that is still open has answered something that was sent at or after `ns`.
+  [[nodiscard]] bool all_open_answered_since(int64_t ns) const {
+    for (size_t i = 0; i < connections.size(); ++i) {
+      if (connections[i].open() && !answered_since(i, ns)) return false;
+    }
+    return true;
   }
 
   [[nodiscard]] uint64_t retransmits() const {
@@ -249,15 +255,14 @@ Figures LoadClient::end_window() {
   Impl& c = *impl_;
   c.window.end_ns = now_ns();
   Figures out;
-  out.all_answered = c.poll_until([&] { return c.all_answered_since(c.window.end_ns); }, kAnswersBound);
+  bool answered = c.poll_until([&] { return c.all_open_answered_since(c.window.end_ns); }, kAnswersBound);
+  bool all_open = std::all_of(c.connections.begin(), c.connections.end(), [](const Connection& x) { return x.open(); });
+  out.all_answered = answered && all_open;
   out.counts = c.shared.counts - c.before;
-  if (!out.all_answered) {
-    for (const Probe& p : c.probes) {
-      if (p.last_answered_sent_ns() < c.window.end_ns) out.counts.errors += p.pending();
-    }
-    for (const Worker& w : c.workers) {
-      if (!w.idle() && w.last_answer_ns() <= c.window.end_ns) ++out.counts.errors;
-    }
+  for (size_t i = 0; i < c.connections.size(); ++i) {
+    // What a connection that ended left unanswered was counted at its end.
+    if (!c.connections[i].open() || c.answered_since(i, c.window.end_ns)) continue;
+    out.counts.errors += c.is_worker(i) ? 1 : c.probe(i).pending();
   }
   uint64_t retransmits = c.retransmits();
   out.retransmits = retransmits > c.retransmits_before ? retransmits - c.retransmits_before : 0;
