@@ -9,7 +9,8 @@
 //   ROLE    dump | restore
 //   POINT   request | a hook's name | response
 //   MOMENT  before (not yet passed on), answered (a hook: the agent's answer has come, CRIU has not got it), after
-//   ACTION  kill-agent | kill-criu | stop-criu (SIGSTOP: it hangs and never ends by itself)
+//   ACTION  kill-agent | kill-criu | stop-criu (SIGSTOP: it hangs and never ends by itself) | hold (wait until the file
+//           "go" is there, at most kHoldMax: somebody else does the harm)
 //
 // What was done is appended to the file "done" before it is done: a killed agent takes this process with it.
 //
@@ -45,6 +46,7 @@ constexpr int kOwnFdMin = 800;   // ours lie above the numbers that a request ma
 constexpr int kCriuSocket = 3;   // of the RPC socket in the real CRIU
 constexpr size_t kMessageMax = 1u << 20;
 constexpr int kExitFailed = 125;
+constexpr unsigned kHoldStepUs = 500, kHoldMax = 10'000'000;
 
 // CRIU's message types and field numbers.
 constexpr uint64_t kDump = 1, kRestore = 2, kNotify = 6;
@@ -137,6 +139,10 @@ class Plan {
     if (fd < 0 || ::write(fd, line.data(), line.size()) < 0) std::fprintf(stderr, "criu_interposer: the deed cannot be noted\n");
     ::close(fd);
     return fault_->action;
+  }
+
+  void wait_for_go() const {
+    for (unsigned waited = 0; waited < kHoldMax && ::unlink((dir_ + "/go").c_str()) != 0; waited += kHoldStepUs) ::usleep(kHoldStepUs);
   }
 
  private:
@@ -234,6 +240,7 @@ class Relay {
       end_like_criu();
     }
     if (action == "stop-criu") ::kill(child_, SIGSTOP);
+    if (action == "hold") plan_.wait_for_go();
   }
 
   // 0: the other end has gone.

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: MIT
+#include "bed.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "agent/control_client.h"
+#include "kernel/spawn.h"
+#include "lab/agent.h"
+#include "lab/child_process.h"
+#include "lab/node.h"
+#include "lab/stock_end.h"
+#include "lab/topology.h"
+#include "mose/control/control.pb.h"
+#include "support/support.h"
+
+namespace mose::test {
+namespace {
+
+namespace fs = std::filesystem;
+using control::v1::Request;
+using control::v1::Response;
+
+constexpr Nanoseconds kCallBound = std::chrono::seconds(5);
+constexpr Nanoseconds kRunBound = std::chrono::seconds(20);
+constexpr Nanoseconds kCriuBound = std::chrono::seconds(10);  // an agent that has just started proves its CRIU first
+constexpr double kMegabytes = 20;
+constexpr uint32_t kConnections = 4, kProbes = 2;
+constexpr const char* kFaultDir = "/var/lib/mose-fault";
+constexpr int kLockSeconds = 60;
+
+void pause_ms(int ms) { ::usleep(static_cast<useconds_t>(ms) * 1000); }
+
+// The prefix that the lab has copied into its nodes.
+std::string criu_path() {
+  const char* prefix = std::getenv("MOSE_PREFIX");
+  return std::string(prefix ? prefix : "/opt/mose") + "/criu/bin/criu";
+}
+
+std::string proxy_endpoint(const std::string& node) {
+  return std::string(lab::kClientAddress) + (node == "a" ? ":7411" : ":7412");
+}
+
+// What stays the same over all cases, so that a hung dump is noticed in time.
+std::string extra_config(const std::string& node) {
+  return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\n";
+}
+
+// Everything below a directory whose contents may vanish meanwhile.
+std::vector<fs::path> walk(const std::string& directory) {
+  std::vector<fs::path> out;
+  std::error_code error;
+  for (auto it = fs::recursive_directory_iterator(directory, error); !error && it != fs::end(it); it.increment(error)) {
+    out.push_back(it->path());
+  }
+  return out;
+}
+
+bool directory_exists(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+void add_names(std::vector<std::string>& out, const std::string& what, const std::string& directory) {
+  for (const fs::path& path : walk(directory)) {
+    if (path.parent_path() == directory) out.push_back(what + " " + path.filename().string());
+  }
+}
+
+std::string comm(const std::string& pid) {
+  std::string text = read_file("/proc/" + pid + "/comm").value_or("");
+  return text.substr(0, text.find('\n'));
+}
+
+}  // namespace
+
+// ---- Making it
+
+Result<std::unique_ptr<FaultBed>> FaultBed::up() {
+  if (::geteuid() != 0) skip_process("fault tests need root");
+  if (::access(criu_path().c_str(), X_OK) != 0) skip_process("CRIU is not installed (" + criu_path() + ")");
+  if (::access("/usr/bin/redis-server", X_OK) != 0) skip_process("redis-server is not installed");
+  std::unique_ptr<FaultBed> bed(new FaultBed());
+  MOSE_ASSIGN(auto lock, lab::LabLock::acquire(bed->names_, kLockSeconds));
+  bed->lock_.emplace(std::move(lock));
+  MOSE_TRY(bed->build());
+  return bed;
+}
+
+FaultBed::~FaultBed() {
+  load_.reset();
+  watch_.reset();
+  proxies_.clear();
+  if (auto s = lab::down(names_); !s) std::fprintf(stderr, "lab down: %s\n", s.error().what.c_str());
+}
+
+Status FaultBed::build() {
+  MOSE_TRY(lab::down(names_));  // of a run that crashed
+  lab::LabOptions options;
+  options.lab = kLab;
+  options.agents = false;
+  MOSE_ASSIGN(state_, lab::up(options));
+  for (const char* node : lab::kNodes) MOSE_TRY(install(node));
+  MOSE_TRY(start_proxies());
+  MOSE_TRY(start_agents());
+  return start_workload();
+}
+
+Status FaultBed::install(const std::string& node) {
+  std::error_code error;
+  std::string criu = root(node) + criu_path();
+  MOSE_ASSIGN(std::string interposer, helper_path("criu-interposer"));
+  fs::rename(criu, criu + ".real", error);
+  if (error) return fail_errno("put CRIU aside", error.value());
+  fs::copy_file(interposer, criu, error);
+  if (error) return fail_errno("install the interposer", error.value());
+  fs::create_directories(fault_dir(node), error);
+  std::string config = root(node) + "/etc/mose/conf.d/50-fault.toml";
+  MOSE_ASSIGN(Fd file, open_file(config, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+  return write_all(file.get(), extra_config(node));
+}
+
+// Their threads live in the client's network namespace, and so does whatever they open.
+Status FaultBed::start_proxies() {
+  MOSE_ASSIGN(auto place, lab::Place::of_netns(names_.netns_path("client")));
+  Status result;
+  std::thread([&] {
+    if (::setns(place.net.get(), CLONE_NEWNET) != 0) {
+      result = fail_errno("setns");
+      return;
+    }
+    for (const char* node : lab::kNodes) {
+      auto proxy = FrameProxy::listen(proxy_endpoint(node), lab::node_address(node) + ":" + std::to_string(lab::kPeerPort));
+      if (!proxy) {
+        result = std::unexpected(proxy.error());
+        return;
+      }
+      proxies_[node] = std::move(*proxy);
+    }
+  }).join();
+  return result;
+}
+
+Status FaultBed::start_workload() {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, "a"));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  auto& run = *request.mutable_run();
+  run.set_name(kWorkload);
+  run.add_addresses(std::string(lab::kServiceAddress) + "/" + lab::kPrefixLength);
+  for (const std::string& word : lab::redis_command()) run.add_command(word);
+  MOSE_TRY(client.call(request, response, kRunBound));
+  if (response.has_failure()) return fail("mose run: " + response.failure().reason());
+  lab::LoadRequest load;
+  load.server = lab::kServiceAddress;
+  load.megabytes = kMegabytes;
+  load.connections = kConnections;
+  load.probes = kProbes;
+  MOSE_ASSIGN(auto process, lab::LoadProcess::start(names_, load));
+  load_.emplace(std::move(process));
+  MOSE_TRY(load_->prepare());
+  MOSE_TRY(load_->resume());
+  watch_ = std::make_unique<TreeWatch>(cgroup("a"), cgroup("b"), "redis-");
+  return {};
+}
+
+std::string FaultBed::cgroup(const std::string& node) const {
+  return state_.cgroup + "/" + node + "/workloads/" + kWorkload;
+}
+
+std::string FaultBed::root(const std::string& node) const {
+  return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root";
+}
+
+void FaultBed::mark_logs() {
+  for (const char* node : lab::kNodes) {
+    std::error_code error;
+    auto size = fs::file_size(names_.agent_log(node), error);
+    log_marks_[node] = error ? 0 : size;
+  }
+}
+
+std::string FaultBed::log_since(const std::string& node) const {
+  std::string text = read_file(names_.agent_log(node)).value_or("");
+  auto mark = log_marks_.find(node);
+  return mark == log_marks_.end() || mark->second > text.size() ? text : text.substr(mark->second);
+}
+
+// ---- Agents
+
+bool FaultBed::agent_alive(const std::string& node) const {
+  auto it = state_.agents.find(node);
+  return it != state_.agents.end() && lab::is_alive(it->second);
+}
+
+void FaultBed::kill_agent(const std::string& node) const {
+  auto agent = lab::open_record(state_.agents.at(node));
+  if (agent) (void)agent->signal(SIGKILL);
+}
+
+Status FaultBed::start_agents() {
+  for (const char* node : lab::kNodes) {
+    if (agent_alive(node)) continue;
+    MOSE_ASSIGN(state_.agents[node], lab::start_agent(names_, state_, node));
+    MOSE_TRY(lab::save_state(names_, state_));
+  }
+  return {};
+}
+
+// ---- Interposer
+
+std::string FaultBed::fault_dir(const std::string& node) const { return root(node) + kFaultDir; }
+
+void FaultBed::plan(const std::string& node, const Harm& harm) {
+  std::ofstream(fault_dir(node) + "/plan.new") << harm.role << ' ' << harm.point << ' ' << harm.moment << ' ' << harm.action << '\n';
+  if (::rename((fault_dir(node) + "/plan.new").c_str(), (fault_dir(node) + "/plan").c_str()) != 0) std::perror("plan");
+}
+
+bool FaultBed::harm_done(const std::string& node) const { return ::access((fault_dir(node) + "/done").c_str(), F_OK) == 0; }
+void FaultBed::go(const std::string& node) { std::ofstream(fault_dir(node) + "/go").flush(); }
+
+void FaultBed::clear_plans() {
+  std::error_code ignored;
+  for (const char* node : lab::kNodes) {
+    for (const char* name : {"/plan", "/done", "/go"}) fs::remove(fault_dir(node) + name, ignored);
+    proxies_.at(node)->heal();
+  }
+}
+
+// ---- Operator
+
+FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& to, const Wish& wish) {
+  Timestamp deadline = now() + kCriuBound;
+  for (;;) {
+    Started out;
+    auto socket = lab::control_socket(state_, from);
+    if (!socket) return out;
+    auto client = agent::ControlClient::connect(*socket, kCallBound);
+    if (!client) return out;
+    Request request;
+    Response response;
+    auto& migrate = *request.mutable_migrate();
+    migrate.set_workload(kWorkload);
+    migrate.set_node(to);
+    migrate.set_detach(true);
+    migrate.set_strategy(wish.strategy);
+    migrate.set_max_bandwidth_bps(wish.max_bandwidth_bps);
+    if (!client->call(request, response, kCallBound)) return out;
+    if (response.has_started()) out.id = response.started().migration_id();
+    if (response.has_failure()) {
+      out.refusal = response.failure().reason();
+      out.exit_code = static_cast<int>(response.failure().exit_code());
+      if (out.refusal.find("being prepared") != std::string::npos && now() < deadline) {
+        pause_ms(50);
+        continue;
+      }
+    }
+    return out;
+  }
+}
+
+Status FaultBed::cancel(const std::string& node, const std::string& id) {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  request.mutable_cancel()->set_migration_id(id);
+  MOSE_TRY(client.call(request, response, kCallBound));
+  if (response.has_failure()) return fail(response.failure().reason());
+  return {};
+}
+
+void FaultBed::recover(const std::string& node, const std::string& id) {
+  auto socket = lab::control_socket(state_, node);
+  if (!socket) return;
+  auto client = agent::ControlClient::connect(*socket, kCallBound);
+  if (!client) return;
+  Request request;
+  Response response;
+  request.mutable_recover()->set_migration_id(id);
+  (void)client->call(request, response, kCallBound);
+}
+
+Result<std::vector<std::string>> FaultBed::under_way(const std::string& node) {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  request.mutable_status();
+  MOSE_TRY(client.call(request, response, kCallBound));
+  if (response.has_failure()) return fail(response.failure().reason());
+  std::vector<std::string> out;
+  for (const auto& m : response.migration_list().migrations()) out.push_back(m.migration_id() + " " + m.role() + " " + m.phase());
+  return out;
+}
+
+Result<std::string> FaultBed::workload_state(const std::string& node) {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  request.mutable_workloads();
+  MOSE_TRY(client.call(request, response, kCallBound));
+  if (response.has_failure()) return fail(response.failure().reason());
+  for (const auto& w : response.workload_list().workloads()) {
+    if (w.name() == kWorkload) return w.state();
+  }
+  return std::string();
+}
+
+Result<std::string> FaultBed::settle(Nanoseconds bound) {
+  Timestamp begin = now(), deadline = begin + bound;
+  bool helped = false;
+  std::string picture;
+  while (now() < deadline) {
+    std::string owner;
+    unsigned owners = 0, busy = 0;
+    picture.clear();
+    for (const char* node : lab::kNodes) {
+      auto list = under_way(node);
+      auto state = workload_state(node);
+      picture += std::string(node) + ": " + (state ? *state : state.error().what) + "; ";
+      if (!list || !state) {
+        ++busy;
+        continue;
+      }
+      for (const std::string& line : *list) {
+        ++busy;
+        picture += line + "; ";
+        if (!helped && now() > begin + bound / 2) recover(node, line.substr(0, line.find(' ')));
+      }
+      if (*state == "running" && group_may_run(cgroup(node))) {
+        owner = node;
+        ++owners;
+      }
+    }
+    helped = helped || now() > begin + bound / 2;
+    if (busy == 0 && owners == 1) return owner;
+    pause_ms(20);
+  }
+  return fail("not settled: " + picture);
+}
+
+// ---- Remains
+
+std::vector<int> FaultBed::pagers(const std::string& node) const {
+  std::vector<int> out;
+  for (const fs::path& path : walk(state_.cgroup + "/" + node)) {
+    if (path.filename() != "cgroup.procs") continue;
+    std::istringstream pids(read_file(path).value_or(""));
+    for (std::string pid; pids >> pid;) {
+      if (comm(pid) != "mose-pager") continue;
+      std::string stat = read_file("/proc/" + pid + "/stat").value_or("");
+      size_t after = stat.rfind(')');
+      int parent = after == std::string::npos || after + 4 > stat.size() ? 0 : std::atoi(stat.c_str() + after + 4);
+      if (comm(std::to_string(parent)) != "mose-pager") out.push_back(std::atoi(pid.c_str()));
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner) const {
+  std::vector<std::string> out;
+  add_names(out, "migration directory", root(node) + "/run/mose/migrations");
+  add_names(out, "journal", root(node) + "/var/lib/mose/journal");
+  if (!owner && directory_exists(cgroup(node))) out.push_back("cgroup " + cgroup(node));
+  for (const fs::path& path : walk(state_.cgroup + "/" + node)) {
+    if (path.filename() != "cgroup.procs" || path.parent_path() == cgroup(node)) continue;
+    std::istringstream pids(read_file(path).value_or(""));
+    for (std::string pid; pids >> pid;) {
+      std::string name = comm(pid);
+      if (!name.empty() && name != "mosed" && name != "mose-lab-keeper") out.push_back("process " + pid + " " + name);
+    }
+  }
+  lab::ProgramSpec spec;
+  spec.argv = {"/usr/sbin/ip", "-n", names_.netns(node), "-brief", "link"};
+  if (::access(spec.argv[0].c_str(), X_OK) != 0) spec.argv[0] = "/sbin/ip";
+  if (auto result = lab::run_program(spec, "", kCallBound)) {
+    std::istringstream lines(result->out);
+    for (std::string line; std::getline(lines, line);) {
+      std::string name = line.substr(0, line.find_first_of(" @"));
+      bool known = name == "lo" || name == lab::kBridge || name == lab::kUplink || (owner && name.starts_with("mv"));
+      if (!known) out.push_back("device " + name);
+    }
+  }
+  if (!owner) {
+    for (const fs::path& path : walk(root(node) + "/sys/fs/bpf")) {
+      if (!directory_exists(path)) out.push_back("pin " + path.filename().string());
+    }
+    // An open network namespace keeps a dead workload's sockets and address.
+    std::string fds = "/proc/" + std::to_string(state_.agents.at(node).pid) + "/fd";
+    for (const fs::path& path : walk(fds)) {
+      std::error_code error;
+      if (fs::read_symlink(path, error).string().starts_with("net:[")) out.push_back("open network namespace in mosed");
+    }
+  }
+  return out;
+}
+
+Result<ProcessHandle> FaultBed::start_command(const std::string& node, const std::vector<std::string>& words, int out) {
+  MOSE_ASSIGN(auto place, lab::open_node(state_, node));
+  lab::ProgramSpec spec;
+  spec.argv = {"/usr/bin/mose"};
+  spec.argv.insert(spec.argv.end(), words.begin(), words.end());
+  spec.place = &place.place;
+  spec.cgroup = place.cgroup;
+  spec.out = out;
+  spec.err = out;
+  return lab::start_program(spec);
+}
+
+Status FaultBed::set_run_size(const std::string& node, const std::string& size) {
+  MOSE_ASSIGN(auto place, lab::open_node(state_, node));
+  return lab::in_place(place.place, [&]() -> Status {
+    std::string options = "mode=755,size=" + size;
+    if (::mount("tmpfs", "/run", "tmpfs", MS_REMOUNT | MS_NOSUID | MS_NODEV, options.c_str()) != 0) return fail_errno("remount /run");
+    return {};
+  });
+}
+
+Status FaultBed::set_link(const std::string& node, bool up) {
+  return lab::run_ip(names_.netns("sw"), "link set dev p" + node + (up ? " up" : " down") + "\n");
+}
+
+}  // namespace mose::test

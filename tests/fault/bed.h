@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "client/figures.h"
+#include "frame_proxy.h"
+#include "lab/lab.h"
+#include "lab/load_process.h"
+#include "lab/names.h"
+#include "tree_watch.h"
+
+// The stage of the fault tests: one lab with a live Redis and a client on it, CRIU replaced by the interposer, and a proxy
+// between the agents. Everything is real; the harm comes from outside.
+//
+// Life: up() once; then cases; the lab goes with the object.
+namespace mose::test {
+
+inline constexpr const char* kLab = "t-fault";
+inline constexpr const char* kWorkload = "redis";
+inline constexpr Nanoseconds kRestartPause = std::chrono::milliseconds(300);  // a service manager's, after a death
+
+// One place of the bed; `peer` of "a" is "b".
+[[nodiscard]] inline std::string peer_of(const std::string& node) { return node == "a" ? "b" : "a"; }
+
+struct Harm {  // a line of the interposer's plan
+  std::string role, point, moment, action;
+};
+
+class FaultBed {
+ public:
+  // Skips the test process (77) where a prerequisite is missing.
+  [[nodiscard]] static Result<std::unique_ptr<FaultBed>> up();
+  ~FaultBed();
+
+  lab::LoadProcess& load() { return *load_; }
+  TreeWatch& watch() { return *watch_; }
+  // In front of that node: what its peer sends to it passes here first, and the answers.
+  FrameProxy& proxy_of(const std::string& node) { return *proxies_.at(node); }
+  [[nodiscard]] std::string cgroup(const std::string& node) const;
+  [[nodiscard]] std::string root(const std::string& node) const;  // the node's "/" as seen from here
+  // Beginning of `log_since()` of a case.
+  void mark_logs();
+  [[nodiscard]] std::string log_since(const std::string& node) const;
+
+  // ---- Agents
+  [[nodiscard]] bool agent_alive(const std::string& node) const;
+  void kill_agent(const std::string& node) const;  // any thread
+  // Starts what is dead.
+  [[nodiscard]] Status start_agents();
+
+  // ---- Interposer
+  void plan(const std::string& node, const Harm& harm);
+  [[nodiscard]] bool harm_done(const std::string& node) const;
+  void go(const std::string& node);
+  void clear_plans();
+
+  // ---- What an operator does, through the control socket
+  struct Started {
+    std::string id;
+    std::string refusal;  // instead of an id
+    int exit_code = 0;
+  };
+  // Waits while the agent still prepares CRIU. No id and no refusal: the agent died first.
+  struct Wish {
+    std::string strategy;            // empty: the agent's choice
+    uint64_t max_bandwidth_bps = 0;  // 0: unlimited
+  };
+  [[nodiscard]] Started migrate(const std::string& from, const std::string& to, const Wish& wish = {"", 0});
+  [[nodiscard]] Status cancel(const std::string& node, const std::string& id);
+  void recover(const std::string& node, const std::string& id);
+  // Migrations under way: "ID role phase" each; an error when the agent does not answer.
+  [[nodiscard]] Result<std::vector<std::string>> under_way(const std::string& node);
+  // State of the workload at that node ("running", "away", ...), empty: unknown there.
+  [[nodiscard]] Result<std::string> workload_state(const std::string& node);
+  // Ends when both agents have nothing under way and the workload runs at exactly one node; that node.
+  [[nodiscard]] Result<std::string> settle(Nanoseconds bound);
+
+  // Numbers of the node's pagers; the guardians are not among them.
+  [[nodiscard]] std::vector<int> pagers(const std::string& node) const;
+
+  // What a node has that it should not have when the workload is elsewhere (`owner` false) or nothing is under way.
+  [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner) const;
+
+  // Runs `mose` in the node; for what only the command line does.
+  [[nodiscard]] Result<ProcessHandle> start_command(const std::string& node, const std::vector<std::string>& words, int out);
+  // Size of the node's /run ("8m"), where images and page stores lie.
+  [[nodiscard]] Status set_run_size(const std::string& node, const std::string& size);
+  // The link of the node at the switch.
+  [[nodiscard]] Status set_link(const std::string& node, bool up);
+
+ private:
+  FaultBed() : names_(kLab) {}
+  [[nodiscard]] Status build();
+  [[nodiscard]] Status install(const std::string& node);
+  [[nodiscard]] Status start_proxies();
+  [[nodiscard]] Status start_workload();
+  [[nodiscard]] std::string fault_dir(const std::string& node) const;
+
+  lab::Names names_;
+  std::optional<lab::LabLock> lock_;
+  lab::LabState state_;
+  std::map<std::string, std::unique_ptr<FrameProxy>> proxies_;
+  std::optional<lab::LoadProcess> load_;
+  std::unique_ptr<TreeWatch> watch_;
+  std::map<std::string, size_t> log_marks_;
+};
+
+}  // namespace mose::test
