@@ -172,6 +172,14 @@ TEST_F(Store, DroppedSlotsAreFreeAgain) {
   EXPECT_EQ(store_->slots_used(), 0u);
 }
 
+TEST_F(Store, ReservedMemoryIsNotUsedMemory) {
+  ASSERT_TRUE(store_->reserve(1ull << 40));  // cut to what the store may hold
+  EXPECT_EQ(store_->slots_used(), 0u);
+  put({{100, 4}}, 1);
+  ASSERT_TRUE(seal({pages({{100, 4}}, {})}));
+  EXPECT_EQ(value_at(103), 1);
+}
+
 class AdoptedStore : public Store {
  protected:
   PageStore::Fds take_fds() {

@@ -59,7 +59,7 @@ class PageReceiver final : public PageProvider {
   ~PageReceiver() override;  // stop()
 
   void start();
-  // Ends the threads; returns when they have ended. Idempotent.
+  // Ends the threads; returns when they have ended. Idempotent. Not from one of its own callbacks.
   void stop();
 
   [[nodiscard]] ReceiverStats stats() const;
