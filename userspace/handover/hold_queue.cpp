@@ -2,6 +2,8 @@
 #include "handover/hold_queue.h"
 
 #include <poll.h>
+#include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -22,6 +24,33 @@ constexpr uint64_t kPumpBatch = 256;
 // A frame that the program has counted enters the tap within microseconds. What has not come after this is lost.
 constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);
 constexpr Nanoseconds kNoRoomPause = std::chrono::microseconds(50);
+
+// The pump must be faster than what arrives, also on a busy machine, or the drain never ends. First among equals for as
+// long as it lasts: a real-time thread where that is allowed, else as nice as possible, else as it is.
+class Urgently {
+ public:
+  Urgently() {
+    policy_ = sched_getscheduler(0);
+    if (policy_ < 0 || sched_getparam(0, &parameters_) != 0) return;
+    sched_param lowest_realtime{.sched_priority = 1};
+    changed_ = sched_setscheduler(0, SCHED_FIFO, &lowest_realtime) == 0;
+    if (changed_) return;
+    nice_ = getpriority(PRIO_PROCESS, 0);
+    niced_ = setpriority(PRIO_PROCESS, 0, -20) == 0;
+  }
+  Urgently(const Urgently&) = delete;
+  Urgently& operator=(const Urgently&) = delete;
+  ~Urgently() {
+    if (changed_) (void)sched_setscheduler(0, policy_, &parameters_);
+    if (niced_) (void)setpriority(PRIO_PROCESS, 0, nice_);
+  }
+
+ private:
+  int policy_ = -1;
+  sched_param parameters_{};
+  bool changed_ = false, niced_ = false;
+  int nice_ = 0;
+};
 
 }  // namespace
 
@@ -105,6 +134,11 @@ Result<uint64_t> HoldQueue::pump(Steering& steering, uint64_t budget) {
 }
 
 Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
+  MOSE_ASSIGN(SteerPolicy policy, steering.policy(direction_));
+  if (policy.state == SteerState::hold || policy.state == SteerState::hold_new) {
+    return fail(std::string("drain of ") + to_string(direction_) + ": the programs still hold, set them to drain first");
+  }
+  Urgently urgently;
   Timestamp deadline = now() + limit;
   Timestamp progress = now();
   for (;;) {

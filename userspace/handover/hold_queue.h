@@ -50,7 +50,8 @@ class HoldQueue {
   [[nodiscard]] Result<uint64_t> pump(Steering& steering, uint64_t budget);
   // From a thread of its own, with the direction in drain: pumps until the programs have nothing queued. False: not
   // finished within `limit` (frames keep coming faster than they go, or the tree behind does not take them); the state
-  // is still drain and drain() can be called again.
+  // is still drain and drain() must be called again: nobody else empties the tap. The calling thread runs with
+  // real-time priority meanwhile.
   [[nodiscard]] Result<bool> drain(Steering& steering, Nanoseconds limit);
 
  private:

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "handover/steering.h"
 
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -167,6 +169,7 @@ uint64_t SteerCounters::dropped() const {
 
 struct Steering::Kernel {
   Fd services, queues, drained, counts, tap_program;
+  Fd socket;  // of the node's network namespace, whoever calls later
   uint64_t* drained_frames = nullptr;  // mapped, one per direction
   unsigned cpus = 0;
 
@@ -177,12 +180,20 @@ struct Steering::Kernel {
     if (drained_frames != nullptr) munmap(drained_frames, kDrainedSize);
   }
 
-  Status map_drained() {
+  Status complete() {
+    socket = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!socket) return fail_errno("socket");
     void* page = mmap(nullptr, kDrainedSize, PROT_READ | PROT_WRITE, MAP_SHARED, drained.get(), 0);
     if (page == MAP_FAILED) return fail_errno("map the drain counters");
     drained_frames = static_cast<uint64_t*>(page);
     MOSE_ASSIGN(cpus, bpf::possible_cpus());
     return {};
+  }
+  // Without the routing lock, which others may hold for milliseconds.
+  [[nodiscard]] bool device_exists(unsigned ifindex) const {
+    ifreq request{};
+    request.ifr_ifindex = static_cast<int>(ifindex);
+    return ioctl(socket.get(), SIOCGIFNAME, &request) == 0 || errno != ENODEV;
   }
   // Release: whoever sees the count sees the frames delivered.
   [[nodiscard]] std::atomic_ref<uint64_t> frames(Direction direction) const {
@@ -235,7 +246,7 @@ Result<Steering> Steering::attach(const SteeringConfig& config) {
   MOSE_ASSIGN(kernel->drained, duplicate(bpf_map__fd(skeleton.maps.mose_drained)));
   MOSE_ASSIGN(kernel->counts, duplicate(bpf_map__fd(skeleton.maps.mose_counts)));
   MOSE_ASSIGN(kernel->tap_program, duplicate(bpf_program__fd(skeleton.progs.steer_tap)));
-  MOSE_TRY(kernel->map_drained());
+  MOSE_TRY(kernel->complete());
 
   // Shut and silent before the first program can see a frame.
   SteerPolicy closed{.state = SteerState::shut, .silent = true};
@@ -303,7 +314,7 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
   for (const char* name : {"link_ingress", "link_egress"}) {
     MOSE_TRY(bpf::open_pinned(directory + name));
   }
-  MOSE_TRY(kernel->map_drained());
+  MOSE_TRY(kernel->complete());
   return Steering(std::move(config), std::move(kernel));
 }
 
@@ -329,13 +340,24 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
       return fail(std::string("a new hold of ") + to_string(direction) + " must wait until the last one has drained: " +
                   std::to_string(left) + " frames are still in the tap");
     }
-    if (left > 0) {  // of a hold whose tap is gone
-      log::warn("held frames were lost with their queue",
-                {{"workload", config_.workload}, {"direction", to_string(direction)}, {"frames", left}});
-      add_drained(direction, left);
-    }
+    if (left > 0) write_off(direction);  // of a hold that was never drained
   }
-  return kernel_->set_policy(direction, to_kernel(policy, current.epoch + 1));
+  MOSE_TRY(kernel_->set_policy(direction, to_kernel(policy, current.epoch + 1)));
+  // After the change: until then frames go on being counted as held.
+  if (policy.state == SteerState::drain && !kernel_->device_exists(policy.tap_ifindex)) write_off(direction);
+  return {};
+}
+
+// Frames that nobody can put back any more. While draining new ones may be counted until the count is level.
+void Steering::write_off(Direction direction) {
+  uint64_t lost = 0;
+  for (auto left = kernel_->in_tap(direction); left && *left > 0; left = kernel_->in_tap(direction)) {
+    add_drained(direction, *left);
+    lost += *left;
+  }
+  if (lost == 0) return;
+  log::warn("held frames were lost with their queue",
+            {{"workload", config_.workload}, {"direction", to_string(direction)}, {"frames", lost}});
 }
 
 Status Steering::set_state(Direction direction, SteerState state) {

@@ -74,10 +74,10 @@ struct SteeringConfig {
 
 class Steering {
  public:
-  // Loads, attaches and pins; on failure nothing is left. Refuses when pins of this workload exist (adopt or remove
+  // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this workload exist (adopt or remove
   // them first). Takes milliseconds: never during a freeze.
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
-  // Opens what attach() pinned, after a restart. Fails when anything is missing.
+  // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
   // Detaches and unpins whatever there is of this workload; nothing to remove is fine.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& workload);
@@ -90,7 +90,8 @@ class Steering {
 
   // One map update, a few microseconds; counters and queues are untouched. When it returns no program acts by the old
   // policy any more, except that frames which were being passed or dropped are so. Refuses a policy that lacks a device
-  // its state needs, and a new hold while frames of the last drain are still in the tap.
+  // its state needs, and a new hold while frames of the last drain are still in the tap. A drain whose tap is gone (the
+  // agent that held it has died) is over at once: what it held is written off, with a warning.
   [[nodiscard]] Status set(Direction direction, const SteerPolicy& policy);
   // The same policy with another state: what is used in the critical moments.
   [[nodiscard]] Status set_state(Direction direction, SteerState state);
@@ -111,6 +112,8 @@ class Steering {
   [[nodiscard]] Status remove();
 
  private:
+  void write_off(Direction direction);
+
   struct Kernel;  // descriptors and the mapped counters
   Steering(SteeringConfig config, std::unique_ptr<Kernel> kernel);
 

@@ -32,7 +32,7 @@ constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
   } while (false)
 
 HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, WorkloadNetwork& network, Direction direction) {
-  std::optional<HoldQueue> queue;
+  std::optional<handover::HoldQueue> queue;
   bed.in(node.netns, [&]() -> Status {
     MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), direction));
     return {};
@@ -345,6 +345,32 @@ TEST(Crash, FramesThatWereLostWithTheirTapDoNotBlockTheNextHold) {
   EXPECT_OK(network.drain_to_pass(Direction::ingress));
   expect_drained(queue, network);
   client.stop();
+}
+
+TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 2000);
+  for (Direction direction : {Direction::ingress, Direction::egress}) {
+    {
+      HoldQueue queue = hold_queue(bed, bed.a, network, direction);
+      EXPECT_OK(network.hold(direction, queue.tap_ifindex()));
+      EXPECT_TRUE(eventually([&] { return network.steering().queued_now(direction).value_or(0) > 5; }));
+    }
+    bed.in(bed.a.netns, [&] { return direction == Direction::ingress ? network.drain_to_pass(direction) : network.open(); });
+    uint64_t before = last_passed_ns(network, direction);
+    EXPECT_TRUE(eventually([&] { return last_passed_ns(network, direction) > before; })) << to_string(direction);
+    EXPECT_EQ(network.steering().queued_now(direction).value_or(1), 0u);
+  }
+}
+
+TEST(HoldQueue, DoesNotDrainWhatIsStillHeld) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  EXPECT_FALSE(queue.drain(network.steering(), kDrainLimit).has_value());
 }
 
 unsigned program_id(const Bed::Node& node) {
