@@ -4,3 +4,8 @@ target_link_libraries(mose_pager_test_support PUBLIC mose_test_support mose_base
                       GTest::gtest)
 mose_test(pager_faults_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_faults_test.cpp)
+add_executable(mpager-host pager/host.cpp)
+target_link_libraries(mpager-host PRIVATE mose_pager_test_support)
+mose_test(pager_process_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
+  SOURCES pager/pager_process_test.cpp)
+add_dependencies(pager_process_test mpager-host)

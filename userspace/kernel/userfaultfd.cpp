@@ -95,6 +95,13 @@ UffdEvent decode(const UffdMessage& message) {
   return event;
 }
 
+void set_fork_descriptor(UffdMessage& message, int fd) {
+  uffd_msg raw;
+  std::memcpy(&raw, message.bytes.data(), sizeof raw);
+  raw.arg.fork.ufd = static_cast<uint32_t>(fd);
+  std::memcpy(message.bytes.data(), &raw, sizeof raw);
+}
+
 Result<bool> uffd_read(int uffd, UffdMessage& message) {
   for (;;) {
     ssize_t n = ::read(uffd, message.bytes.data(), message.bytes.size());

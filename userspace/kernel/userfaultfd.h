@@ -34,6 +34,8 @@ struct UffdEvent {
   bool write = false;      // fault: by a write
 };
 [[nodiscard]] UffdEvent decode(const UffdMessage& message);
+// Changes the descriptor number in a fork message: it has another one in the process that takes the message over.
+void set_fork_descriptor(UffdMessage& message, int fd);
 
 // Reads one message. False: nothing there. The descriptor must be non-blocking. Faults come before other events.
 [[nodiscard]] Result<bool> uffd_read(int uffd, UffdMessage& message);

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <limits>
+#include "restore/pager_state.h"
 
 namespace mose::restore {
 namespace {
@@ -96,6 +96,21 @@ Result<Fd> into_custody_at(Fd fd, int number) {
   Fd kept(got);
   if (got != number) return fail("descriptor number " + std::to_string(number) + " is taken");
   return kept;
+}
+
+Status adopt_userfaultfds(const Custody& custody, PagerState& state) {
+  for (uint32_t i = 0; i < state.spaces(); ++i) {
+    if (state.state(i) == SpaceState::closed) continue;
+    MOSE_ASSIGN(Fd theirs, custody.take(state.uffd(i)));
+    MOSE_ASSIGN(Fd kept, into_custody_at(std::move(theirs), state.uffd(i)));
+    (void)kept.release();  // the table's, as in the process before
+    UffdEvent left = decode(state.slot(i));
+    if (left.kind != UffdEvent::Kind::fork) continue;
+    // The child's descriptor, under whatever number it gets here; the message is made to say so.
+    MOSE_ASSIGN(Fd child, custody.take(left.fd));
+    state.set_fork_fd(i, child.release());
+  }
+  return {};
 }
 
 }  // namespace mose::restore

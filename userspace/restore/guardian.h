@@ -18,11 +18,18 @@ namespace mose::restore {
 // table is never in one hand only, and the workload of a dead pager waits instead of reading zero pages.
 //
 // Life: start() early, while the process is small and has one thread, so that the child copies little. It ignores every
-// signal but SIGKILL and has a session of its own. stop() only after the userfaultfds are closed: closing them in one of
-// the two closes them in both.
+// signal but SIGKILL and has a session of its own. stop(), or the owner's destructor, only after the userfaultfds are
+// closed (closing them in one of the two closes them in both), or while another guardian holds them.
 class Guardian {
  public:
   Guardian() = default;
+  Guardian(Guardian&&) = default;
+  Guardian& operator=(Guardian&& other) noexcept {
+    stop();
+    process_ = std::exchange(other.process_, {});
+    return *this;
+  }
+  ~Guardian() { stop(); }
   [[nodiscard]] static Result<Guardian> start();
 
   [[nodiscard]] const ProcessHandle& process() const { return process_; }
@@ -54,5 +61,8 @@ inline constexpr int kCustodyFdMin = 256;
 // Moves a descriptor to a number from kCustodyFdMin on, or to exactly `number`, which must be free.
 [[nodiscard]] Result<Fd> into_custody(Fd fd);
 [[nodiscard]] Result<Fd> into_custody_at(Fd fd, int number);
+// Opens every userfaultfd that an adopted state names, and one that a fork message left in a slot, in this process.
+class PagerState;
+[[nodiscard]] Status adopt_userfaultfds(const Custody& custody, PagerState& state);
 
 }  // namespace mose::restore

@@ -23,7 +23,7 @@ Result<LazySocket> LazySocket::listen(const std::string& directory) {
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return fail_errno("socket");
   // By the directory's descriptor, because a path of more than 108 bytes does not fit.
-  std::string path = "/proc/self/fd/" + std::to_string(dir.get()) + "/" + std::string(kLazySocketName);
+  std::string path = "/proc/thread-self/fd/" + std::to_string(dir.get()) + "/" + std::string(kLazySocketName);
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, path.data(), path.size());

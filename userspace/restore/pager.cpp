@@ -36,7 +36,12 @@ Result<std::unique_ptr<Pager>> Pager::start(PagerState& state, PageProvider& pro
   }
   MOSE_TRY(pager->adopt_spaces());
   Pager* self = pager.get();
-  provider.on_local([self](SpaceId source, PageRun run) { self->arrived(source, run); });
+  pager->door_ = std::make_shared<Door>();
+  pager->door_->pager = self;
+  provider.on_local([door = pager->door_](SpaceId source, PageRun run) {
+    std::shared_lock lock(door->mutex);
+    if (door->pager != nullptr) door->pager->arrived(source, run);
+  });
   for (auto& server : pager->servers_) {
     Server* one = server.get();
     one->retry = true;
@@ -162,6 +167,10 @@ PagerStats Pager::stats() const {
 void Pager::stop() {
   if (stop_.exchange(true)) return;
   provider_.on_local(nullptr);
+  if (door_) {
+    std::unique_lock lock(door_->mutex);
+    door_->pager = nullptr;
+  }
   for (auto& server : servers_) {
     uint64_t one = 1;
     [[maybe_unused]] ssize_t n = ::write(server->wake.get(), &one, sizeof one);

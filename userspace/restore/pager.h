@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -157,6 +158,13 @@ class Pager {
   std::vector<std::pair<SpaceId, PageRun>> arrivals_;  // under fill_mutex_
   std::deque<Piece> pieces_;                           // the filler's own
   std::vector<Piece> deferred_;                        // not registered yet
+
+  // The provider may be in a call of the listener when it is taken away: calls hold this shared, stop() alone.
+  struct Door {
+    std::shared_mutex mutex;
+    Pager* pager;
+  };
+  std::shared_ptr<Door> door_;
 
   std::atomic<bool> stop_{false};
   std::atomic<bool> paused_{false};

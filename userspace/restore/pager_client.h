@@ -62,7 +62,7 @@ class PagerClient {
   // Call when fd() is readable or writable. Reads what is there, writes what waits, and gives the events in order. An
   // error means that the connection is gone.
   [[nodiscard]] Result<std::vector<PagerEvent>> on_ready();
-  [[nodiscard]] const PagerStatus& status() const { return status_; }
+  [[nodiscard]] const PagerStatus& status() const { return seen_; }
 
   // Queued and, where possible, written at once.
   [[nodiscard]] Status ask_status();
@@ -78,11 +78,12 @@ class PagerClient {
 
   Fd socket_;
   std::string input_, output_;
-  PagerStatus status_;
+  PagerStatus seen_;
 };
 
 struct PagerLaunch {
   std::string id;            // hex of the migration
+  uint32_t epoch = 1;
   std::string source;        // HOST:PORT of the source's page server
   std::string token;         // hex
   std::string node;          // our name, peer_node the name the source must have

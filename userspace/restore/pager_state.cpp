@@ -207,6 +207,8 @@ void PagerState::end_read(uint32_t space) {
 
 const UffdMessage& PagerState::slot(uint32_t space) const { return record(space).slot; }
 
+void PagerState::set_fork_fd(uint32_t space, int fd) { set_fork_descriptor(record(space).slot, fd); }
+
 // Length of the run of equal bits that starts at `bit`.
 uint64_t PagerState::run_of(uint64_t bit, uint64_t count, bool set) const {
   uint64_t done = 0;

@@ -96,6 +96,8 @@ class PagerState {
   void end_read(uint32_t space);
   // A message that a dead reader left.
   [[nodiscard]] const UffdMessage& slot(uint32_t space) const;
+  // A fork message in the slot gets this descriptor number.
+  void set_fork_fd(uint32_t space, int fd);
 
   // A run of pages that are still to come, cut where neighbours now are none at the source.
   struct Missing {

@@ -182,6 +182,7 @@ void send_fd(int socket, int fd) {
   ::usleep(2000);  // handed over before anything is registered, as CRIU does
   if (!uffd_register(uffd->get(), {kToyPage, pages})) _exit(124);
   uffd->reset();
+  ::close(lazy);
   char byte = 'r';
   if (::write(control, &byte, 1) != 1 || ::read(control, &byte, 1) != 1) _exit(125);
   _exit(scenario());

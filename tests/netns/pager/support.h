@@ -100,6 +100,7 @@ std::byte* toy_page(uint64_t index);  // address of page `index` of the toy's me
 Fd connect_lazy(const std::string& directory);
 void send_word(int socket, int32_t word);
 inline constexpr int32_t kRstf = 0x52535446;
+inline constexpr uint64_t kHostSalt = 0x4057;  // of the pages that mpager-host provides
 
 // Ends the test process with 77 where userfaultfd or its events are missing.
 void require_userfaultfd();

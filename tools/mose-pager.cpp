@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+// mose-pager: the destination's memory server of one migration. It owns CRIU's lazy-pages socket, the userfaultfds, the
+// page store and the page streams from the source, and it outlives the mosed that started it (restore/pager_process.h).
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "base/log.h"
+#include "kernel/socket.h"
+#include "model/migration.h"
+#include "move/hello.h"
+#include "move/page_receiver.h"
+#include "move/page_store.h"
+#include "restore/guardian.h"
+#include "restore/pager_process.h"
+#include "restore/pager_state.h"
+
+namespace {
+
+using namespace mose;
+
+constexpr Nanoseconds kConnectBound = std::chrono::seconds(5);
+constexpr const char* kTokenVariable = "MOSE_PAGER_TOKEN";
+
+struct Options {
+  std::string id, source, node, peer_node, images_dir, socket, cgroup, log_level = "info";
+  uint32_t epoch = 1;
+  bool no_fill_before_resume = false;
+  int adopt = 0;
+};
+
+Result<std::string> token_from_environment() {
+  const char* hex = ::getenv(kTokenVariable);
+  if (hex == nullptr) return fail(std::string(kTokenVariable) + " is not set");
+  std::string_view text = hex;
+  auto digit = [](char c) -> int {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return -1;
+  };
+  std::string out;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) {
+    int high = digit(text[i]);
+    int low = digit(text[i + 1]);
+    if (high < 0 || low < 0) return fail(std::string(kTokenVariable) + " is no hex text");
+    out.push_back(static_cast<char>(high * 16 + low));
+  }
+  if (out.empty() || text.size() % 2 != 0) return fail(std::string(kTokenVariable) + " is no hex text");
+  return out;
+}
+
+move::Connector connector(const Options& options, const move::StreamId& stream, const std::string& token) {
+  move::Hello mine = move::local_hello(options.node, move::Purpose::unspecified);
+  mine.token = token;
+  return [endpoint = options.source, peer = options.peer_node, stream,
+          mine = std::move(mine)](move::Purpose purpose) -> Result<move::Channel> {
+    MOSE_ASSIGN(Fd socket, tcp_connect(endpoint, kConnectBound));
+    move::Channel channel(std::move(socket), stream);
+    move::Hello hello = mine;
+    hello.purpose = purpose;
+    auto theirs = move::greet(channel, hello, kConnectBound);
+    if (!theirs) return context(endpoint, theirs.error());
+    if (!peer.empty() && theirs->node != peer)
+      return fail(endpoint + " is node " + theirs->node + ", not " + peer);
+    return channel;
+  };
+}
+
+// All the machine's memory: what does not fit there cannot be restored either. Taken as pages arrive.
+uint64_t store_bytes_max() {
+  return static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+struct Memory {
+  std::unique_ptr<restore::PagerState> state;
+  std::unique_ptr<move::PageStore> store;
+};
+
+Result<Memory> create_memory(const MigrationId& id, uint32_t epoch) {
+  Memory memory;
+  MOSE_ASSIGN(memory.state, restore::PagerState::create(id));
+  MOSE_ASSIGN(memory.store, move::PageStore::create(id, epoch, store_bytes_max()));
+  return memory;
+}
+
+// Everything that a dead pager's guardian holds, the userfaultfds under their old numbers.
+Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore::Custody& custody) {
+  Memory memory;
+  MOSE_ASSIGN(Fd state, custody.take_memfd(restore::kStateName));
+  MOSE_ASSIGN(memory.state, restore::PagerState::adopt(std::move(state), id));
+  MOSE_TRY(restore::adopt_userfaultfds(custody, *memory.state));
+  move::PageStore::Fds fds;
+  MOSE_ASSIGN(fds.data, custody.take_memfd("mose-store-data"));
+  MOSE_ASSIGN(fds.index, custody.take_memfd("mose-store-index"));
+  MOSE_ASSIGN(fds.map, custody.take_memfd("mose-store-map"));
+  MOSE_ASSIGN(memory.store, move::PageStore::adopt(std::move(fds), id, epoch));
+  return memory;
+}
+
+Status run(const Options& options) {
+  MOSE_ASSIGN(MigrationId id, MigrationId::parse(options.id));
+  MOSE_ASSIGN(std::string token, token_from_environment());
+  // First of all, while there is one thread and little memory.
+  MOSE_ASSIGN(restore::Guardian guardian, restore::Guardian::start());
+
+  Memory memory;
+  std::optional<restore::Custody> before;
+  if (options.adopt != 0) {
+    MOSE_ASSIGN(before, restore::Custody::open(options.adopt));
+    MOSE_ASSIGN(memory, adopt_memory(id, options.epoch, *before));
+  } else {
+    MOSE_ASSIGN(memory, create_memory(id, options.epoch));
+  }
+
+  restore::PagerProcess* process_now = nullptr;
+  move::PageReceiverOptions receiver_options;
+  receiver_options.connect = connector(options, {id, options.epoch}, token);
+  receiver_options.on_failure = [&](Error error) { process_now->fail(std::move(error)); };
+  receiver_options.on_sealed = [&] { process_now->notice_sealed(); };
+  move::PageReceiver receiver(*memory.store, std::move(receiver_options));
+
+  restore::PagerProcessOptions process_options;
+  process_options.images_dir = options.images_dir;
+  process_options.socket = options.socket;
+  process_options.cgroup = options.cgroup;
+  process_options.adopted = options.adopt != 0;
+  process_options.policy.fill_before_resume = !options.no_fill_before_resume;
+  process_options.source = [&] {
+    auto stats = receiver.stats();
+    return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages};
+  };
+  process_options.on_pages_complete = [&] { receiver.stop(); };
+  MOSE_ASSIGN(auto process, restore::PagerProcess::start(std::move(process_options), *memory.state, receiver,
+                                                         std::move(guardian)));
+  process_now = process.get();
+  if (before) {
+    // Ours holds everything now. With it go the dead pager's sockets.
+    (void)before->process().signal(SIGKILL);
+    before.reset();
+    process->notice_sealed();
+  }
+  receiver.start();
+  log::info("pager started", {{"migration", options.id}, {"source", options.source}, {"adopted", options.adopt != 0}});
+  process->run();
+  receiver.stop();
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Memory server of one migration; started by mosed");
+  app.add_option("--id", options.id, "migration, 32 hex digits")->required();
+  app.add_option("--epoch", options.epoch, "epoch of the page streams");
+  app.add_option("--source", options.source, "HOST:PORT of the source's page server")->required();
+  app.add_option("--node", options.node, "name of this node")->required();
+  app.add_option("--peer-node", options.peer_node, "name that the source must have");
+  app.add_option("--images-dir", options.images_dir, "CRIU's work directory")->required();
+  app.add_option("--socket", options.socket, "where mosed connects to")->required();
+  app.add_option("--cgroup", options.cgroup, "the workload's cgroup")->required();
+  app.add_flag("--no-fill-before-resume", options.no_fill_before_resume, "only answer faults until the tree runs");
+  app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
+  app.add_option("--log-level", options.log_level, "debug, info, warn or error");
+  app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");
+  CLI11_PARSE(app, argc, argv);
+
+  mose::log::Level level = mose::log::Level::info;
+  if (!mose::log::parse_level(options.log_level, level)) {
+    std::fprintf(stderr, "mose-pager: log level \"%s\" is unknown\n", options.log_level.c_str());
+    return mose::kExitUsage;
+  }
+  mose::log::init("mose-pager", level);
+  // It must not go with the terminal, the session or the service that started it: only mosed's word or SIGKILL ends it.
+  for (int number : {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGPIPE}) ::signal(number, SIG_IGN);
+  if (auto done = run(options); !done) {
+    mose::log::error("the pager ends", {{"reason", done.error().what}});
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#include "restore/pager_messages.h"
+
+namespace mose::restore {
+namespace {
+
+PagerProgress read_progress(const pager::v1::Progress& in) {
+  PagerProgress out;
+  out.spaces = in.spaces();
+  out.present_pages = in.present_pages();
+  out.installed_pages = in.installed_pages();
+  out.remote_left = in.remote_left();
+  out.unregistered_pages = in.unregistered_pages();
+  out.faults = in.faults();
+  out.zero_faults = in.zero_faults();
+  out.remote_faults = in.remote_faults();
+  out.fault_p50_us = in.fault_p50_us();
+  out.fault_p99_us = in.fault_p99_us();
+  out.fault_max_us = in.fault_max_us();
+  out.bytes_received = in.bytes_received();
+  out.fork_events = in.fork_events();
+  out.remap_events = in.remap_events();
+  out.remove_events = in.remove_events();
+  out.first_fault_us = in.first_fault_us();
+  out.complete_us = in.complete_us();
+  return out;
+}
+
+void write_progress(const PagerProgress& in, pager::v1::Progress& out) {
+  out.set_spaces(in.spaces);
+  out.set_present_pages(in.present_pages);
+  out.set_installed_pages(in.installed_pages);
+  out.set_remote_left(in.remote_left);
+  out.set_unregistered_pages(in.unregistered_pages);
+  out.set_faults(in.faults);
+  out.set_zero_faults(in.zero_faults);
+  out.set_remote_faults(in.remote_faults);
+  out.set_fault_p50_us(in.fault_p50_us);
+  out.set_fault_p99_us(in.fault_p99_us);
+  out.set_fault_max_us(in.fault_max_us);
+  out.set_bytes_received(in.bytes_received);
+  out.set_fork_events(in.fork_events);
+  out.set_remap_events(in.remap_events);
+  out.set_remove_events(in.remove_events);
+  out.set_first_fault_us(in.first_fault_us);
+  out.set_complete_us(in.complete_us);
+}
+
+PagerPhase read_phase(pager::v1::Phase phase) {
+  auto number = static_cast<unsigned>(phase);
+  return number > static_cast<unsigned>(PagerPhase::failed) ? PagerPhase::unknown : static_cast<PagerPhase>(number);
+}
+
+// An event never takes a phase back: Restored may repeat what a status that said `running` has implied.
+void reach(PagerStatus& status, PagerPhase phase) {
+  if (status.phase < phase) status.phase = phase;
+}
+
+}  // namespace
+
+bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, PagerEvent& event) {
+  using Kind = pager::v1::PagerReport::KindCase;
+  switch (report.kind_case()) {
+    case Kind::kStatus: {
+      const auto& in = report.status();
+      event.kind = PagerEventKind::status;
+      status.phase = read_phase(in.phase());
+      status.sealed = in.sealed();
+      status.adopted = in.adopted();
+      status.guardian_pid = in.guardian_pid();
+      status.guardian_start_time = in.guardian_start_time();
+      status.reason = in.reason();
+      status.progress = read_progress(in.progress());
+      return true;
+    }
+    case Kind::kListening:
+      event.kind = PagerEventKind::listening;
+      reach(status, PagerPhase::listening);
+      return true;
+    case Kind::kSealed:
+      event.kind = PagerEventKind::sealed;
+      status.sealed = true;
+      status.progress.present_pages = report.sealed().present_pages();
+      status.progress.remote_left = report.sealed().remote_pages();
+      return true;
+    case Kind::kRestored:
+      event.kind = PagerEventKind::restored;
+      reach(status, PagerPhase::fenced);
+      return true;
+    case Kind::kProgress:
+      event.kind = PagerEventKind::progress;
+      status.progress = read_progress(report.progress());
+      return true;
+    case Kind::kComplete:
+      event.kind = PagerEventKind::complete;
+      reach(status, PagerPhase::complete);
+      status.progress = read_progress(report.complete().stats());
+      return true;
+    case Kind::kFailed:
+      event.kind = PagerEventKind::failed;
+      event.reason = report.failed().reason();
+      status.phase = PagerPhase::failed;
+      status.reason = event.reason;
+      return true;
+    case Kind::KIND_NOT_SET:
+      break;
+  }
+  return false;
+}
+
+pager::v1::PagerReport write_report(PagerEventKind kind, const PagerStatus& status) {
+  pager::v1::PagerReport report;
+  switch (kind) {
+    case PagerEventKind::status: {
+      auto& out = *report.mutable_status();
+      out.set_phase(static_cast<pager::v1::Phase>(status.phase));
+      out.set_sealed(status.sealed);
+      out.set_adopted(status.adopted);
+      out.set_guardian_pid(status.guardian_pid);
+      out.set_guardian_start_time(status.guardian_start_time);
+      out.set_reason(status.reason);
+      write_progress(status.progress, *out.mutable_progress());
+      break;
+    }
+    case PagerEventKind::listening:
+      report.mutable_listening();
+      break;
+    case PagerEventKind::sealed:
+      report.mutable_sealed()->set_present_pages(status.progress.present_pages);
+      report.mutable_sealed()->set_remote_pages(status.progress.remote_left);
+      break;
+    case PagerEventKind::restored:
+      report.mutable_restored()->set_spaces(status.progress.spaces);
+      break;
+    case PagerEventKind::progress:
+      write_progress(status.progress, *report.mutable_progress());
+      break;
+    case PagerEventKind::complete:
+      write_progress(status.progress, *report.mutable_complete()->mutable_stats());
+      break;
+    case PagerEventKind::failed:
+      report.mutable_failed()->set_reason(status.reason);
+      break;
+  }
+  return report;
+}
+
+}  // namespace mose::restore

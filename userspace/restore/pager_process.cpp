@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: MIT
+#include "restore/pager_process.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/log.h"
+
+namespace mose::restore {
+namespace {
+
+constexpr Nanoseconds kFenceCheck = std::chrono::microseconds(200);
+constexpr Nanoseconds kLeaveCheck = std::chrono::milliseconds(20);
+constexpr Nanoseconds kIdleCheck = std::chrono::seconds(1);
+
+}  // namespace
+
+PagerProcess::PagerProcess(PagerProcessOptions options, PagerState& state, PageProvider& provider, Guardian guardian)
+    : options_(std::move(options)), state_(state), provider_(provider), guardian_(std::move(guardian)) {}
+
+PagerProcess::~PagerProcess() = default;
+
+Result<std::unique_ptr<PagerProcess>> PagerProcess::start(PagerProcessOptions options, PagerState& state,
+                                                          PageProvider& provider, Guardian guardian) {
+  std::unique_ptr<PagerProcess> process(new PagerProcess(std::move(options), state, provider, std::move(guardian)));
+  MOSE_TRY(process->set_up());
+  return process;
+}
+
+Status PagerProcess::watch(int fd, uint32_t events) {
+  epoll_event event{.events = events, .data = {.fd = fd}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno("epoll");
+  return {};
+}
+
+Status PagerProcess::set_up() {
+  guardian_pid_ = static_cast<uint32_t>(guardian_.process().pid());
+  guardian_start_ = guardian_.process().start_time();
+  MOSE_ASSIGN(cgroup_, Cgroup::open(options_.cgroup));
+  MOSE_ASSIGN(cgroup_events_, open_at(cgroup_.fd(), "cgroup.events", O_RDONLY));
+  epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+  if (!epoll_) return fail_errno("epoll");
+  wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) return fail_errno("eventfd");
+  MOSE_TRY(watch(wake_.get(), EPOLLIN));
+  MOSE_TRY(watch(cgroup_events_.get(), EPOLLPRI));
+  MOSE_TRY(watch(guardian_.process().fd(), EPOLLIN));
+  if (!options_.adopted) {
+    MOSE_ASSIGN(LazySocket lazy, LazySocket::listen(options_.images_dir));
+    lazy_.emplace(std::move(lazy));
+    MOSE_TRY(watch(lazy_->fd(), EPOLLIN));
+  }
+  auto on_complete = [this] {
+    complete_ = true;
+    wake();
+  };
+  auto on_failure = [this](Error error) { fail(std::move(error)); };
+  if (options_.adopted) phase_ = adopted_phase();
+  MOSE_ASSIGN(auto pager, Pager::start(state_, provider_, options_.policy, {on_complete, on_failure}));
+  pager_ = std::move(pager);
+  PagerServer::Handlers handlers;
+  handlers.wake_fd = wake_.get();
+  handlers.status = [this] { return status(); };
+  handlers.thawed = [this] {
+    thawed_ = true;
+    wake();
+  };
+  handlers.quit = [this](bool dead) {
+    tree_is_dead_ = dead;
+    quit_ = true;
+    wake();
+  };
+  // Last: who connects learns a state that is true.
+  MOSE_ASSIGN(server_, PagerServer::start(options_.socket, std::move(handlers)));
+  if (phase_ == PagerPhase::fencing) raise_fence();
+  if (phase_ == PagerPhase::failed) restore_failed("the pager died while CRIU restored");
+  write_guardian_file();
+  server_->post(PagerEventKind::listening);
+  return {};
+}
+
+// Where the pager that we take over from had got to. What CRIU still had to say is lost with a pager that died before.
+PagerPhase PagerProcess::adopted_phase() {
+  const auto& header = state_.header();
+  if (header.restore_ended != 1) return PagerPhase::failed;
+  if (header.fenced != 1) return PagerPhase::fencing;
+  return header.thawed == 1 ? PagerPhase::running : PagerPhase::fenced;
+}
+
+void PagerProcess::wake() {
+  uint64_t one = 1;
+  [[maybe_unused]] ssize_t n = ::write(wake_.get(), &one, sizeof one);
+}
+
+void PagerProcess::notice_sealed() {
+  sealed_ = true;
+  pager_->notice_sealed();
+  wake();
+}
+
+void PagerProcess::fail(Error error) {
+  {
+    std::lock_guard lock(mutex_);
+    if (reason_.empty()) reason_ = error.what;
+    phase_ = PagerPhase::failed;
+  }
+  failed_ = true;
+  wake();
+}
+
+PagerPhase PagerProcess::phase() const {
+  std::lock_guard lock(mutex_);
+  return phase_;
+}
+
+void PagerProcess::set_phase(PagerPhase phase) {
+  std::lock_guard lock(mutex_);
+  if (phase_ != PagerPhase::failed) phase_ = phase;
+}
+
+PagerStatus PagerProcess::status() const {
+  std::lock_guard lock(mutex_);
+  PagerStatus out;
+  out.phase = phase_;
+  out.reason = reason_;
+  out.sealed = provider_.sealed();
+  out.adopted = options_.adopted;
+  out.guardian_pid = guardian_pid_;
+  out.guardian_start_time = guardian_start_;
+  PagerProgress& p = out.progress;
+  if (options_.source) {
+    auto source = options_.source();
+    p.bytes_received = source.bytes_received;
+    p.remote_left = source.remote_left;
+  }
+  PagerStats s = pager_->stats();
+  p.spaces = s.spaces;
+  p.present_pages = s.present_pages;
+  p.installed_pages = s.installed_pages;
+  p.unregistered_pages = s.unregistered_pages;
+  p.faults = s.faults;
+  p.zero_faults = s.zero_faults;
+  p.remote_faults = s.remote_faults;
+  p.fault_p50_us = s.fault_p50_us;
+  p.fault_p99_us = s.fault_p99_us;
+  p.fault_max_us = s.fault_max_us;
+  p.fork_events = s.fork_events;
+  p.remap_events = s.remap_events;
+  p.remove_events = s.remove_events;
+  p.first_fault_us = s.first_fault_us;
+  p.complete_us = s.complete_us;
+  return out;
+}
+
+Nanoseconds PagerProcess::next_timeout() const {
+  if (phase() == PagerPhase::fencing) return kFenceCheck;
+  if (quit_) return kLeaveCheck;
+  if (complete_) return kIdleCheck;
+  return kProgressEvery;
+}
+
+void PagerProcess::run() {
+  std::array<epoll_event, 8> ready;
+  while (!done_) {
+    timespec timeout{};
+    Nanoseconds pause = next_timeout();
+    timeout.tv_sec = pause.count() / 1'000'000'000;
+    timeout.tv_nsec = pause.count() % 1'000'000'000;
+    int n = ::epoll_pwait2(epoll_.get(), ready.data(), static_cast<int>(ready.size()), &timeout, nullptr);
+    for (int i = 0; i < n; ++i) {
+      int fd = ready[static_cast<size_t>(i)].data.fd;
+      if (lazy_ && fd == lazy_->fd()) lazy_ready();
+      if (fd == wake_.get()) {
+        uint64_t count;
+        [[maybe_unused]] ssize_t got = ::read(wake_.get(), &count, sizeof count);
+      }
+    }
+    check_fence();
+    check_guardian();
+    check_requests();
+  }
+  leave();
+}
+
+void PagerProcess::lazy_ready() {
+  const int before = lazy_->fd();
+  for (auto& message : lazy_->receive()) {
+    if (auto* task = std::get_if<LazySocket::Task>(&message)) {
+      if (auto added = pager_->add_task(task->space, std::move(task->uffd)); !added) fail(added.error());
+    } else if (std::holds_alternative<LazySocket::Zombie>(message)) {
+      ++state_.header().zombies;
+    } else if (std::holds_alternative<LazySocket::Finished>(message)) {
+      // Not the moment for the fence: from here to its pre-resume hook CRIU still runs system calls in the tasks (it
+      // unmaps its restorer), and a frozen task never finishes them: CRIU would wait for ever.
+      finished_ = true;
+    } else if (auto* end = std::get_if<LazySocket::Ended>(&message)) {
+      // CRIU has gone, by itself or killed: nothing but the cgroup holds the tree from here on.
+      if (finished_) raise_fence();
+      else
+        restore_failed(end->reason.empty() ? "CRIU's connection ended before the restore was finished" : end->reason);
+    }
+  }
+  if (phase() == PagerPhase::listening && lazy_->connected()) {
+    set_phase(PagerPhase::restoring);
+    server_->post(PagerEventKind::status);
+  }
+  // The descriptor of the listener or of the ended connection left the set by being closed.
+  if (lazy_->fd() != before || !lazy_->connected()) {
+    if (lazy_->fd() >= 0) {
+      if (auto watched = watch(lazy_->fd(), EPOLLIN); !watched && watched.error().code != EEXIST) fail(watched.error());
+    } else {
+      lazy_.reset();
+    }
+  }
+}
+
+void PagerProcess::raise_fence() {
+  // Asked for before anything else. In a regular restore mosed has frozen it in the pre-resume hook already; mosed gives
+  // no READY before we have said fenced, so that this never comes after a thaw.
+  auto asked = cgroup_.request_freeze();
+  pager_->pause();
+  state_.header().restore_ended = 1;
+  fence_since_ = now();
+  if (!asked) fail(asked.error());
+  set_phase(PagerPhase::fencing);
+  check_fence();
+}
+
+void PagerProcess::check_fence() {
+  if (phase() != PagerPhase::fencing) return;
+  auto frozen = cgroup_.frozen();
+  if (!frozen) return fail(frozen.error());
+  if (!*frozen) {
+    if (now() - fence_since_ > kFenceBound) fail({0, "the workload's cgroup does not freeze"});
+    return;
+  }
+  state_.header().fenced = 1;
+  pager_->restore_ended();
+  pager_->resume();
+  set_phase(PagerPhase::fenced);
+  server_->post(PagerEventKind::restored);
+  log::info("the restored tree is fenced", {{"tasks", pager_->stats().spaces}});
+}
+
+void PagerProcess::restore_failed(const std::string& reason) {
+  (void)cgroup_.request_freeze();
+  pager_->pause();
+  state_.header().restore_ended = 2;
+  fail({0, reason});
+}
+
+void PagerProcess::check_requests() {
+  if (sealed_ && !sealed_told_) {
+    sealed_told_ = true;
+    server_->post(PagerEventKind::sealed);
+  }
+  if (thawed_ && phase() == PagerPhase::fenced) {
+    pager_->running();
+    set_phase(PagerPhase::running);
+  }
+  if (failed_ && !failed_told_) {
+    failed_told_ = true;
+    server_->post(PagerEventKind::failed);
+  }
+  if (complete_ && complete_since_ == Timestamp{}) completed();
+  Timestamp time = now();
+  if (time - progress_at_ >= kProgressEvery) {
+    progress_at_ = time;
+    PagerStats stats = pager_->stats();
+    uint64_t mark = stats.installed_pages + stats.faults + stats.present_pages;
+    if (options_.source) mark += options_.source().bytes_received;
+    if (mark != std::exchange(progress_told_, mark)) server_->post(PagerEventKind::progress);
+  }
+  if (complete_) {
+    done_ = quit_ || time - complete_since_ > kLingerMax;
+  } else if (quit_) {
+    pager_->pause();
+    done_ = tree_is_dead_ || tree_gone();
+  }
+}
+
+bool PagerProcess::tree_gone() const {
+  auto populated = cgroup_.populated();
+  // The group is removed only when it is empty.
+  return !populated || !*populated;
+}
+
+void PagerProcess::completed() {
+  complete_since_ = now();
+  // The workload may leave this node and its group with it; a watched file of a removed group is always ready.
+  (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, cgroup_events_.get(), nullptr);
+  pager_->stop();
+  guardian_.stop();
+  (void)::unlink((options_.socket + ".guardian").c_str());
+  if (options_.on_pages_complete) options_.on_pages_complete();
+  set_phase(PagerPhase::complete);
+  server_->post(PagerEventKind::complete);
+  PagerStats stats = pager_->stats();
+  log::info("every page is in", {{"pages", stats.present_pages},
+                                 {"faults", stats.faults},
+                                 {"remote_faults", stats.remote_faults},
+                                 {"fault_p50_us", stats.fault_p50_us},
+                                 {"fault_p99_us", stats.fault_p99_us}});
+}
+
+// Somebody has killed the guardian: another one, at once. While there is none our death would cost the workload's memory.
+void PagerProcess::check_guardian() {
+  if (complete_ || quit_ || guardian_.alive()) return;
+  log::warn("the guardian has died; another one is started", {{"pid", guardian_pid_}});
+  guardian_.stop();
+  auto next = Guardian::start();
+  if (!next) {
+    log::error("no guardian", {{"reason", next.error().what}});
+    return;
+  }
+  guardian_ = std::move(*next);
+  {
+    std::lock_guard lock(mutex_);
+    guardian_pid_ = static_cast<uint32_t>(guardian_.process().pid());
+    guardian_start_ = guardian_.process().start_time();
+  }
+  (void)watch(guardian_.process().fd(), EPOLLIN);
+  write_guardian_file();
+}
+
+void PagerProcess::write_guardian_file() {
+  std::string path = options_.socket + ".guardian";
+  std::string next = path + ".new";
+  std::string text = std::to_string(guardian_pid_) + " " + std::to_string(guardian_start_) + "\n";
+  auto fd = open_file(next, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  auto written = fd ? write_all(fd->get(), text) : Status(std::unexpected(fd.error()));
+  if (!written || ::rename(next.c_str(), path.c_str()) != 0)
+    log::error("the guardian's file cannot be written", {{"path", path}});
+}
+
+void PagerProcess::leave() {
+  pager_->stop();
+  pager_->close_all();
+  guardian_.stop();
+  (void)::unlink((options_.socket + ".guardian").c_str());
+  server_.reset();
+}
+
+}  // namespace mose::restore
