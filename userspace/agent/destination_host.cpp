@@ -285,9 +285,11 @@ Status DestinationHost::activate() {
 
 Status DestinationHost::settle() {
   egress_queue_.reset();
+  // Every page is in and every userfaultfd closed: the pager only waits for this.
+  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
+  if (pager_) (void)pager_.reap(kExitBound);
   std::error_code error;
   fs::remove_all(migration_paths(config_, id_).dir, error);
-  if (pager_) (void)pager_.reap(kExitBound);
   return {};
 }
 

@@ -223,11 +223,10 @@ void DestinationMigration::activate() {
   if (!thawed_at_) thawed_at_ = now();
   criu_lane_.run([this] { return host_->activate(); },
                  [this](const Status& status) {
-                   if (status) {
-                     if (pager_) pager_->thawed();
-                     schedule_announcements();
-                   }
-                   done(DestinationActionKind::activate, status);
+                   if (!status) return done(DestinationActionKind::activate, status);
+                   if (pager_) pager_->thawed();
+                   schedule_announcements();
+                   done(DestinationActionKind::activate, register_here());
                  });
 }
 
@@ -256,14 +255,15 @@ void DestinationMigration::finish() {
   if (pager_) pager_status_ = pager_->status();
   pager_.reset();
   criu_lane_.run([this] { return host_->settle(); },
-                 [this](Status status) {
-                   if (status) {
-                     auto init = host_->init();
-                     status = init ? context_.core.workloads.arrived(payload_.spec.name, std::move(*init))
-                                   : Status(std::unexpected(init.error()));
-                   }
-                   done(DestinationActionKind::finish, status);
-                 });
+                 [this](const Status& status) { done(DestinationActionKind::finish, status); });
+}
+
+// From the thaw on the workload is this node's.
+Status DestinationMigration::register_here() {
+  const Workload* workload = context_.core.workloads.find(payload_.spec.name);
+  if (workload && workload->state == WorkloadState::running) return {};  // activated before
+  MOSE_ASSIGN(ProcessHandle init, host_->init());
+  return context_.core.workloads.arrived(payload_.spec.name, std::move(init));
 }
 
 void DestinationMigration::query_verdict() {

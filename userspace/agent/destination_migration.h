@@ -41,6 +41,9 @@ class DestinationMigration {
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }
+  [[nodiscard]] bool ended() const { return ended_; }
+  // Every page is here; only tidying up is left.
+  [[nodiscard]] bool memory_complete() const { return driver_.state().pages_complete; }
   [[nodiscard]] std::string report_json() const;
 
  private:
@@ -66,6 +69,7 @@ class DestinationMigration {
   void query_verdict();
   void watch_pager();
   void restored(const Status& status);
+  [[nodiscard]] Status register_here();
   void schedule_announcements();
 
   MigrationContext& context_;

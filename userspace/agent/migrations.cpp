@@ -107,11 +107,22 @@ Answer<void> Migrations::check_start(const std::string& workload, const std::str
     std::string more = found->state == WorkloadState::away ? " (it went to node " + found->node + ")" : "";
     return refuse(fmt::format("workload {} is {}{}: only a running one can be moved", workload, to_string(found->state), more));
   }
+  if (const DestinationMigration* arrival = arrival_of(workload); arrival && !arrival->memory_complete()) {
+    return refuse(fmt::format("the memory of workload {} is still arriving from node {}: try again when `mose status` is empty", workload,
+                              arrival->meta().peer));
+  }
   if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
     return refuse(fmt::format("{} migrations are under way on node {}: wait for one to end", sources_.size() + destinations_.size(), core_.config.node.name));
   }
   if (!context_.criu) return refuse(context_.criu_problem);
   return {};
+}
+
+const DestinationMigration* Migrations::arrival_of(const std::string& workload) const {
+  for (const auto& [id, arrival] : destinations_) {
+    if (arrival->meta().workload == workload && !arrival->ended()) return arrival.get();
+  }
+  return nullptr;
 }
 
 SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
@@ -133,7 +144,10 @@ SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
 
 DestinationMigration::Handlers Migrations::destination_handlers(const MigrationId& id) {
   DestinationMigration::Handlers handlers;
-  handlers.on_end = [this](const MigrationEnd& end) { on_end(end); };
+  handlers.on_end = [this](const MigrationEnd& end) {
+    on_end(end);
+    if (auto waiting = waiting_departures_.extract(end.workload)) waiting.mapped()();
+  };
   handlers.on_gone = [this, id] {
     core_.loop.post([this, id, alive = alive_] {
       if (*alive) destinations_.erase(id);
@@ -156,10 +170,12 @@ Answer<MigrationId> Migrations::start(const std::string& workload, const std::st
   auto migration = std::make_unique<SourceMigration>(context_, meta, found->spec, found->init, options, source_handlers(id));
   SourceMigration& started = *migration;
   sources_[id] = std::move(migration);
-  // Callbacks never before this call has returned.
-  core_.loop.post([this, id, &started, alive = alive_] {
+  auto begin = [this, id, &started, alive = alive_] {
     if (*alive && sources_.contains(id)) started.begin();
-  });
+  };
+  // Callbacks never before this call has returned; and never before an arrival that is complete has tidied up.
+  if (arrival_of(workload)) waiting_departures_[workload] = begin;
+  else core_.loop.post(begin);
   return id;
 }
 

@@ -36,6 +36,8 @@ class Migrations : public MigrationService {
   explicit Migrations(Core& core);
   void prepare_criu();
   [[nodiscard]] Answer<void> check_start(const std::string& workload, const std::string& node) const;
+  // The arrival of a workload that has not ended; null: none.
+  [[nodiscard]] const DestinationMigration* arrival_of(const std::string& workload) const;
   [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
@@ -60,6 +62,8 @@ class Migrations : public MigrationService {
   std::map<PeerConnection*, std::unique_ptr<PeerConnection>> loose_;
   // Set while an arrival waits for the last trace of the workload's departure.
   std::map<std::string, std::function<void()>> waiting_arrivals_;
+  // Set while a departure waits for the end of an arrival.
+  std::map<std::string, std::function<void()>> waiting_departures_;
   std::function<void()> shut_down_done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

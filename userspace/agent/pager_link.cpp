@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "agent/pager_link.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
-
-#include <thread>
 
 #include "base/log.h"
 
@@ -92,8 +91,10 @@ Status end_pager(const std::string& socket_path, Nanoseconds bound) {
   auto guardian = restore::read_guardian_file(socket_path);
   if (auto client = restore::PagerClient::connect(socket_path)) {
     MOSE_TRY(client->quit(true));
-    while (now() < deadline && restore::PagerClient::connect(socket_path)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    // Until it closes our connection; a second one would replace this one, perhaps before it was read.
+    while (now() < deadline && client->on_ready()) {
+      pollfd ready{client->fd(), static_cast<short>(POLLIN | (client->wants_write() ? POLLOUT : 0)), 0};
+      (void)poll(&ready, 1, 20);
     }
   }
   if (!guardian) return {};

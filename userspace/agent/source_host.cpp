@@ -133,6 +133,8 @@ Status SourceHost::arm_dump() {
 }
 
 Status SourceHost::freeze() {
+  // What the programs counted before belongs to earlier times: silence before the service was opened, earlier moves.
+  MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   Timeline::Span span(timeline_, "freeze");
   MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
   return cgroup_.freeze(kFreezeBound);
@@ -266,13 +268,13 @@ void SourceHost::count_packets() {
   auto in = network_->steering().counters(handover::Direction::ingress);
   if (!in) return;
   PacketCounts counts;
-  counts.held = in->held.frames;
-  counts.drained = in->drained;
-  counts.redirected = in->redirected.frames;
+  counts.held = in->held.frames - before_.held.frames;
+  counts.drained = in->drained - before_.drained;
+  counts.redirected = in->redirected.frames - before_.redirected.frames;
   // What the frozen source itself sends again is dropped on purpose (the destination has the data) and is no loss; what
   // clients send is never dropped on purpose.
-  counts.dropped = in->dropped();
-  counts.overflow = in->dropped_overflow.frames;
+  counts.dropped = in->dropped() - before_.dropped();
+  counts.overflow = in->dropped_overflow.frames - before_.dropped_overflow.frames;
   std::lock_guard lock(results_mutex_);
   packets_ = counts;
 }

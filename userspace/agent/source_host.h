@@ -81,6 +81,7 @@ class SourceHost {
   Fd netns_, images_dir_;
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> ingress_queue_;
+  handover::SteerCounters before_;     // ingress, when the hold began
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_process_
   ProcessHandle dump_process_;         // of swrk_, for kill_dump

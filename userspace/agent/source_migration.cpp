@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <thread>
 
 #include "agent/migration_paths.h"
 #include "base/log.h"
@@ -49,6 +50,13 @@ Result<Connected> connect_to(const std::string& address, const std::string& node
   return Connected{std::move(copy), theirs.node, host_of(own)};
 }
 
+// The final scan runs beside CRIU's dump and restore, which need a core of their own.
+sense::HashScanOptions scan_options() {
+  sense::HashScanOptions options;
+  options.final_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
+  return options;
+}
+
 move::StreamId stream_of(const JournalMeta& meta) { return {meta.id, meta.epoch}; }
 
 std::string random_token() {
@@ -75,7 +83,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
       journal_lane_(context.core.loop, "journal"),
       peer_lane_(context.core.loop, "peer") {
   memory_ = std::make_unique<SourceMemory>(workload_paths(context.core.config, spec_.name).cgroup,
-                                           std::make_unique<sense::HashScan>(), stream_of(meta_),
+                                           std::make_unique<sense::HashScan>(scan_options()), stream_of(meta_),
                                            options_.max_bandwidth_bps, timeline_);
 }
 
