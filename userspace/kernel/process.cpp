@@ -194,6 +194,22 @@ Result<pid_t> virtual_pid(const ProcessHandle& process) {
   return pid;
 }
 
+Status wait_untraced(const std::vector<ProcessHandle>& processes, Nanoseconds bound) {
+  constexpr std::chrono::milliseconds kPause{1};  // the kernel has no event for it
+  Timestamp deadline = now() + bound;
+  for (const ProcessHandle& process : processes) {
+    for (;;) {
+      auto tracer = status_field(process, "TracerPid");
+      if (!tracer && !process.alive()) break;
+      if (!tracer) return std::unexpected(std::move(tracer).error());
+      if (*tracer == "0") break;
+      if (now() >= deadline) return fail_errno("wait until nothing traces process " + std::to_string(process.pid()), ETIMEDOUT);
+      std::this_thread::sleep_for(kPause);
+    }
+  }
+  return {};
+}
+
 Result<pid_t> parent_pid(const ProcessHandle& process) {
   MOSE_ASSIGN(uint64_t value, stat_field(process.pid(), 4));
   return static_cast<pid_t>(value);

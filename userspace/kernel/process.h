@@ -72,6 +72,9 @@ inline constexpr size_t kTreeProcessesMax = 4096;
 [[nodiscard]] Result<pid_t> virtual_pid(const ProcessHandle& process);
 // The host number of the parent.
 [[nodiscard]] Result<pid_t> parent_pid(const ProcessHandle& process);
+// Waits until no process of these is traced any more. A CRIU whose agent has died lets go of its tasks a moment later, and
+// freezes their cgroup again just before: thaw only after this. ETIMEDOUT when `bound` passed first.
+[[nodiscard]] Status wait_untraced(const std::vector<ProcessHandle>& processes, Nanoseconds bound);
 // Field of /proc/PID/status without its name and blanks, e.g. "VmRSS" -> "1234 kB".
 [[nodiscard]] Result<std::string> status_field(const ProcessHandle& process, const std::string& name);
 

@@ -75,7 +75,6 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
   request.ipc_fd = place.ipc_fd;
   request.uts_fd = place.uts_fd;
   request.mnt_fd = setup.mounts_fd();
-  request.parent_death_signal = SIGKILL;
   request.command.program = setup.criu();
   request.command.arguments = {"swrk", std::to_string(kSocketNumber)};
   request.command.fds = {{theirs.get(), kSocketNumber}, {output.get(), 1}, {output.get(), 2}};
@@ -87,6 +86,7 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
     request.time_fd = place.time_fd;
     request.command.environment.push_back(place.skip_memory ? "MOSE_CRIU_SKIP_MEMORY=1" : "MOSE_CRIU_SKIP_MEMORY=0");
   } else {
+    request.parent_death_signal = SIGKILL;
     request.cgroup_fd = place.cgroup_fd;
     request.private_mounts = true;
     if (!place.root.empty()) {
@@ -112,7 +112,7 @@ Result<Swrk> Swrk::start_for_restore(const CriuSetup& setup, const Place& place)
 
 Swrk& Swrk::operator=(Swrk&& other) noexcept {
   if (this != &other) {
-    kill();
+    end();
     purpose_ = other.purpose_;
     state_ = other.state_;
     socket_ = std::move(other.socket_);
@@ -125,7 +125,7 @@ Swrk& Swrk::operator=(Swrk&& other) noexcept {
   return *this;
 }
 
-Swrk::~Swrk() { kill(); }
+Swrk::~Swrk() { end(); }
 
 Status Swrk::send(const std::string& bytes) {
   ssize_t n;
@@ -169,7 +169,7 @@ Result<std::optional<Swrk::Event>> Swrk::receive() {
   if (n < 0 && errno == EAGAIN) return std::optional<Event>();
   if (n < 0 && errno != ECONNRESET) return fail_errno("receive from CRIU");
   if (n <= 0) {  // CRIU has closed its end: it is about to be gone
-    auto exit = process_.reap(kKillBound);
+    auto exit = process_.reap(purpose_ == Purpose::dump ? kBreakBound : kKillBound);
     state_ = State::finished;
     std::string how = exit ? describe(*exit) : exit.error().what;
     if (exit) process_ = ProcessHandle();
@@ -220,6 +220,29 @@ Status Swrk::wait_exit(Nanoseconds bound) {
   if (!exit) return context("wait until CRIU has gone", std::move(exit).error());
   process_ = ProcessHandle();
   return {};
+}
+
+void Swrk::end() {
+  if (!process_) return;
+  bool dumping = purpose_ == Purpose::dump && (state_ == State::asked || state_ == State::in_hook);
+  if (dumping) {
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    if (process_.reap(kBreakBound)) {
+      process_ = ProcessHandle();
+      state_ = State::finished;
+      return;
+    }
+  }
+  kill();
+}
+
+void Swrk::Breaker::break_off() const {
+  if (line_) ::shutdown(line_.get(), SHUT_RDWR);
+}
+
+Result<Swrk::Breaker> Swrk::breaker() const {
+  MOSE_ASSIGN(Fd line, duplicate(socket_.get()));
+  return Breaker(std::move(line));
 }
 
 void Swrk::kill() {

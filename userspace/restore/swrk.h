@@ -20,10 +20,16 @@ namespace mose::restore {
 // one dump or one restore, driven through its hooks, gone.
 //
 // Life: start -> request_dump or request_restore (once) -> next/answer until Done or Died. Between a hook and its
-// answer CRIU waits. Destroying the object kills CRIU. CRIU also dies with the thread that called start(): call it from
-// a thread that outlives the dump or restore.
+// answer CRIU waits. Destroying the object ends CRIU: end().
 //
-// What a dead CRIU leaves behind is decided by the cgroup's freezer alone (see the facts at each function).
+// Never SIGKILL a CRIU that is dumping: between the pre-dump and the post-dump hook its code runs inside the workload's
+// tasks, and about one kill in three damaged them beyond use (24 kills at 0-9 ms after query-ext-files, 9 broken). Break
+// its line instead: it finds that out at its next hook, cleans the tasks up, takes their sockets out of repair mode, leaves
+// the cgroup as frozen as it found it, and exits. The same happens when the agent dies, which is why a dumping CRIU is not
+// tied to our life. A restoring CRIU is: it dies with the thread that started it, so call start_for_restore from a thread
+// that outlives the restore.
+//
+// What a dead CRIU leaves running is decided by the cgroup's freezer alone.
 class Swrk {
  public:
   struct Place {
@@ -91,8 +97,23 @@ class Swrk {
   [[nodiscard]] Status answer(bool ok);
   // After Done: waits until the process has gone, so that nothing of CRIU holds the tree any more.
   [[nodiscard]] Status wait_exit(Nanoseconds bound);
-  // SIGKILL and reap.
+  // Ends CRIU, whatever it is doing. A dump under way is broken off and given kBreakBound to clean up, and killed only
+  // after that; everything else is killed at once.
+  void end();
+  // SIGKILL and reap. Harmless for the workload in a hook of a dump, not between two of them.
   void kill();
+  // For other threads: breaks the line of a CRIU whose owner waits in next(), which then returns Died after CRIU has
+  // cleaned up (or first a hook that had come before; its answer fails). Valid as long as the caller keeps it, also after the Swrk has gone.
+  class Breaker {
+   public:
+    Breaker() = default;
+    explicit Breaker(Fd line) : line_(std::move(line)) {}
+    void break_off() const;
+
+   private:
+    Fd line_;
+  };
+  [[nodiscard]] Result<Breaker> breaker() const;
 
   [[nodiscard]] int fd() const { return socket_.get(); }  // readable when next(0) has something
   [[nodiscard]] const ProcessHandle& process() const { return process_; }
@@ -117,6 +138,8 @@ class Swrk {
   std::string root_;                    // restore: paths inside CRIU's mount namespace
   std::vector<std::string> externals_;
 };
+
+inline constexpr Nanoseconds kBreakBound{10'000'000'000};
 
 // The lines of a CRIU log that tell why it failed, at most three, joined by "; ".
 [[nodiscard]] std::string meaningful_log_lines(std::string_view log);

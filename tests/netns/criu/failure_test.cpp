@@ -154,6 +154,64 @@ TEST_F(CriuFailure, ARestoreThatFailsSaysWhy) {
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
+// Whenever the line breaks (the agent died, or broke it off), the source is whole: frozen as it was, out of repair mode.
+class BrokenLine : public CriuFailure, public ::testing::WithParamInterface<int> {};
+TEST_P(BrokenLine, LeavesAWholeSource) {
+  auto swrk = dumper();
+  ASSERT_TRUE(ok(swrk));
+  ASSERT_TRUE(ok(bed.a.cgroup.freeze(kBound)));
+  auto breaker = swrk->breaker();
+  ASSERT_TRUE(ok(breaker));
+  ASSERT_TRUE(ok(swrk->request_dump(CriuBed::dump_request(bed.a, source_images.get()))));
+  auto done = drive(*swrk, [&](const Swrk::Hook& hook) -> Result<bool> {
+    if (hook.name == "query-ext-files") {
+      // The answer is on its way: the line breaks while CRIU works on the tasks.
+      MOSE_TRY(swrk->answer(true));
+      ::usleep(static_cast<unsigned>(GetParam()) * 1000);
+      breaker->break_off();
+      return fail("broken as planned");
+    }
+    return true;
+  });
+  ASSERT_FALSE(done);
+  ASSERT_EQ(done.error().what, "broken as planned");
+  auto event = swrk->next(kBound);
+  ASSERT_TRUE(ok(event));
+  if (std::holds_alternative<Swrk::Hook>(*event)) {  // it had come to post-dump before
+    EXPECT_FALSE(swrk->answer(true));
+    event = swrk->next(kBound);
+    ASSERT_TRUE(ok(event));
+  }
+  EXPECT_TRUE(std::holds_alternative<Swrk::Died>(*event));
+  auto tree = process_tree(bed.a.first);
+  ASSERT_TRUE(ok(tree));
+  EXPECT_EQ(tree->size(), 2u);
+  EXPECT_TRUE(ok(wait_untraced(*tree, kBound)));
+  EXPECT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
+  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
+}
+INSTANTIATE_TEST_SUITE_P(AfterMilliseconds, BrokenLine, ::testing::Values(0, 3, 6, 9, 14, 30),
+                         [](const auto& delay) { return std::to_string(delay.param); });
+
+TEST_F(CriuFailure, ADumpThatIsDroppedIsBrokenOffNotKilled) {
+  {
+    auto swrk = dumper();
+    ASSERT_TRUE(ok(swrk));
+    ASSERT_TRUE(ok(bed.a.cgroup.freeze(kBound)));
+    ASSERT_TRUE(ok(swrk->request_dump(CriuBed::dump_request(bed.a, source_images.get()))));
+    for (int hooks = 0; hooks < 2; ++hooks) {
+      auto event = swrk->next(kBound);
+      ASSERT_TRUE(ok(event));
+      ASSERT_TRUE(ok(swrk->answer(true)));
+    }
+    ::usleep(5000);
+  }
+  ASSERT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
+  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
+}
+
 TEST_F(CriuFailure, ADumpOfAnUndeclaredMountIsRefusedWithItsName) {
   auto swrk = dumper();
   ASSERT_TRUE(ok(swrk));
@@ -197,6 +255,15 @@ TEST_F(CriuFailure, CriuDiesWithTheObject) {
     pid = swrk->process().pid();
   }
   EXPECT_FALSE(ProcessHandle::open(pid));
+}
+
+TEST_F(CriuFailure, ACriuThatWasNeverAskedEndsWithItsLine) {
+  auto swrk = dumper();
+  ASSERT_TRUE(ok(swrk));
+  auto breaker = swrk->breaker();
+  ASSERT_TRUE(ok(breaker));
+  breaker->break_off();
+  EXPECT_TRUE(ok(swrk->wait_exit(kBound)));
 }
 
 TEST_F(CriuFailure, MessagesOutOfTurnAreErrors) {
