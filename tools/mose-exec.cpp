@@ -204,7 +204,6 @@ bool is_directory(int fd) {
 void attach(const Bind& bind, int target, const char* path, unsigned flags) {
   if (::move_mount(bind.tree, "", target, path, MOVE_MOUNT_F_EMPTY_PATH | flags) < 0)
     fail("mount " + bind.source + " on " + bind.target);
-  ::close(bind.tree);
 }
 
 void send_mount_namespace(int socket) {

@@ -159,7 +159,26 @@ TEST_F(Launch, AWorkloadSeesItsRootProcAndDeclaredMountsOnly) {
   EXPECT_EQ(fs::read_symlink(proc + "/cwd"), "/");
   EXPECT_EQ(std::distance(fs::directory_iterator(proc + "/fd"), fs::directory_iterator()), 3) << "no descriptor of ours got in";
   EXPECT_EQ(*read_file(proc + "/environ"), "");
+  for (int tries = 0; group.procs()->size() < 2 && tries < 1000; ++tries) ::usleep(1000);  // its child
   EXPECT_EQ(group.procs()->size(), 2u);
+}
+
+TEST_F(Launch, TheHostsOwnRootMayBeTheRoot) {
+  // A mount namespace whose root is the test's root: what mose-exec sees as "/" is a tree that we know.
+  ASSERT_EQ(::mkdir((root + "/exec").c_str(), 0755), 0);
+  fs::copy(*helper_path("mose-exec"), root + "/exec/mose-exec");
+  std::string text = run({}, "unshare -m --propagation private sh -c 'mount --bind " + root + " " + root + " && cd " + root +
+                                 " && mount -t tmpfs none data && mount -t proc proc proc && pivot_root . tmp && exec "
+                                 "/exec/mose-exec --workload --root / --root-ro --bind /data /data --log /data/log --chdir / "
+                                 "--pid-fd 1 -- /bin/workload 10 /data/state'");
+  pid_t pid = std::atoi(text.c_str());
+  ASSERT_GT(pid, 0) << text;
+  auto process = ProcessHandle::open(pid);
+  ASSERT_TRUE(process) << text;
+  std::string mounts = *read_file("/proc/" + std::to_string(pid) + "/mountinfo");
+  EXPECT_EQ(std::count(mounts.begin(), mounts.end(), '\n'), 3) << mounts;
+  EXPECT_TRUE(process->signal(SIGKILL));
+  (void)process->wait_ended(kBound);
 }
 
 TEST_F(Launch, AWorkloadThatCannotStartSaysWhy) {
