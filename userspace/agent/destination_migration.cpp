@@ -43,6 +43,8 @@ void DestinationMigration::begin(std::unique_ptr<PeerConnection> connection) {
 void DestinationMigration::recover(Journal journal) {
   auto records = journal.contents().records;
   journal_ = std::move(journal);
+  const Workload* workload = context_.core.workloads.find(payload_.spec.name);
+  arrived_ = workload != nullptr && workload->state == WorkloadState::arriving && workload->migration == meta_.id.hex();
   bool committed = false, ready = false;
   for (plan::Record record : records) {
     committed = committed || record == plan::Record::commit;
@@ -238,6 +240,8 @@ void DestinationMigration::schedule_announcements() {
 }
 
 void DestinationMigration::discard() {
+  // Refused before anything was made: what has the workload's name here is somebody else's.
+  if (!arrived_) return context_.core.loop.post([this] { done(DestinationActionKind::discard, {}); });
   host_->kill_restore();
   if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));
   pager_.reset();

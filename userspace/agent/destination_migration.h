@@ -78,7 +78,8 @@ class DestinationMigration {
   Handlers handlers_;
   Timeline timeline_;
   Timestamp started_ = now();
-  bool ended_ = false, arrived_ = false;
+  bool ended_ = false;
+  bool arrived_ = false;  // the arriving workload in the registry is this migration's
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
   bool restored_ = false;  // the restore action waits for that
 
