@@ -87,15 +87,15 @@ Result<Memory> create_memory(const MigrationId& id, uint32_t epoch) {
 }
 
 // Everything that a dead pager's guardian holds, the userfaultfds under their old numbers.
-Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore::Custody& custody) {
+Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore::Takeover& takeover) {
   Memory memory;
-  MOSE_ASSIGN(Fd state, custody.take_memfd(restore::kStateName));
+  MOSE_ASSIGN(Fd state, takeover.take_memfd(restore::kStateName));
   MOSE_ASSIGN(memory.state, restore::PagerState::adopt(std::move(state), id));
-  MOSE_TRY(restore::adopt_userfaultfds(custody, *memory.state));
+  MOSE_TRY(takeover.take_userfaultfds(*memory.state));
   move::PageStore::Fds fds;
-  MOSE_ASSIGN(fds.data, custody.take_memfd("mose-store-data"));
-  MOSE_ASSIGN(fds.index, custody.take_memfd("mose-store-index"));
-  MOSE_ASSIGN(fds.map, custody.take_memfd("mose-store-map"));
+  MOSE_ASSIGN(fds.data, takeover.take_memfd("mose-store-data"));
+  MOSE_ASSIGN(fds.index, takeover.take_memfd("mose-store-index"));
+  MOSE_ASSIGN(fds.map, takeover.take_memfd("mose-store-map"));
   MOSE_ASSIGN(memory.store, move::PageStore::adopt(std::move(fds), id, epoch));
   return memory;
 }
@@ -107,10 +107,10 @@ Status run(const Options& options) {
   MOSE_ASSIGN(restore::Guardian guardian, restore::Guardian::start());
 
   Memory memory;
-  std::optional<restore::Custody> before;
   if (options.adopt != 0) {
-    MOSE_ASSIGN(before, restore::Custody::open(options.adopt));
-    MOSE_ASSIGN(memory, adopt_memory(id, options.epoch, *before));
+    MOSE_ASSIGN(auto takeover, restore::Takeover::begin(options.adopt, options.socket, guardian));
+    MOSE_ASSIGN(memory, adopt_memory(id, options.epoch, takeover));
+    MOSE_TRY(takeover.finish());
   } else {
     MOSE_ASSIGN(memory, create_memory(id, options.epoch));
   }
@@ -136,12 +136,7 @@ Status run(const Options& options) {
   MOSE_ASSIGN(auto process, restore::PagerProcess::start(std::move(process_options), *memory.state, receiver,
                                                          std::move(guardian)));
   process_now = process.get();
-  if (before) {
-    // Ours holds everything now. With it go the dead pager's sockets.
-    (void)before->process().signal(SIGKILL);
-    before.reset();
-    process->notice_sealed();
-  }
+  if (options.adopt != 0) process->notice_sealed();
   receiver.start();
   log::info("pager started", {{"migration", options.id}, {"source", options.source}, {"adopted", options.adopt != 0}});
   process->run();

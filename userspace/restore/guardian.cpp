@@ -49,20 +49,43 @@ void Guardian::stop() {
   process_ = ProcessHandle();
 }
 
-Result<Custody> Custody::open(pid_t guardian) {
-  Custody custody;
-  MOSE_ASSIGN(custody.process_, ProcessHandle::open(guardian));
-  if (!custody.process_.alive()) return fail("guardian " + std::to_string(guardian) + " has ended");
-  return custody;
+Result<Takeover> Takeover::begin(pid_t guardian, const std::string& socket_path, const Guardian& mine) {
+  Takeover takeover;
+  takeover.socket_path_ = socket_path;
+  takeover.mine_ = mine.name();
+  MOSE_ASSIGN(takeover.list_, read_guardians(socket_path));
+  const GuardianName& current = takeover.list_.current;
+  if (current.pid != static_cast<uint32_t>(guardian))
+    return fail("process " + std::to_string(guardian) + " is not the guardian, " + std::to_string(current.pid) + " is");
+  MOSE_ASSIGN(takeover.process_, ProcessHandle::open_same(guardian, current.start_time));
+  if (!takeover.process_.alive()) return fail("guardian " + std::to_string(guardian) + " has ended");
+  if (takeover.list_.stale.size() == kGuardiansMax) return fail("too many takeovers of one pager were killed");
+  takeover.list_.stale.push_back(takeover.mine_);
+  MOSE_TRY(write_guardians(socket_path, takeover.list_));
+  return takeover;
 }
 
-Result<Fd> Custody::take(int theirs) const {
+Status Takeover::finish() {
+  GuardianList next{.current = mine_, .stale = {list_.current}};
+  for (const GuardianName& name : list_.stale)
+    if (!(name == mine_)) next.stale.push_back(name);
+  MOSE_TRY(write_guardians(socket_path_, next));
+  for (const GuardianName& name : next.stale) {
+    auto process = ProcessHandle::open_same(static_cast<pid_t>(name.pid), name.start_time);
+    if (!process) continue;  // gone
+    (void)process->signal(SIGKILL);
+    MOSE_TRY(process->wait_ended(kReapBound));
+  }
+  return write_guardians(socket_path_, {.current = mine_, .stale = {}});
+}
+
+Result<Fd> Takeover::take(int theirs) const {
   int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process_.fd(), theirs, 0));
   if (fd < 0) return fail_errno("take descriptor " + std::to_string(theirs) + " from the guardian");
   return Fd(fd);
 }
 
-Result<Fd> Custody::take_memfd(std::string_view name) const {
+Result<Fd> Takeover::take_memfd(std::string_view name) const {
   std::string directory = "/proc/" + std::to_string(process_.pid()) + "/fd";
   DIR* dir = ::opendir(directory.c_str());
   if (dir == nullptr) return fail_errno("list " + directory);
@@ -98,16 +121,16 @@ Result<Fd> into_custody_at(Fd fd, int number) {
   return kept;
 }
 
-Status adopt_userfaultfds(const Custody& custody, PagerState& state) {
+Status Takeover::take_userfaultfds(PagerState& state) const {
   for (uint32_t i = 0; i < state.spaces(); ++i) {
     if (state.state(i) == SpaceState::closed) continue;
-    MOSE_ASSIGN(Fd theirs, custody.take(state.uffd(i)));
+    MOSE_ASSIGN(Fd theirs, take(state.uffd(i)));
     MOSE_ASSIGN(Fd kept, into_custody_at(std::move(theirs), state.uffd(i)));
     (void)kept.release();  // the table's, as in the process before
     UffdEvent left = decode(state.slot(i));
     if (left.kind != UffdEvent::Kind::fork) continue;
     // The child's descriptor, under whatever number it gets here; the message is made to say so.
-    MOSE_ASSIGN(Fd child, custody.take(left.fd));
+    MOSE_ASSIGN(Fd child, take(left.fd));
     state.set_fork_fd(i, child.release());
   }
   return {};

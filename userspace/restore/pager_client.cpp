@@ -3,8 +3,6 @@
 
 #include <fcntl.h>
 
-#include <charconv>
-
 #include "kernel/spawn.h"
 #include "pager.pb.h"
 #include "restore/pager_frames.h"
@@ -106,21 +104,6 @@ Result<ProcessHandle> launch_pager(const PagerLaunch& launch) {
     request.fds = {{log.get(), 1}, {log.get(), 2}};
   }
   return spawn(request);
-}
-
-Result<GuardianName> read_guardian_file(const std::string& socket_path) {
-  MOSE_ASSIGN(std::string text, read_file(socket_path + ".guardian", 4096));
-  GuardianName name;
-  const char* at = text.data();
-  const char* end = at + text.size();
-  auto number = [&](auto& out) {
-    while (at != end && *at == ' ') ++at;
-    auto [next, error] = std::from_chars(at, end, out);
-    at = next;
-    return error == std::errc();
-  };
-  if (!number(name.pid) || !number(name.start_time) || name.pid == 0) return fail(socket_path + ".guardian: damaged");
-  return name;
 }
 
 }  // namespace mose::restore

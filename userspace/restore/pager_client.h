@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "kernel/process.h"
+#include "restore/guardian_file.h"
 
 namespace mose::restore {
 
@@ -96,12 +97,7 @@ struct PagerLaunch {
   uint32_t adopt = 0;        // pid of the guardian of a pager that died
 };
 // Starts mose-pager in a session of its own. It has no parent-death signal: it survives us.
-// The guardian's pid lies in <socket>.guardian (text: "pid start_time") as long as there is one.
+// Whom to adopt when it dies is in <socket>.guardian: read_guardian_file().
 [[nodiscard]] Result<ProcessHandle> launch_pager(const PagerLaunch& launch);
-struct GuardianName {
-  uint32_t pid = 0;
-  uint64_t start_time = 0;
-};
-[[nodiscard]] Result<GuardianName> read_guardian_file(const std::string& socket_path);
 
 }  // namespace mose::restore

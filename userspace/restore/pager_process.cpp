@@ -48,7 +48,7 @@ Status PagerProcess::set_up() {
   wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_) return fail_errno("eventfd");
   MOSE_TRY(watch(wake_.get(), EPOLLIN));
-  MOSE_TRY(watch(cgroup_events_.get(), EPOLLPRI));
+  MOSE_TRY(watch(cgroup_events_.get(), EPOLLPRI | EPOLLET));
   MOSE_TRY(watch(guardian_.process().fd(), EPOLLIN));
   if (!options_.adopted) {
     MOSE_ASSIGN(LazySocket lazy, LazySocket::listen(options_.images_dir));
@@ -75,11 +75,11 @@ Status PagerProcess::set_up() {
     quit_ = true;
     wake();
   };
+  write_guardian_file();
   // Last: who connects learns a state that is true.
   MOSE_ASSIGN(server_, PagerServer::start(options_.socket, std::move(handlers)));
   if (phase_ == PagerPhase::fencing) raise_fence();
   if (phase_ == PagerPhase::failed) restore_failed("the pager died while CRIU restored");
-  write_guardian_file();
   server_->post(PagerEventKind::listening);
   return {};
 }
@@ -175,6 +175,11 @@ void PagerProcess::run() {
     for (int i = 0; i < n; ++i) {
       int fd = ready[static_cast<size_t>(i)].data.fd;
       if (lazy_ && fd == lazy_->fd()) lazy_ready();
+      if (fd == cgroup_events_.get()) {
+        // A watched control file stays ready until it is read.
+        char text[256];
+        [[maybe_unused]] ssize_t got = ::pread(fd, text, sizeof text, 0);
+      }
       if (fd == wake_.get()) {
         uint64_t count;
         [[maybe_unused]] ssize_t got = ::read(wake_.get(), &count, sizeof count);
@@ -296,7 +301,7 @@ void PagerProcess::completed() {
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, cgroup_events_.get(), nullptr);
   pager_->stop();
   guardian_.stop();
-  (void)::unlink((options_.socket + ".guardian").c_str());
+  remove_guardians(options_.socket);
   if (options_.on_pages_complete) options_.on_pages_complete();
   set_phase(PagerPhase::complete);
   server_->post(PagerEventKind::complete);
@@ -329,20 +334,15 @@ void PagerProcess::check_guardian() {
 }
 
 void PagerProcess::write_guardian_file() {
-  std::string path = options_.socket + ".guardian";
-  std::string next = path + ".new";
-  std::string text = std::to_string(guardian_pid_) + " " + std::to_string(guardian_start_) + "\n";
-  auto fd = open_file(next, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  auto written = fd ? write_all(fd->get(), text) : Status(std::unexpected(fd.error()));
-  if (!written || ::rename(next.c_str(), path.c_str()) != 0)
-    log::error("the guardian's file cannot be written", {{"path", path}});
+  auto written = write_guardians(options_.socket, {.current = guardian_.name(), .stale = {}});
+  if (!written) log::error("the guardian cannot be written down", {{"reason", written.error().what}});
 }
 
 void PagerProcess::leave() {
   pager_->stop();
   pager_->close_all();
   guardian_.stop();
-  (void)::unlink((options_.socket + ".guardian").c_str());
+  remove_guardians(options_.socket);
   server_.reset();
 }
 

@@ -18,12 +18,12 @@ Status run(char** argv) {
   auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
   MOSE_ASSIGN(auto guardian, restore::Guardian::start());
   std::unique_ptr<restore::PagerState> state;
-  std::optional<restore::Custody> before;
   if (number(9) != 0) {
-    MOSE_ASSIGN(before, restore::Custody::open(static_cast<pid_t>(number(9))));
-    MOSE_ASSIGN(Fd memfd, before->take_memfd(restore::kStateName));
+    MOSE_ASSIGN(auto takeover, restore::Takeover::begin(static_cast<pid_t>(number(9)), argv[3], guardian));
+    MOSE_ASSIGN(Fd memfd, takeover.take_memfd(restore::kStateName));
     MOSE_ASSIGN(state, restore::PagerState::adopt(std::move(memfd), id));
-    MOSE_TRY(restore::adopt_userfaultfds(*before, *state));
+    MOSE_TRY(takeover.take_userfaultfds(*state));
+    MOSE_TRY(takeover.finish());
   } else {
     MOSE_ASSIGN(state, restore::PagerState::create(id));
   }
@@ -35,9 +35,8 @@ Status run(char** argv) {
   if (remote_from < pages) provider.add(space, {test::kToyPage + remote_from, pages - remote_from}, true);
   provider.seal();
   restore::PagerProcessOptions options{.images_dir = argv[2], .socket = argv[3], .cgroup = argv[4],
-                                       .adopted = before.has_value()};
+                                       .adopted = number(9) != 0};
   MOSE_ASSIGN(auto process, restore::PagerProcess::start(options, *state, provider, std::move(guardian)));
-  if (before) (void)before->process().signal(9);
   process->notice_sealed();
   process->run();
   return {};
