@@ -12,7 +12,9 @@ namespace mose::lab {
 namespace {
 
 constexpr const char* kWorkload = "redis";
-constexpr Nanoseconds kCommandBound = std::chrono::minutes(5);
+constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
+// The slowest move that is worth waiting for; one that takes longer has got stuck.
+constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
 
 // MOSE through its own command line, run in the node that has the workload: what an operator does.
 class MoseMover final : public Mover {
@@ -43,32 +45,41 @@ class MoseMover final : public Mover {
   Result<std::string> move(const std::string& from, const std::string& to) override {
     std::vector<std::string> words = {"migrate", kWorkload, "--to", to, "--json"};
     if (strategy_ != "auto") words.insert(words.end(), {"--strategy", strategy_});
-    MOSE_ASSIGN(auto result, mose(from, words));
+    auto ran = mose(from, words, kMigrateBound);
+    if (!ran) return without_report(from, to, "unknown", "mose migrate: " + ran.error().what);
+    const ProgramResult& result = *ran;
     auto json = nlohmann::ordered_json::parse(result.out, nullptr, /*allow_exceptions=*/false);
     if (json.is_object() && json.contains("outcome")) {
       if (json["outcome"] == "complete" || json["outcome"] == "target_missed") node_ = to;
       return result.out;
     }
-    Report report;  // it failed before there was a migration
-    report.workload = kWorkload;
-    report.source_node = from;
-    report.destination_node = to;
-    report.strategy_requested = strategy_;
-    report.outcome = result.exit_code == 3 ? "refused" : "failed";
-    report.reason = last_line(result.err);
-    if (report.reason.empty()) report.reason = "mose migrate ended with exit code " + std::to_string(result.exit_code);
-    return to_json(report);
+    // It failed before there was a migration.
+    std::string reason = last_line(result.err);
+    if (reason.empty()) reason = "mose migrate ended with exit code " + std::to_string(result.exit_code);
+    return without_report(from, to, result.exit_code == 3 ? "refused" : result.exit_code == 6 ? "unknown" : "failed", reason);
   }
 
  private:
-  Result<ProgramResult> mose(const std::string& node, const std::vector<std::string>& words) {
+  Result<ProgramResult> mose(const std::string& node, const std::vector<std::string>& words,
+                            Nanoseconds bound = kCommandBound) {
     MOSE_ASSIGN(auto place, open_node(state_, node));
     ProgramSpec spec;
     spec.argv = {"/usr/bin/mose"};
     spec.argv.insert(spec.argv.end(), words.begin(), words.end());
     spec.place = &place.place;
     spec.cgroup = place.cgroup;
-    return run_program(spec, "", kCommandBound);
+    return run_program(spec, "", bound);
+  }
+
+  std::string without_report(const std::string& from, const std::string& to, const char* outcome, std::string reason) const {
+    Report report;
+    report.workload = kWorkload;
+    report.source_node = from;
+    report.destination_node = to;
+    report.strategy_requested = strategy_;
+    report.outcome = outcome;
+    report.reason = std::move(reason);
+    return to_json(report);
   }
 
   static std::string last_line(std::string text) {

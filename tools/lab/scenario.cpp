@@ -190,7 +190,11 @@ Result<bool> run_scenario(const CommandLine& line) {
       log::info("move done", {{"repeat", i + 1}, {"who", who.mover->role()}, {"outcome", (*run)["outcome"].dump()},
                               {"service_interruption_ms", (*run)["service_interruption_ms"].dump()},
                               {"verified", (*run)["verified"] == true}});
+      bool lost_track = (*run)["outcome"] == "unknown" || (*run)["outcome"] == "failed_after_commit";
       runs.push_back(std::move(*run));
+      if (!lost_track) continue;
+      broken = fail("where the workload is cannot be said; no further moves");
+      break;
     }
   }
   ReportHead head{"redis", command_text(line), line.seed, criu_version(lab->state()), line.link_rate_mbit, std::nullopt};

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: MIT
+# The lab itself: made, taken down without a trace, killed half-way, and CRIU's own move in it.
+mose_test(lab_up_down_test LABEL netns DEPS lab TIMEOUT 300
+  SOURCES lab/bed.cpp lab/up_down_test.cpp lab/crash_test.cpp)
+add_dependencies(lab_up_down_test mose-lab-keeper)
+mose_test(lab_stock_test LABEL netns DEPS lab client TIMEOUT 300
+  SOURCES lab/bed.cpp lab/stock_test.cpp ../unit/lab/json_schema.cpp
+  LIBS nlohmann_json::nlohmann_json)
+target_include_directories(lab_stock_test PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit/lab)
+target_compile_definitions(lab_stock_test PRIVATE
+  MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
+add_dependencies(lab_stock_test mose-lab-keeper mose-client)
