@@ -130,13 +130,16 @@ void DestinationMigration::done(DestinationActionKind kind, const Status& status
 void DestinationMigration::record(plan::Record record) {
   Notes notes;
   if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
+  // A restored tree that waits for its verdict does not outlive this machine, and neither need its record: it stands in the
+  // critical path.
+  auto survives = record == plan::Record::ready ? Journal::Survives::agent : Journal::Survives::power_loss;
   journal_lane_.run(
-      [this, record, notes]() -> Status {
+      [this, record, notes, survives]() -> Status {
         if (!journal_) {
           MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
           journal_.emplace(std::move(created));
         }
-        return journal_->append(record, notes);
+        return journal_->append(record, notes, survives);
       },
       [this](const Status& status) { done(DestinationActionKind::record, status); });
 }
@@ -192,6 +195,7 @@ void DestinationMigration::watch_pager() {
   PagerLink::Handlers handlers;
   handlers.on_fenced = [this] {
     fenced_ = true;
+    timeline_.end("fence_confirm");
     if (std::exchange(restored_, false)) done(DestinationActionKind::restore, {});
   };
   handlers.on_complete = [this] {
@@ -216,6 +220,7 @@ void DestinationMigration::restore() {
 void DestinationMigration::restored(const Status& status) {
   if (!status || fenced_) return done(DestinationActionKind::restore, status);
   restored_ = true;
+  timeline_.begin("fence_confirm");
   timers_.push_back(context_.core.loop.after(kFenceBound, [this] {
     if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
   }));
@@ -228,8 +233,14 @@ void DestinationMigration::activate() {
                    if (!status) return done(DestinationActionKind::activate, status);
                    if (pager_) pager_->thawed();
                    schedule_announcements();
-                   done(DestinationActionKind::activate, register_here());
+                   // COMMITTED first: the source holds packets until it hears of it. The registry may wait for a disk.
+                   done(DestinationActionKind::activate, {});
+                   if (auto registered = register_here(); !registered) {
+                     log::warn("the arrival could not be registered yet", {{"workload", payload_.spec.name}, {"reason", registered.error().what}});
+                   }
                  });
+  // Behind it on the same lane: the source need not wait for it.
+  criu_lane_.submit([this] { host_->release_egress(); });
 }
 
 void DestinationMigration::schedule_announcements() {
@@ -259,7 +270,7 @@ void DestinationMigration::finish() {
   if (pager_) pager_status_ = pager_->status();
   pager_.reset();
   criu_lane_.run([this] { return host_->settle(); },
-                 [this](const Status& status) { done(DestinationActionKind::finish, status); });
+                 [this](const Status& status) { done(DestinationActionKind::finish, status ? register_here() : status); });
 }
 
 // From the thaw on the workload is this node's.
@@ -304,7 +315,7 @@ void DestinationMigration::changed() {
     Nanoseconds linger = end.outcome == Outcome::complete ? handover::kAnnounceOffsets.back() + std::chrono::milliseconds(50)
                                                           : std::chrono::milliseconds(200);
     timers_.push_back(context_.core.loop.after(linger, [this] {
-      (void)remove_journal(context_.core.journal_dir, meta_.id, Role::destination);
+      if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::destination);
       handlers_.on_gone();
     }));
   });

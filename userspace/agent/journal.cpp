@@ -163,10 +163,10 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
   return journal;
 }
 
-Status Journal::append(plan::Record record, const Notes& notes) {
+Status Journal::append(plan::Record record, const Notes& notes, Survives survives) {
   nlohmann::json line{{"record", plan::to_string(record)}};
   if (!notes.empty()) line["notes"] = notes;
-  MOSE_TRY(write_line(dump(line)));
+  MOSE_TRY(write_line(dump(line), survives));
   contents_.records.push_back(record);
   for (const auto& [key, value] : notes) contents_.notes[key] = value;
   return {};
@@ -178,13 +178,13 @@ Status Journal::note(const Notes& notes) {
   return {};
 }
 
-Status Journal::write_line(const std::string& json) {
+Status Journal::write_line(const std::string& json, Survives survives) {
   if (broken_) return fail("journal " + path_ + " failed before: what is on the disk is not known");
   broken_ = true;  // until all three steps are through
   if (auto status = write_all(file_.get(), checksum(json) + " " + json + "\n"); !status) {
     return context("append to journal " + path_, status.error());
   }
-  if (fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
+  if (survives == Survives::power_loss && fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
   broken_ = false;
   return {};
 }
