@@ -6,12 +6,19 @@
 #include "kernel/socket.h"
 
 namespace mose::agent {
+namespace {
+
+// Looks per silence_max: so many times a sign of life is looked for before it is missed.
+constexpr int kLooks = 5;
+
+}  // namespace
 
 PeerConnection::PeerConnection(EventLoop& loop, Fd socket, const move::StreamId& stream, std::string peer_node)
     : loop_(loop), socket_(std::move(socket)), stream_(stream), peer_node_(std::move(peer_node)), reader_(stream) {}
 
 PeerConnection::~PeerConnection() {
   *alive_ = false;
+  loop_.cancel(life_timer_);
   if (watched_) loop_.unwatch(socket_.get());
 }
 
@@ -51,6 +58,8 @@ void PeerConnection::read_frames() {
       return;
     }
     if (!*frame) return;
+    heard_ = now();
+    pinged_ = false;
     auto handlers = handlers_;
     handlers->on_frame((*frame)->type, std::string(move::as_text((*frame)->payload)));
   }
@@ -69,6 +78,39 @@ void PeerConnection::flush() {
   if (*done == !writing_) return;
   writing_ = !*done;
   (void)loop_.change(socket_.get(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
+}
+
+void PeerConnection::expect_life(Nanoseconds silence_max) {
+  if (silence_max == silence_max_) return;
+  silence_max_ = silence_max;
+  loop_.cancel(life_timer_);
+  life_timer_ = 0;
+  if (silence_max_.count() == 0) return;
+  heard_ = checked_ = now();
+  pinged_ = false;
+  unacknowledged_ = 0;
+  life_timer_ = loop_.after(silence_max_ / kLooks, [this] { check_life(); });
+}
+
+void PeerConnection::check_life() {
+  life_timer_ = 0;
+  if (!watched_) return;
+  Timestamp time = now();
+  // When we ourselves were kept from looking, an answer may be waiting unread.
+  if (time - checked_ > 2 * silence_max_ / kLooks) heard_ = time;
+  checked_ = time;
+  size_t waiting = writer_.waiting_bytes() + unacknowledged_bytes(socket_.get()).value_or(0);
+  // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
+  if (!pinged_ && waiting < unacknowledged_) heard_ = time;
+  unacknowledged_ = waiting;
+  if (time - heard_ >= silence_max_) {
+    auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(silence_max_).count();
+    return close("no sign of life for " + std::to_string(ms) + " ms");
+  }
+  life_timer_ = loop_.after(silence_max_ / kLooks, [this] { check_life(); });
+  if (pinged_ || waiting > 0) return;
+  pinged_ = true;
+  send(wire::FrameType::ping);
 }
 
 void PeerConnection::close(std::string reason) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "agent/event_loop.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
@@ -37,6 +38,9 @@ class PeerConnection {
   void send(wire::FrameType type, std::string_view payload = {});
   [[nodiscard]] const std::string& peer_node() const { return peer_node_; }
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
+  // From now on the peer must show that it is there: silence for `silence_max` closes the connection. PINGs are sent as
+  // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent. 0: no longer.
+  void expect_life(Nanoseconds silence_max);
   // True when everything that was sent has left.
   [[nodiscard]] bool flushed() const { return writer_.empty(); }
 
@@ -45,6 +49,7 @@ class PeerConnection {
   void read_frames();
   void flush();
   void close(std::string reason);
+  void check_life();
 
   EventLoop& loop_;
   Fd socket_;
@@ -56,6 +61,11 @@ class PeerConnection {
   bool watched_ = false;
   bool writing_ = false;
   uint64_t bytes_sent_ = 0;
+  Nanoseconds silence_max_{0};
+  EventLoop::TimerId life_timer_ = 0;
+  Timestamp heard_{}, checked_{};
+  size_t unacknowledged_ = 0;
+  bool pinged_ = false;  // and not answered yet
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -20,6 +20,8 @@ using plan::SourceActionKind;
 constexpr Nanoseconds kHelloBound = std::chrono::seconds(3);
 constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
+// While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
+constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 constexpr Nanoseconds kProgressPeriod = std::chrono::milliseconds(100);
 // Stragglers are redirected that long after the source tree has gone.
 constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
@@ -356,6 +358,8 @@ void SourceMigration::wait_retry(unsigned failures) {
 void SourceMigration::changed() {
   const plan::SourceState& state = driver_.state();
   context_.progress(progress());
+  bool frozen = state.phase >= plan::SourcePhase::freezing && state.phase <= plan::SourcePhase::restoring;
+  if (connection_) connection_->expect_life(frozen ? kFrozenSilenceMax : Nanoseconds(0));
   if (ended_ || !plan::settled(state)) return;
   ended_ = true;
   timeline_.end("commit");

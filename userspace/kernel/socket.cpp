@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -143,6 +144,12 @@ Status set_blocking(int socket, bool blocking) {
   int wanted = blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
   if (wanted != flags && fcntl(socket, F_SETFL, wanted) != 0) return fail_errno("F_SETFL");
   return {};
+}
+
+Result<size_t> unacknowledged_bytes(int socket) {
+  int bytes = 0;
+  if (::ioctl(socket, TIOCOUTQ, &bytes) != 0) return fail_errno("ask for unacknowledged bytes");
+  return static_cast<size_t>(bytes);
 }
 
 Status tune_migration_socket(int socket) {

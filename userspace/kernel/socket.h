@@ -23,6 +23,8 @@ struct Accepted {
 [[nodiscard]] Result<Accepted> tcp_accept(int listener, bool non_blocking);
 [[nodiscard]] Result<std::string> local_endpoint(int socket);
 [[nodiscard]] Status set_blocking(int socket, bool blocking);
+// Bytes that were written and that the peer's kernel has not acknowledged yet.
+[[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);
 
 // No delay, cubic (this matters: bbr is 2.5 times slower between nodes of one rack), keepalive, an end to unacknowledged
 // data after kUserTimeout. Best effort where an option is missing.

@@ -40,6 +40,7 @@ class FrameWriter {
   // Writes what the socket takes. True: nothing is left.
   [[nodiscard]] Result<bool> flush(int fd);
   [[nodiscard]] bool empty() const { return queue_.empty(); }
+  [[nodiscard]] size_t waiting_bytes() const { return queued_bytes_ - done_; }
 
  private:
   std::deque<std::vector<std::byte>> queue_;
