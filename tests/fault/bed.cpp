@@ -368,8 +368,11 @@ std::vector<int> FaultBed::pagers(const std::string& node) const {
   return out;
 }
 
-std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner) const {
+std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner) {
   std::vector<std::string> out;
+  auto state = workload_state(node);
+  std::string seen = state ? *state : state.error().what;
+  if (owner ? seen != "running" : !seen.empty() && seen != "away") out.push_back("a workload that is " + seen);
   add_names(out, "migration directory", root(node) + "/run/mose/migrations");
   add_names(out, "journal", root(node) + "/var/lib/mose/journal");
   if (!owner && directory_exists(cgroup(node))) out.push_back("cgroup " + cgroup(node));
@@ -394,7 +397,7 @@ std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner
   }
   if (!owner) {
     for (const fs::path& path : walk(root(node) + "/sys/fs/bpf")) {
-      if (!directory_exists(path)) out.push_back("pin " + path.filename().string());
+      if (!directory_exists(path) && path.extension() != ".debug") out.push_back("pin " + path.filename().string());  // the kernel's own
     }
     // An open network namespace keeps a dead workload's sockets and address.
     std::string fds = "/proc/" + std::to_string(state_.agents.at(node).pid) + "/fd";

@@ -85,7 +85,7 @@ class FaultBed {
   [[nodiscard]] std::vector<int> pagers(const std::string& node) const;
 
   // What a node has that it should not have when the workload is elsewhere (`owner` false) or nothing is under way.
-  [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner) const;
+  [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner);
 
   // Runs `mose` in the node; for what only the command line does.
   [[nodiscard]] Result<ProcessHandle> start_command(const std::string& node, const std::vector<std::string>& words, int out);

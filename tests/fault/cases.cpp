@@ -45,7 +45,8 @@ void at_frame(std::vector<KillCase>& out, const std::string& name, FrameType typ
   rule.type = type;
   rule.direction = direction;
   rule.moment = moment;
-  if (victim == Victim::link) rule.then = FrameRule::Then::cut;
+  // A frame that a dead agent has not sent yet does not arrive.
+  if (victim == Victim::link || moment == Moment::before) rule.then = FrameRule::Then::cut;
   out.push_back({"Frame_" + name + (moment == Moment::before ? "_Before_" : "_After_") + name_of(victim), victim, expected, "", "",
                  "", rule});
 }
