@@ -71,6 +71,8 @@ Result<uint64_t> ControlClient::send(control::v1::Request& request) {
       if (auto ready = wait_for(socket_.get(), POLLOUT, nullptr); !ready && ready.error().code != EINTR) {
         return std::unexpected(ready.error());
       }
+    } else if (errno == EPIPE || errno == ECONNRESET) {
+      break;  // an agent that turns a client away has said why: receive() gives that, or the end
     } else if (errno != EINTR) {
       return fail_errno("send to the agent at " + path_);
     }

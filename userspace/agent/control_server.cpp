@@ -53,6 +53,17 @@ bool allowed(int socket, const std::optional<gid_t>& group) {
   return peer.uid == 0 || peer.uid == geteuid() || (group && in_group(socket, peer.gid, *group));
 }
 
+// Says why and leaves; what does not fit into the fresh socket's buffer is lost.
+void turn_away(int socket, const std::string& reason) {
+  log::warn("a control connection was refused", {{"reason", reason}});
+  control::v1::Response response;
+  response.set_last(true);
+  response.mutable_failure()->set_exit_code(1);
+  response.mutable_failure()->set_reason(reason);
+  std::string frame = make_frame(response.SerializeAsString());
+  [[maybe_unused]] ssize_t sent = ::send(socket, frame.data(), frame.size(), MSG_NOSIGNAL);
+}
+
 Status open_to_group(const Config& config, gid_t group) {
   constexpr mode_t kPassThrough = 0710, kSocketMode = 0660;
   const std::string& socket = config.control.socket;
@@ -90,6 +101,7 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(EventLoop& loop, con
   memcpy(address.sun_path, path.c_str(), path.size() + 1);
 
   std::unique_ptr<ControlServer> server(new ControlServer(loop, config, std::move(handler)));
+  server->group_ = group;
   Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!listener) return fail_errno("socket");
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + path);
@@ -115,29 +127,22 @@ ControlServer::~ControlServer() {
   }
 }
 
+// One a turn: the ends of dead connections are seen in between, so that they do not count against the bound.
 void ControlServer::accept_ready() {
-  for (;;) {
-    Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) return;
-    auto group = group_id(config_.control.group);
-    if (!allowed(socket.get(), group ? *group : std::nullopt)) {
-      log::warn("a control connection was refused: neither root nor in the configured group");
-      continue;
-    }
-    if (connections_.size() >= config_.limits.connections_max) {
-      log::warn("a control connection was refused: limits.connections_max is reached",
-                {{"connections", connections_.size()}});
-      continue;
-    }
-    uint64_t id = next_connection_++;
-    int fd = socket.get();
-    auto connection = std::make_unique<Connection>();
-    connection->socket = std::move(socket);
-    connections_[id] = std::move(connection);
-    if (auto status = loop_.watch(fd, EPOLLIN, [this, id](uint32_t events) { ready(id, events); }); !status) {
-      log::warn("a control connection cannot be watched", {{"reason", status.error().what}});
-      connections_.erase(id);
-    }
+  Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) return;
+  if (!allowed(socket.get(), group_)) return turn_away(socket.get(), "only root and the configured group may talk to this agent");
+  if (connections_.size() >= config_.limits.connections_max) {
+    return turn_away(socket.get(), "the agent has as many connections as limits.connections_max allows; close some");
+  }
+  uint64_t id = next_connection_++;
+  int fd = socket.get();
+  auto connection = std::make_unique<Connection>();
+  connection->socket = std::move(socket);
+  connections_[id] = std::move(connection);
+  if (auto status = loop_.watch(fd, EPOLLIN, [this, id](uint32_t events) { ready(id, events); }); !status) {
+    log::warn("a control connection cannot be watched", {{"reason", status.error().what}});
+    connections_.erase(id);
   }
 }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -71,6 +74,7 @@ class ControlServer {
   const Config& config_;
   Handler handler_;
   Fd listener_;
+  std::optional<gid_t> group_;  // looked up once, at start
   std::unordered_map<uint64_t, std::unique_ptr<Connection>> connections_;
   uint64_t next_connection_ = 1;
   std::shared_ptr<ControlServer*> self_;

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -93,13 +94,16 @@ class ControlTest : public testing::Test {
     EXPECT_TRUE(client) << client.error().what;
     return std::move(*client);
   }
+  // The ends of dead connections may be seen a moment later than a new one: until then it may be turned away.
   void expect_alive() {
-    auto client = connect();
-    Request request;
-    request.mutable_ping();
     Response response;
-    auto status = client.call(request, response, 5s);
-    ASSERT_TRUE(status) << status.error().what;
+    for (Timestamp deadline = now() + 5s; now() < deadline && !response.has_pong();) {
+      auto client = connect();
+      Request request;
+      request.mutable_ping();
+      auto status = client.call(request, response, 5s);
+      ASSERT_TRUE(status) << status.error().what;
+    }
     EXPECT_EQ(response.pong().node(), "a");
   }
   // Sends raw bytes and reads until the server closes; gives the last response.
@@ -166,7 +170,7 @@ TEST_F(ControlTest, RandomBytesNeverHurtIt) {
     for (char& byte : bytes) byte = static_cast<char>(random());
     if (round % 2 == 0) bytes = make_frame(bytes);
     auto client = connect();
-    (void)write_all(client.fd(), bytes);
+    (void)::send(client.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
   }
   expect_alive();
 }
@@ -186,10 +190,10 @@ TEST_F(ControlTest, MoreConnectionsThanTheBoundAreClosedAtOnce) {
   ping.mutable_ping();
   Response response;
   ASSERT_TRUE(held.back().call(ping, response, 5s));
+  // It is told why without having asked: what it asks meets a closed socket.
   auto fifth = connect();
-  auto status = fifth.call(ping, response, 5s);
-  ASSERT_FALSE(status);
-  EXPECT_NE(status.error().code, ETIMEDOUT) << status.error().what;
+  ASSERT_TRUE(fifth.receive(response, 5s));
+  EXPECT_THAT(response.failure().reason(), HasSubstr("limits.connections_max"));
   held.clear();
   expect_alive();
 }
