@@ -18,7 +18,8 @@
 namespace mose::test {
 namespace {
 
-constexpr Mac kService{2, 0, 0, 0, 0, 0x10}, kClient{2, 0, 0, 0, 0, 2}, kUplink{2, 0, 0, 0, 1, 1}, kPeer{2, 0, 0, 0, 1, 2};
+constexpr Mac kService{2, 0, 0, 0, 0, 0x10}, kClient{2, 0, 0, 0, 0, 2}, kUplink{2, 0, 0, 0, 1, 1},
+    kPeer{2, 0, 0, 0, 1, 2};
 constexpr Mac kBroadcast{0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 constexpr V4 kService4{192, 0, 2, 10}, kClient4{192, 0, 2, 2}, kOther4{192, 0, 2, 99}, kAll4{192, 0, 2, 255};
 constexpr V6 kService6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10};
@@ -44,11 +45,13 @@ struct Row {
   Bytes frame;
   int verdict;
   uint32_t reason;
-  Bytes out = {};        // empty: as it came in
-  bool queues = false;   // one more frame in the tap
-  uint32_t state = 0;    // afterwards, 0: as before
+  Bytes out = {};       // empty: as it came in
+  bool queues = false;  // one more frame in the tap
+  uint32_t state = 0;   // afterwards, 0: as before
 };
-std::ostream& operator<<(std::ostream& out, const Row& row) { return out << row.name; }
+std::ostream& operator<<(std::ostream& out, const Row& row) {
+  return out << row.name;
+}
 
 class Programs {
  public:
@@ -188,7 +191,9 @@ Bytes with_macs(Bytes frame, const Mac& to, const Mac& from) {
   std::copy(from.begin(), from.end(), frame.begin() + 6);
   return frame;
 }
-Bytes redirected(const Bytes& frame) { return with_macs(frame, kPeer, kUplink); }
+Bytes redirected(const Bytes& frame) {
+  return with_macs(frame, kPeer, kUplink);
+}
 
 const Bytes kV4 = to_service4(tcp(kAck));
 const Bytes kV6 = to_service6(tcp(kAck));
@@ -224,7 +229,8 @@ constexpr Given kHoldNew{.state = MOSE_STEER_HOLD_NEW};
 constexpr Given kDraining{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4};
 constexpr Given kDrained{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 5};
 constexpr Given kDrainToPeer{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 4};
-constexpr Given kDrainedToPeer{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 5};
+constexpr Given kDrainedToPeer{
+    .state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 5};
 constexpr Given kDrainedToShut{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_SHUT, .queued = 5, .drained = 5};
 
 constexpr Given marked(Given given) {
@@ -263,28 +269,42 @@ const Row kBoth[] = {
     {"hold: cut IPv6 header", kHolding, kCut6, kShot, MOSE_STEER_R_DROP_PARSE},
     {"hold: cut options", kHolding, cut(kOptions4, 60), kShot, MOSE_STEER_R_DROP_PARSE},
     {"hold: cut tag", kHolding, cut(kTagged4, 16), kShot, MOSE_STEER_R_DROP_PARSE},
-    {"hold: IPv4 header length below 5", kHolding, eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 4) | tcp(0),
+    {"hold: IPv4 header length below 5", kHolding,
+     eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 4) | tcp(0), kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: IPv4 of version 5", kHolding,
+     eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 0, 5) | tcp(0), kShot, MOSE_STEER_R_DROP_PARSE},
+    {"hold: IPv6 of version 4", kHolding, eth(kService, kClient, kIpv6) | ipv6(kClient6, kService6, kTcp, 4) | tcp(0),
      kShot, MOSE_STEER_R_DROP_PARSE},
-    {"hold: IPv4 of version 5", kHolding, eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 0, 5) | tcp(0),
-     kShot, MOSE_STEER_R_DROP_PARSE},
-    {"hold: IPv6 of version 4", kHolding, eth(kService, kClient, kIpv6) | ipv6(kClient6, kService6, kTcp, 4) | tcp(0), kShot,
-     MOSE_STEER_R_DROP_PARSE},
     {"hold: cut TCP header is still the service's", kHolding, cut(kV4, 40), kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"hold: one place left", {.state = MOSE_STEER_HOLD, .queued = 99}, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"hold: no place left", {.state = MOSE_STEER_HOLD, .queued = 100}, kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
-    {"hold: what has been put back makes room", {.state = MOSE_STEER_HOLD, .queued = 100, .drained = 1}, kV4, kRedirect,
-     MOSE_STEER_R_HELD, {}, true},
-    {"hold: more put back than queued is an empty tap", {.state = MOSE_STEER_HOLD, .queued = 4, .drained = 6}, kV4,
-     kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: what has been put back makes room",
+     {.state = MOSE_STEER_HOLD, .queued = 100, .drained = 1},
+     kV4,
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
+    {"hold: more put back than queued is an empty tap",
+     {.state = MOSE_STEER_HOLD, .queued = 4, .drained = 6},
+     kV4,
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
     {"hold: no bytes left", {.state = MOSE_STEER_HOLD, .bytes_max = 50}, kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
     {"hold: a marked frame goes back to the tap", marked(kHolding), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
 
     {"hold-new: IPv4 connection request", kHoldNew, kSyn4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"hold-new: IPv6 connection request", kHoldNew, kSyn6, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"hold-new: request behind IPv4 options", kHoldNew, kOptions4, kRedirect, MOSE_STEER_R_HELD, {}, true},
-    {"hold-new: request behind extension headers", kHoldNew,
-     to_service6(extension(kRouting) | extension(kDest) | extension(kAuth, 1) | auth(kTcp) | tcp(kSyn), kHop), kRedirect,
-     MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: request behind extension headers",
+     kHoldNew,
+     to_service6(extension(kRouting) | extension(kDest) | extension(kAuth, 1) | auth(kTcp) | tcp(kSyn), kHop),
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
     {"hold-new: more extension headers than we follow", kHoldNew,
      to_service6(extension(kDest) | extension(kDest) | extension(kDest) | extension(kDest) | extension(kDest) |
                      extension(kDest) | extension(kTcp) | tcp(kSyn),
@@ -324,8 +344,8 @@ const Row kIngressOnly[] = {
     {"redirect keeps two tags", kRedirecting, kTwice4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kTwice4)},
     {"redirect a later fragment", kRedirecting, kLaterFragment4, kRedirect, MOSE_STEER_R_REDIRECTED,
      redirected(kLaterFragment4)},
-    {"redirect IPv6 with a fragment header", kRedirecting, to_service6(fragment(kUdp, 80) | udp(), kFragment), kRedirect,
-     MOSE_STEER_R_REDIRECTED, redirected(to_service6(fragment(kUdp, 80) | udp(), kFragment))},
+    {"redirect IPv6 with a fragment header", kRedirecting, to_service6(fragment(kUdp, 80) | udp(), kFragment),
+     kRedirect, MOSE_STEER_R_REDIRECTED, redirected(to_service6(fragment(kUdp, 80) | udp(), kFragment))},
     {"redirect: another IPv4 address", kRedirecting,
      eth(kService, kClient, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck), kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: another IPv6 address", kRedirecting,
@@ -361,10 +381,16 @@ struct UplinkRow {
   Bytes frame;
   Bytes out;  // empty: not ours, as it came in
 };
-std::ostream& operator<<(std::ostream& out, const UplinkRow& row) { return out << row.name; }
+std::ostream& operator<<(std::ostream& out, const UplinkRow& row) {
+  return out << row.name;
+}
 
-Bytes at_uplink(const Bytes& frame) { return with_macs(frame, kUplink, kPeer); }
-Bytes taken(const Bytes& frame) { return with_macs(frame, kService, kPeer); }
+Bytes at_uplink(const Bytes& frame) {
+  return with_macs(frame, kUplink, kPeer);
+}
+Bytes taken(const Bytes& frame) {
+  return with_macs(frame, kService, kPeer);
+}
 
 const UplinkRow kUplinkRows[] = {
     {"takes IPv4 for a service", at_uplink(kV4), taken(kV4)},

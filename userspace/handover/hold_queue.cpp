@@ -64,8 +64,8 @@ Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction directio
   queue.tap_ifindex_ = tap.ifindex;
   queue.buffer_.resize(kTapFrameMax);
   if (direction == Direction::ingress) {
-    MOSE_ASSIGN(queue.injector_, open_packet_socket(steering.config().host_ifindex,
-                                                    {.vnet_header = true, .mark = MOSE_STEER_MARK}));
+    MOSE_ASSIGN(queue.injector_,
+                open_packet_socket(steering.config().host_ifindex, {.vnet_header = true, .mark = MOSE_STEER_MARK}));
   } else {
     // From the tap's receive side to the host end's receive side: bridge, switch and programs see what they would have
     // seen, which sending out of the uplink would not give (nor reach a peer on this node).
@@ -136,7 +136,8 @@ Result<uint64_t> HoldQueue::pump(Steering& steering, uint64_t budget) {
 Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
   MOSE_ASSIGN(SteerPolicy policy, steering.policy(direction_));
   if (policy.state == SteerState::hold || policy.state == SteerState::hold_new) {
-    return fail(std::string("drain of ") + to_string(direction_) + ": the programs still hold, set them to drain first");
+    return fail(std::string("drain of ") + to_string(direction_) +
+                ": the programs still hold, set them to drain first");
   }
   Urgently urgently;
   Timestamp deadline = now() + limit;

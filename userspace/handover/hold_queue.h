@@ -37,8 +37,8 @@ class HoldQueue {
   struct Stats {
     uint64_t reinjected = 0;  // frames put back
     uint64_t bytes = 0;
-    uint64_t retries = 0;     // the kernel had no room for a frame and it was tried again
-    uint64_t lost = 0;        // given to the tap but never seen in it, or refused for good; in the log, with the reason
+    uint64_t retries = 0;  // the kernel had no room for a frame and it was tried again
+    uint64_t lost = 0;     // given to the tap but never seen in it, or refused for good; in the log, with the reason
   };
 
   [[nodiscard]] unsigned tap_ifindex() const { return tap_ifindex_; }

@@ -35,7 +35,9 @@ class Writer {
   std::vector<uint8_t> out_;
 };
 
-std::span<const uint8_t> ipv4(const ServiceAddress& address) { return std::span(address.bytes).first(4); }
+std::span<const uint8_t> ipv4(const ServiceAddress& address) {
+  return std::span(address.bytes).first(4);
+}
 
 std::vector<uint8_t> arp(ArpOperation operation, const MacAddress& mac, std::span<const uint8_t> sender,
                          const MacAddress& target_mac, std::span<const uint8_t> target) {

@@ -23,17 +23,25 @@ namespace {
 
 constexpr size_t kDrainedSize = 4096;  // an array map is mapped in whole pages
 
-uint32_t key_of(Direction direction) { return static_cast<uint32_t>(direction); }
+uint32_t key_of(Direction direction) {
+  return static_cast<uint32_t>(direction);
+}
 
 std::string pin_directory(const std::string& bpffs, const std::string& workload) {
   return bpffs + "/mose/" + workload;
 }
 
-bool holds(SteerState state) { return state == SteerState::hold || state == SteerState::hold_new; }
+bool holds(SteerState state) {
+  return state == SteerState::hold || state == SteerState::hold_new;
+}
 
-bool known(SteerState state) { return state >= SteerState::pass && state <= SteerState::hold_new; }
+bool known(SteerState state) {
+  return state >= SteerState::pass && state <= SteerState::hold_new;
+}
 
-bool is_zero(const MacAddress& mac) { return mac == MacAddress{}; }
+bool is_zero(const MacAddress& mac) {
+  return mac == MacAddress{};
+}
 
 mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch) {
   mose_steer_policy out{};
@@ -169,7 +177,7 @@ uint64_t SteerCounters::dropped() const {
 
 struct Steering::Kernel {
   Fd services, queues, drained, counts, tap_program;
-  Fd socket;  // of the node's network namespace, whoever calls later
+  Fd socket;                           // of the node's network namespace, whoever calls later
   uint64_t* drained_frames = nullptr;  // mapped, one per direction
   unsigned cpus = 0;
 
@@ -287,8 +295,8 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
   uint32_t zero = 0;
   MOSE_TRY(bpf::map_lookup(fixed.get(), &zero, &in));
   if (in.version != MOSE_STEER_VERSION || in.services_count > MOSE_STEER_SERVICES_MAX) {
-    return fail("pinned steering of " + workload + " has version " + std::to_string(in.version) + ", this agent knows " +
-                std::to_string(MOSE_STEER_VERSION));
+    return fail("pinned steering of " + workload + " has version " + std::to_string(in.version) +
+                ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
   }
   SteeringConfig config{.workload = workload, .bpffs = bpffs};
   config.host_ifindex = in.host_ifindex;
@@ -328,7 +336,9 @@ Status Steering::remove() {
   return status;
 }
 
-int Steering::tap_program() const { return kernel_->tap_program.get(); }
+int Steering::tap_program() const {
+  return kernel_->tap_program.get();
+}
 
 Status Steering::set(Direction direction, const SteerPolicy& policy) {
   MOSE_CHECK(kernel_ != nullptr, "steering used after remove()");
@@ -376,7 +386,9 @@ Result<SteerPolicy> Steering::policy(Direction direction) const {
   return policy;
 }
 
-Result<uint64_t> Steering::queued_now(Direction direction) const { return kernel_->in_tap(direction); }
+Result<uint64_t> Steering::queued_now(Direction direction) const {
+  return kernel_->in_tap(direction);
+}
 
 void Steering::add_drained(Direction direction, uint64_t frames) {
   kernel_->frames(direction).fetch_add(frames, std::memory_order_release);
@@ -421,6 +433,8 @@ Result<SteerCounters> Steering::counters(Direction direction) const {
   return sum;
 }
 
-Status steering_supported() { return bpf::probe_tcx(); }
+Status steering_supported() {
+  return bpf::probe_tcx();
+}
 
 }  // namespace mose::handover

@@ -12,12 +12,12 @@
 #include "base/result.h"
 #include "model/workload.h"
 
-// What becomes of the packets of one workload on this node: three TC programs (towards the workload, from it, and on the
-// uplink for frames that a peer redirects to us) and the maps that tell them what to do.
+// What becomes of the packets of one workload on this node: three TC programs (towards the workload, from it, and on
+// the uplink for frames that a peer redirects to us) and the maps that tell them what to do.
 //
-// Life: attach() before the workload's link is up: everything is shut and silent, so that nothing is seen of it; set() as
-// often as needed; remove() at the end. Links and maps are pinned under <bpffs>/mose/<workload>/, so that an agent that
-// dies leaves the programs working; adopt() finds them again. The destructor only closes descriptors.
+// Life: attach() before the workload's link is up: everything is shut and silent, so that nothing is seen of it; set()
+// as often as needed; remove() at the end. Links and maps are pinned under <bpffs>/mose/<workload>/, so that an agent
+// that dies leaves the programs working; adopt() finds them again. The destructor only closes descriptors.
 namespace mose::handover {
 
 enum class Direction : uint8_t { ingress = 1, egress = 2, uplink = 3 };  // uplink has counters only
@@ -34,11 +34,11 @@ inline constexpr uint64_t kHoldBytesMax = 512ull << 20;
 struct SteerPolicy {
   SteerState state = SteerState::shut;
   SteerState after_drain = SteerState::pass;
-  bool silent = false;          // ARP and neighbour discovery are dropped as well
+  bool silent = false;  // ARP and neighbour discovery are dropped as well
   unsigned tap_ifindex = 0;
-  unsigned peer_ifindex = 0;    // our uplink
-  MacAddress peer_mac{};        // the peer's uplink
-  MacAddress own_mac{};         // our uplink
+  unsigned peer_ifindex = 0;  // our uplink
+  MacAddress peer_mac{};      // the peer's uplink
+  MacAddress own_mac{};       // our uplink
   uint64_t hold_packets_max = kHoldPacketsMax;
   uint64_t hold_bytes_max = kHoldBytesMax;
 
@@ -74,8 +74,8 @@ struct SteeringConfig {
 
 class Steering {
  public:
-  // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this workload exist (adopt or remove
-  // them first). Takes milliseconds: never during a freeze.
+  // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this
+  // workload exist (adopt or remove them first). Takes milliseconds: never during a freeze.
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
   // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);

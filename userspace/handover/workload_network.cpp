@@ -33,7 +33,10 @@ Status quiet_ipv6(const WorkloadNetworkConfig& config) {
     MOSE_TRY(set_net_sysctl(base + "disable_ipv6", "1"));
     return {};
   }
-  for (auto [name, value] : {std::pair{"accept_dad", "0"}, {"dad_transmits", "0"}, {"accept_ra", "0"}, {"autoconf", "0"},
+  for (auto [name, value] : {std::pair{"accept_dad", "0"},
+                             {"dad_transmits", "0"},
+                             {"accept_ra", "0"},
+                             {"autoconf", "0"},
                              {"router_solicitations", "0"}}) {
     MOSE_TRY(set_net_sysctl(base + name, value));
   }
@@ -76,7 +79,9 @@ Result<Uplink> find_uplink(const Netlink& netlink, const WorkloadNetworkConfig& 
 
 }  // namespace
 
-std::string host_device_name(const std::string& workload) { return device_name("mv", workload); }
+std::string host_device_name(const std::string& workload) {
+  return device_name("mv", workload);
+}
 
 Result<WorkloadNetwork> WorkloadNetwork::create(const WorkloadNetworkConfig& config, int netns) {
   auto network = build(config, netns);

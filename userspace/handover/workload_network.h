@@ -33,10 +33,10 @@ struct WorkloadNetworkConfig {
   std::string workload;
   std::vector<ServiceAddress> addresses;
   MacAddress mac{};
-  std::string gateway;                  // empty: none. Without a prefix
+  std::string gateway;  // empty: none. Without a prefix
   std::string bridge;
-  std::string uplink;                   // port of the bridge; empty: none
-  std::vector<Neighbour> neighbours;    // put into the namespace as reachable, so that the first answer needs no ARP
+  std::string uplink;                 // port of the bridge; empty: none
+  std::vector<Neighbour> neighbours;  // put into the namespace as reachable, so that the first answer needs no ARP
   std::string bpffs = "/sys/fs/bpf";
 };
 
@@ -71,8 +71,8 @@ class WorkloadNetwork {
   [[nodiscard]] Status pass(Direction direction);
   // From hold: drain, then pass. The caller pumps.
   [[nodiscard]] Status drain_to_pass(Direction direction);
-  // After the commit: egress shut, ARP and neighbour discovery no longer answered; ingress drains, then redirects to the
-  // peer's uplink. The caller pumps.
+  // After the commit: egress shut, ARP and neighbour discovery no longer answered; ingress drains, then redirects to
+  // the peer's uplink. The caller pumps.
   [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
 
  private:

@@ -44,7 +44,9 @@ int print(libbpf_print_level level, const char* format, va_list arguments) {
 
 }  // namespace
 
-void capture_libbpf_log() { libbpf_set_print(print); }
+void capture_libbpf_log() {
+  libbpf_set_print(print);
+}
 
 std::unexpected<Error> fail_libbpf(std::string_view what, int code) {
   std::string text(what);

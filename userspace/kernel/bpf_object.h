@@ -8,12 +8,13 @@
 #include "base/fd.h"
 #include "base/result.h"
 
-// What the owners of BPF programs share: libbpf's voice in our log, errors with the verifier's last words, pins, plain map
-// access by descriptor, and whether TCX links work here. Skeletons themselves are the business of the stage that owns the
-// program.
+// What the owners of BPF programs share: libbpf's voice in our log, errors with the verifier's last words, pins, plain
+// map access by descriptor, and whether TCX links work here. Skeletons themselves are the business of the stage that
+// owns the program.
 namespace mose::bpf {
 
-// From now on libbpf's output goes to our log at debug. Call before the first use of libbpf; repeated calls are harmless.
+// From now on libbpf's output goes to our log at debug. Call before the first use of libbpf; repeated calls are
+// harmless.
 void capture_libbpf_log();
 
 // The error of a libbpf call that has just returned `code` (negative errno) in this thread, with the last lines that

@@ -97,8 +97,8 @@ int on_error(sockaddr_nl*, nlmsgerr* error, void* argument) {
     auto* attributes = reinterpret_cast<nlattr*>(reinterpret_cast<char*>(error) + NLMSG_ALIGN(fixed));
     int size = static_cast<int>(header->nlmsg_len - NLMSG_HDRLEN - NLMSG_ALIGN(fixed));
     if (nlattr* words = nla_find(attributes, size, NLMSGERR_ATTR_MSG)) {
-      answer->words.assign(static_cast<const char*>(nla_data(words)), strnlen(static_cast<const char*>(nla_data(words)),
-                                                                              static_cast<size_t>(nla_len(words))));
+      answer->words.assign(static_cast<const char*>(nla_data(words)),
+                           strnlen(static_cast<const char*>(nla_data(words)), static_cast<size_t>(nla_len(words))));
     }
   }
   return NL_STOP;
@@ -136,7 +136,9 @@ nlattr* nested(nlattr* nest, int type) {
   return nla_find(static_cast<nlattr*>(nla_data(nest)), nla_len(nest), type);
 }
 
-size_t address_size(const ServiceAddress& address) { return address.family == AF_INET ? 4 : 16; }
+size_t address_size(const ServiceAddress& address) {
+  return address.family == AF_INET ? 4 : 16;
+}
 
 Netlink::LinkInfo link_info(const nlmsghdr* header) {
   Netlink::LinkInfo info;
@@ -166,7 +168,7 @@ Request bridge_entry(int type, int flags, unsigned port, const MacAddress& mac) 
   head.ndm_family = AF_BRIDGE;
   head.ndm_ifindex = static_cast<int>(port);
   head.ndm_flags = NTF_MASTER | NTF_STICKY;  // does not follow frames with this source that come in by another port
-  head.ndm_state = NUD_NOARP;  // "static": stays, but is no address of the host
+  head.ndm_state = NUD_NOARP;                // "static": stays, but is no address of the host
   Request request(type, flags);
   request.head(head).put(NDA_LLADDR, mac.data(), mac.size());
   return request;
@@ -174,7 +176,9 @@ Request bridge_entry(int type, int flags, unsigned port, const MacAddress& mac) 
 
 }  // namespace
 
-void Netlink::Free::operator()(nl_sock* socket) const { nl_socket_free(socket); }
+void Netlink::Free::operator()(nl_sock* socket) const {
+  nl_socket_free(socket);
+}
 
 Result<Netlink> Netlink::open() {
   Netlink netlink(nl_socket_alloc());
@@ -237,8 +241,8 @@ Status Netlink::wait_operational(unsigned ifindex, Nanoseconds bound) const {
   }
 }
 
-Status Netlink::create_veth(const std::string& name, const std::string& peer, const MacAddress& peer_mac, int peer_netns,
-                            unsigned mtu) const {
+Status Netlink::create_veth(const std::string& name, const std::string& peer, const MacAddress& peer_mac,
+                            int peer_netns, unsigned mtu) const {
   Request request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
   request.head(ifinfomsg{}).text(IFLA_IFNAME, name);
   if (mtu != 0) request.value(IFLA_MTU, static_cast<uint32_t>(mtu));

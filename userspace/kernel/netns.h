@@ -8,8 +8,8 @@
 #include "base/fd.h"
 #include "base/result.h"
 
-// Network namespaces by descriptor. Our own threads never change theirs: work inside another one is done by a thread that
-// lives only for that, so that nothing of ours can be left in the wrong namespace.
+// Network namespaces by descriptor. Our own threads never change theirs: work inside another one is done by a thread
+// that lives only for that, so that nothing of ours can be left in the wrong namespace.
 namespace mose {
 
 // A new, empty namespace (its loopback is down). It lives as long as a descriptor, a process or a socket in it.
@@ -32,8 +32,8 @@ template <typename T>
   return std::move(*value);
 }
 
-// Writes a file below /proc/sys/net of the calling thread's namespace: "ipv6/conf/eth0/disable_ipv6". False: this kernel
-// or namespace does not have it.
+// Writes a file below /proc/sys/net of the calling thread's namespace: "ipv6/conf/eth0/disable_ipv6". False: this
+// kernel or namespace does not have it.
 [[nodiscard]] Result<bool> set_net_sysctl(const std::string& name, const std::string& value);
 
 }  // namespace mose

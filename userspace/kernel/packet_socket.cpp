@@ -47,7 +47,8 @@ Result<size_t> receive_frame(int socket, std::span<uint8_t> buffer, bool* outgoi
   sockaddr_ll from{};
   for (;;) {
     socklen_t size = sizeof from;
-    ssize_t got = recvfrom(socket, buffer.data(), buffer.size(), MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), &size);
+    ssize_t got =
+        recvfrom(socket, buffer.data(), buffer.size(), MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), &size);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return size_t{0};
     if (got < 0) return fail_errno("receive a frame");

@@ -70,7 +70,9 @@ sockaddr_storage address_of(int family, const char* text, uint16_t port, socklen
   return storage;
 }
 
-std::string host_of(const char* with_prefix) { return std::string(with_prefix, std::strchr(with_prefix, '/')); }
+std::string host_of(const char* with_prefix) {
+  return std::string(with_prefix, std::strchr(with_prefix, '/'));
+}
 
 Fd socket_in(const Fd& netns, int family, int type) {
   Fd made;
@@ -86,10 +88,16 @@ Fd socket_in(const Fd& netns, int family, int type) {
 
 }  // namespace
 
-ServiceAddress service4() { return *parse_service_address(kServiceText4); }
-ServiceAddress service6() { return *parse_service_address(kServiceText6); }
+ServiceAddress service4() {
+  return *parse_service_address(kServiceText4);
+}
+ServiceAddress service6() {
+  return *parse_service_address(kServiceText6);
+}
 
-void sleep_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+void sleep_ms(int ms) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+}
 
 bool eventually(const std::function<bool()>& condition) {
   for (int i = 0; i < 2000; ++i) {
@@ -134,7 +142,9 @@ Bed::~Bed() {
   std::filesystem::remove_all(root_, ignored);
 }
 
-void Bed::in(const Fd& netns, const std::function<Status()>& work) const { must(in_netns(netns.get(), work)); }
+void Bed::in(const Fd& netns, const std::function<Status()>& work) const {
+  must(in_netns(netns.get(), work));
+}
 
 void Bed::connect(const Fd& netns, const std::string& port, const MacAddress& mac, bool bridged) const {
   in(segment, [&]() -> Status {
@@ -196,7 +206,9 @@ handover::WorkloadNetwork Bed::create(Node& node, bool open) const {
   }));
 }
 
-void Bed::renew_workload(Node& node) const { node.workload = must(create_netns()); }
+void Bed::renew_workload(Node& node) const {
+  node.workload = must(create_netns());
+}
 
 std::vector<std::string> Bed::pins(const Node& node) const {
   std::vector<std::string> found;
@@ -250,8 +262,8 @@ std::string Sequence::fault(uint64_t first, uint64_t last) const {
 }
 
 UdpService::UdpService(const Fd& netns, int family, bool echo)
-    : socket_(udp_socket(netns, family, family == AF_INET ? host_of(kServiceText4).c_str() : host_of(kServiceText6).c_str(),
-                         kPort)) {
+    : socket_(udp_socket(netns, family,
+                         family == AF_INET ? host_of(kServiceText4).c_str() : host_of(kServiceText6).c_str(), kPort)) {
   received_.seen.reserve(1 << 20);
   thread_ = std::thread([this, echo] {
     while (!stop_) {
@@ -277,11 +289,12 @@ void UdpService::stop() {
 }
 
 UdpClient::UdpClient(const Fd& netns, int family, unsigned per_second)
-    : socket_(udp_socket(netns, family, family == AF_INET ? host_of(kClientText4).c_str() : host_of(kClientText6).c_str(),
+    : socket_(udp_socket(netns, family,
+                         family == AF_INET ? host_of(kClientText4).c_str() : host_of(kClientText6).c_str(),
                          kPort + 1)) {
   socklen_t size = 0;
-  auto to = address_of(family, family == AF_INET ? host_of(kServiceText4).c_str() : host_of(kServiceText6).c_str(), kPort,
-                       size);
+  auto to = address_of(family, family == AF_INET ? host_of(kServiceText4).c_str() : host_of(kServiceText6).c_str(),
+                       kPort, size);
   EXPECT_EQ(connect(socket_.get(), reinterpret_cast<sockaddr*>(&to), size), 0);
   answers_.seen.reserve(1 << 20);
   sender_ = std::thread([this, per_second] {

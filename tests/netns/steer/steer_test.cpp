@@ -25,10 +25,10 @@ using handover::WorkloadNetwork;
 
 constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
 
-#define EXPECT_OK(expression)                                    \
-  do {                                                           \
-    auto result_ = (expression);                                 \
-    EXPECT_TRUE(result_.has_value()) << result_.error().what;    \
+#define EXPECT_OK(expression)                                 \
+  do {                                                        \
+    auto result_ = (expression);                              \
+    EXPECT_TRUE(result_.has_value()) << result_.error().what; \
   } while (false)
 
 HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, WorkloadNetwork& network, Direction direction) {
@@ -196,8 +196,9 @@ TEST(Redirect, BringsHeldAndLaterPacketsToTheOtherNodeInOrder) {
   expect_drained(queue, source);
   sleep_ms(30);
   bed.in(bed.b.netns, [&]() -> Status {  // stragglers still come by the source, then none
-    MOSE_ASSIGN(auto announcer, handover::Announcer::open(destination.uplink_ifindex(), destination.steering().config().addresses,
-                                                          mac_for(service4())));
+    MOSE_ASSIGN(auto announcer,
+                handover::Announcer::open(destination.uplink_ifindex(), destination.steering().config().addresses,
+                                          mac_for(service4())));
     return announcer.send_round();
   });
   sleep_ms(30);
@@ -275,7 +276,8 @@ TEST(Silence, ADestinationEmitsNoFrameBeforeItOpens) {
     sleep_ms(60);
   }
   // Somebody asks for the service: the source answers, the destination must not.
-  auto answers = in_netns_get<std::vector<MacAddress>>(bed.client.get(), [] { return handover::probe_address("up", service4()); });
+  auto answers =
+      in_netns_get<std::vector<MacAddress>>(bed.client.get(), [] { return handover::probe_address("up", service4()); });
   ASSERT_TRUE(answers.has_value());
   EXPECT_EQ(answers->size(), 1u);
   EXPECT_EQ(wire.take().in.size(), 0u);
@@ -358,7 +360,8 @@ TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
       EXPECT_OK(network.hold(direction, queue.tap_ifindex()));
       EXPECT_TRUE(eventually([&] { return network.steering().queued_now(direction).value_or(0) > 5; }));
     }
-    bed.in(bed.a.netns, [&] { return direction == Direction::ingress ? network.drain_to_pass(direction) : network.open(); });
+    bed.in(bed.a.netns,
+           [&] { return direction == Direction::ingress ? network.drain_to_pass(direction) : network.open(); });
     uint64_t before = last_passed_ns(network, direction);
     EXPECT_TRUE(eventually([&] { return last_passed_ns(network, direction) > before; })) << to_string(direction);
     EXPECT_EQ(network.steering().queued_now(direction).value_or(1), 0u);
@@ -404,7 +407,8 @@ TEST(Destroy, LeavesNothing) {
 TEST(Create, LeavesNothingWhenItFails) {
   Bed bed;
   auto attempt = [&](const handover::WorkloadNetworkConfig& config) {
-    auto result = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::create(config, bed.a.workload.get()); });
+    auto result = in_netns_get<WorkloadNetwork>(bed.a.netns.get(),
+                                                [&] { return WorkloadNetwork::create(config, bed.a.workload.get()); });
     EXPECT_FALSE(result.has_value());
     return result ? std::string() : result.error().what;
   };
@@ -449,9 +453,11 @@ TEST(Policy, IsRefusedWhenSomethingItNeedsIsMissing) {
   EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::drain}));
   EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::redirect}));
   EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::redirect, .peer_ifindex = 1}));
-  EXPECT_FALSE(steering.set(Direction::egress, {.state = SteerState::redirect, .peer_ifindex = 1, .peer_mac = {2, 1}, .own_mac = {2, 2}}));
+  EXPECT_FALSE(steering.set(Direction::egress,
+                            {.state = SteerState::redirect, .peer_ifindex = 1, .peer_mac = {2, 1}, .own_mac = {2, 2}}));
   EXPECT_FALSE(steering.set(Direction::uplink, {.state = SteerState::pass}));
-  EXPECT_FALSE(steering.set(Direction::ingress, {.state = SteerState::drain, .after_drain = SteerState::hold, .tap_ifindex = 1}));
+  EXPECT_FALSE(steering.set(Direction::ingress,
+                            {.state = SteerState::drain, .after_drain = SteerState::hold, .tap_ifindex = 1}));
   auto policy = steering.policy(Direction::ingress);
   ASSERT_TRUE(policy.has_value());
   EXPECT_EQ(policy->state, SteerState::pass);
@@ -478,7 +484,8 @@ TEST(Overflow, IsCountedAndTheRestIsDelivered) {
   WorkloadNetwork network = bed.create(bed.a);
   HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
   UdpService service(bed.a.workload, AF_INET, false);
-  EXPECT_OK(network.steering().set(Direction::ingress, {.state = SteerState::hold, .tap_ifindex = queue.tap_ifindex(), .hold_packets_max = 50}));
+  EXPECT_OK(network.steering().set(
+      Direction::ingress, {.state = SteerState::hold, .tap_ifindex = queue.tap_ifindex(), .hold_packets_max = 50}));
   {
     UdpClient client(bed.client, AF_INET, 20000);
     EXPECT_TRUE(eventually([&] { return client.sent() >= 200; }));
