@@ -70,7 +70,12 @@ class FakeProvider final : public PageProvider {
 // A child process that maps `pages` pages at kToyAddress, opens a userfaultfd as a task under restore does, hands it over
 // on `lazy_socket` (connected, the CRIU protocol) as process `vpid`, registers its memory, and, when told go(), runs
 // `scenario`. It ends with the scenario's value: 0 is success.
-inline constexpr uint64_t kToyAddress = 0x600000000000;
+// Where neither sanitizer has its shadow or its heap.
+#ifdef __SANITIZE_THREAD__
+inline constexpr uint64_t kToyAddress = 0x4000000000;
+#else
+inline constexpr uint64_t kToyAddress = 0x200000000000;
+#endif
 inline constexpr uint64_t kToyPage = kToyAddress / 4096;
 class Toy {
  public:
