@@ -77,6 +77,8 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
   switch (type) {
     case wire::FrameType::ping:
       return connection_->send(wire::FrameType::pong);
+    case wire::FrameType::pong:
+      return;  // a sign of life, noted by the connection
     case wire::FrameType::images: {
       auto images = decode_images(payload);
       if (!images) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "agent/check.h"
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
 #include "base/log.h"
@@ -51,6 +52,11 @@ Status SourceHost::open_network() {
 
 Result<PreparePayload> SourceHost::inspect() {
   Timeline::Span span(timeline_, "preflight");
+  auto reasons = check_workload(spec_, *init_, workload_paths(config_, spec_.name).cgroup);
+  if (!reasons.empty()) {
+    std::string more = reasons.size() > 1 ? fmt::format(" (and {} more: see `mose check {} --to NODE`)", reasons.size() - 1, spec_.name) : "";
+    return fail(reasons.front() + more);
+  }
   MOSE_TRY(open_network());
   PreparePayload payload;
   payload.spec = spec_;
@@ -71,16 +77,17 @@ Result<PreparePayload> SourceHost::inspect() {
 Status SourceHost::adopt() { return open_network(); }
 
 void SourceHost::set_dump(std::optional<restore::Swrk> swrk) {
+  // Ended outside of the lock: a CRIU that gives up takes its time.
+  std::optional<restore::Swrk> old = std::exchange(swrk_, std::move(swrk));
   std::lock_guard lock(dump_mutex_);
-  swrk_ = std::move(swrk);
-  dump_process_ = {};
+  dump_breaker_ = {};
   if (!swrk_) return;
-  if (auto handle = swrk_->process().share()) dump_process_ = std::move(*handle);
+  if (auto breaker = swrk_->breaker()) dump_breaker_ = std::move(*breaker);
 }
 
-void SourceHost::kill_dump() {
+void SourceHost::break_dump() {
   std::lock_guard lock(dump_mutex_);
-  if (dump_process_) (void)dump_process_.signal(SIGKILL);
+  dump_breaker_.break_off();
 }
 
 Status SourceHost::wait_hook(const std::string& name, const std::string& phase) {
@@ -206,10 +213,12 @@ Status SourceHost::finish_dump() {
 
 Status SourceHost::resume() {
   Timeline::Span span(timeline_, "resume");
-  set_dump({});  // kills a CRIU that is still there
+  set_dump({});  // a CRIU that is still there gives up and cleans the tasks up
   if (!network_) MOSE_TRY(open_network());
-  MOSE_TRY(network_->pass(handover::Direction::egress));
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  // The CRIU of an agent that has died cleans up as well, in its own time.
+  MOSE_TRY(wait_untraced(tree, config_.limits.dump_time_max));
+  MOSE_TRY(network_->pass(handover::Direction::egress));
   MOSE_ASSIGN(RepairCount repaired, set_tcp_repair(tree, false));
   if (repaired.failed > 0) log::warn("sockets stay in repair mode", {{"workload", spec_.name}, {"sockets", repaired.failed}});
   // CRIU leaves a dumped tree stopped by a signal: without this it stays stopped after the thaw.
@@ -271,9 +280,10 @@ void SourceHost::count_packets() {
   counts.held = in->held.frames - before_.held.frames;
   counts.drained = in->drained - before_.drained;
   counts.redirected = in->redirected.frames - before_.redirected.frames;
-  // What the frozen source itself sends again is dropped on purpose (the destination has the data) and is no loss; what
-  // clients send is never dropped on purpose.
-  counts.dropped = in->dropped() - before_.dropped();
+  // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
+  // address that the old place must not answer any more.
+  auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
+  counts.dropped = lost(*in) - lost(before_);
   counts.overflow = in->dropped_overflow.frames - before_.dropped_overflow.frames;
   std::lock_guard lock(results_mutex_);
   packets_ = counts;

@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "agent/migration_paths.h"
+#include "agent/peer_query.h"
 #include "base/log.h"
-#include "kernel/socket.h"
 #include "sense/hash_scan.h"
 
 namespace mose::agent {
@@ -17,7 +17,6 @@ namespace {
 
 using plan::SourceActionKind;
 
-constexpr Nanoseconds kHelloBound = std::chrono::seconds(3);
 constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
@@ -26,31 +25,9 @@ constexpr Nanoseconds kProgressPeriod = std::chrono::milliseconds(100);
 // Stragglers are redirected that long after the source tree has gone.
 constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 
-struct Connected {
-  Fd socket;
-  std::string node;
-  std::string own_host;  // our address on this connection: what the peer can reach us by
-};
-
 // "192.0.2.1:7946" -> "192.0.2.1", ":7946"; "[2001:db8::1]:7946" keeps its brackets.
 std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
 std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
-
-// Connects and greets; refuses a peer that is another node or another kind of machine.
-Result<Connected> connect_to(const std::string& address, const std::string& node, const move::Hello& mine,
-                             const move::StreamId& stream, Nanoseconds bound) {
-  MOSE_ASSIGN(Fd socket, tcp_connect(address, bound));
-  MOSE_ASSIGN(Fd copy, duplicate(socket.get()));
-  move::Channel channel(std::move(socket), stream);
-  MOSE_ASSIGN(move::Hello theirs, move::greet(channel, mine, kHelloBound));
-  if (theirs.node != node) return fail(fmt::format("{} calls itself \"{}\", not \"{}\": check [peers] in both configurations", address, theirs.node, node));
-  auto missing = move::missing_cpu_features(mine, theirs);
-  if (!missing.empty()) {
-    return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", node, fmt::join(missing, ", ")));
-  }
-  MOSE_ASSIGN(std::string own, local_endpoint(copy.get()));
-  return Connected{std::move(copy), theirs.node, host_of(own)};
-}
 
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
 sense::HashScanOptions scan_options() {
@@ -92,7 +69,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
 SourceMigration::~SourceMigration() {
   context_.core.loop.cancel(retry_timer_);
   memory_->cancel();
-  host_->kill_dump();
+  host_->break_dump();
 }
 
 void SourceMigration::begin() { driver_.start(plan::start_source(options_, now())); }
@@ -228,19 +205,19 @@ void SourceMigration::connect() {
   hello.purpose = move::Purpose::control;
   peer_lane_.run(
       [this, hello] {
-        return connect_to(meta_.peer_address, meta_.peer, hello, stream_of(meta_), context_.core.config.limits.peer_connect_max);
+        return connect_to_peer(meta_, hello, context_.core.config.limits.peer_connect_max);
       },
-      [this](Result<Connected> connected) {
-        if (!connected) return done(SourceActionKind::connect, context("node " + meta_.peer, connected.error()));
+      [this](Result<PeerLink> connected) {
+        if (!connected) return done(SourceActionKind::connect, std::unexpected(connected.error()));
         // Not node.listen itself: that may be a wildcard.
-        if (prepare_) prepare_->page_server_address = connected->own_host + port_of(context_.core.config.node.listen);
-        adopt_connection(std::move(connected->socket), connected->node);
+        if (prepare_) prepare_->page_server_address = host_of(connected->own_endpoint) + port_of(context_.core.config.node.listen);
+        adopt_connection(std::move(connected->socket));
         done(SourceActionKind::connect, {});
       });
 }
 
-void SourceMigration::adopt_connection(Fd socket, const std::string& peer) {
-  connection_ = std::make_unique<PeerConnection>(context_.core.loop, std::move(socket), stream_of(meta_), peer);
+void SourceMigration::adopt_connection(Fd socket) {
+  connection_ = std::make_unique<PeerConnection>(context_.core.loop, std::move(socket), stream_of(meta_), meta_.peer);
   PeerConnection::Handlers handlers;
   handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
   handlers.on_closed = [this](const std::string& reason) {
@@ -258,6 +235,8 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
   switch (type) {
     case wire::FrameType::ping:
       return connection_->send(wire::FrameType::pong);
+    case wire::FrameType::pong:
+      return;  // a sign of life, noted by the connection
     case wire::FrameType::prepared: {
       auto prepared = decode_prepared(payload);
       if (!prepared) return received(plan::Message::refused, prepared.error().what);
@@ -346,7 +325,7 @@ void SourceMigration::finish_dump() {
 void SourceMigration::resume(const std::string& reason) {
   log::warn("the source resumes", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", reason}});
   memory_->cancel();
-  host_->kill_dump();
+  host_->break_dump();
   on_host(SourceActionKind::resume_source, [this] { return host_->resume(); });
 }
 
@@ -376,7 +355,7 @@ void SourceMigration::changed() {
 void SourceMigration::close() {
   bool moved_away = driver_.state().outcome == Outcome::complete || driver_.state().outcome == Outcome::target_missed;
   auto finish = [this] {
-    (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
+    if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
     done(SourceActionKind::close, {});
     handlers_.on_gone();
   };
