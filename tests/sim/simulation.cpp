@@ -181,9 +181,12 @@ void Simulation::play() {
 
 // What a person does when told: `mose recover` on the node whose migration has ended with that advice.
 bool Simulation::operator_recovers() {
-  auto told = [](const auto& state) {
-    return state && state->reason.find("mose recover") != std::string::npos &&
-           std::string_view(plan::to_string(state->phase)) == "done";
+  auto told = [this](const auto& state) {
+    if (!state || std::string_view(plan::to_string(state->phase)) != "done" || nothing_left(*state)) return false;
+    if (state->reason.find("mose recover") == std::string::npos) {
+      bench_.violate("an end with something left that does not name the way back: " + state->reason);
+    }
+    return true;
   };
   bool source = told(source_.state());
   bool destination = told(destination_.state());

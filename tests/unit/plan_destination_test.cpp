@@ -102,6 +102,7 @@ TEST(PlanDestination, FinishesWhenEveryPageIsIn) {
   EXPECT_THAT(d.done(record), IsEmpty());
   EXPECT_EQ(d.state.phase, DestinationPhase::done);
   EXPECT_EQ(d.state.outcome, Outcome::complete);
+  EXPECT_TRUE(nothing_left(d.state));
 }
 
 TEST(PlanDestination, PagesMayBeCompleteBeforeItRuns) {
@@ -232,6 +233,7 @@ TEST(PlanDestinationCommit, AFinishThatFailsIsTriedAgainThenLeftToRecover) {
   EXPECT_THAT(d.done(finish, "busy"), IsEmpty()) << "no `finished`: a restart tries again";
   EXPECT_EQ(d.state.phase, DestinationPhase::done);
   EXPECT_EQ(d.state.outcome, Outcome::failed_after_commit);
+  EXPECT_FALSE(nothing_left(d.state)) << "the journal must stay";
   EXPECT_THAT(d.state.reason, HasSubstr("mose recover"));
 }
 
@@ -354,6 +356,7 @@ TEST(PlanDestinationAbort, ADiscardThatFailsIsTriedAgainThenLeftToRecover) {
   EXPECT_THAT(d.done(discard, "busy"), IsEmpty()) << "neither answered nor finished";
   EXPECT_EQ(d.state.phase, DestinationPhase::done);
   EXPECT_EQ(d.state.outcome, Outcome::unknown);
+  EXPECT_FALSE(nothing_left(d.state)) << "the journal must stay";
   EXPECT_THAT(d.state.reason, HasSubstr("mose recover"));
 }
 

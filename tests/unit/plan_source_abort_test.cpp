@@ -31,6 +31,7 @@ TEST(PlanSourceRefusal, APreflightThatFailsRefusesAndTouchesNothing) {
   EXPECT_THAT(source.done(preflight, "process 12 has a tty open; start it without one"), ElementsAre("close"));
   EXPECT_EQ(source.state.outcome, Outcome::refused);
   EXPECT_EQ(source.state.reason, "process 12 has a tty open; start it without one");
+  EXPECT_TRUE(nothing_left(source.state));
 }
 
 TEST(PlanSourceRefusal, AJournalThatCannotBeWrittenRefuses) {
@@ -235,6 +236,7 @@ TEST(PlanSourceAbort, AResumeThatFailsIsTriedAgainThenLeftToRecover) {
   }
   EXPECT_THAT(source.done(resume_source, "busy"), ElementsAre("close")) << "no `finished`: a restart tries again";
   EXPECT_EQ(source.state.outcome, Outcome::unknown);
+  EXPECT_FALSE(nothing_left(source.state)) << "the journal must stay";
   EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
   EXPECT_EQ(verdict(source.state), Verdict::abort);
 }
@@ -299,6 +301,7 @@ TEST(PlanSourceDoubt, WithoutADurableAbortTheSourceStaysStoppedAndSaysSo) {
   }
   EXPECT_THAT(source.done(record, "input/output error"), ElementsAre("close")) << "neither resumed nor told";
   EXPECT_EQ(source.state.outcome, Outcome::unknown);
+  EXPECT_FALSE(nothing_left(source.state)) << "the journal must stay";
   EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
   EXPECT_EQ(verdict(source.state), Verdict::undecided);
 }
@@ -352,6 +355,7 @@ TEST(PlanSourceRecovery, AnAbortAfterADoubtfulCommitWins) {
 TEST(PlanSourceRecovery, AFinishedMigrationNeedsNothingAndStillKnowsItsVerdict) {
   SourceDrive moved = SourceDrive::recovering({Record::begun, Record::commit, Record::finished});
   EXPECT_THAT(moved.actions, IsEmpty());
+  EXPECT_TRUE(nothing_left(moved.state));
   EXPECT_EQ(moved.state.phase, SourcePhase::done);
   EXPECT_EQ(moved.state.outcome, Outcome::complete);
   EXPECT_EQ(verdict(moved.state), Verdict::commit);

@@ -207,6 +207,7 @@ TEST(PlanSource, EndsWithTheRecordThenReleasedThenClose) {
   EXPECT_EQ(source.state.outcome, Outcome::complete);
   EXPECT_EQ(source.state.reason, "");
   EXPECT_TRUE(settled(source.state));
+  EXPECT_TRUE(nothing_left(source.state));
   EXPECT_THAT(source.done(close), IsEmpty());
 }
 
@@ -313,6 +314,7 @@ TEST(PlanSourceCommitted, AKillThatFailsIsTriedAgainThenLeftToRecover) {
   }
   EXPECT_THAT(source.done(kill_source, "busy"), ElementsAre("close")) << "no `finished`, so that a restart tries again";
   EXPECT_EQ(source.state.outcome, Outcome::failed_after_commit);
+  EXPECT_FALSE(nothing_left(source.state)) << "the journal must stay";
   EXPECT_THAT(source.state.reason, HasSubstr("mose recover"));
 }
 

@@ -52,7 +52,8 @@ CriuProof prove_criu(const Config& config) {
   proof.present_detail = fmt::format("{} is version {}", setup->criu(), setup->version());
   restore::CanaryOptions canary;
   canary.cgroup_path = fmt::format("{}/mose-check-{}", config.node.cgroup, getpid());
-  canary.scratch = fmt::format("{}/check-{}", config.node.runtime_dir, getpid());
+  // On a file system that takes device nodes: /run is mounted nodev on most hosts.
+  canary.scratch = fmt::format("{}/check-{}", config.node.state_dir, getpid());
   auto result = restore::run_canary(*setup, canary);
   proof.canary = result.works ? ProbeState::yes : ProbeState::no;
   proof.canary_detail = result.works ? fmt::format("dumped in {:.1f} ms, {} bytes", result.dump_ms, result.image_bytes) : result.reason;

@@ -275,12 +275,15 @@ Status DestinationHost::activate() {
   if (!network_) MOSE_TRY(adopt());
   MOSE_TRY(cgroup_.thaw());
   if (thawed_us_ == 0) thawed_us_ = to_us(now());
-  MOSE_TRY(network_->open());
+  return network_->open();
+}
+
+void DestinationHost::release_egress() {
+  Timeline::Span span(timeline_, "release");
   announce();
-  if (!egress_queue_) return {};  // restarted: what was held died with the agent before
-  MOSE_ASSIGN(bool drained, egress_queue_->drain(network_->steering(), kDrainBound));
-  if (!drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
-  return {};
+  if (!egress_queue_) return;  // restarted: what was held died with the agent before
+  auto drained = egress_queue_->drain(network_->steering(), kDrainBound);
+  if (!drained || !*drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
 }
 
 Status DestinationHost::settle() {

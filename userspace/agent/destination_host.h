@@ -39,9 +39,11 @@ class DestinationHost {
   // Any thread: ends a CRIU under way.
   void kill_restore();
 
-  // Thaw, then what was held on the way out, then everybody is told. Idempotent.
+  // Thaw, and packets may come and go. Idempotent. Microseconds: the source sends nothing on before it hears of it.
   [[nodiscard]] Status activate();
-  // Frames held on the way out have all left; the hold queue is closed.
+  // Right after it: everybody is told, and what was held on the way out leaves in order.
+  void release_egress();
+  // Every page is in: pager, hold queue and directories go.
   [[nodiscard]] Status settle();
   // One more announcement; the caller's timer decides when.
   void announce();

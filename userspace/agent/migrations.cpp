@@ -5,8 +5,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "agent/check.h"
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "handover/steering.h"
 #include "restore/canary.h"
@@ -16,6 +18,8 @@ namespace {
 
 // An answer that nobody waits for any more is dropped after that.
 constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+// Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
+constexpr size_t kHeapKept = 24u << 20;
 
 Status to_status(const Answer<void>& answer) {
   if (answer) return {};
@@ -46,6 +50,7 @@ Migrations::~Migrations() {
 }
 
 Result<std::unique_ptr<Migrations>> Migrations::create(Core& core) {
+  keep_heap(kHeapKept);
   std::unique_ptr<Migrations> service(new Migrations(core));
   PeerServer::Handlers handlers;
   handlers.accept = [raw = service.get()](const move::StreamId& stream, const move::Hello& hello) { return raw->accept(stream, hello); };
@@ -209,12 +214,22 @@ void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::s
 void Migrations::preflight(const std::string& workload, const std::string& node,
                            std::function<void(Answer<std::vector<std::string>>)> done) {
   auto possible = check_start(workload, node);
-  core_.loop.post([possible, done = std::move(done)] {
-    if (!possible && possible.error().exit_code == kExitUsage) return done(std::unexpected(possible.error()));
-    std::vector<std::string> reasons;
-    if (!possible) reasons.push_back(possible.error().reason);
-    done(std::move(reasons));
-  });
+  if (!possible) {
+    core_.loop.post([refusal = possible.error(), done = std::move(done)] {
+      if (refusal.exit_code == kExitUsage) return done(std::unexpected(refusal));
+      done(std::vector<std::string>{refusal.reason});
+    });
+    return;
+  }
+  const Workload* found = core_.workloads.find(workload);
+  JournalMeta meta{MigrationId::random(), Role::source, workload, node, core_.config.peers.at(node).address, 1};
+  core_.workers.run(
+      [spec = found->spec, init = found->init, cgroup = found->cgroup, meta, hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
+        auto reasons = check_workload(spec, *init, cgroup);
+        if (auto link = connect_to_peer(meta, hello, bound); !link) reasons.push_back(link.error().what);
+        return reasons;
+      },
+      [done = std::move(done)](std::vector<std::string> reasons) { done(std::move(reasons)); });
 }
 
 std::vector<MigrationProgress> Migrations::list() const {

@@ -1,18 +1,51 @@
 // SPDX-License-Identifier: MIT
 #include "agent/peer_query.h"
 
+#include <fmt/format.h>
+
 #include "kernel/socket.h"
 #include "mose/wire/wire.pb.h"
 #include "move/channel.h"
 
 namespace mose::agent {
+namespace {
+
+Result<move::Channel> greeted(const JournalMeta& meta, const move::Hello& hello, Nanoseconds bound, move::Hello& theirs) {
+  auto socket = tcp_connect(meta.peer_address, bound);
+  if (!socket) {
+    return fail(fmt::format("node {} cannot be reached ({}): is mosed running there, and is its address right in [peers.{}]?", meta.peer,
+                            socket.error().what, meta.peer));
+  }
+  move::Channel channel(std::move(*socket), move::StreamId{meta.id, meta.epoch});
+  auto answer = move::greet(channel, hello, bound);
+  if (!answer) return context("node " + meta.peer, answer.error());
+  theirs = std::move(*answer);
+  if (theirs.node != meta.peer) {
+    return fail(fmt::format("{} calls itself \"{}\", not \"{}\": check [peers] in both configurations", meta.peer_address, theirs.node, meta.peer));
+  }
+  return channel;
+}
+
+}  // namespace
+
+Result<PeerLink> connect_to_peer(const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+  hello.purpose = move::Purpose::control;
+  move::Hello theirs;
+  MOSE_ASSIGN(move::Channel channel, greeted(meta, hello, bound, theirs));
+  auto missing = move::missing_cpu_features(hello, theirs);
+  if (!missing.empty()) {
+    return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", meta.peer, fmt::join(missing, ", ")));
+  }
+  PeerLink link;
+  MOSE_ASSIGN(link.socket, duplicate(channel.fd()));
+  MOSE_ASSIGN(link.own_endpoint, local_endpoint(link.socket.get()));
+  return link;
+}
 
 Result<plan::Verdict> ask_verdict(const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
   hello.purpose = move::Purpose::query;
-  MOSE_ASSIGN(Fd socket, tcp_connect(meta.peer_address, bound));
-  move::Channel channel(std::move(socket), move::StreamId{meta.id, meta.epoch});
-  MOSE_ASSIGN(move::Hello theirs, move::greet(channel, hello, bound));
-  if (theirs.node != meta.peer) return fail(meta.peer_address + " is node \"" + theirs.node + "\", not \"" + meta.peer + "\"");
+  move::Hello theirs;
+  MOSE_ASSIGN(move::Channel channel, greeted(meta, hello, bound, theirs));
   MOSE_TRY(channel.send(wire::FrameType::query_verdict, std::span<const std::byte>{}));
   MOSE_ASSIGN(move::Frame frame, channel.receive(bound));
   wire::v1::Verdict verdict;

@@ -4,11 +4,20 @@
 #include <string>
 
 #include "agent/journal.h"
+#include "base/fd.h"
 #include "base/result.h"
 #include "move/hello.h"
 #include "plan/protocol.h"
 
 namespace mose::agent {
+
+// Blocking: a CONTROL connection to a migration's peer, HELLO both ways done. Refuses a peer that is another node, another
+// kind of machine, or lacks CPU features that programs started here may use.
+struct PeerLink {
+  Fd socket;
+  std::string own_endpoint;  // our address and port on it: how the peer reaches this node
+};
+[[nodiscard]] Result<PeerLink> connect_to_peer(const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
 
 // Blocking: asks the source of a migration, on a QUERY connection, how it was decided.
 [[nodiscard]] Result<plan::Verdict> ask_verdict(const JournalMeta& meta, move::Hello hello, Nanoseconds bound);

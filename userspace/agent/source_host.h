@@ -22,7 +22,7 @@
 namespace mose::agent {
 
 // What the source's actions do to this host: network, cgroup and CRIU of one workload that moves away. Blocking; every
-// function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_dump.
+// function is called from the migration's one CRIU lane (its thread outlives CRIU), except break_dump.
 //
 // Life: inspect() -> arm_dump() -> freeze() -> dump() -> finish_dump() -> redirect() -> kill_tree() -> release(), or
 // resume() at any moment before the commit. adopt() instead of inspect() after a restart of the agent.
@@ -44,8 +44,9 @@ class SourceHost {
   [[nodiscard]] Result<ImagesPayload> dump();
   // CRIU lets go; the tree is stopped and frozen by its cgroup alone.
   [[nodiscard]] Status finish_dump();
-  // Any thread: ends a CRIU under way, so that a lane that waits for it goes on.
-  void kill_dump();
+  // Any thread: makes a CRIU under way give up, so that a lane that waits for it goes on. Never a kill: that would damage
+  // the workload.
+  void break_dump();
 
   // Undoes all of the above; idempotent, also after a restart of the agent.
   [[nodiscard]] Status resume();
@@ -83,8 +84,8 @@ class SourceHost {
   std::optional<handover::HoldQueue> ingress_queue_;
   handover::SteerCounters before_;     // ingress, when the hold began
   std::optional<restore::Swrk> swrk_;
-  std::mutex dump_mutex_;              // guards dump_process_
-  ProcessHandle dump_process_;         // of swrk_, for kill_dump
+  std::mutex dump_mutex_;              // guards dump_breaker_
+  restore::Swrk::Breaker dump_breaker_;  // of swrk_, for break_dump
   mutable std::mutex results_mutex_;   // guards what other threads read
   std::map<SpaceId, PageSet> lazy_areas_;
   PacketCounts packets_;

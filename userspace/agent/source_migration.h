@@ -73,7 +73,7 @@ class SourceMigration {
   void resume(const std::string& reason);
   void wait_retry(unsigned failures);
   void close();
-  void adopt_connection(Fd socket, const std::string& peer);
+  void adopt_connection(Fd socket);
   void on_frame(wire::FrameType type, const std::string& payload);
   [[nodiscard]] Report report() const;
 

@@ -453,4 +453,8 @@ DestinationStep step(const DestinationState& state, const DestinationEvent& even
   return machine.take();
 }
 
+bool nothing_left(const DestinationState& state) {
+  return state.phase == DestinationPhase::done && state.finish_recorded;
+}
+
 }  // namespace mose::plan

@@ -94,6 +94,11 @@ struct DestinationStep {
 [[nodiscard]] DestinationStep recover_destination(const std::vector<Record>& records, Timestamp now);
 [[nodiscard]] DestinationStep step(const DestinationState& state, const DestinationEvent& event, Timestamp now);
 
+// True when the migration has ended and nothing of it is left to do here: its journal may be removed. At `done` without
+// it (something could not be discarded or registered) the journal stays, and `mose recover` as well as the next start
+// of the agent go on from it with recover_destination.
+[[nodiscard]] bool nothing_left(const DestinationState& state);
+
 // Limits.
 inline constexpr Nanoseconds kImagesDeadline = std::chrono::minutes(10);   // PREPARED to IMAGES: covers the pre-copy
 inline constexpr Nanoseconds kReleasedDeadline = std::chrono::minutes(1);  // everything done to RELEASED

@@ -97,9 +97,10 @@ void Machine::recover(const std::vector<Record>& records) {
     if (r == Record::aborted) commit = false;
   }
   s_.verdict = commit ? Verdict::commit : Verdict::abort;
+  s_.finish_recorded = last == Record::finished;
   s_.outcome = commit ? Outcome::complete : Outcome::failed;
   s_.prepare_out = true;
-  if (last == Record::finished || last == Record::complete) {
+  if (s_.finish_recorded) {
     s_.phase = Phase::done;
     return;
   }
@@ -176,9 +177,9 @@ void Machine::on(const MessageReceived& message) {
       check_ready();
       break;
     case Message::failed:
-      if (undecided() && s_.prepare_out) abort(Outcome::failed, "the destination failed: " + why);
+      if (undecided() && s_.prepare_out) abort(Outcome::failed, why.empty() ? "the destination failed" : why);
       // After the commit the destination goes on trying; what it says is for the operator.
-      if (forward_only()) s_.reason = "the destination reports: " + why;
+      if (forward_only()) s_.reason = why;
       break;
     case Message::committed:
       if (s_.phase == Phase::committed && s_.verdict_out) s_.committed_seen = true;
@@ -290,7 +291,7 @@ void Machine::connect_done(const std::string& error) {
   s_.connected = error.empty();
   if (s_.phase == Phase::preparing) {
     // An unreachable or unfit destination is known before anything but the journal was touched.
-    if (!error.empty()) return abort(Outcome::refused, "cannot reach the destination: " + error);
+    if (!error.empty()) return abort(Outcome::refused, error);
     s_.touched = true;
     s_.prepare_out = true;
     wait_for(kPrepareDeadline);
@@ -391,7 +392,7 @@ void Machine::round_done(const RoundStats& stats) {
 void Machine::lose_connection(const std::string& why) {
   s_.connected = false;
   s_.verdict_out = false;
-  if (undecided()) return abort(Outcome::failed, "the connection to the destination was lost: " + why);
+  if (undecided()) return abort(Outcome::failed, why.empty() ? "the connection to the destination was lost" : why);
   bool wanted = s_.phase == Phase::aborting || (forward_only() && !s_.complete_seen);
   if (wanted) {
     ++s_.connect_failures;
@@ -578,6 +579,10 @@ bool settled(const SourceState& state) {
 
 Verdict verdict(const SourceState& state) {
   return state.verdict;
+}
+
+bool nothing_left(const SourceState& state) {
+  return state.phase == SourcePhase::done && (state.finish_recorded || !state.begun);
 }
 
 }  // namespace mose::plan

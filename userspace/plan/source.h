@@ -87,7 +87,7 @@ struct MessageReceived {
   std::string reason;  // refused, failed
 };
 struct ConnectionLost {
-  std::string reason;
+  std::string reason;  // a sentence, as the operator shall read it
 };
 struct CancelRequested {};
 struct Tick {};  // the time of `deadline` has come
@@ -149,6 +149,10 @@ struct SourceStep {
 // What a destination that asks may be told. Never read the journal for it: a commit record that is still being written,
 // or whose write has failed, is no verdict.
 [[nodiscard]] Verdict verdict(const SourceState& state);
+// True when the migration has ended and nothing of it is left to do here: its journal may be removed. At `done` without
+// it (the source could not be resumed or removed, or the commit is in doubt) the journal stays, and `mose recover` as
+// well as the next start of the agent go on from it with recover_source.
+[[nodiscard]] bool nothing_left(const SourceState& state);
 
 // Limits. Waits are counted from the last step that led there.
 inline constexpr Nanoseconds kPrepareDeadline = std::chrono::seconds(15);  // connect, and PREPARE to PREPARED

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT
+mose_test(file_sync_test LABEL unit DEPS agent SOURCES file_sync_test.cpp)
+mose_test(wire_messages_test LABEL unit DEPS agent SOURCES wire_messages_test.cpp LIBS mose_wire)
