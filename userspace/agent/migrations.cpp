@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "agent/check.h"
@@ -18,12 +19,24 @@ namespace {
 
 // An answer that nobody waits for any more is dropped after that.
 constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
 // Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
 constexpr size_t kHeapKept = 24u << 20;
 
 Status to_status(const Answer<void>& answer) {
   if (answer) return {};
   return fail(answer.error().reason);
+}
+
+// After the commit, as this workload's own migration, and no process of it is left here.
+bool has_left(const JournalContents& contents, const Workload* workload) {
+  if (workload == nullptr || workload->init || workload->migration != contents.meta.id.hex()) return false;
+  bool committed = false;
+  for (plan::Record record : contents.records) {
+    if (record == plan::Record::commit) committed = true;
+    if (record == plan::Record::aborted) committed = false;
+  }
+  return committed;
 }
 
 }  // namespace
@@ -283,6 +296,27 @@ void Migrations::recover_all() {
   for (JournalEntry& entry : *entries) recover_one(std::move(entry));
 }
 
+// The tree has gone after the commit (we killed it, and died before the rest was done): nothing is left to be served.
+void Migrations::finish_departure(const JournalMeta& meta) {
+  WorkloadSpec spec = core_.workloads.find(meta.workload)->spec;
+  if (auto left = core_.workloads.leave(meta.workload, meta.peer); !left) {
+    log::error("the workload's state could not be written", {{"workload", meta.workload}, {"reason", left.error().what}});
+  }
+  core_.workers.run(
+      [&config = core_.config, spec, id = meta.id] {
+        std::error_code error;
+        std::filesystem::remove_all(migration_paths(config, id).dir, error);
+        return remove_workload_resources(config, spec, kRemoveBound);
+      },
+      [this, meta](const Status& removed) {
+        if (removed) {
+          (void)remove_journal(core_.journal_dir, meta.id, Role::source);
+        } else {
+          log::warn("what a workload has left could not be removed", {{"workload", meta.workload}, {"reason", removed.error().what}});
+        }
+      });
+}
+
 void Migrations::recover_one(JournalEntry entry) {
   if (!entry.contents) {
     log::error("a journal is damaged: its migration stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", entry.contents.error().what}});
@@ -294,6 +328,7 @@ void Migrations::recover_one(JournalEntry entry) {
     return;
   }
   const JournalContents& contents = journal->contents();
+  if (entry.role == Role::source && has_left(contents, core_.workloads.find(contents.meta.workload))) return finish_departure(contents.meta);
   if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
     (void)remove_journal(core_.journal_dir, entry.id, entry.role);
     return;

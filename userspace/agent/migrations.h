@@ -42,6 +42,7 @@ class Migrations : public MigrationService {
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
   void recover_one(JournalEntry entry);
+  void finish_departure(const JournalMeta& meta);
 
   // Other nodes.
   [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello) const;

@@ -101,7 +101,7 @@ struct DestinationStep {
 
 // Limits.
 inline constexpr Nanoseconds kImagesDeadline = std::chrono::minutes(10);   // PREPARED to IMAGES: covers the pre-copy
-inline constexpr Nanoseconds kReleasedDeadline = std::chrono::minutes(1);  // everything done to RELEASED
+inline constexpr Nanoseconds kReleasedDeadline = std::chrono::seconds(5);  // everything done to RELEASED: it only closes
 inline constexpr Nanoseconds kRetryPause = std::chrono::seconds(1);        // before an action is tried again
 inline constexpr unsigned kDiscardAttempts = 10;  // then what is left stays, stopped, until `mose recover`
 inline constexpr unsigned kFinishAttempts = 10;   // then the workload runs, unregistered, until `mose recover`
