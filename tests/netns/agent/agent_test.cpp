@@ -11,7 +11,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "agent/check.h"
 #include "bed.h"
+#include "kernel/process.h"
 
 namespace mose::test {
 namespace {
@@ -116,6 +118,33 @@ TEST_F(AgentTest, RunsARedisAndStopsItWithoutAnythingLeft) {
   EXPECT_FALSE(redis_answers(kAddress, 100ms));
   EXPECT_THAT(leftovers(), testing::IsEmpty());
   EXPECT_TRUE(run_redis().exit_code == 0) << "the name and the address are free again";
+}
+
+TEST_F(AgentTest, NothingTiesAFreshRedisToItsNode) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  ASSERT_TRUE(redis_answers(kAddress));
+  json item = workload("redis");
+  auto init = ProcessHandle::open(item["pid"].get<int>());
+  ASSERT_TRUE(init);
+  WorkloadSpec spec;
+  spec.name = "redis";
+  EXPECT_THAT(agent::check_workload(spec, *init, item["cgroup"]), testing::IsEmpty());
+}
+
+TEST_F(AgentTest, EventsTellWhatHappens) {
+  std::string file = bed->directory() + "/events";
+  std::thread follower([&] { (void)run_program({"/bin/sh", "-c", "exec timeout 3 " + bed->program("mose") + " --socket " + bed->socket() + " events --follow --json > " + file}); });
+  std::this_thread::sleep_for(500ms);
+  EXPECT_EQ(run_shell("short", "exit 0").exit_code, 0);
+  EXPECT_TRUE(wait_state("short", "exited"));
+  follower.join();
+  std::ifstream lines(file);
+  std::vector<std::string> kinds;
+  for (std::string line; std::getline(lines, line);) {
+    json event = json::parse(line, nullptr, false);
+    if (event.is_object() && event["subject"] == "short") kinds.push_back(event["kind"]);
+  }
+  EXPECT_THAT(kinds, testing::ElementsAre("workload.starting", "workload.running", "workload.exited"));
 }
 
 TEST_F(AgentTest, AnAgentThatIsRestartedAdoptsItsWorkloads) {

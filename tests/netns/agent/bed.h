@@ -45,6 +45,7 @@ class AgentBed {
 
   [[nodiscard]] const std::string& directory() const { return directory_; }
   [[nodiscard]] std::string root() const { return directory_ + "/root"; }
+  [[nodiscard]] std::string program(const std::string& name) const { return bin_ + "/" + name; }
   [[nodiscard]] const std::string& cgroup() const { return cgroup_; }
   [[nodiscard]] std::string socket() const { return directory_ + "/run/mosed.sock"; }
   [[nodiscard]] std::string agent_log() const;
