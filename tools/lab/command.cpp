@@ -56,11 +56,11 @@ int do_status(const CommandLine& line) {
       nodes.push_back({{"node", n.node}, {"address", n.address}, {"keeper", n.keeper}, {"keeper_pid", n.keeper_pid},
                        {"agent", n.agent}, {"agent_pid", n.agent_pid}, {"agent_answers", n.agent_answers}});
     }
-    print({{"lab", found->lab}, {"exists", found->exists}, {"complete", found->complete}, {"nodes", nodes}});
+    print({{"lab", found->lab}, {"exists", found->exists}, {"complete", found->complete}, {"leftover", found->leftover}, {"nodes", nodes}});
   } else if (!found->exists) {
     std::printf("lab %s is down\n", found->lab.c_str());
   } else {
-    std::printf("lab %s is %s\n", found->lab.c_str(), found->complete ? "up" : "half made");
+    std::printf("lab %s is %s\n", found->lab.c_str(), found->leftover ? "left over from a killed run" : found->complete ? "up" : "half made");
     for (const NodeStatus& n : found->nodes) {
       std::printf("  %-2s %-16s node %-8s agent %s\n", n.node.c_str(), n.address.c_str(), n.keeper ? "running" : "gone",
                   n.agent_answers ? "answers" : n.agent ? "does not answer" : "gone");

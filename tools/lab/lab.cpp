@@ -96,7 +96,7 @@ Status make_lab(const Names& names, const LabOptions& options, LabState& state, 
 }
 
 bool whole(const LabState& state, bool agents) {
-  if (!state.complete) return false;
+  if (!state.complete || (state.run && !is_alive(*state.run))) return false;
   for (const char* node : kNodes) {
     auto keeper = state.keepers.find(node);
     if (keeper == state.keepers.end() || !is_alive(keeper->second)) return false;
@@ -162,6 +162,7 @@ Result<LabStatus> status(const Names& names) {
   if (!state) return out;
   out.exists = true;
   out.complete = state->complete;
+  out.leftover = state->run && !is_alive(*state->run);
   for (const char* name : kNodes) {
     NodeStatus node;
     node.node = name;

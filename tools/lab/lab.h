@@ -36,6 +36,7 @@ struct NodeStatus {
 struct LabStatus {
   std::string lab;
   bool exists = false, complete = false;
+  bool leftover = false;  // of a `lab run` that was killed: the next `up` makes it anew
   std::vector<NodeStatus> nodes;
   [[nodiscard]] bool healthy() const;
 };

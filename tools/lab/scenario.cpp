@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <fcntl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -64,7 +65,12 @@ class LabLease {
     options.link_rate_mbit = line.link_rate_mbit;
     options.agents = !line.baseline_only;
     MOSE_ASSIGN(auto state, up(options));
-    bool ours = !(before.exists && before.complete) && !line.keep;
+    bool ours = !(before.exists && before.complete && !before.leftover) && !line.keep;
+    if (ours) {
+      MOSE_ASSIGN(auto self, ProcessHandle::open(::getpid()));
+      state.run = ProcessRecord{self.pid(), self.start_time()};
+      MOSE_TRY(save_state(names, state));
+    }
     return std::unique_ptr<LabLease>(new LabLease(names, std::move(state), ours));
   }
   ~LabLease() {

@@ -16,6 +16,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 constexpr useconds_t kLockPollUs = 50'000;
 
+std::optional<ProcessRecord> process_from(const Json& p) {
+  if (!p.is_object() || !p.contains("pid") || !p["pid"].is_number_integer()) return std::nullopt;
+  if (!p.contains("start_time") || !p["start_time"].is_number_integer()) return std::nullopt;
+  return ProcessRecord{p["pid"].get<pid_t>(), p["start_time"].get<uint64_t>()};
+}
+
 Json processes(const std::map<std::string, ProcessRecord>& in) {
   Json out = Json::object();
   for (const auto& [node, p] : in) out[node] = {{"pid", p.pid}, {"start_time", p.start_time}};
@@ -27,9 +33,7 @@ std::map<std::string, ProcessRecord> processes_from(const Json& in, const char* 
   auto it = in.find(key);
   if (it == in.end() || !it->is_object()) return out;
   for (const auto& [node, p] : it->items()) {
-    if (!p.is_object() || !p.contains("pid") || !p["pid"].is_number_integer()) continue;
-    if (!p.contains("start_time") || !p["start_time"].is_number_integer()) continue;
-    out[node] = {p["pid"].get<pid_t>(), p["start_time"].get<uint64_t>()};
+    if (auto process = process_from(p)) out[node] = *process;
   }
   return out;
 }
@@ -49,6 +53,7 @@ std::optional<double> number_of(const Json& in, const char* key) {
 std::string to_json(const LabState& s) {
   Json out = {{"lab", s.lab},   {"complete", s.complete},          {"netns", s.netns},
               {"cgroup", s.cgroup}, {"disk", s.disk}, {"made_disk_parent", s.made_disk_parent}, {"keepers", processes(s.keepers)}, {"agents", processes(s.agents)},
+              {"run", s.run ? Json{{"pid", s.run->pid}, {"start_time", s.run->start_time}} : Json(nullptr)},
               {"link_rate_mbit", s.link_rate_mbit ? Json(*s.link_rate_mbit) : Json(nullptr)},
               {"link_rtt_ms", s.link_rtt_ms ? Json(*s.link_rtt_ms) : Json(nullptr)}};
   return out.dump(2) + "\n";
@@ -70,6 +75,7 @@ Result<LabState> state_from_json(const std::string& text) {
   s.made_disk_parent = in.contains("made_disk_parent") && in["made_disk_parent"] == true;
   s.keepers = processes_from(in, "keepers");
   s.agents = processes_from(in, "agents");
+  if (in.contains("run")) s.run = process_from(in["run"]);
   s.link_rate_mbit = number_of(in, "link_rate_mbit");
   s.link_rtt_ms = number_of(in, "link_rtt_ms");
   return s;

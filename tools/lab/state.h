@@ -30,6 +30,8 @@ struct LabState {
   std::string disk;                  // directory of the nodes' roots
   bool made_disk_parent = false;     // /var/lib/mose was not there before
   std::map<std::string, ProcessRecord> keepers, agents;  // by node
+  // The `lab run` that made the lab and will take it down: when it has gone without doing so, the lab is a leftover.
+  std::optional<ProcessRecord> run;
   std::optional<double> link_rate_mbit, link_rtt_ms;
 };
 

@@ -89,6 +89,21 @@ TEST_F(Crash, CommandKilledAnywhereInUpIsCleanedByTheNext) {
   EXPECT_GE(killed, 2) << "`up` has become so fast that the delays miss it";
 }
 
+TEST_F(Crash, LabOfAKilledRunIsMadeAnew) {
+  auto state = up(test::bare_lab(kLab));
+  ASSERT_TRUE(state) << state.error().what;
+  pid_t before = state->keepers["a"].pid;
+  state->run = ProcessRecord{::getpid(), 1};  // a process that is no more
+  ASSERT_TRUE(save_state(names_, *state));
+  auto found = status(names_);
+  ASSERT_TRUE(found);
+  EXPECT_TRUE(found->leftover);
+  auto again = up(test::bare_lab(kLab));
+  ASSERT_TRUE(again) << again.error().what;
+  EXPECT_NE(again->keepers["a"].pid, before);
+  expect_clean_down();
+}
+
 TEST_F(Crash, RecordOfAProcessThatIsAnotherNowIsNotBelieved) {
   auto state = up(test::bare_lab(kLab));
   ASSERT_TRUE(state) << state.error().what;

@@ -18,6 +18,7 @@ TEST(LabState, ComesBackAsItWas) {
   s.made_disk_parent = true;
   s.keepers["a"] = {123, 456789};
   s.agents["b"] = {124, 456790};
+  s.run = ProcessRecord{7, 8};
   s.link_rate_mbit = 1000;
   auto back = state_from_json(to_json(s));
   ASSERT_TRUE(back);
