@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
@@ -355,7 +357,8 @@ std::string DestinationMigration::report_json() const {
     report.lazy.fault_p50_us = static_cast<double>(pager.fault_p50_us);
     report.lazy.fault_p99_us = static_cast<double>(pager.fault_p99_us);
   }
-  if (thawed_at_ && complete_at_) report.lazy.complete_ms = to_ms(*complete_at_ - *thawed_at_);
+  // From the thaw on; all pages may have been in before it.
+  if (thawed_at_ && complete_at_) report.lazy.complete_ms = std::max(0.0, to_ms(*complete_at_ - *thawed_at_));
   report.timeline = timeline_.finished();
   return to_json(report);
 }

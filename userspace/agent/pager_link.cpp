@@ -43,20 +43,20 @@ void PagerLink::thawed() {
 void PagerLink::on_ready(uint32_t) {
   auto events = client_->on_ready();
   status_ = client_->status();
-  if (!events) return lost(events.error().what);
+  // The last word may come together with the end of the connection: looked at first.
   bool complete = status_.phase == restore::PagerPhase::complete;
   bool fenced = complete || status_.phase == restore::PagerPhase::fenced || status_.phase == restore::PagerPhase::running;
   if (fenced && !fenced_) {
     fenced_ = true;
     handlers_.on_fenced();
   }
-  bool failed = status_.phase == restore::PagerPhase::failed;
   if (complete && !complete_) {
     complete_ = true;
     handlers_.on_complete();  // may destroy this
     return;
   }
-  if (failed) handlers_.on_failed(status_.reason);
+  if (!events) return lost(events.error().what);
+  if (status_.phase == restore::PagerPhase::failed) handlers_.on_failed(status_.reason);
 }
 
 void PagerLink::lost(const std::string& reason) {

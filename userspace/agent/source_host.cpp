@@ -142,8 +142,11 @@ Status SourceHost::arm_dump() {
 Status SourceHost::freeze() {
   // What the programs counted before belongs to earlier times: silence before the service was opened, earlier moves.
   MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
+  {
+    Timeline::Span span(timeline_, "quiesce");
+    MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
+  }
   Timeline::Span span(timeline_, "freeze");
-  MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
   return cgroup_.freeze(kFreezeBound);
 }
 

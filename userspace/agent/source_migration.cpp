@@ -408,6 +408,7 @@ Report SourceMigration::report() const {
   report.reason = state.reason;
   report.total_ms = to_ms(now() - started_);
   if (frozen_at_ && thawed_seen_at_) report.downtime_ms = to_ms(*thawed_seen_at_ - *frozen_at_);
+  report.phases_ms.quiesce = timeline_.milliseconds("quiesce");
   report.phases_ms.freeze = timeline_.milliseconds("freeze");
   report.phases_ms.scan = timeline_.milliseconds("scan");
   report.phases_ms.dump = timeline_.milliseconds("dump");

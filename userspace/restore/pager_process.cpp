@@ -281,7 +281,8 @@ void PagerProcess::check_requests() {
     if (options_.source) mark += options_.source().bytes_received;
     if (mark != std::exchange(progress_told_, mark)) server_->post(PagerEventKind::progress);
   }
-  if (complete_) {
+  // By its own mark, not by complete_: another thread may have set that one since it was looked at above.
+  if (complete_since_ != Timestamp{}) {
     done_ = quit_ || time - complete_since_ > kLingerMax;
   } else if (quit_) {
     pager_->pause();
