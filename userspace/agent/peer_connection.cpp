@@ -10,6 +10,8 @@ namespace {
 
 // Looks per silence_max: so many times a sign of life is looked for before it is missed.
 constexpr int kLooks = 5;
+// A peer whose kernel acknowledges is there; that its agent is slow is no reason to give up so soon.
+constexpr int kPatience = 8;
 
 }  // namespace
 
@@ -103,8 +105,9 @@ void PeerConnection::check_life() {
   // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
   if (!pinged_ && waiting < unacknowledged_) heard_ = time;
   unacknowledged_ = waiting;
-  if (time - heard_ >= silence_max_) {
-    auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(silence_max_).count();
+  Nanoseconds limit = pinged_ && waiting == 0 ? silence_max_ * kPatience : silence_max_;
+  if (time - heard_ >= limit) {
+    auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(limit).count();
     return close("no sign of life for " + std::to_string(ms) + " ms");
   }
   life_timer_ = loop_.after(silence_max_ / kLooks, [this] { check_life(); });

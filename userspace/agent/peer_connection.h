@@ -39,7 +39,8 @@ class PeerConnection {
   [[nodiscard]] const std::string& peer_node() const { return peer_node_; }
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
   // From now on the peer must show that it is there: silence for `silence_max` closes the connection. PINGs are sent as
-  // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent. 0: no longer.
+  // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has
+  // acknowledged the PING has several times as long to answer it. 0: no longer.
   void expect_life(Nanoseconds silence_max);
   // True when everything that was sent has left.
   [[nodiscard]] bool flushed() const { return writer_.empty(); }
