@@ -27,8 +27,8 @@ TEST(PagerBench, FillRateByPiece) {
     std::vector<double> rates;
     for (int run = 0; run < 5; ++run) {
       PagerRig rig(provider, {.piece_before = piece});
-      rig.pager().pause();
       Toy toy(rig.criu(), kSpace, kPages, [] { return 0; });
+      rig.pager().pause();
       rig.take_tasks(1);
       toy.wait_registered();
       rig.pager().restore_ended();

@@ -13,22 +13,21 @@
 
 namespace mose::test {
 
-// A pager in this process, fed through a real lazy socket, and a thread that takes in what the toys send.
+// A pager in this process, fed through a real lazy socket. Its threads start with the first use of pager() or
+// take_tasks(): a toy that is forked before that may use threads and memory as it likes.
 class PagerRig {
  public:
-  explicit PagerRig(PageProvider& provider, restore::PagerPolicy policy = {}) : provider_(provider) {
+  explicit PagerRig(PageProvider& provider, restore::PagerPolicy policy = {})
+      : provider_(provider), policy_(policy) {
     char name[] = "/tmp/mpager-XXXXXX";
     directory_ = ::mkdtemp(name);
     lazy_ = std::make_unique<restore::LazySocket>(std::move(*restore::LazySocket::listen(directory_)));
     criu_ = connect_lazy(directory_);
     state_ = std::move(*restore::PagerState::create(MigrationId::random()));
-    pager_ = std::move(*restore::Pager::start(*state_, provider_, policy,
-                                              {.on_complete = [this] { completed_ = true; },
-                                               .on_failure = [this](const Error& e) { failed(e); }}));
   }
   ~PagerRig() {
-    pager_->stop();
-    pager_->close_all();
+    pager().stop();
+    pager().close_all();
     ::rmdir(directory_.c_str());
   }
   // Takes in `tasks` userfaultfds.
@@ -36,12 +35,18 @@ class PagerRig {
     for (size_t got = 0; got < tasks;)
       for (auto& message : lazy_->receive())
         if (auto* task = std::get_if<restore::LazySocket::Task>(&message)) {
-          ASSERT_TRUE(pager_->add_task(task->space, std::move(task->uffd)));
+          ASSERT_TRUE(pager().add_task(task->space, std::move(task->uffd)));
           ++got;
         }
   }
   int criu() const { return criu_.get(); }
-  restore::Pager& pager() { return *pager_; }
+  restore::Pager& pager() {
+    if (!pager_)
+      pager_ = std::move(*restore::Pager::start(*state_, provider_, policy_,
+                                                {.on_complete = [this] { completed_ = true; },
+                                                 .on_failure = [this](const Error& e) { failed(e); }}));
+    return *pager_;
+  }
   restore::PagerState& state() { return *state_; }
   bool completed() const { return completed_; }
   int failures() const { return failures_; }
@@ -55,6 +60,7 @@ class PagerRig {
     ADD_FAILURE() << error.what;
   }
   PageProvider& provider_;
+  restore::PagerPolicy policy_;
   std::string directory_;
   std::unique_ptr<restore::LazySocket> lazy_;
   Fd criu_;

@@ -83,10 +83,10 @@ TEST_F(PagerFaults, NothingIsAnsweredWhilePaused) {
   provider.add(kSpace, {kToyPage, 16}, false);
   provider.seal();
   PagerRig rig(provider);
-  rig.pager().pause();
   Toy toy(rig.criu(), kSpace, 32, [&] {
     return page_is(kSalt, kToyPage + 3, toy_page(3)) && page_is_zero(toy_page(20)) ? 0 : 1;
   });
+  rig.pager().pause();
   rig.take_tasks(1);
   toy.wait_registered();
   toy.go();
