@@ -58,6 +58,15 @@ void DestinationMigration::recover(Journal journal) {
     }
     watch_pager();
     if (committed) pager_->thawed();
+    // COMPLETE may have been recorded while frames still waited in a queue that died with the agent.
+    if (committed && records.back() == plan::Record::complete) {
+      criu_lane_.submit([this] {
+        if (auto open = host_->activate(); !open) {
+          log::error("the network of an arrived workload is not open", {{"workload", payload_.spec.name}, {"reason", open.error().what}});
+        }
+        host_->release_egress();
+      });
+    }
   }
   driver_.start(plan::recover_destination(records, now()));
 }
