@@ -36,6 +36,7 @@ constexpr double kMegabytes = 20;
 constexpr uint32_t kConnections = 4, kProbes = 2;
 constexpr const char* kFaultDir = "/var/lib/mose-fault";
 constexpr int kLockSeconds = 60;
+constexpr const char* kProxyAddress = "198.51.100.3";  // of the switch: taken away, it is as if the node were gone
 
 void pause_ms(int ms) { ::usleep(static_cast<useconds_t>(ms) * 1000); }
 
@@ -46,7 +47,7 @@ std::string criu_path() {
 }
 
 std::string proxy_endpoint(const std::string& node) {
-  return std::string(lab::kClientAddress) + (node == "a" ? ":7411" : ":7412");
+  return std::string(kProxyAddress) + (node == "a" ? ":7411" : ":7412");
 }
 
 // What stays the same over all cases, so that a hung dump is noticed in time.
@@ -128,9 +129,10 @@ Status FaultBed::install(const std::string& node) {
   return write_all(file.get(), extra_config(node));
 }
 
-// Their threads live in the client's network namespace, and so does whatever they open.
+// Their threads live in the switch's network namespace, and so does whatever they open.
 Status FaultBed::start_proxies() {
-  MOSE_ASSIGN(auto place, lab::Place::of_netns(names_.netns_path("client")));
+  MOSE_TRY(lab::run_ip(names_.netns("sw"), std::string("addr add ") + kProxyAddress + "/" + lab::kPrefixLength + " dev br0\n"));
+  MOSE_ASSIGN(auto place, lab::Place::of_netns(names_.netns_path("sw")));
   Status result;
   std::thread([&] {
     if (::setns(place.net.get(), CLONE_NEWNET) != 0) {
@@ -430,8 +432,9 @@ Status FaultBed::set_run_size(const std::string& node, const std::string& size) 
   });
 }
 
-Status FaultBed::set_link(const std::string& node, bool up) {
-  return lab::run_ip(names_.netns("sw"), "link set dev p" + node + (up ? " up" : " down") + "\n");
+Status FaultBed::vanish(const std::string& node, bool gone) {
+  std::string address = std::string("addr ") + (gone ? "del " : "add ") + kProxyAddress + "/" + lab::kPrefixLength + " dev br0\n";
+  return lab::run_ip(names_.netns("sw"), "link set dev p" + node + (gone ? " down\n" : " up\n") + address);
 }
 
 }  // namespace mose::test

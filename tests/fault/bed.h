@@ -91,8 +91,8 @@ class FaultBed {
   [[nodiscard]] Result<ProcessHandle> start_command(const std::string& node, const std::vector<std::string>& words, int out);
   // Size of the node's /run ("8m"), where images and page stores lie.
   [[nodiscard]] Status set_run_size(const std::string& node, const std::string& size);
-  // The link of the node at the switch.
-  [[nodiscard]] Status set_link(const std::string& node, bool up);
+  // The node and the proxies say nothing any more, not even in their kernels; false: they are back.
+  [[nodiscard]] Status vanish(const std::string& node, bool gone);
 
  private:
   FaultBed() : names_(kLab) {}

@@ -15,7 +15,7 @@
 // What was done is appended to the file "done" before it is done: a killed agent takes this process with it.
 //
 // Static and without a library of ours, so that nothing but the file has to be brought into a node. The real CRIU dies
-// with this process, and this process ends as the real one ends.
+// with this process, and this process ends as the real one ends; when the agent hangs up, so do we.
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -195,7 +195,7 @@ class Relay {
 
   [[noreturn]] void run() {
     for (;;) {
-      pollfd fds[3] = {{agent_, POLLIN, 0}, {criu_, POLLIN, 0}, {pidfd_, POLLIN, 0}};
+      pollfd fds[3] = {{agent_, POLLIN, 0}, {agent_ >= 0 ? criu_ : -1, POLLIN, 0}, {pidfd_, POLLIN, 0}};
       if (::poll(fds, 3, -1) < 0 && errno != EINTR) give_up("poll");
       if (fds[1].revents & POLLIN) from_criu();
       else if (fds[2].revents) end_like_criu();  // restored tasks may hold its socket open: its end shows here only
@@ -232,8 +232,9 @@ class Relay {
 
   void act(const std::string& action) {
     if (action == "kill-agent") {
+      // Either we die with it, or CRIU finds that nobody is there any more. Nothing is passed on meanwhile.
       ::kill(agent_pid_, SIGKILL);
-      for (;;) ::pause();  // we die with it; nothing is passed on meanwhile
+      lose_agent();
     }
     if (action == "kill-criu") {
       ::kill(child_, SIGKILL);
@@ -253,19 +254,20 @@ class Relay {
   }
 
   void pass(int fd, std::string_view message) {
-    if (fd >= 0 && ::send(fd, message.data(), message.size(), MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET) {
+    if (agent_ >= 0 && ::send(fd, message.data(), message.size(), MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET) {
       give_up("pass a message on");
     }
   }
 
+  void lose_agent() {
+    ::close(agent_);
+    agent_ = -1;
+    ::shutdown(criu_, SHUT_RDWR);
+  }
+
   void from_agent() {
     std::string_view message = receive(agent_);
-    if (message.empty()) {
-      ::close(agent_);
-      agent_ = -1;
-      ::shutdown(criu_, SHUT_WR);
-      return;
-    }
+    if (message.empty()) return lose_agent();
     uint64_t type = message_type(message);
     if (type == kDump || type == kRestore) {
       role_ = type == kDump ? "dump" : "restore";

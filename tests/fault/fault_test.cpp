@@ -336,13 +336,13 @@ TEST_F(Unharmed, DestinationVanishesWhileFrozen) {
   rule.type = FrameType::images;
   rule.moment = Moment::after;
   rule.then = FrameRule::Then::swallow;
-  rule.action = [bed = bed_, node = destination_] { (void)bed->set_link(node, false); };
+  rule.action = [bed = bed_, node = destination_] { (void)bed->vanish(node, true); };
   bed_->proxy_of(destination_).set_rule(rule);
   start();
   if (HasFatalFailure()) return;
   ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
   pause_ms(1500);
-  ASSERT_TRUE(bed_->set_link(destination_, true));
+  ASSERT_TRUE(bed_->vanish(destination_, false));
   bed_->proxy_of(destination_).heal();
   check_short_gap();
 }
