@@ -260,7 +260,7 @@ Status DestinationHost::run_restore() {
   return cgroup_.wait_frozen(kFreezeBound);
 }
 
-Status DestinationHost::restore(ImagesPayload images) {
+Status DestinationHost::restore(const ImagesPayload& images) {
   Timeline::Span span(timeline_, "restore");
   uint64_t bytes = 0;
   for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();

@@ -35,7 +35,7 @@ class DestinationHost {
   [[nodiscard]] Status adopt();
 
   // From the images to a frozen tree that CRIU has let go of.
-  [[nodiscard]] Status restore(ImagesPayload images);
+  [[nodiscard]] Status restore(const ImagesPayload& images);
   // Any thread: ends a CRIU under way.
   void kill_restore();
 

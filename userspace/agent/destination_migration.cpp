@@ -209,7 +209,7 @@ void DestinationMigration::watch_pager() {
   handlers.on_fenced = [this] {
     fenced_ = true;
     timeline_.end("fence_confirm");
-    if (std::exchange(restored_, false)) done(DestinationActionKind::restore, {});
+    if (std::exchange(restored_, false)) restored({});
   };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
@@ -224,14 +224,20 @@ void DestinationMigration::watch_pager() {
 }
 
 void DestinationMigration::restore() {
-  criu_lane_.run([this, images = std::move(*images_)]() mutable { return host_->restore(std::move(images)); },
+  criu_lane_.run([this, images = std::move(*images_)] { return host_->restore(images); },
                  [this](const Status& status) { restored(status); });
   images_.reset();
 }
 
 // READY only after the pager has said that it has raised the fence: it must not do so after a thaw.
 void DestinationMigration::restored(const Status& status) {
-  if (!status || fenced_) return done(DestinationActionKind::restore, status);
+  if (!status) return done(DestinationActionKind::restore, status);
+  if (fenced_) {
+    // Pages that no userfaultfd covers would be lost: the images and the page map do not belong together.
+    uint64_t lost = pager_ ? pager_->status().progress.unregistered_pages : 0;
+    Status whole = lost == 0 ? Status{} : Status(fail(fmt::format("{} pages of the page map lie outside of what was restored", lost)));
+    return done(DestinationActionKind::restore, whole);
+  }
   restored_ = true;
   timeline_.begin("fence_confirm");
   timers_.push_back(context_.core.loop.after(kFenceBound, [this] {

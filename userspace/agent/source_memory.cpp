@@ -48,7 +48,7 @@ void SourceMemory::attach_urgent(Fd socket) {
   if (server_) servers_.emplace_back([this, channel] { serve(channel); });
 }
 
-void SourceMemory::serve(std::shared_ptr<move::Channel> channel) {
+void SourceMemory::serve(const std::shared_ptr<move::Channel>& channel) {
   auto served = server_->serve(*channel, stop_.get_token());
   if (!served && !stop_.stop_requested()) {
     log::info("an urgent connection ended", {{"migration", stream_.migration.hex()}, {"reason", served.error().what}});

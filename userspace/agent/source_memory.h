@@ -64,7 +64,7 @@ class SourceMemory {
 
  private:
   [[nodiscard]] Result<move::Channel*> bulk();
-  void serve(std::shared_ptr<move::Channel> channel);
+  void serve(const std::shared_ptr<move::Channel>& channel);
   void start_waiting_servers();
 
   const std::string cgroup_;
