@@ -15,6 +15,8 @@
 #include "base/log.h"
 #include "handover/workload_network.h"
 #include "kernel/cgroup.h"
+#include "kernel/netlink.h"
+#include "kernel/netns.h"
 
 namespace mose::agent {
 namespace {
@@ -22,6 +24,7 @@ namespace {
 constexpr Nanoseconds kLaunchBound = std::chrono::seconds(10);
 constexpr Nanoseconds kKillBound = std::chrono::seconds(5);
 constexpr size_t kRecordMax = 1u << 20;
+constexpr Nanoseconds kLookPeriod = std::chrono::seconds(2);  // for described workloads that are not there yet
 
 int64_t unix_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -44,7 +47,7 @@ std::vector<std::string> names_with_ending(const std::string& directory, std::st
 }
 
 // The first process of a described workload: the one whose parent is outside the cgroup.
-Result<ProcessHandle> find_described(const WorkloadDescription& description) {
+Result<ProcessHandle> first_process(const WorkloadDescription& description) {
   if (description.pid != 0) return ProcessHandle::open(description.pid);
   MOSE_ASSIGN(Cgroup cgroup, Cgroup::open(description.cgroup));
   MOSE_ASSIGN(auto pids, cgroup.procs());
@@ -55,6 +58,21 @@ Result<ProcessHandle> find_described(const WorkloadDescription& description) {
     if (parent && std::find(pids.begin(), pids.end(), *parent) == pids.end()) return process;
   }
   return fail(fmt::format("cgroup {} has no process", description.cgroup));
+}
+
+// The device of this node that is the other end of the process' eth0; empty when there is none.
+std::string host_end(const ProcessHandle& process) {
+  auto netns = open_netns(process.pid());
+  if (!netns) return {};
+  auto inside = in_netns_get<Netlink::LinkInfo>(netns->get(), []() -> Result<Netlink::LinkInfo> {
+    MOSE_ASSIGN(Netlink netlink, Netlink::open());
+    return netlink.link("eth0");
+  });
+  auto own = Netlink::open();
+  if (!inside || !own || inside->peer == 0) return {};
+  // The number counts in the peer's namespace, which need not be ours: only a device that points back is it.
+  auto link = own->link(inside->peer);
+  return link && link->peer == inside->ifindex ? link->name : std::string();
 }
 
 }  // namespace
@@ -91,12 +109,14 @@ struct Workloads::Entry {
   Workload workload;
   bool watched = false;
   bool busy = false;  // a worker starts or stops it
+  std::optional<WorkloadDescription> description;
 };
 
 Workloads::Workloads(const Config& config, EventLoop& loop, WorkerPool& workers, Listener listener)
     : config_(config), loop_(loop), workers_(workers), listener_(std::move(listener)) {}
 
 Workloads::~Workloads() {
+  loop_.cancel(look_timer_);
   for (auto& [name, entry] : entries_) unwatch(*entry);
 }
 
@@ -146,6 +166,11 @@ Status Workloads::load() {
   MOSE_TRY(make_directories(directory));
   for (const std::string& name : names_with_ending(directory, ".json")) load_one(directory + "/" + name + ".json");
   load_descriptions();
+  look_timer_ = loop_.every(kLookPeriod, [this] {
+    for (auto& [name, entry] : entries_) {
+      if (entry->description && entry->workload.state == WorkloadState::waiting) find_described(*entry);
+    }
+  });
   return {};
 }
 
@@ -210,18 +235,27 @@ void Workloads::load_descriptions() {
     workload.origin = WorkloadOrigin::described;
     workload.cgroup = description->cgroup;
     workload.since_unix_ms = unix_ms();
-    auto process = find_described(*description);
-    workload.state = process ? WorkloadState::running : WorkloadState::waiting;
-    if (process) {
-      workload.init = std::make_shared<const ProcessHandle>(std::move(*process));
-      if (workload.cgroup.empty()) {
-        if (auto group = Cgroup::of_process(workload.init->pid())) workload.cgroup = group->path();
-      }
-    }
+    workload.state = WorkloadState::waiting;
+    entry->description = std::move(*description);
     Entry& kept = *entry;
     entries_[name] = std::move(entry);
-    if (workload.init) watch(kept);
+    find_described(kept);
   }
+}
+
+bool Workloads::find_described(Entry& entry) {
+  auto process = first_process(*entry.description);
+  if (!process || !process->alive()) return false;
+  Workload& workload = entry.workload;
+  workload.init = std::make_shared<const ProcessHandle>(std::move(*process));
+  workload.host_device = host_end(*workload.init);
+  workload.exit_status.clear();
+  if (workload.cgroup.empty()) {
+    if (auto group = Cgroup::of_process(workload.init->pid())) workload.cgroup = group->path();
+  }
+  change(entry, WorkloadState::running, fmt::format("workload {} was found running", workload.spec.name));
+  watch(entry);
+  return true;
 }
 
 // ---- state -----------------------------------------------------------------------------------------------------------

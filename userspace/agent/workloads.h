@@ -98,6 +98,8 @@ class Workloads {
   void init_ended(const std::string& name);
   void load_one(const std::string& path);
   void load_descriptions();
+  // Looks for the process of a described workload that is waiting; true: it runs.
+  bool find_described(Entry& entry);
   Entry* entry(const std::string& name);
   void erase(const std::string& name);
   [[nodiscard]] Answer<void> free_name(const std::string& name);
@@ -108,7 +110,7 @@ class Workloads {
   Listener listener_;
   std::map<std::string, std::unique_ptr<Entry>> entries_;
   std::vector<std::string> problems_;
-  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+  EventLoop::TimerId look_timer_ = 0;
 };
 
 }  // namespace mose::agent

@@ -148,6 +148,7 @@ Netlink::LinkInfo link_info(const nlmsghdr* header) {
   auto find = [&](int type) { return nlmsg_find_attr(const_cast<nlmsghdr*>(header), sizeof *head, type); };
   if (nlattr* name = find(IFLA_IFNAME)) info.name = nla_get_string(name);
   if (nlattr* master = find(IFLA_MASTER)) info.master = nla_get_u32(master);
+  if (nlattr* peer = find(IFLA_LINK)) info.peer = nla_get_u32(peer);
   if (nlattr* mtu = find(IFLA_MTU)) info.mtu = nla_get_u32(mtu);
   bool carrier = false, queue = false, forwards = info.master == 0;
   if (nlattr* state = find(IFLA_OPERSTATE)) carrier = nla_get_u8(state) == IF_OPER_UP;

@@ -27,6 +27,7 @@ class Netlink {
     std::string name;
     MacAddress mac{};
     unsigned master = 0;  // ifindex of the bridge it is a port of
+    unsigned peer = 0;    // veth: ifindex of the other end in its own namespace
     unsigned mtu = 0;
     bool up = false;           // set to up
     bool operational = false;  // has carrier, its queue works and, as a port of a bridge, it forwards

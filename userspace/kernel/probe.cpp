@@ -179,7 +179,6 @@ ProbeResult probe_capabilities() {
   std::string missing;
   for (const Capability& capability : kRequiredCapabilities) {
     bool have = ((*mask >> capability.bit) & 1) != 0;
-    // What SYS_ADMIN covers on kernels without the finer capability counts as there.
     if (!have) missing += std::string(missing.empty() ? "" : ", ") + "CAP_" + capability.name;
   }
   if (!missing.empty()) return {ProbeState::no, "missing: " + missing};

@@ -90,7 +90,19 @@ Status try_canary(const CriuSetup& setup, const CanaryOptions& options, CanaryRe
   Cgroup cgroup;         // before the rollback, which uses them
   ProcessHandle canary;
   Rollback cleanup;
+  MOSE_ASSIGN(cgroup, Cgroup::create(options.cgroup_path));
+  cleanup.push([&] {
+    (void)cgroup.kill();
+    (void)cgroup.thaw();
+    (void)cgroup.remove(Nanoseconds{2'000'000'000});
+  });
+  // An agent that was killed here leaves its canary running: its program cannot be overwritten, its output would pass for
+  // ours.
+  MOSE_TRY(cgroup.kill());
+  MOSE_TRY(cgroup.thaw());
+  MOSE_TRY(cgroup.wait_empty(deadline - now()));
   std::error_code ignored;
+  fs::remove_all(options.scratch, ignored);
   fs::create_directories(options.scratch, ignored);
   cleanup.push([&] {
     std::error_code error;
@@ -99,12 +111,6 @@ Status try_canary(const CriuSetup& setup, const CanaryOptions& options, CanaryRe
   std::string root = options.scratch + "/root";
   MOSE_TRY(make_root(root));
   MOSE_ASSIGN(Fd images, make_images_dir(options.scratch + "/images"));
-  MOSE_ASSIGN(cgroup, Cgroup::create(options.cgroup_path));
-  cleanup.push([&] {
-    (void)cgroup.kill();
-    (void)cgroup.thaw();
-    (void)cgroup.remove(Nanoseconds{2'000'000'000});
-  });
 
   WorkloadLaunch launch;
   launch.cgroup_fd = cgroup.fd();

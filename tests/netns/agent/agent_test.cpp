@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -367,11 +369,13 @@ TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {
   fs::create_directories(group);
   pid_t process = fork();
   if (process == 0) {
-    std::ofstream(group + "/cgroup.procs") << "0";
-    pause();
-    _exit(0);
+    std::ofstream(group + "/cgroup.procs") << "0" << std::flush;
+    if (unshare(CLONE_NEWNET) != 0) _exit(1);
+    for (;;) pause();
   }
   std::this_thread::sleep_for(100ms);
+  auto veth = run_program({"ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "eth0", "netns", std::to_string(process)});
+  ASSERT_EQ(veth.exit_code, 0) << veth.error;
   fs::create_directories(bed->directory() + "/workloads.d");
   std::ofstream(bed->directory() + "/workloads.d/web.toml") << "cgroup = \"" << group << "\"\naddresses = [\"192.0.2.30/24\"]\n";
   std::ofstream(bed->directory() + "/workloads.d/bad.toml") << "cgroup = 3\n";
@@ -380,12 +384,22 @@ TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {
   EXPECT_EQ(item["state"], "running");
   EXPECT_EQ(item["origin"], "described");
   EXPECT_EQ(item["pid"], process);
+  EXPECT_EQ(item["host_device"], "foreign0") << "found by its eth0";
   auto stop = bed->mose({"stop", "web"});
   EXPECT_EQ(stop.exit_code, 3);
   EXPECT_THAT(stop.error, HasSubstr("was started by others"));
   EXPECT_THAT(bed->mose({"workloads"}).out, HasSubstr("not usable: " + bed->directory() + "/workloads.d/bad.toml:1: cgroup must be a string"));
   kill(process, SIGKILL);
   EXPECT_TRUE(wait_state("web", "waiting"));
+  waitpid(process, nullptr, 0);
+  process = fork();
+  if (process == 0) {
+    std::ofstream(group + "/cgroup.procs") << "0" << std::flush;
+    for (;;) pause();
+  }
+  EXPECT_TRUE(wait_state("web", "running")) << "found again when somebody has started it";
+  EXPECT_EQ(workload("web")["pid"], process);
+  kill(process, SIGKILL);
   waitpid(process, nullptr, 0);
   fs::remove_all(bed->directory() + "/workloads.d");
   fs::remove(group);
