@@ -9,6 +9,7 @@
 #include <future>
 #include <thread>
 
+#include "base/check.h"
 #include "kernel/pagemap.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
@@ -48,7 +49,8 @@ class SourceNode {
 
   Channel& bulk() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return bulk_ != nullptr; });
+    // A pager that cannot connect is a failed test, not a test that never ends.
+    MOSE_CHECK(changed_.wait_for(lock, seconds(60), [&] { return bulk_ != nullptr; }), "the pager connects");
     return *bulk_;
   }
   void serve(std::vector<SpaceProcess> processes) {
@@ -73,7 +75,7 @@ class SourceNode {
       auto accepted = tcp_accept(listener_.get(), false);
       if (!accepted || !accepted->socket) continue;
       auto channel = std::make_shared<Channel>(std::move(accepted->socket), kStream);
-      auto frame = channel->receive(seconds(2));
+      auto frame = channel->receive(seconds(60));
       if (!frame || frame->type != wire::FrameType::hello) continue;
       auto hello = decode_hello(frame->payload);
       if (!hello || !same_token(hello->token, kToken)) {
@@ -118,7 +120,7 @@ class DestinationNode {
     hello.token = kToken;
     store = PageStore::create(kStream.migration, kStream.epoch, 2ull << 30).value();
     PageReceiverOptions options;
-    options.connect = connect_to_source(endpoint, kStream, hello, seconds(2));
+    options.connect = connect_to_source(endpoint, kStream, hello, seconds(60));
     options.on_failure = [this](const Error& error) { failure = error.what; };
     options.on_complete = [this] { complete_.set_value(); };
     receiver = std::make_unique<PageReceiver>(*store, std::move(options));
