@@ -247,6 +247,7 @@ void Migrations::preflight(const std::string& workload, const std::string& node,
 
 std::vector<MigrationProgress> Migrations::list() const {
   std::vector<MigrationProgress> out;
+  out.reserve(sources_.size() + destinations_.size());
   for (const auto& [id, migration] : sources_) out.push_back(migration->progress());
   for (const auto& [id, migration] : destinations_) out.push_back(migration->progress());
   return out;
