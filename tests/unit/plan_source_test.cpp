@@ -285,6 +285,8 @@ TEST(PlanSourceCommitted, WhatTheDestinationReportsIsKeptForTheOperator) {
   EXPECT_THAT(source.hears(Message::failed, "no memory for the thaw"), IsEmpty());
   EXPECT_THAT(source.state.reason, HasSubstr("no memory for the thaw"));
   EXPECT_EQ(source.state.phase, SourcePhase::committed);
+  source.hears(Message::committed);
+  EXPECT_EQ(source.state.reason, "") << "it worked in the end";
 }
 
 TEST(PlanSourceCommitted, ARedirectThatFailsIsTriedAgainThenReported) {

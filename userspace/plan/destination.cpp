@@ -389,52 +389,6 @@ void Machine::answer_abort() {
 
 }  // namespace
 
-const char* to_string(DestinationPhase phase) {
-  switch (phase) {
-    case Phase::preparing:
-      return "preparing";
-    case Phase::prepared:
-      return "prepared";
-    case Phase::restoring:
-      return "restoring";
-    case Phase::fenced:
-      return "fenced";
-    case Phase::activating:
-      return "activating";
-    case Phase::running:
-      return "running";
-    case Phase::finishing:
-      return "finishing";
-    case Phase::discarding:
-      return "discarding";
-    case Phase::done:
-      return "done";
-  }
-  return "?";
-}
-
-const char* to_string(DestinationActionKind kind) {
-  switch (kind) {
-    case Kind::record:
-      return "record";
-    case Kind::send:
-      return "send";
-    case Kind::prepare:
-      return "prepare";
-    case Kind::restore:
-      return "restore";
-    case Kind::activate:
-      return "activate";
-    case Kind::discard:
-      return "discard";
-    case Kind::finish:
-      return "finish";
-    case Kind::query_verdict:
-      return "query_verdict";
-  }
-  return "?";
-}
-
 DestinationStep start_destination(Timestamp now) {
   Machine machine(DestinationState{}, now);
   machine.begin();

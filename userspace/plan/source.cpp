@@ -5,77 +5,11 @@
 
 #include "base/check.h"
 #include "plan/rounds.h"
+#include "plan/source_machine.h"
 
 namespace mose::plan {
-namespace {
 
-using Kind = SourceActionKind;
-using Phase = SourcePhase;
-
-constexpr const char* kRecoverHint = "; `mose recover` tries again";
-
-// One step: events change facts in the state, then advance() emits what the facts allow and what is not under way yet.
-class Machine {
- public:
-  Machine(SourceState state, Timestamp now) : s_(std::move(state)), now_(now) {}
-
-  void begin() { start({.kind = Kind::preflight}); }
-  void recover(const std::vector<Record>& records);
-
-  void on(const SourceActionDone& done);
-  void on(const MessageReceived& message);
-  void on(const ConnectionLost& lost);
-  void on(const CancelRequested&);
-  void on(const Tick&);
-
-  SourceStep take() { return {std::move(s_), std::move(out_)}; }
-
- private:
-  [[nodiscard]] bool running(Kind kind) const {
-    return std::find(s_.running.begin(), s_.running.end(), kind) != s_.running.end();
-  }
-  [[nodiscard]] bool undecided() const { return s_.phase < Phase::committing; }
-  [[nodiscard]] bool forward_only() const {
-    return s_.phase == Phase::committed || s_.phase == Phase::serving || s_.phase == Phase::finishing;
-  }
-
-  // Emits the action, or keeps it until the one of its kind that is under way has ended.
-  void start(SourceAction action);
-  void record(Record r) { start({.kind = Kind::record, .record = r}); }
-  void send(Message m, std::string reason = {}) {
-    start({.kind = Kind::send, .message = m, .reason = std::move(reason)});
-  }
-  void wait_for(Nanoseconds time) { s_.deadline = now_ + time; }
-
-  void record_done(Record r, const std::string& error);
-  void commit_record_done(const std::string& error);
-  void abort_record_done(const std::string& error);
-  void connect_done(const std::string& error);
-  void send_done(Message m, const std::string& error);
-  void host_action_done(const SourceActionDone& done);
-  void round_done(const RoundStats& stats);
-  void lose_connection(const std::string& why);
-
-  void arm();
-  void check_restoring();
-  void check_ready();
-  void abort(Outcome outcome, std::string why);
-  void give_up(std::string why);
-
-  void advance();
-  void advance_aborting();
-  void tell_abort();
-  void advance_committed();
-  void advance_finishing();
-  void pause();
-  void close();
-
-  SourceState s_;
-  Timestamp now_;
-  std::vector<SourceAction> out_;
-};
-
-void Machine::start(SourceAction action) {
+void SourceMachine::start(SourceAction action) {
   if (running(action.kind)) {
     MOSE_CHECK(action.kind == Kind::record || action.kind == Kind::send, "only records and sends wait for each other");
     s_.waiting.push_back(std::move(action));
@@ -87,7 +21,7 @@ void Machine::start(SourceAction action) {
   out_.push_back(std::move(action));
 }
 
-void Machine::recover(const std::vector<Record>& records) {
+void SourceMachine::recover(const std::vector<Record>& records) {
   s_.begun = true;
   s_.touched = true;
   Record last = records.empty() ? Record::begun : records.back();
@@ -118,7 +52,7 @@ void Machine::recover(const std::vector<Record>& records) {
 
 // ---- Events
 
-void Machine::on(const SourceActionDone& done) {
+void SourceMachine::on(const SourceActionDone& done) {
   auto it = std::find(s_.running.begin(), s_.running.end(), done.kind);
   if (it == s_.running.end()) return;
   s_.running.erase(it);
@@ -152,7 +86,7 @@ void Machine::on(const SourceActionDone& done) {
   advance();
 }
 
-void Machine::on(const MessageReceived& message) {
+void SourceMachine::on(const MessageReceived& message) {
   const std::string& why = message.reason;
   switch (message.message) {
     case Message::prepared:
@@ -182,7 +116,9 @@ void Machine::on(const MessageReceived& message) {
       if (forward_only()) s_.reason = why;
       break;
     case Message::committed:
-      if (s_.phase == Phase::committed && s_.verdict_out) s_.committed_seen = true;
+      if (s_.phase != Phase::committed || !s_.verdict_out) return;
+      s_.committed_seen = true;
+      s_.reason.clear();  // of a thaw that had to be tried again
       break;
     case Message::complete:
       if ((s_.phase == Phase::committed || s_.phase == Phase::serving) && s_.verdict_out) {
@@ -198,19 +134,19 @@ void Machine::on(const MessageReceived& message) {
   advance();
 }
 
-void Machine::on(const ConnectionLost& lost) {
+void SourceMachine::on(const ConnectionLost& lost) {
   if (!s_.connected) return;
   lose_connection(lost.reason);
   advance();
 }
 
-void Machine::on(const CancelRequested&) {
+void SourceMachine::on(const CancelRequested&) {
   s_.cancel_wanted = true;
   if (undecided()) abort(Outcome::cancelled, "cancelled");
   advance();
 }
 
-void Machine::on(const Tick&) {
+void SourceMachine::on(const Tick&) {
   if (!s_.deadline || now_ < *s_.deadline) return;
   s_.deadline.reset();
   switch (s_.phase) {
@@ -236,7 +172,7 @@ void Machine::on(const Tick&) {
 
 // ---- Ends of actions
 
-void Machine::record_done(Record r, const std::string& error) {
+void SourceMachine::record_done(Record r, const std::string& error) {
   switch (r) {
     case Record::begun:
       if (s_.phase != Phase::preflight) return;
@@ -259,7 +195,7 @@ void Machine::record_done(Record r, const std::string& error) {
   }
 }
 
-void Machine::commit_record_done(const std::string& error) {
+void SourceMachine::commit_record_done(const std::string& error) {
   if (error.empty()) {
     s_.verdict = Verdict::commit;
     s_.phase = Phase::committed;
@@ -271,7 +207,7 @@ void Machine::commit_record_done(const std::string& error) {
   abort(s_.cancel_wanted ? Outcome::cancelled : Outcome::failed, "the commit could not be recorded: " + error);
 }
 
-void Machine::abort_record_done(const std::string& error) {
+void SourceMachine::abort_record_done(const std::string& error) {
   if (s_.phase != Phase::aborting) return;
   if (error.empty() || !s_.commit_doubtful) {
     // Without a commit record the next start of the agent aborts even when this record is missing.
@@ -287,7 +223,7 @@ void Machine::abort_record_done(const std::string& error) {
           "; the source stays stopped until the journal can be read: `mose recover`");
 }
 
-void Machine::connect_done(const std::string& error) {
+void SourceMachine::connect_done(const std::string& error) {
   s_.connected = error.empty();
   if (s_.phase == Phase::preparing) {
     // An unreachable or unfit destination is known before anything but the journal was touched.
@@ -303,7 +239,7 @@ void Machine::connect_done(const std::string& error) {
   s_.pause_wanted = true;
 }
 
-void Machine::send_done(Message m, const std::string& error) {
+void SourceMachine::send_done(Message m, const std::string& error) {
   if (!error.empty()) {
     if (s_.connected) lose_connection(std::string("cannot send ") + to_string(m) + ": " + error);
     return;
@@ -314,7 +250,7 @@ void Machine::send_done(Message m, const std::string& error) {
   }
 }
 
-void Machine::host_action_done(const SourceActionDone& done) {
+void SourceMachine::host_action_done(const SourceActionDone& done) {
   const std::string& error = done.error;
   auto retry = [&](unsigned& failures) {
     ++failures;
@@ -382,14 +318,14 @@ void Machine::host_action_done(const SourceActionDone& done) {
   }
 }
 
-void Machine::round_done(const RoundStats& stats) {
+void SourceMachine::round_done(const RoundStats& stats) {
   uint64_t before = s_.last_pages_sent;
   s_.last_pages_sent = stats.pages_sent;
   if (!another_round(s_.round, s_.options.rounds_max, stats.pages_sent, before)) return arm();
   start({.kind = Kind::precopy_round, .round = ++s_.round});
 }
 
-void Machine::lose_connection(const std::string& why) {
+void SourceMachine::lose_connection(const std::string& why) {
   s_.connected = false;
   s_.verdict_out = false;
   if (undecided()) return abort(Outcome::failed, why.empty() ? "the connection to the destination was lost" : why);
@@ -402,165 +338,46 @@ void Machine::lose_connection(const std::string& why) {
 
 // ---- The way forward, up to the commit record
 
-void Machine::arm() {
+void SourceMachine::arm() {
   s_.phase = Phase::arming;
   s_.armed = true;
   wait_for(kDumpDeadline);
   start({.kind = Kind::arm_dump});
 }
 
-void Machine::check_restoring() {
+void SourceMachine::check_restoring() {
   if (s_.phase != Phase::dumping || !s_.images_sent || !s_.map_sent) return;
   s_.phase = Phase::restoring;
   wait_for(kReadyDeadline);
   check_ready();
 }
 
-void Machine::check_ready() {
+void SourceMachine::check_ready() {
   if (s_.phase != Phase::restoring || !s_.ready_seen || !s_.dump_finished) return;
   s_.phase = Phase::committing;
   s_.deadline.reset();
   record(Record::commit);
 }
 
-// ---- The way back
-
-void Machine::abort(Outcome outcome, std::string why) {
-  s_.phase = Phase::aborting;
-  s_.outcome = outcome;
-  s_.reason = std::move(why);
-  s_.deadline.reset();
-  s_.waiting.clear();
-  s_.resume_wanted = s_.stopped || s_.armed;
-  s_.connect_failures = 0;
-  // A commit record that may be durable is overruled only by an aborted record that is.
-  if (!s_.commit_doubtful) s_.verdict = Verdict::abort;
-}
-
-void Machine::give_up(std::string why) {
-  s_.outcome = Outcome::unknown;
-  s_.reason = std::move(why);
-  s_.pause_wanted = false;
-}
-
-void Machine::advance() {
-  if (s_.phase == Phase::aborting) advance_aborting();
-  if (s_.phase == Phase::committed || s_.phase == Phase::serving) advance_committed();
-  if (s_.phase == Phase::finishing) advance_finishing();
-}
-
-void Machine::advance_aborting() {
-  if (s_.outcome == Outcome::unknown) return close();
-  if (!s_.begun) return close();
-  if (!s_.abort_recorded) {
-    if (s_.pause_wanted) return pause();
-    if (!running(Kind::record)) record(Record::aborted);
-    return;
-  }
-  bool stopped = s_.resume_wanted && !s_.resumed;
-  bool may_resume = s_.resume_failures == 0 || !s_.pause_wanted;
-  if (stopped && may_resume && !running(Kind::resume_source) && !running(Kind::freeze)) {
-    start({.kind = Kind::resume_source, .reason = s_.reason});
-  }
-  tell_abort();
-  if (s_.pause_wanted) return pause();
-  if (stopped || (s_.prepare_out && !s_.peer_settled) || !s_.running.empty()) return;
-  if (!s_.finish_recorded) return record(Record::finished);
-  close();
-}
-
-void Machine::tell_abort() {
-  if (!s_.prepare_out || s_.peer_settled) {
-    s_.deadline.reset();
-    // A pause that only the next attempt wanted is not needed any more.
-    if (!s_.resume_wanted || s_.resumed) s_.pause_wanted = false;
-    return;
-  }
-  if (s_.connect_failures >= kAbortAttempts) {
-    // A fenced tree there asks for the verdict by itself, anything else was discarded when the connection was lost.
-    s_.peer_settled = true;
-    s_.reason += "; the destination could not be told";
-    return tell_abort();
-  }
-  if (s_.connected) {
-    if (s_.verdict_out) return;
-    s_.verdict_out = true;
-    wait_for(kAbortedDeadline);
-    return send(Message::abort, s_.reason);
-  }
-  s_.deadline.reset();
-  if (!s_.pause_wanted && !running(Kind::connect)) start({.kind = Kind::connect});
-}
-
-// ---- After the commit record: only forward
-
-void Machine::advance_committed() {
-  if (s_.committed_seen) {
-    s_.phase = Phase::serving;
-    bool may_redirect = s_.redirect_failures == 0 || !s_.pause_wanted;
-    if (!s_.redirect_settled && may_redirect && !running(Kind::redirect)) start({.kind = Kind::redirect});
-  }
-  if (s_.complete_seen && s_.redirect_settled) {
-    s_.phase = Phase::finishing;
-    s_.pause_wanted = false;
-    return;
-  }
-  if (!s_.complete_seen && !s_.connected && !s_.pause_wanted && !running(Kind::connect)) start({.kind = Kind::connect});
-  if (s_.connected && !s_.verdict_out) {
-    s_.verdict_out = true;
-    send(Message::commit);
-  }
-  if (s_.pause_wanted) pause();
-}
-
-void Machine::advance_finishing() {
-  if (!s_.killed && s_.kill_failures < kKillAttempts) {
-    if (s_.pause_wanted) return pause();
-    if (!running(Kind::kill_source)) start({.kind = Kind::kill_source});
-    return;
-  }
-  // Without `finished` the next start of the agent tries the kill again.
-  if (s_.killed && !s_.finish_recorded) {
-    if (!running(Kind::record)) record(Record::finished);
-    return;
-  }
-  if (s_.killed && s_.connected && s_.sending != Message::released) return send(Message::released);
-  close();
-}
-
-void Machine::pause() {
-  if (running(Kind::wait_retry)) return;
-  unsigned failures =
-      std::max({s_.connect_failures, s_.record_failures, s_.resume_failures, s_.redirect_failures, s_.kill_failures});
-  start({.kind = Kind::wait_retry, .round = failures});
-}
-
-void Machine::close() {
-  s_.deadline.reset();
-  if (!s_.running.empty()) return;
-  s_.phase = Phase::done;
-  start({.kind = Kind::close, .reason = s_.reason});
-}
-
-}  // namespace
+// ---- The outside
 
 SourceStep start_source(const MigrationOptions& options, Timestamp now) {
   SourceState state;
   state.options = options;
   state.strategy = options.strategy == Strategy::automatic ? Strategy::hybrid : options.strategy;
-  Machine machine(std::move(state), now);
+  SourceMachine machine(std::move(state), now);
   machine.begin();
   return machine.take();
 }
 
 SourceStep recover_source(const std::vector<Record>& records, Timestamp now) {
-  Machine machine(SourceState{}, now);
+  SourceMachine machine(SourceState{}, now);
   machine.recover(records);
   return machine.take();
 }
 
 SourceStep step(const SourceState& state, const SourceEvent& event, Timestamp now) {
-  Machine machine(state, now);
+  SourceMachine machine(state, now);
   std::visit([&](const auto& e) { machine.on(e); }, event);
   return machine.take();
 }

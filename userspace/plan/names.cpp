@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "plan/destination.h"
 #include "plan/source.h"
 
 namespace mose::plan {
@@ -67,6 +68,52 @@ const char* to_string(SourceActionKind kind) {
       return "wait_retry";
     case SourceActionKind::close:
       return "close";
+  }
+  return "?";
+}
+
+const char* to_string(DestinationPhase phase) {
+  switch (phase) {
+    case DestinationPhase::preparing:
+      return "preparing";
+    case DestinationPhase::prepared:
+      return "prepared";
+    case DestinationPhase::restoring:
+      return "restoring";
+    case DestinationPhase::fenced:
+      return "fenced";
+    case DestinationPhase::activating:
+      return "activating";
+    case DestinationPhase::running:
+      return "running";
+    case DestinationPhase::finishing:
+      return "finishing";
+    case DestinationPhase::discarding:
+      return "discarding";
+    case DestinationPhase::done:
+      return "done";
+  }
+  return "?";
+}
+
+const char* to_string(DestinationActionKind kind) {
+  switch (kind) {
+    case DestinationActionKind::record:
+      return "record";
+    case DestinationActionKind::send:
+      return "send";
+    case DestinationActionKind::prepare:
+      return "prepare";
+    case DestinationActionKind::restore:
+      return "restore";
+    case DestinationActionKind::activate:
+      return "activate";
+    case DestinationActionKind::discard:
+      return "discard";
+    case DestinationActionKind::finish:
+      return "finish";
+    case DestinationActionKind::query_verdict:
+      return "query_verdict";
   }
   return "?";
 }
