@@ -70,23 +70,29 @@ class Grammar {
   }
 
   void workload_verbs() {
-    CLI::App& run = verb(app_, Verb::run, "run", "start a workload in namespaces and a cgroup of its own: run NAME --address A -- CMD");
+    CLI::App& run = verb(app_, Verb::run, "run",
+                         "start a workload in namespaces and a cgroup of its own: run NAME --address A -- CMD");
     run.add_option("name", command_.subject, "name of the workload")->required();
-    run.add_option("--address", command_.addresses, "its address with prefix length, 192.0.2.10/24; may be repeated")->required();
-    run.add_option_function<std::vector<std::string>>("--mount", [this](const std::vector<std::string>& texts) {
-      for (const std::string& text : texts) {
-        auto mount = parse_mount(text);
-        if (!mount) throw CLI::ValidationError(mount.error().what);
-        command_.mounts.push_back(*mount);
-      }
-    }, "SOURCE:TARGET:identical|shared|copy[:ro]; may be repeated");
+    run.add_option("--address", command_.addresses, "its address with prefix length, 192.0.2.10/24; may be repeated")
+        ->required();
+    run.add_option_function<std::vector<std::string>>(
+        "--mount",
+        [this](const std::vector<std::string>& texts) {
+          for (const std::string& text : texts) {
+            auto mount = parse_mount(text);
+            if (!mount) throw CLI::ValidationError(mount.error().what);
+            command_.mounts.push_back(*mount);
+          }
+        },
+        "SOURCE:TARGET:identical|shared|copy[:ro]; may be repeated");
     run.add_option("--root", command_.root, "directory that becomes its read-only root (default /)");
     run.add_option("--gateway", command_.gateway, "next hop for other segments");
     run.add_option("--env", command_.environment, "NAME=VALUE; may be repeated");
 
     CLI::App& stop = verb(app_, Verb::stop, "stop", "stop a workload and remove what was made for it");
     stop.add_option("name", command_.subject, "name of the workload")->required();
-    stop.add_option_function<std::string>("--grace", into(command_.grace, parse_duration), "from SIGTERM to SIGKILL, such as 5s");
+    stop.add_option_function<std::string>("--grace", into(command_.grace, parse_duration),
+                                          "from SIGTERM to SIGKILL, such as 5s");
     verb(app_, Verb::workloads, "workloads", "the workloads of this node");
   }
 
@@ -94,15 +100,21 @@ class Grammar {
     CLI::App& migrate = verb(app_, Verb::migrate, "migrate", "move a running workload to another node");
     migrate.add_option("workload", command_.subject, "name of the workload")->required();
     migrate.add_option("--to", command_.node, "node to move it to")->required();
-    migrate.add_option_function<std::string>("--strategy", [this](const std::string& text) {
-      auto strategy = parse_strategy(text);
-      if (!strategy) throw CLI::ValidationError(strategy.error().what);
-      command_.strategy = text;
-    }, "auto, cold, precopy, postcopy or hybrid");
-    migrate.add_option("--objective", command_.objective, "downtime or resources")->check(CLI::IsMember({"downtime", "resources"}));
-    migrate.add_option_function<std::string>("--max-downtime", into(command_.max_downtime, parse_duration), "such as 50ms");
+    migrate.add_option_function<std::string>(
+        "--strategy",
+        [this](const std::string& text) {
+          auto strategy = parse_strategy(text);
+          if (!strategy) throw CLI::ValidationError(strategy.error().what);
+          command_.strategy = text;
+        },
+        "auto, cold, precopy, postcopy or hybrid");
+    migrate.add_option("--objective", command_.objective, "downtime or resources")
+        ->check(CLI::IsMember({"downtime", "resources"}));
+    migrate.add_option_function<std::string>("--max-downtime", into(command_.max_downtime, parse_duration),
+                                             "such as 50ms");
     migrate.add_option_function<std::string>("--max-total", into(command_.max_total, parse_duration), "such as 5s");
-    migrate.add_option_function<std::string>("--max-bandwidth", into(command_.max_bandwidth_bps, parse_bandwidth), "such as 500mbit");
+    migrate.add_option_function<std::string>("--max-bandwidth", into(command_.max_bandwidth_bps, parse_bandwidth),
+                                             "such as 500mbit");
     migrate.add_option_function<std::string>("--max-stall", into(command_.max_stall, parse_duration), "such as 10ms");
     migrate.add_option("--rounds", command_.rounds_max, "at most so many pre-copy rounds")->check(CLI::Range(1, 64));
     migrate.add_option("--tracker", command_.tracker, "how changed pages are found");
@@ -120,7 +132,8 @@ class Grammar {
     history.add_option("--count", command_.count_max, "at most so many");
     CLI::App& cancel = verb(app_, Verb::cancel, "cancel", "abort a migration before its commit");
     cancel.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
-    CLI::App& recover = verb(app_, Verb::recover, "recover", "ask the other node for the verdict of an undecided migration");
+    CLI::App& recover =
+        verb(app_, Verb::recover, "recover", "ask the other node for the verdict of an undecided migration");
     recover.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
   }
 
@@ -136,9 +149,14 @@ class Grammar {
 
     CLI::App& steer = *app_.add_subcommand("steer", "what happens to packets");
     steer.require_subcommand(1);
-    verb(steer, Verb::steer_show, "show", "states and counters").add_option("service", command_.subject, "address of one service");
-    verb(steer, Verb::steer_explain, "explain", "why a flow goes where it goes").add_option("flow", command_.subject)->required();
-    verb(steer, Verb::steer_release, "release", "end the redirection of a service").add_option("service", command_.subject)->required();
+    verb(steer, Verb::steer_show, "show", "states and counters")
+        .add_option("service", command_.subject, "address of one service");
+    verb(steer, Verb::steer_explain, "explain", "why a flow goes where it goes")
+        .add_option("flow", command_.subject)
+        ->required();
+    verb(steer, Verb::steer_release, "release", "end the redirection of a service")
+        .add_option("service", command_.subject)
+        ->required();
 
     CLI::App& config = *app_.add_subcommand("config", "the agent's configuration");
     config.require_subcommand(1);
@@ -186,7 +204,8 @@ Parsed parse_command_line(const std::vector<std::string>& arguments) {
   }
   auto usage = [](const std::string& text) { return Parsed{std::nullopt, kUsage, "", "mose: " + text + "\n"}; };
   if (command.verb != Verb::run && !behind.empty()) return usage("only run takes a command after --");
-  if (command.verb == Verb::run && behind.empty()) return usage("a command is missing: mose run NAME --address A -- CMD");
+  if (command.verb == Verb::run && behind.empty())
+    return usage("a command is missing: mose run NAME --address A -- CMD");
   command.command = std::move(behind);
   return {command, 0, "", ""};
 }

@@ -12,15 +12,32 @@
 namespace mose::cli {
 
 enum class Verb {
-  run, stop, check, migrate, status, show, events, history, workloads, nodes, cancel, recover, cleanup,
-  steer_show, steer_explain, steer_release, config_check, ping, lab,
+  run,
+  stop,
+  check,
+  migrate,
+  status,
+  show,
+  events,
+  history,
+  workloads,
+  nodes,
+  cancel,
+  recover,
+  cleanup,
+  steer_show,
+  steer_explain,
+  steer_release,
+  config_check,
+  ping,
+  lab,
 };
 
 struct Command {
   Verb verb = Verb::ping;
-  std::string socket;      // --socket
-  bool json = false;       // --json
-  std::string subject;     // workload, migration id, service, flow; by verb
+  std::string socket;   // --socket
+  bool json = false;    // --json
+  std::string subject;  // workload, migration id, service, flow; by verb
 
   // run
   std::vector<std::string> addresses, environment, command;

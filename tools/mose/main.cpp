@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
   std::fputs(parsed.error.c_str(), stderr);
   if (!parsed.command) return parsed.exit_code;
 #ifdef MOSE_WITH_LAB
-  if (parsed.command->verb == mose::cli::Verb::lab) return mose::lab::run_command(parsed.command->lab_arguments, parsed.command->json);
+  if (parsed.command->verb == mose::cli::Verb::lab)
+    return mose::lab::run_command(parsed.command->lab_arguments, parsed.command->json);
 #endif
   return mose::cli::run_verb(*parsed.command);
 }

@@ -30,7 +30,10 @@ std::string join(const Texts& texts, const char* separator) {
 json value_of(const control::v1::Workload& workload) {
   json mounts = json::array();
   for (const auto& mount : workload.mounts()) {
-    mounts.push_back({{"source", mount.source()}, {"target", mount.target()}, {"mode", mount.mode()}, {"read_only", mount.read_only()}});
+    mounts.push_back({{"source", mount.source()},
+                      {"target", mount.target()},
+                      {"mode", mount.mode()},
+                      {"read_only", mount.read_only()}});
   }
   auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
   return {{"name", workload.name()},
@@ -72,7 +75,8 @@ std::string note_of(const control::v1::Workload& workload) {
 }
 
 std::string clock_time(int64_t unix_ms) {
-  return fmt::format("{:%Y-%m-%d %H:%M:%S}.{:03}", fmt::localtime(static_cast<std::time_t>(unix_ms / 1000)), unix_ms % 1000);
+  return fmt::format("{:%Y-%m-%d %H:%M:%S}.{:03}", fmt::localtime(static_cast<std::time_t>(unix_ms / 1000)),
+                     unix_ms % 1000);
 }
 
 std::string text_of(const json& report, const char* key) {
@@ -85,7 +89,9 @@ std::string milliseconds_of(const json& report, const char* key) {
   return it != report.end() && it->is_number() ? fmt::format("{:.1f} ms", it->get<double>()) : std::string("-");
 }
 
-std::string short_id(const json& report) { return text_of(report, "migration_id").substr(0, 8); }
+std::string short_id(const json& report) {
+  return text_of(report, "migration_id").substr(0, 8);
+}
 
 }  // namespace
 
@@ -115,7 +121,8 @@ std::string show(const control::v1::Workload& workload, bool as_json) {
 
 std::string show(const control::v1::WorkloadList& list, bool as_json) {
   if (as_json) {
-    json out{{"workloads", json::array()}, {"problems", std::vector<std::string>(list.problems().begin(), list.problems().end())}};
+    json out{{"workloads", json::array()},
+             {"problems", std::vector<std::string>(list.problems().begin(), list.problems().end())}};
     for (const auto& workload : list.workloads()) out["workloads"].push_back(value_of(workload));
     return line(out);
   }
@@ -132,7 +139,8 @@ std::string show(const control::v1::WorkloadList& list, bool as_json) {
 std::string show(const control::v1::NodeList& list, bool as_json) {
   if (as_json) {
     json out = json::array();
-    for (const auto& node : list.nodes()) out.push_back({{"name", node.name()}, {"address", node.address()}, {"self", node.self()}});
+    for (const auto& node : list.nodes())
+      out.push_back({{"name", node.name()}, {"address", node.address()}, {"self", node.self()}});
     return line(out);
   }
   std::vector<std::vector<std::string>> rows{{"NAME", "ADDRESS", ""}};
@@ -144,15 +152,22 @@ std::string show(const control::v1::CheckResult& result, bool as_json) {
   if (as_json) {
     json items = json::array();
     for (const auto& item : result.items()) {
-      items.push_back({{"name", item.name()}, {"state", item.state()}, {"detail", item.detail()}, {"lost", item.lost()}, {"required", item.required()}});
+      items.push_back({{"name", item.name()},
+                       {"state", item.state()},
+                       {"detail", item.detail()},
+                       {"lost", item.lost()},
+                       {"required", item.required()}});
     }
-    json out{{"ok", result.ok()}, {"items", items}, {"reasons", std::vector<std::string>(result.reasons().begin(), result.reasons().end())}};
+    json out{{"ok", result.ok()},
+             {"items", items},
+             {"reasons", std::vector<std::string>(result.reasons().begin(), result.reasons().end())}};
     return line(out);
   }
   std::vector<std::vector<std::string>> rows;
   for (const auto& item : result.items()) {
     bool missing = item.state() != "yes";
-    rows.push_back({item.name(), missing && item.required() ? item.state() + " (required)" : item.state(), item.detail()});
+    rows.push_back(
+        {item.name(), missing && item.required() ? item.state() + " (required)" : item.state(), item.detail()});
     if (missing) rows.push_back({"", "", "lost without it: " + item.lost()});
   }
   std::string out = format_table(rows);
@@ -177,7 +192,9 @@ std::string show(const control::v1::MigrationList& list, bool as_json) {
 }
 
 std::string show(const control::v1::Event& event, bool as_json) {
-  if (as_json) return line({{"unix_ms", event.unix_ms()}, {"kind", event.kind()}, {"subject", event.subject()}, {"text", event.text()}});
+  if (as_json)
+    return line(
+        {{"unix_ms", event.unix_ms()}, {"kind", event.kind()}, {"subject", event.subject()}, {"text", event.text()}});
   return fmt::format("{} {} {}\n", clock_time(event.unix_ms()), event.kind(), event.text());
 }
 
@@ -187,16 +204,19 @@ std::string show(const control::v1::Progress& progress, bool as_json) {
   if (progress.round() != 0) out += fmt::format(" round {}", progress.round());
   if (progress.bytes_total() != 0) {
     constexpr size_t kWidth = 24;
-    double share = std::min(1.0, static_cast<double>(progress.bytes_done()) / static_cast<double>(progress.bytes_total()));
+    double share =
+        std::min(1.0, static_cast<double>(progress.bytes_done()) / static_cast<double>(progress.bytes_total()));
     auto filled = static_cast<size_t>(share * kWidth);
-    out += fmt::format(" [{}{}] {:3.0f}% of {}", std::string(filled, '#'), std::string(kWidth - filled, '.'), share * 100,
-                       format_bytes(progress.bytes_total()));
+    out += fmt::format(" [{}{}] {:3.0f}% of {}", std::string(filled, '#'), std::string(kWidth - filled, '.'),
+                       share * 100, format_bytes(progress.bytes_total()));
   }
   return out + "\n";
 }
 
 std::string show(const control::v1::Pong& pong, bool as_json) {
-  if (as_json) return line({{"version", pong.version()}, {"node", pong.node()}, {"pid", pong.pid()}, {"protocol", pong.protocol()}});
+  if (as_json)
+    return line(
+        {{"version", pong.version()}, {"node", pong.node()}, {"pid", pong.pid()}, {"protocol", pong.protocol()}});
   return fmt::format("mosed {} of node {}, pid {}\n", pong.version(), pong.node(), pong.pid());
 }
 
@@ -213,8 +233,9 @@ std::string show_json(const std::string& text, bool as_json) {
 std::string show_report(const std::string& text, bool as_json) {
   auto report = json::parse(text, nullptr, false);
   if (as_json || !report.is_object()) return show_json(text, true);
-  std::string out = fmt::format("{} of {} from {} to {}: {}", text_of(report, "strategy"), text_of(report, "workload"),
-                                text_of(report, "source_node"), text_of(report, "destination_node"), text_of(report, "outcome"));
+  std::string out =
+      fmt::format("{} of {} from {} to {}: {}", text_of(report, "strategy"), text_of(report, "workload"),
+                  text_of(report, "source_node"), text_of(report, "destination_node"), text_of(report, "outcome"));
   std::string reason = text_of(report, "reason");
   out += reason == "-" || reason.empty() ? "\n" : ": " + reason + "\n";
   out += fmt::format("  id        {}\n  downtime  {}\n  total     {}\n", text_of(report, "migration_id"),
@@ -237,8 +258,8 @@ std::string show_history(const std::string& text, bool as_json) {
   std::vector<std::vector<std::string>> rows{{"ID", "WORKLOAD", "FROM", "TO", "OUTCOME", "DOWNTIME", "TOTAL"}};
   for (const json& report : reports) {
     rows.push_back({short_id(report), text_of(report, "workload"), text_of(report, "source_node"),
-                    text_of(report, "destination_node"), text_of(report, "outcome"), milliseconds_of(report, "downtime_ms"),
-                    milliseconds_of(report, "total_ms")});
+                    text_of(report, "destination_node"), text_of(report, "outcome"),
+                    milliseconds_of(report, "downtime_ms"), milliseconds_of(report, "total_ms")});
   }
   return format_table(rows);
 }

@@ -10,7 +10,9 @@
 
 namespace mose::cli {
 
-std::unexpected<Ended> lost(const Error& error) { return std::unexpected(Ended{kExitUnreachable, error.what}); }
+std::unexpected<Ended> lost(const Error& error) {
+  return std::unexpected(Ended{kExitUnreachable, error.what});
+}
 
 std::expected<agent::ControlClient, Ended> connect(const Command& command) {
   auto client = agent::ControlClient::connect(command.socket, kConnectBound);
@@ -18,7 +20,8 @@ std::expected<agent::ControlClient, Ended> connect(const Command& command) {
   return std::move(*client);
 }
 
-Answered ask(const Command& command, control::v1::Request& request, control::v1::Response& response, Nanoseconds bound) {
+Answered ask(const Command& command, control::v1::Request& request, control::v1::Response& response,
+             Nanoseconds bound) {
   auto client = connect(command);
   if (!client) return std::unexpected(client.error());
   if (auto status = client->call(request, response, bound); !status) return lost(status.error());

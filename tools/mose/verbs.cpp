@@ -52,8 +52,9 @@ int stop_workload(const Command& command) {
   request.mutable_stop()->set_name(command.subject);
   auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(command.grace).count();
   request.mutable_stop()->set_grace_ms(static_cast<uint32_t>(milliseconds));
-  return one_answer(command, request, [&](const Response& r) { return show(r.workload(), command.json); },
-                    kWorkBound + command.grace);
+  return one_answer(
+      command, request, [&](const Response& r) { return show(r.workload(), command.json); },
+      kWorkBound + command.grace);
 }
 
 int check(const Command& command) {
@@ -87,7 +88,8 @@ int follow_events(const Command& command) {
   if (auto sent = client->send(request); !sent) return report(command, lost(sent.error()).error());
   for (;;) {
     Response response;
-    if (auto status = client->receive(response, Nanoseconds(0)); !status) return report(command, lost(status.error()).error());
+    if (auto status = client->receive(response, Nanoseconds(0)); !status)
+      return report(command, lost(status.error()).error());
     if (response.has_failure()) {
       return report(command, {static_cast<int>(response.failure().exit_code()), response.failure().reason()});
     }
@@ -117,15 +119,23 @@ int run_verb(const Command& command) {
   Request request;
   bool json = command.json;
   switch (command.verb) {
-    case Verb::run: return run_workload(command);
-    case Verb::stop: return stop_workload(command);
-    case Verb::check: return check(command);
-    case Verb::migrate: return run_migrate(command);
-    case Verb::status: return status(command);
-    case Verb::events: return follow_events(command);
-    case Verb::config_check: return config_check(command);
+    case Verb::run:
+      return run_workload(command);
+    case Verb::stop:
+      return stop_workload(command);
+    case Verb::check:
+      return check(command);
+    case Verb::migrate:
+      return run_migrate(command);
+    case Verb::status:
+      return status(command);
+    case Verb::events:
+      return follow_events(command);
+    case Verb::config_check:
+      return config_check(command);
     case Verb::steer_explain:
-    case Verb::steer_release: return report(command, {2, "not available in this version"});
+    case Verb::steer_release:
+      return report(command, {2, "not available in this version"});
     case Verb::show:
       request.mutable_show()->set_migration_id(command.subject);
       return one_answer(command, request, [&](const Response& r) { return show_report(r.json().text(), json); });
@@ -153,7 +163,8 @@ int run_verb(const Command& command) {
     case Verb::cleanup:
       request.mutable_cleanup();
       return one_answer(command, request, [&](const Response& r) { return done_text(command, r); }, kWorkBound);
-    case Verb::lab: break;
+    case Verb::lab:
+      break;
   }
   return report(command, {2, "this build has no lab"});
 }

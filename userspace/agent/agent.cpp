@@ -28,10 +28,6 @@ namespace {
 constexpr unsigned kWorkers = 3;
 constexpr Nanoseconds kShutDownBound = std::chrono::seconds(15);  // for migrations to abort or park
 
-int64_t unix_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 // What holds for the whole process and its children.
 Status prepare_process(const Config& config) {
   umask(077);
@@ -84,9 +80,15 @@ class Agent {
         workers_(loop, kWorkers),
         workloads_(config, loop, workers_,
                    [this](const Workload& workload, const std::string& sentence) {
-                     announce({unix_ms(), fmt::format("workload.{}", to_string(workload.state)), workload.spec.name, sentence});
+                     announce({unix_now_ms(), fmt::format("workload.{}", to_string(workload.state)), workload.spec.name,
+                               sentence});
                    }),
-        core_{config, loop, workers_, workloads_, history_, config.node.state_dir + "/journal",
+        core_{config,
+              loop,
+              workers_,
+              workloads_,
+              history_,
+              config.node.state_dir + "/journal",
               [this](const AgentEvent& event) { announce(event); }},
         service_(make_migration_service(core_)),
         requests_(core_, *service_, check_host) {}
@@ -102,7 +104,9 @@ class Agent {
     if (auto period = watchdog_period()) {
       loop_.every(*period, [this] { tell("WATCHDOG=1"); });
     }
-    log::info("agent ready", {{"node", config_.node.name}, {"version", kVersion}, {"socket", config_.control.socket},
+    log::info("agent ready", {{"node", config_.node.name},
+                              {"version", kVersion},
+                              {"socket", config_.control.socket},
                               {"workloads", workloads_.list().size()}});
     return {};
   }
@@ -146,7 +150,8 @@ class Agent {
   }
 
   void tell(const std::string& state) {
-    if (auto status = notify_manager(state); !status) log::warn("the service manager was not told", {{"reason", status.error().what}});
+    if (auto status = notify_manager(state); !status)
+      log::warn("the service manager was not told", {{"reason", status.error().what}});
   }
 
   const Config& config_;

@@ -56,7 +56,8 @@ CriuProof prove_criu(const Config& config) {
   canary.scratch = fmt::format("{}/check-{}", config.node.state_dir, getpid());
   auto result = restore::run_canary(*setup, canary);
   proof.canary = result.works ? ProbeState::yes : ProbeState::no;
-  proof.canary_detail = result.works ? fmt::format("dumped in {:.1f} ms, {} bytes", result.dump_ms, result.image_bytes) : result.reason;
+  proof.canary_detail =
+      result.works ? fmt::format("dumped in {:.1f} ms, {} bytes", result.dump_ms, result.image_bytes) : result.reason;
   return proof;
 }
 
@@ -68,21 +69,26 @@ const CriuProof& criu_proof(const Config& config) {
   return *proof;
 }
 
-void check_device(control::v1::CheckResult& out, std::string_view key, const std::string& device, std::string_view lost, bool required) {
+void check_device(control::v1::CheckResult& out, std::string_view key, const std::string& device, std::string_view lost,
+                  bool required) {
   if (device.empty()) return add(out, key, ProbeState::no, "not configured", lost, required);
   auto netlink = Netlink::open();
   auto link = netlink ? netlink->link(device) : Result<Netlink::LinkInfo>(std::unexpected(netlink.error()));
   if (!link) return add(out, key, ProbeState::no, link.error().what, lost, required);
-  add(out, key, link->up ? ProbeState::yes : ProbeState::no, fmt::format("{} is {}", device, link->up ? "up" : "down"), lost, required);
+  add(out, key, link->up ? ProbeState::yes : ProbeState::no, fmt::format("{} is {}", device, link->up ? "up" : "down"),
+      lost, required);
 }
 
 void check_runtime_dir(control::v1::CheckResult& out, const Config& config) {
   struct statfs info;
   bool known = statfs(config.node.runtime_dir.c_str(), &info) == 0;
   bool tmpfs = known && static_cast<long>(info.f_type) == kTmpfsMagic;
-  add(out, "runtime-dir", !known ? ProbeState::unknown : tmpfs ? ProbeState::yes : ProbeState::no,
-      config.node.runtime_dir + (tmpfs ? " is a tmpfs" : " is no tmpfs"), "images wait for a disk while the workload is stopped",
-      false);
+  add(out, "runtime-dir",
+      !known  ? ProbeState::unknown
+      : tmpfs ? ProbeState::yes
+              : ProbeState::no,
+      config.node.runtime_dir + (tmpfs ? " is a tmpfs" : " is no tmpfs"),
+      "images wait for a disk while the workload is stopped", false);
 }
 
 }  // namespace
@@ -93,10 +99,11 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
     add(result, item.name, found.state, found.detail, item.lost, item.required);
   }
   auto steering = handover::steering_supported();
-  add(result, "tcx", steering ? ProbeState::yes : ProbeState::no, steering ? "programs can be linked at TC" : steering.error().what,
-      "packets cannot be held or redirected", true);
+  add(result, "tcx", steering ? ProbeState::yes : ProbeState::no,
+      steering ? "programs can be linked at TC" : steering.error().what, "packets cannot be held or redirected", true);
   const CriuProof& criu = criu_proof(config);
-  add(result, "criu", criu.present, criu.present_detail, "processes cannot be dumped or rebuilt; run tools/get-deps", true);
+  add(result, "criu", criu.present, criu.present_detail, "processes cannot be dumped or rebuilt; run tools/get-deps",
+      true);
   add(result, "criu-canary", criu.canary, criu.canary_detail, "dumps carry all memory: downtime grows with it", false);
   check_device(result, "bridge", config.node.bridge, "no workload can be run here or arrive here", true);
   check_device(result, "uplink", config.node.uplink, "packets cannot be redirected to another node", true);

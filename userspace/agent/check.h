@@ -14,8 +14,8 @@ class CheckResult;
 
 namespace mose::agent {
 
-// `mose check`: what this host can do, what is missing and what is lost without it. Blocking (about a second, mostly the
-// proof with CRIU): for a worker.
+// `mose check`: what this host can do, what is missing and what is lost without it. Blocking (about a second, mostly
+// the proof with CRIU): for a worker.
 void check_host(const Config& config, control::v1::CheckResult& result);
 
 // Everything that ties a running workload to this node, each a sentence with the thing, the reason and what to try: the

@@ -27,15 +27,18 @@ Words words_for(TieKind kind) {
     case TieKind::io_uring:
       return {"an io_uring", "the kernel gives its state to nobody; switch the program to epoll (many have an option)"};
     case TieKind::userfaultfd:
-      return {"a userfaultfd", "the memory of this process is served by itself and cannot be tracked; end that use before the move"};
+      return {"a userfaultfd",
+              "the memory of this process is served by itself and cannot be tracked; end that use before the move"};
     case TieKind::device:
       return {"the device", "its state stays in this machine; close it before the move"};
     case TieKind::special_descriptor:
       return {"a kernel object of kind", "it cannot be rebuilt on another node; close it before the move"};
     case TieKind::outside_file:
-      return {"the file", "it lies on a mount that the workload does not have; open it from the workload's own root or mounts"};
+      return {"the file",
+              "it lies on a mount that the workload does not have; open it from the workload's own root or mounts"};
     case TieKind::shared_memory:
-      return {"the shared memory", "memory without a file that processes share is not moved yet; configure the program without it"};
+      return {"the shared memory",
+              "memory without a file that processes share is not moved yet; configure the program without it"};
     case TieKind::hugetlb:
       return {"huge pages,", "they are not moved yet; configure the program without them"};
     case TieKind::locked_memory:
@@ -45,11 +48,15 @@ Words words_for(TieKind kind) {
     case TieKind::sysv_object:
       return {"", "such objects are not moved yet; remove them (ipcrm) or configure the program without them"};
     case TieKind::foreign_process:
-      return {"the process", "it is in the workload's cgroup but not of its tree, and would be stopped with it; move it to another cgroup"};
+      return {"the process",
+              "it is in the workload's cgroup but not of its tree, and would be stopped with it; move it to another "
+              "cgroup"};
     case TieKind::strayed_process:
-      return {"the cgroup", "a process of the workload lies outside of the workload's cgroup and would not be stopped; move it back"};
+      return {"the cgroup",
+              "a process of the workload lies outside of the workload's cgroup and would not be stopped; move it back"};
     case TieKind::nested_namespace:
-      return {"a namespace of its own, kind", "nested namespaces are not moved yet; run that part as a workload of its own"};
+      return {"a namespace of its own, kind",
+              "nested namespaces are not moved yet; run that part as a workload of its own"};
     case TieKind::traced:
       return {"a debugger,", "only one can stop a process at a time; detach it"};
   }
@@ -58,7 +65,8 @@ Words words_for(TieKind kind) {
 
 std::string sentence(const std::string& workload, const Tie& tie) {
   Words words = words_for(tie.kind);
-  std::string who = tie.pid == 0 ? fmt::format("workload {}", workload) : fmt::format("process {} (pid {})", tie.command, tie.pid);
+  std::string who =
+      tie.pid == 0 ? fmt::format("workload {}", workload) : fmt::format("process {} (pid {})", tie.command, tie.pid);
   std::string thing = fmt::format("{}{}{}", words.what, *words.what == '\0' ? "" : " ", tie.thing);
   if (tie.fd >= 0) return fmt::format("{}: descriptor {} is {}: {}", who, tie.fd, thing, words.why);
   return fmt::format("{} has {}: {}", who, thing, words.why);
@@ -66,12 +74,14 @@ std::string sentence(const std::string& workload, const Tie& tie) {
 
 }  // namespace
 
-std::vector<std::string> check_workload(const WorkloadSpec& spec, const ProcessHandle& init, const std::string& cgroup) {
+std::vector<std::string> check_workload(const WorkloadSpec& spec, const ProcessHandle& init,
+                                        const std::string& cgroup) {
   InspectRequest request{&init, cgroup, {}};
   for (const WorkloadMount& mount : spec.mounts) request.declared_mounts.push_back(mount.target);
   request.declared_mounts.emplace_back(kWorkloadLogTarget);
   auto ties = inspect_ties(request);
-  if (!ties) return {fmt::format("workload {} cannot be inspected: {}; is it still running?", spec.name, ties.error().what)};
+  if (!ties)
+    return {fmt::format("workload {} cannot be inspected: {}; is it still running?", spec.name, ties.error().what)};
   std::vector<std::string> reasons;
   for (const Tie& tie : *ties) reasons.push_back(sentence(spec.name, tie));
   return reasons;

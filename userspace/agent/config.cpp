@@ -6,11 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <charconv>
 #include <functional>
 #include <limits>
-#include <toml++/toml.h>
 
 #include "base/fd.h"
 #include "base/units.h"
@@ -48,7 +48,7 @@ std::string format_duration(Nanoseconds value) {
 }
 
 template <typename Section>
-Key text_key(const char* name, Section Config::*section, std::string Section::*member) {
+Key text_key(const char* name, Section Config::* section, std::string Section::* member) {
   return {name, "a string",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<std::string>();
@@ -60,7 +60,7 @@ Key text_key(const char* name, Section Config::*section, std::string Section::*m
 }
 
 template <typename T>
-Key number_key(const char* name, T LimitsConfig::*member, T least) {
+Key number_key(const char* name, T LimitsConfig::* member, T least) {
   return {name, "a positive whole number",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<int64_t>();
@@ -74,7 +74,7 @@ Key number_key(const char* name, T LimitsConfig::*member, T least) {
           [=](const Config& config) { return fmt::format("{}", config.limits.*member); }};
 }
 
-Key bytes_key(const char* name, uint64_t LimitsConfig::*member) {
+Key bytes_key(const char* name, uint64_t LimitsConfig::* member) {
   return {name, "a size with a unit such as \"64MiB\"",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<std::string>();
@@ -85,7 +85,7 @@ Key bytes_key(const char* name, uint64_t LimitsConfig::*member) {
           [=](const Config& config) { return quoted(fmt::format("{}B", config.limits.*member)); }};
 }
 
-Key duration_key(const char* name, Nanoseconds LimitsConfig::*member) {
+Key duration_key(const char* name, Nanoseconds LimitsConfig::* member) {
   return {name, "a duration with a unit such as \"10s\"",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<std::string>();
@@ -160,7 +160,8 @@ std::string names_of(const Range& range) {
 
 Status merge_section(Config& config, const Section& section, const toml::table& table, const std::string& file) {
   for (const auto& [name, node] : table) {
-    auto key = std::find_if(section.keys.begin(), section.keys.end(), [&](const Key& k) { return name.str() == k.name; });
+    auto key =
+        std::find_if(section.keys.begin(), section.keys.end(), [&](const Key& k) { return name.str() == k.name; });
     if (key == section.keys.end()) {
       return fail(fmt::format("{}: unknown key \"{}\" in [{}]; known are {}", place(file, name.source()), name.str(),
                               section.name, names_of(section.keys)));
@@ -215,7 +216,8 @@ Status check_host_port(const std::string& key, const std::string& text) {
 
 bool node_name_ok(const std::string& name) {
   return !name.empty() && name.size() <= kNodeNameMax && std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+           c == '.';
   });
 }
 
@@ -277,8 +279,8 @@ Status complete_config(Config& config) {
     node.name = std::string(host).substr(0, std::string(host).find('.'));
   }
   if (!node_name_ok(node.name)) {
-    return fail(fmt::format("node.name = \"{}\" is not a name: letters, digits, '-', '_' and '.', at most {}", node.name,
-                            kNodeNameMax));
+    return fail(fmt::format("node.name = \"{}\" is not a name: letters, digits, '-', '_' and '.', at most {}",
+                            node.name, kNodeNameMax));
   }
   if (node.cgroup.empty()) {
     auto mount = cgroup_mount();
@@ -289,13 +291,16 @@ Status complete_config(Config& config) {
     node.criu = std::string(prefix != nullptr && *prefix != '\0' ? prefix : "/opt/mose") + "/criu/bin/criu";
   }
   if (config.control.socket.empty()) config.control.socket = node.runtime_dir + "/mosed.sock";
-  const std::pair<const char*, const std::string*> paths[] = {
-      {"node.cgroup", &node.cgroup},           {"node.state_dir", &node.state_dir},
-      {"node.runtime_dir", &node.runtime_dir}, {"node.criu", &node.criu},
-      {"node.workloads_dir", &node.workloads_dir}, {"node.bpffs", &node.bpffs},
-      {"control.socket", &config.control.socket}};
+  const std::pair<const char*, const std::string*> paths[] = {{"node.cgroup", &node.cgroup},
+                                                              {"node.state_dir", &node.state_dir},
+                                                              {"node.runtime_dir", &node.runtime_dir},
+                                                              {"node.criu", &node.criu},
+                                                              {"node.workloads_dir", &node.workloads_dir},
+                                                              {"node.bpffs", &node.bpffs},
+                                                              {"control.socket", &config.control.socket}};
   for (const auto& [key, path] : paths) {
-    if (path->empty() || path->front() != '/') return fail(fmt::format("{} = \"{}\" is not an absolute path", key, *path));
+    if (path->empty() || path->front() != '/')
+      return fail(fmt::format("{} = \"{}\" is not an absolute path", key, *path));
   }
   if (!node.libexec.empty() && node.libexec.front() != '/') {
     return fail(fmt::format("node.libexec = \"{}\" is not an absolute path", node.libexec));

@@ -16,35 +16,35 @@
 namespace mose::agent {
 
 struct NodeConfig {
-  std::string name;                             // default: the host name up to the first dot
-  std::string listen = "0.0.0.0:7946";          // where peers connect to, host:port
-  std::string uplink;                           // device that leads to the other nodes, a port of `bridge`
-  std::string bridge;                           // workloads' host ends become ports of it
-  std::string cgroup;                           // parent of the workloads' cgroups; default: "mose" below cgroup v2
-  std::string state_dir = "/var/lib/mose";      // survives a reboot: journals, workloads, history
-  std::string runtime_dir = "/run/mose";        // tmpfs: sockets, images, namespaces
-  std::string libexec;                          // helpers; becomes MOSE_LIBEXEC (kernel/spawn.h: helper_path)
-  std::string criu;                             // default: MOSE_PREFIX or /opt/mose, criu/bin/criu
+  std::string name;                         // default: the host name up to the first dot
+  std::string listen = "0.0.0.0:7946";      // where peers connect to, host:port
+  std::string uplink;                       // device that leads to the other nodes, a port of `bridge`
+  std::string bridge;                       // workloads' host ends become ports of it
+  std::string cgroup;                       // parent of the workloads' cgroups; default: "mose" below cgroup v2
+  std::string state_dir = "/var/lib/mose";  // survives a reboot: journals, workloads, history
+  std::string runtime_dir = "/run/mose";    // tmpfs: sockets, images, namespaces
+  std::string libexec;                      // helpers; becomes MOSE_LIBEXEC (kernel/spawn.h: helper_path)
+  std::string criu;                         // default: MOSE_PREFIX or /opt/mose, criu/bin/criu
   std::string workloads_dir = "/etc/mose/workloads.d";
-  std::string bpffs = "/sys/fs/bpf";             // pins go below its directory mose/
+  std::string bpffs = "/sys/fs/bpf";  // pins go below its directory mose/
 };
 
 struct ControlConfig {
-  std::string socket;                           // default: runtime_dir/mosed.sock
-  std::string group;                            // its members may connect too; empty: root only
+  std::string socket;  // default: runtime_dir/mosed.sock
+  std::string group;   // its members may connect too; empty: root only
 };
 
 struct LimitsConfig {
-  uint64_t images_bytes_max = 256ull << 20;     // CRIU images of one migration, in runtime_dir
-  uint64_t store_bytes_max = 0;                 // page store of one migration; 0: what is free
-  uint32_t hold_packets_max = 20000;            // held at the source; the tap queue is as long
+  uint64_t images_bytes_max = 256ull << 20;  // CRIU images of one migration, in runtime_dir
+  uint64_t store_bytes_max = 0;              // page store of one migration; 0: what is free
+  uint32_t hold_packets_max = 20000;         // held at the source; the tap queue is as long
   uint64_t hold_bytes_max = 64ull << 20;
-  uint32_t migrations_max = 4;                  // under way at once, both roles
-  uint32_t connections_max = 64;                // control connections
-  uint32_t history_max = 200;                   // finished migrations that are remembered
-  uint64_t log_bytes_max = 16ull << 20;         // reported when a workload's log is longer; it is never cut
-  Nanoseconds dump_time_max = std::chrono::seconds(10);    // CRIU has no time-out of its own
-  Nanoseconds stop_grace = std::chrono::seconds(10);       // SIGTERM to SIGKILL in `mose stop`
+  uint32_t migrations_max = 4;                           // under way at once, both roles
+  uint32_t connections_max = 64;                         // control connections
+  uint32_t history_max = 200;                            // finished migrations that are remembered
+  uint64_t log_bytes_max = 16ull << 20;                  // reported when a workload's log is longer; it is never cut
+  Nanoseconds dump_time_max = std::chrono::seconds(10);  // CRIU has no time-out of its own
+  Nanoseconds stop_grace = std::chrono::seconds(10);     // SIGTERM to SIGKILL in `mose stop`
   Nanoseconds peer_connect_max = std::chrono::seconds(3);
 };
 

@@ -27,7 +27,8 @@ inline constexpr const char* kControlSocketDefault = "/run/mose/mosed.sock";
 //   MOSE_TRY(client.call(request, response, std::chrono::seconds(5)));
 class ControlClient {
  public:
-  // The error is the sentence of exit code 6, "agent not running at PATH: ...", also for a missing right (EACCES in code).
+  // The error is the sentence of exit code 6, "agent not running at PATH: ...", also for a missing right (EACCES in
+  // code).
   [[nodiscard]] static Result<ControlClient> connect(const std::string& path, Nanoseconds bound);
 
   // Sets the request's id and sends it.

@@ -21,9 +21,9 @@ namespace mose::agent {
 namespace {
 
 constexpr int kBacklog = 64;
-constexpr size_t kOutputMax = 64u << 20;   // a follower that does not read is cut off here
+constexpr size_t kOutputMax = 64u << 20;  // a follower that does not read is cut off here
 constexpr size_t kReadChunk = 64u << 10;
-constexpr int kReadsPerTurn = 16;          // then others have their turn
+constexpr int kReadsPerTurn = 16;  // then others have their turn
 
 // What a group name means; an error when there is no such group.
 Result<std::optional<gid_t>> group_id(const std::string& name) {
@@ -131,7 +131,8 @@ ControlServer::~ControlServer() {
 void ControlServer::accept_ready() {
   Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket) return;
-  if (!allowed(socket.get(), group_)) return turn_away(socket.get(), "only root and the configured group may talk to this agent");
+  if (!allowed(socket.get(), group_))
+    return turn_away(socket.get(), "only root and the configured group may talk to this agent");
   if (connections_.size() >= config_.limits.connections_max) {
     return turn_away(socket.get(), "the agent has as many connections as limits.connections_max allows; close some");
   }

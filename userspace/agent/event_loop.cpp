@@ -59,7 +59,8 @@ struct EventLoop::Impl {
   Status add(int fd, uint32_t events, FdHandler handler) {
     if (watches.contains(fd)) return fail("descriptor is watched already");
     uint32_t generation = next_generation++;
-    epoll_event event{.events = events, .data = {.u64 = (static_cast<uint64_t>(generation) << 32) | static_cast<uint32_t>(fd)}};
+    epoll_event event{.events = events,
+                      .data = {.u64 = (static_cast<uint64_t>(generation) << 32) | static_cast<uint32_t>(fd)}};
     if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno("watch a descriptor");
     watches[fd] = {std::make_shared<FdHandler>(std::move(handler)), generation};
     return {};
@@ -244,6 +245,8 @@ void EventLoop::run_once(Nanoseconds timeout) {
   impl_->wait(static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(timeout).count()));
 }
 
-bool EventLoop::in_loop_thread() const { return impl_->thread == std::this_thread::get_id(); }
+bool EventLoop::in_loop_thread() const {
+  return impl_->thread == std::this_thread::get_id();
+}
 
 }  // namespace mose::agent

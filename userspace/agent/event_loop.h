@@ -21,7 +21,7 @@ class EventLoop {
  public:
   using Task = std::function<void()>;
   using FdHandler = std::function<void(uint32_t events)>;  // EPOLLIN, EPOLLOUT, EPOLLHUP, ...
-  using TimerId = uint64_t;                                 // never 0
+  using TimerId = uint64_t;                                // never 0
 
   static Result<std::unique_ptr<EventLoop>> create();
   ~EventLoop();

@@ -64,7 +64,8 @@ Result<std::string> History::find(const std::string& prefix) const {
   for (const std::string& line : lines_) {
     std::string id = id_of(line);
     if (!id.starts_with(prefix)) continue;
-    if (found != nullptr && id_of(*found) != id) return fail(fmt::format("more than one migration begins with {}", prefix));
+    if (found != nullptr && id_of(*found) != id)
+      return fail(fmt::format("more than one migration begins with {}", prefix));
     found = &line;
   }
   if (found == nullptr) return fail(fmt::format("no migration {} is known here: see mose history", prefix));

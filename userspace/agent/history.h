@@ -9,8 +9,8 @@
 
 namespace mose::agent {
 
-// Reports of finished migrations, the newest last, in state_dir/history.jsonl: one line of JSON each, at most `count_max`
-// kept. Rewritten whole through a temporary file, so that a crash leaves the old or the new one.
+// Reports of finished migrations, the newest last, in state_dir/history.jsonl: one line of JSON each, at most
+// `count_max` kept. Rewritten whole through a temporary file, so that a crash leaves the old or the new one.
 class History {
  public:
   // A missing file is an empty history; lines that cannot be read are dropped.

@@ -19,9 +19,13 @@ constexpr size_t kChecksumDigits = 16;
 constexpr size_t kJournalBytesMax = 4u << 20;
 constexpr int kFormat = 1;
 
-std::string file_name(const MigrationId& id, Role role) { return id.hex() + "." + std::string(to_string(role)); }
+std::string file_name(const MigrationId& id, Role role) {
+  return id.hex() + "." + std::string(to_string(role));
+}
 
-std::string checksum(std::string_view json) { return fmt::format("{:016x}", XXH3_64bits(json.data(), json.size())); }
+std::string checksum(std::string_view json) {
+  return fmt::format("{:016x}", XXH3_64bits(json.data(), json.size()));
+}
 
 std::string dump(const nlohmann::json& value) {
   return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -29,7 +33,8 @@ std::string dump(const nlohmann::json& value) {
 
 std::optional<plan::Record> record_from(const std::string& name) {
   using plan::Record;
-  for (Record record : {Record::begun, Record::ready, Record::commit, Record::aborted, Record::complete, Record::finished}) {
+  for (Record record :
+       {Record::begun, Record::ready, Record::commit, Record::aborted, Record::complete, Record::finished}) {
     if (name == plan::to_string(record)) return record;
   }
   return std::nullopt;
@@ -138,9 +143,8 @@ Result<Journal> Journal::create(const std::string& directory, const JournalMeta&
   journal.path_ = directory + "/" + file_name(meta.id, meta.role);
   MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600));
   journal.contents_.meta = meta;
-  nlohmann::json line{{"format", kFormat},          {"id", meta.id.hex()},
-                      {"role", to_string(meta.role)}, {"workload", meta.workload},
-                      {"peer", meta.peer},          {"peer_address", meta.peer_address},
+  nlohmann::json line{{"format", kFormat},         {"id", meta.id.hex()}, {"role", to_string(meta.role)},
+                      {"workload", meta.workload}, {"peer", meta.peer},   {"peer_address", meta.peer_address},
                       {"epoch", meta.epoch}};
   auto status = journal.write_line(dump(line));
   if (status) status = sync_directory(directory);

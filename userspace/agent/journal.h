@@ -14,8 +14,8 @@
 //
 // Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
 // checksum is right; the first line is the metadata. A line that is torn at the end of the file was never acknowledged
-// and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file is
-// an error, its migration undecided, never guessed.
+// and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file
+// is an error, its migration undecided, never guessed.
 namespace mose::agent {
 
 struct JournalMeta {
@@ -43,8 +43,8 @@ class Journal {
   // For appending after a restart; cuts a torn tail off.
   static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role);
 
-  // What a record must outlive. A process that dies loses nothing it has written; only the loss of the machine needs the
-  // disk, and costs a wait for it: a millisecond on an idle one, half a second on one that others write to.
+  // What a record must outlive. A process that dies loses nothing it has written; only the loss of the machine needs
+  // the disk, and costs a wait for it: a millisecond on an idle one, half a second on one that others write to.
   enum class Survives : uint8_t { agent, power_loss };
 
   // Durable on success. After a failure nothing more can be appended (what is on the disk is not known).

@@ -22,7 +22,7 @@ struct MigrationProgress {
   Role role = Role::source;                   // of this node
   std::string phase;                          // plan::to_string of the phase
   unsigned round = 0;
-  uint64_t bytes_done = 0, bytes_total = 0;   // total 0: unknown
+  uint64_t bytes_done = 0, bytes_total = 0;  // total 0: unknown
   bool before_commit = true;
   int64_t elapsed_ms = 0;
 };

@@ -19,10 +19,6 @@ using control::v1::Response;
 constexpr size_t kFollowersMax = 64;
 constexpr unsigned kRoundsMax = 64;
 
-int64_t unix_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 void fill(control::v1::Workload& out, const Workload& workload) {
   out.set_name(workload.spec.name);
   out.set_state(to_string(workload.state));
@@ -74,7 +70,9 @@ void send_notes(const Reply& reply, const std::vector<std::string>& notes) {
   reply.send(response, true);
 }
 
-void send_refusal(const Reply& reply, const Refusal& refusal) { reply.fail(refusal.exit_code, refusal.reason); }
+void send_refusal(const Reply& reply, const Refusal& refusal) {
+  reply.fail(refusal.exit_code, refusal.reason);
+}
 
 void send_workload(const Reply& reply, const Answer<const Workload*>& answer) {
   if (!answer) return send_refusal(reply, answer.error());
@@ -125,7 +123,8 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
   if (!request.objective().empty() && request.objective() != "downtime") {
     return refuse(fmt::format("objective \"{}\" is not available in this version; leave it out", request.objective()));
   }
-  if (request.max_stall_ns() != 0) return refuse("a bound of stalls is not available in this version; leave --max-stall out");
+  if (request.max_stall_ns() != 0)
+    return refuse("a bound of stalls is not available in this version; leave --max-stall out");
   if (!request.tracker().empty() && request.tracker() != "hash-scan") {
     return refuse(fmt::format("tracker \"{}\" is not available in this version; use hash-scan", request.tracker()));
   }
@@ -155,33 +154,47 @@ void Requests::handle(const Request& request, const Reply& reply) {
       pong.set_protocol(1);
       return reply.send(response, true);
     }
-    case Request::kRun: return run(request.run(), reply);
-    case Request::kStop: return stop(request.stop().name(), request.stop().grace_ms(), reply);
-    case Request::kWorkloads: return workloads(reply);
-    case Request::kNodes: return nodes(reply);
-    case Request::kCheck: return check(request.check().workload(), request.check().node(), reply);
-    case Request::kMigrate: return migrate(request.migrate(), reply);
-    case Request::kStatus: return status(reply);
-    case Request::kShow: return show(request.show().migration_id(), reply);
+    case Request::kRun:
+      return run(request.run(), reply);
+    case Request::kStop:
+      return stop(request.stop().name(), request.stop().grace_ms(), reply);
+    case Request::kWorkloads:
+      return workloads(reply);
+    case Request::kNodes:
+      return nodes(reply);
+    case Request::kCheck:
+      return check(request.check().workload(), request.check().node(), reply);
+    case Request::kMigrate:
+      return migrate(request.migrate(), reply);
+    case Request::kStatus:
+      return status(reply);
+    case Request::kShow:
+      return show(request.show().migration_id(), reply);
     case Request::kEvents:
       std::erase_if(followers_, [](const Reply& follower) { return !follower.open(); });
       if (followers_.size() >= kFollowersMax) return reply.fail(1, "too many followers of events; end some");
       followers_.push_back(reply);
       return;
-    case Request::kHistory: return send_json(reply, core_.history.list(request.history().count_max()));
-    case Request::kCancel: return cancel(request.cancel().migration_id(), reply);
-    case Request::kRecover: return recover(request.recover().migration_id(), reply);
-    case Request::kCleanup: return clean_up(reply);
+    case Request::kHistory:
+      return send_json(reply, core_.history.list(request.history().count_max()));
+    case Request::kCancel:
+      return cancel(request.cancel().migration_id(), reply);
+    case Request::kRecover:
+      return recover(request.recover().migration_id(), reply);
+    case Request::kCleanup:
+      return clean_up(reply);
     case Request::kSteerShow: {
       auto json = service_.steer_show(request.steer_show().service());
       return json ? send_json(reply, *json) : send_refusal(reply, json.error());
     }
-    case Request::BODY_NOT_SET: break;
+    case Request::BODY_NOT_SET:
+      break;
   }
   reply.fail(2, "this agent does not know that request: is it of another version?");
 }
 
-// ---- workloads, nodes, check -----------------------------------------------------------------------------------------
+// ---- workloads, nodes, check
+// -----------------------------------------------------------------------------------------
 
 void Requests::run(const control::v1::Run& request, const Reply& reply) {
   auto spec = spec_of(request);
@@ -223,7 +236,9 @@ bool Requests::known_node(const std::string& name, const Reply& reply) const {
     return false;
   }
   if (!core_.config.peers.contains(name)) {
-    reply.fail(2, fmt::format("no node named \"{}\" is known here; see mose nodes, or add [peers.NAME] to the configuration", name));
+    reply.fail(
+        2, fmt::format("no node named \"{}\" is known here; see mose nodes, or add [peers.NAME] to the configuration",
+                       name));
     return false;
   }
   return true;
@@ -251,7 +266,8 @@ void Requests::check(const std::string& workload, const std::string& node, const
   });
 }
 
-// ---- migrations ------------------------------------------------------------------------------------------------------
+// ---- migrations
+// ------------------------------------------------------------------------------------------------------
 
 void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) {
   if (core_.workloads.find(request.workload()) == nullptr) {
@@ -282,10 +298,12 @@ Answer<MigrationId> Requests::find_active(const std::string& prefix) const {
   auto list = service_.list();
   for (const MigrationProgress& progress : list) {
     if (!progress.id.hex().starts_with(prefix)) continue;
-    if (found != nullptr) return refuse(fmt::format("more than one migration begins with {}; give more of its id", prefix), 2);
+    if (found != nullptr)
+      return refuse(fmt::format("more than one migration begins with {}; give more of its id", prefix), 2);
     found = &progress;
   }
-  if (found == nullptr) return refuse(fmt::format("no migration {} is under way here; see mose status and mose history", prefix), 2);
+  if (found == nullptr)
+    return refuse(fmt::format("no migration {} is under way here; see mose status and mose history", prefix), 2);
   return found->id;
 }
 
@@ -323,7 +341,8 @@ void Requests::clean_up(const Reply& reply) {
   });
 }
 
-// ---- events ----------------------------------------------------------------------------------------------------------
+// ---- events
+// ----------------------------------------------------------------------------------------------------------
 
 void Requests::publish(const AgentEvent& event) {
   log::info(event.text, {{"event", event.kind}, {"subject", event.subject}});
@@ -346,8 +365,9 @@ void Requests::on_progress(const MigrationProgress& progress) {
   std::string& phase = phases_[progress.id];
   if (phase == progress.phase) return;
   phase = progress.phase;
-  publish({unix_ms(), "migration.phase", progress.id.hex(),
-           fmt::format("migration of {} from {} to {}: {}", progress.workload, progress.source, progress.destination, phase)});
+  publish({unix_now_ms(), "migration.phase", progress.id.hex(),
+           fmt::format("migration of {} from {} to {}: {}", progress.workload, progress.source, progress.destination,
+                       phase)});
 }
 
 void Requests::on_end(const MigrationEnd& end) {
@@ -363,8 +383,9 @@ void Requests::on_end(const MigrationEnd& end) {
     for (const Reply& watcher : it->second) watcher.send(response, true);
     watchers_.erase(it);
   }
-  publish({unix_ms(), "migration.finished", end.id.hex(),
-           fmt::format("migration of {}: {}{}{}", end.workload, to_string(end.outcome), end.reason.empty() ? "" : ": ", end.reason)});
+  publish({unix_now_ms(), "migration.finished", end.id.hex(),
+           fmt::format("migration of {}: {}{}{}", end.workload, to_string(end.outcome), end.reason.empty() ? "" : ": ",
+                       end.reason)});
 }
 
 }  // namespace mose::agent

@@ -3,9 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <toml++/toml.h>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <toml++/toml.h>
 
 #include "base/fd.h"
 
@@ -93,9 +93,9 @@ json encode_spec(const WorkloadSpec& spec) {
                       {"mode", to_string(mount.mode)},
                       {"read_only", mount.read_only}});
   }
-  return {{"name", spec.name},       {"addresses", addresses}, {"mac", format_mac(spec.mac)},
-          {"gateway", spec.gateway}, {"root", spec.root},      {"mounts", mounts},
-          {"command", spec.command}, {"environment", spec.environment}};
+  return {
+      {"name", spec.name}, {"addresses", addresses}, {"mac", format_mac(spec.mac)}, {"gateway", spec.gateway},
+      {"root", spec.root}, {"mounts", mounts},       {"command", spec.command},     {"environment", spec.environment}};
 }
 
 Result<WorkloadSpec> decode_spec(const json& object) {
@@ -175,7 +175,7 @@ Result<bool> describe_key(WorkloadDescription& out, std::string_view key, const 
 }
 
 constexpr std::pair<std::string_view, const char*> kDescriptionKeys[] = {
-    {"cgroup", "a string"},   {"pid", "a process id"},           {"addresses", "a list of strings"},
+    {"cgroup", "a string"},          {"pid", "a process id"}, {"addresses", "a list of strings"},
     {"mounts", "a list of strings"}, {"gateway", "a string"}, {"root", "a string"}};
 
 }  // namespace
@@ -229,7 +229,8 @@ Result<WorkloadRecord> decode_record(const std::string& text) {
   return record;
 }
 
-Result<WorkloadDescription> parse_description(const std::string& name, const std::string& text, const std::string& file) {
+Result<WorkloadDescription> parse_description(const std::string& name, const std::string& text,
+                                              const std::string& file) {
   toml::table root;
   try {  // the library's only way to report; nothing leaves this block
     root = toml::parse(text, file);

@@ -66,8 +66,9 @@ Answer<void> check_root(const WorkloadSpec& spec) {
                               spec.root));
   }
   if (!is_program(spec, kWorkloadInit)) {
-    return refuse(fmt::format("root {} has no program {}; copy mose-init there: pid 1 of a workload must lie in its own root",
-                              spec.root, kWorkloadInit));
+    return refuse(
+        fmt::format("root {} has no program {}; copy mose-init there: pid 1 of a workload must lie in its own root",
+                    spec.root, kWorkloadInit));
   }
   if (!open_in_root(spec.root, kWorkloadLogTarget, O_PATH | O_DIRECTORY)) {
     return refuse(fmt::format("root {} has no directory {}; make it: the workload's log is mounted there", spec.root,
@@ -80,7 +81,8 @@ Answer<void> check_mounts(const WorkloadSpec& spec) {
   for (const WorkloadMount& mount : spec.mounts) {
     struct stat source, target;
     if (stat(mount.source.c_str(), &source) != 0) {
-      return refuse(fmt::format("mount source {} cannot be used: {}; make it or correct --mount", mount.source, strerror(errno)));
+      return refuse(
+          fmt::format("mount source {} cannot be used: {}; make it or correct --mount", mount.source, strerror(errno)));
     }
     auto place = open_in_root(spec.root, mount.target, O_PATH);
     if (!place || fstat(place->get(), &target) != 0) {
@@ -127,8 +129,8 @@ Answer<void> check_addresses(const Config& config, const WorkloadSpec& spec) {
                                 holders.error().what));
     }
     if (!holders->empty()) {
-      return refuse(fmt::format("address {} is already used on the segment by {}; stop that one or choose another", text,
-                                format_mac(holders->front())));
+      return refuse(fmt::format("address {} is already used on the segment by {}; stop that one or choose another",
+                                text, format_mac(holders->front())));
     }
   }
   return {};
@@ -150,7 +152,8 @@ handover::WorkloadNetworkConfig network_config(const Config& config, const Workl
 Status set_hostname(int uts, const std::string& name) {
   Status status;
   std::thread([&] {
-    if (setns(uts, CLONE_NEWUTS) != 0 || sethostname(name.c_str(), name.size()) != 0) status = fail_errno("set the host name");
+    if (setns(uts, CLONE_NEWUTS) != 0 || sethostname(name.c_str(), name.size()) != 0)
+      status = fail_errno("set the host name");
   }).join();
   return status;
 }
@@ -168,9 +171,11 @@ std::vector<std::string> full_environment(const WorkloadSpec& spec) {
 
 Result<std::string> find_program(const WorkloadSpec& spec, const std::string& command) {
   if (command.find('/') != std::string::npos) {
-    if (command.front() != '/') return fail(fmt::format("command {} must be an absolute path or a plain name", command));
+    if (command.front() != '/')
+      return fail(fmt::format("command {} must be an absolute path or a plain name", command));
     if (is_program(spec, command)) return command;
-    return fail(fmt::format("command {} is not a program in root {}; install it there or correct the path", command, spec.root));
+    return fail(fmt::format("command {} is not a program in root {}; install it there or correct the path", command,
+                            spec.root));
   }
   std::string path = environment_value(spec, "PATH", kPathDefault);
   for (size_t at = 0; at <= path.size();) {

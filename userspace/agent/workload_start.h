@@ -8,8 +8,8 @@
 #include "kernel/process.h"
 #include "model/workload.h"
 
-// The blocking parts of a workload's beginning and end: for worker threads, never for the loop. They know nothing of the
-// registry.
+// The blocking parts of a workload's beginning and end: for worker threads, never for the loop. They know nothing of
+// the registry.
 namespace mose::agent {
 
 // Everything that can be known before anything is touched: root, init, command, mounts, bridge, address. Gives the spec

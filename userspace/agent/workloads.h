@@ -18,10 +18,10 @@
 // The workloads of this node: which there are, where their processes and devices are, and what may be done with them.
 //
 // Life of one: run() starting -> running -> stop() stopping -> forgotten; or running -> exited (its init has ended by
-// itself; stop() or a new run() forgets it). A migration takes it from running to moving and back, or on to away; at the
-// destination arriving -> running, or forgotten again. Described ones (workloads.d) are waiting until their process is
-// found. Everything but starting is kept in state_dir/workloads/NAME.json, so that a restarted agent finds it all again:
-// a workload never depends on the agent's life.
+// itself; stop() or a new run() forgets it). A migration takes it from running to moving and back, or on to away; at
+// the destination arriving -> running, or forgotten again. Described ones (workloads.d) are waiting until their process
+// is found. Everything but starting is kept in state_dir/workloads/NAME.json, so that a restarted agent finds it all
+// again: a workload never depends on the agent's life.
 namespace mose::agent {
 
 enum class WorkloadState : uint8_t { starting, running, moving, arriving, stopping, exited, away, waiting };
@@ -82,12 +82,12 @@ class Workloads {
   void clean_up(std::function<void(std::vector<std::string>)> done);
 
   // For migrations, in the loop thread. Each change is durable before it returns.
-  [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);  // running -> moving
-  [[nodiscard]] Status stay(const std::string& name);                                     // moving -> running
-  [[nodiscard]] Status leave(const std::string& name, const std::string& node);           // moving -> away
+  [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);      // running -> moving
+  [[nodiscard]] Status stay(const std::string& name);                                         // moving -> running
+  [[nodiscard]] Status leave(const std::string& name, const std::string& node);               // moving -> away
   [[nodiscard]] Answer<void> begin_arrival(const WorkloadSpec& spec, const MigrationId& id);  // -> arriving
-  [[nodiscard]] Status arrived(const std::string& name, ProcessHandle init);              // arriving -> running
-  void forget_arrival(const std::string& name);                                           // arriving -> gone
+  [[nodiscard]] Status arrived(const std::string& name, ProcessHandle init);                  // arriving -> running
+  void forget_arrival(const std::string& name);                                               // arriving -> gone
 
  private:
   struct Entry;

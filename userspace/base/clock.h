@@ -15,6 +15,11 @@ inline Timestamp now() { return std::chrono::time_point_cast<Nanoseconds>(std::c
 inline int64_t to_us(Timestamp t) {
   return std::chrono::duration_cast<std::chrono::microseconds>(t.time_since_epoch()).count();
 }
+// The wall clock, only for people and records; nothing is decided by it.
+inline int64_t unix_now_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 inline double to_ms(Nanoseconds d) { return static_cast<double>(d.count()) / 1e6; }
 
 }  // namespace mose

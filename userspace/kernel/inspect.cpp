@@ -31,7 +31,9 @@ struct Process {
   std::string command;
 };
 
-std::string proc(pid_t pid, std::string_view rest) { return fmt::format("/proc/{}/{}", pid, rest); }
+std::string proc(pid_t pid, std::string_view rest) {
+  return fmt::format("/proc/{}/{}", pid, rest);
+}
 
 std::string command_of(pid_t pid) {
   auto text = read_file(proc(pid, "comm"), 256);
@@ -104,8 +106,9 @@ std::optional<int> mount_of_descriptor(pid_t pid, int fd) {
 }
 
 std::optional<int> mount_of_mapping(pid_t pid, const Vma& vma) {
-  struct statx info {};
-  std::string path = proc(pid, fmt::format("map_files/{:x}-{:x}", vma.pages.first * kPageSize, vma.pages.end() * kPageSize));
+  struct statx info{};
+  std::string path =
+      proc(pid, fmt::format("map_files/{:x}-{:x}", vma.pages.first * kPageSize, vma.pages.end() * kPageSize));
   if (syscall(SYS_statx, AT_FDCWD, path.c_str(), 0, STATX_MNT_ID, &info) != 0 || (info.stx_mask & STATX_MNT_ID) == 0) {
     return std::nullopt;
   }
@@ -130,7 +133,9 @@ std::vector<std::string> sysv_objects(int ipc) {
 bool harmless_device(unsigned major, unsigned minor) {
   return major == 1 && (minor == 3 || minor == 5 || minor == 7 || minor == 8 || minor == 9);
 }
-bool is_terminal(unsigned major) { return major == 4 || major == 5 || (major >= 136 && major <= 143); }
+bool is_terminal(unsigned major) {
+  return major == 4 || major == 5 || (major >= 136 && major <= 143);
+}
 
 class Inspection {
  public:
@@ -171,14 +176,18 @@ class Inspection {
 
   void add(TieKind kind, const Process* process, int fd, std::string thing) {
     if (ties_.size() >= kTiesMax) return;
-    ties_.push_back({kind, process != nullptr ? process->handle.pid() : 0, process != nullptr ? process->command : "", fd, std::move(thing)});
+    ties_.push_back({kind, process != nullptr ? process->handle.pid() : 0, process != nullptr ? process->command : "",
+                     fd, std::move(thing)});
   }
 
   void check_mounts() {
     for (const MountEntry& mount : mounts_) {
       bool known = mount.target == "/" || mount.target == "/proc" ||
-                   std::find(request_.declared_mounts.begin(), request_.declared_mounts.end(), mount.target) != request_.declared_mounts.end();
-      if (!known) add(TieKind::undeclared_mount, nullptr, -1, fmt::format("{} ({})", mount.target, mount.writable ? "writable" : "read-only"));
+                   std::find(request_.declared_mounts.begin(), request_.declared_mounts.end(), mount.target) !=
+                       request_.declared_mounts.end();
+      if (!known)
+        add(TieKind::undeclared_mount, nullptr, -1,
+            fmt::format("{} ({})", mount.target, mount.writable ? "writable" : "read-only"));
     }
   }
 
@@ -188,7 +197,8 @@ class Inspection {
     auto pids = group ? group->procs() : Result<std::vector<pid_t>>(std::unexpected(group.error()));
     if (!pids) return;
     for (pid_t pid : *pids) {
-      if (!tree_pids_.contains(pid)) add(TieKind::foreign_process, nullptr, -1, fmt::format("{}, pid {}", command_of(pid), pid));
+      if (!tree_pids_.contains(pid))
+        add(TieKind::foreign_process, nullptr, -1, fmt::format("{}, pid {}", command_of(pid), pid));
     }
     for (const Process& process : processes_) {
       auto own = Cgroup::of_process(process.handle.pid());
@@ -205,8 +215,10 @@ class Inspection {
 
   void check_process(const Process& process) {
     auto tracer = status_field(process.handle, "TracerPid");
-    if (tracer && *tracer != "0") add(TieKind::traced, &process, -1, fmt::format("{}, pid {}", command_of(atoi(tracer->c_str())), *tracer));
-    for (NamespaceKind kind : {NamespaceKind::net, NamespaceKind::ipc, NamespaceKind::uts, NamespaceKind::mnt, NamespaceKind::pid, NamespaceKind::user}) {
+    if (tracer && *tracer != "0")
+      add(TieKind::traced, &process, -1, fmt::format("{}, pid {}", command_of(atoi(tracer->c_str())), *tracer));
+    for (NamespaceKind kind : {NamespaceKind::net, NamespaceKind::ipc, NamespaceKind::uts, NamespaceKind::mnt,
+                               NamespaceKind::pid, NamespaceKind::user}) {
       auto own = open_namespace(process.handle, kind);
       auto init = open_namespace(*request_.init, kind);
       if (!own || !init) continue;
@@ -257,27 +269,34 @@ class Inspection {
   void check_pipe(const Process& process, const Descriptor& descriptor, uint64_t inode) {
     auto holder = outside_pipes_.find(inode);
     if (holder == outside_pipes_.end()) return;
-    add(TieKind::pipe, &process, descriptor.fd, fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
+    add(TieKind::pipe, &process, descriptor.fd,
+        fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
   }
 
   void check_socket(const Process& process, const Descriptor& descriptor, uint64_t inode) {
     auto facts = socket_facts(process.handle, descriptor.fd, netns_.get());
     if (!facts) return;  // closed meanwhile
-    if (!facts->same_netns) return add(TieKind::foreign_socket, &process, descriptor.fd, descriptor.link + " of another network namespace");
+    if (!facts->same_netns)
+      return add(TieKind::foreign_socket, &process, descriptor.fd, descriptor.link + " of another network namespace");
     if (facts->family == AF_UNIX) {
       auto own = peers_.find(inode);
       if (auto holder = outside_sockets_.find(inode); holder != outside_sockets_.end()) {
-        return add(TieKind::unix_socket, &process, descriptor.fd,
-                   fmt::format("{}, also held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
+        return add(
+            TieKind::unix_socket, &process, descriptor.fd,
+            fmt::format("{}, also held by {}, pid {}", descriptor.link, command_of(holder->second), holder->second));
       }
       if (own == peers_.end() || !own->second || own_sockets_.contains(*own->second)) return;
       auto holder = outside_sockets_.find(*own->second);
-      std::string who = holder == outside_sockets_.end() ? "a process that cannot be seen"
-                                                         : fmt::format("{}, pid {}", command_of(holder->second), holder->second);
-      return add(TieKind::unix_socket, &process, descriptor.fd, fmt::format("{}, connected to {}", descriptor.link, who));
+      std::string who = holder == outside_sockets_.end()
+                            ? "a process that cannot be seen"
+                            : fmt::format("{}, pid {}", command_of(holder->second), holder->second);
+      return add(TieKind::unix_socket, &process, descriptor.fd,
+                 fmt::format("{}, connected to {}", descriptor.link, who));
     }
     bool known = facts->family == AF_INET || facts->family == AF_INET6 || facts->family == AF_NETLINK;
-    if (!known) add(TieKind::foreign_socket, &process, descriptor.fd, fmt::format("{} of address family {}", descriptor.link, facts->family));
+    if (!known)
+      add(TieKind::foreign_socket, &process, descriptor.fd,
+          fmt::format("{} of address family {}", descriptor.link, facts->family));
   }
 
   void check_anonymous(const Process& process, const Descriptor& descriptor) {
@@ -286,7 +305,9 @@ class Inspection {
     for (std::string_view movable : {"eventpoll", "eventfd", "timerfd", "signalfd", "inotify", "pidfd"}) {
       if (name == movable) return;
     }
-    TieKind kind = name == "io_uring" ? TieKind::io_uring : name == "userfaultfd" ? TieKind::userfaultfd : TieKind::special_descriptor;
+    TieKind kind = name == "io_uring"      ? TieKind::io_uring
+                   : name == "userfaultfd" ? TieKind::userfaultfd
+                                           : TieKind::special_descriptor;
     add(kind, &process, descriptor.fd, std::string(name));
   }
 
@@ -295,19 +316,24 @@ class Inspection {
     if (stat(proc(process.handle.pid(), fmt::format("fd/{}", descriptor.fd)).c_str(), &info) != 0) return;
     if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)) {
       unsigned high = major(info.st_rdev), low = minor(info.st_rdev);
-      if (S_ISCHR(info.st_mode) && is_terminal(high)) return add(TieKind::terminal, &process, descriptor.fd, descriptor.link);
+      if (S_ISCHR(info.st_mode) && is_terminal(high))
+        return add(TieKind::terminal, &process, descriptor.fd, descriptor.link);
       if (S_ISCHR(info.st_mode) && harmless_device(high, low)) return;
       return add(TieKind::device, &process, descriptor.fd, descriptor.link);
     }
     auto mount = mount_of_descriptor(process.handle.pid(), descriptor.fd);
-    if (mount && !mount_ids_.contains(*mount)) return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
+    if (mount && !mount_ids_.contains(*mount))
+      return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
     if (!S_ISFIFO(info.st_mode)) return;
     for (int pid : numbers_in("/proc")) {
       if (tree_pids_.contains(pid)) continue;
       for (int fd : numbers_in(proc(pid, "fd"))) {
         struct stat other;
-        if (stat(proc(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino || other.st_dev != info.st_dev) continue;
-        return add(TieKind::pipe, &process, descriptor.fd, fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(pid), pid));
+        if (stat(proc(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino ||
+            other.st_dev != info.st_dev)
+          continue;
+        return add(TieKind::pipe, &process, descriptor.fd,
+                   fmt::format("{}, held by {}, pid {}", descriptor.link, command_of(pid), pid));
       }
     }
   }
@@ -321,8 +347,8 @@ class Inspection {
       if (vma.locked) locked += vma.pages.count;
       if (vma.hugetlb) huge += vma.pages.count;
       bool file = vma.name.starts_with("/");
-      bool memory_file = vma.name.starts_with("/memfd:") || vma.name.starts_with("/dev/zero") || vma.name.starts_with("/SYSV") ||
-                         vma.name.starts_with("/anon_hugepage");
+      bool memory_file = vma.name.starts_with("/memfd:") || vma.name.starts_with("/dev/zero") ||
+                         vma.name.starts_with("/SYSV") || vma.name.starts_with("/anon_hugepage");
       if (vma.kind == VmaKind::shared && (memory_file || !file) && !vma.hugetlb) {
         shared.insert(vma.name.empty() ? "shared anonymous memory" : vma.name);
       } else if (file && !memory_file) {
@@ -351,6 +377,8 @@ class Inspection {
 
 }  // namespace
 
-Result<std::vector<Tie>> inspect_ties(const InspectRequest& request) { return Inspection(request).run(); }
+Result<std::vector<Tie>> inspect_ties(const InspectRequest& request) {
+  return Inspection(request).run();
+}
 
 }  // namespace mose

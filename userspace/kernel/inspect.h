@@ -12,10 +12,10 @@ namespace mose {
 // What binds a running tree to its host: things that a dump cannot take along, or that other processes hold the other
 // end of. Found by looking only; nothing is stopped, so that the picture of a busy tree is a moment's.
 enum class TieKind : uint8_t {
-  terminal,            // a tty
-  pipe,                // a pipe or fifo with an end outside
-  unix_socket,         // connected to a socket outside
-  foreign_socket,      // of another network namespace, or of a family that cannot be moved
+  terminal,        // a tty
+  pipe,            // a pipe or fifo with an end outside
+  unix_socket,     // connected to a socket outside
+  foreign_socket,  // of another network namespace, or of a family that cannot be moved
   io_uring,
   userfaultfd,
   device,              // character or block device that is not null, zero, full, random, urandom
@@ -26,10 +26,10 @@ enum class TieKind : uint8_t {
   locked_memory,
   undeclared_mount,
   sysv_object,
-  foreign_process,     // in the workload's cgroup, not of its tree
-  strayed_process,     // of its tree, not in its cgroup
-  nested_namespace,    // a process with a namespace of its own that its first process does not share
-  traced,              // by a debugger
+  foreign_process,   // in the workload's cgroup, not of its tree
+  strayed_process,   // of its tree, not in its cgroup
+  nested_namespace,  // a process with a namespace of its own that its first process does not share
+  traced,            // by a debugger
 };
 
 struct Tie {
@@ -42,8 +42,8 @@ struct Tie {
 
 struct InspectRequest {
   const ProcessHandle* init = nullptr;
-  std::string cgroup;                       // absolute path; empty: not looked at
-  std::vector<std::string> declared_mounts; // targets; "/" and "/proc" are always known
+  std::string cgroup;                        // absolute path; empty: not looked at
+  std::vector<std::string> declared_mounts;  // targets; "/" and "/proc" are always known
 };
 inline constexpr size_t kTiesMax = 64;  // what is found beyond is left out
 [[nodiscard]] Result<std::vector<Tie>> inspect_ties(const InspectRequest& request);

@@ -62,7 +62,8 @@ Result<UnixPeers> read_unix_sockets() {
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return fail_errno("read unix sockets");
     auto left = static_cast<unsigned>(count);
-    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+    for (auto* header = reinterpret_cast<nlmsghdr*>(buffer.data()); NLMSG_OK(header, left);
+         header = NLMSG_NEXT(header, left)) {
       if (header->nlmsg_type == NLMSG_DONE) return peers;
       if (header->nlmsg_type == NLMSG_ERROR) {
         int code = -static_cast<const nlmsgerr*>(NLMSG_DATA(header))->error;
@@ -75,7 +76,9 @@ Result<UnixPeers> read_unix_sockets() {
 
 }  // namespace
 
-Result<UnixPeers> unix_peers(int netns) { return in_netns_get<UnixPeers>(netns, read_unix_sockets); }
+Result<UnixPeers> unix_peers(int netns) {
+  return in_netns_get<UnixPeers>(netns, read_unix_sockets);
+}
 
 Result<SocketFacts> socket_facts(const ProcessHandle& process, int fd, int netns) {
   Fd socket(static_cast<int>(syscall(SYS_pidfd_getfd, process.fd(), fd, 0)));

@@ -32,12 +32,17 @@ ProbeResult from_errno(std::string_view what) {
   int code = errno;
   return {ProbeState::no, std::string(what) + ": " + strerror(code)};
 }
-ProbeResult from_error(const Error& error) { return {ProbeState::no, error.what}; }
-ProbeResult yes(std::string detail) { return {ProbeState::yes, std::move(detail)}; }
+ProbeResult from_error(const Error& error) {
+  return {ProbeState::no, error.what};
+}
+ProbeResult yes(std::string detail) {
+  return {ProbeState::yes, std::move(detail)};
+}
 
 // Features of userfaultfd beyond missing pages of private anonymous memory; older headers do not know the last ones.
 constexpr uint64_t kUffdWpAsync = 1ull << 15;
-constexpr uint64_t kUffdEvents = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+constexpr uint64_t kUffdEvents =
+    UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
 
 // The handshake without wishes tells all features; one with wishes proves that they can be had.
 Result<uint64_t> uffd_features(uint64_t wanted) {
@@ -161,9 +166,10 @@ struct Capability {
   unsigned bit;
   const char* name;
 };
-constexpr Capability kRequiredCapabilities[] = {{0, "CHOWN"},      {1, "DAC_OVERRIDE"}, {5, "KILL"},       {6, "SETGID"},
-                                                {7, "SETUID"},     {12, "NET_ADMIN"},   {13, "NET_RAW"},   {19, "SYS_PTRACE"},
-                                                {21, "SYS_ADMIN"}, {38, "PERFMON"},     {39, "BPF"},       {40, "CHECKPOINT_RESTORE"}};
+constexpr Capability kRequiredCapabilities[] = {{0, "CHOWN"},    {1, "DAC_OVERRIDE"}, {5, "KILL"},
+                                                {6, "SETGID"},   {7, "SETUID"},       {12, "NET_ADMIN"},
+                                                {13, "NET_RAW"}, {19, "SYS_PTRACE"},  {21, "SYS_ADMIN"},
+                                                {38, "PERFMON"}, {39, "BPF"},         {40, "CHECKPOINT_RESTORE"}};
 constexpr unsigned kSysResource = 24;
 
 Result<uint64_t> effective_capabilities() {
@@ -210,8 +216,11 @@ const std::vector<Entry>& entries() {
       {{"tap-vnet-hdr", "held packets lose their segmentation state", true}, probe_tap},
       {{"time-namespace", "monotonic clocks of a moved workload jump", true}, probe_time_namespace},
       {{"btf", "programs that read kernel structures cannot be loaded: no write-rate hints", false}, probe_btf},
-      {{"uffd-wp-async", "written pages are found by comparing contents, not by write protection", false}, probe_uffd_wp_async},
-      {{"cap-sys-resource", "limits of other users' processes are read from /proc by a helper in CRIU, and raised ones are not restored", false},
+      {{"uffd-wp-async", "written pages are found by comparing contents, not by write protection", false},
+       probe_uffd_wp_async},
+      {{"cap-sys-resource",
+        "limits of other users' processes are read from /proc by a helper in CRIU, and raised ones are not restored",
+        false},
        probe_sys_resource},
   };
   return kEntries;
@@ -224,9 +233,12 @@ std::map<std::string, ProbeResult, std::less<>> cache, forced;
 
 const char* to_string(ProbeState state) {
   switch (state) {
-    case ProbeState::no: return "no";
-    case ProbeState::yes: return "yes";
-    case ProbeState::unknown: return "unknown";
+    case ProbeState::no:
+      return "no";
+    case ProbeState::yes:
+      return "yes";
+    case ProbeState::unknown:
+      return "unknown";
   }
   return "?";
 }

@@ -21,8 +21,8 @@ namespace mose::test {
 namespace {
 
 using namespace std::chrono_literals;
-using testing::HasSubstr;
 using nlohmann::json;
+using testing::HasSubstr;
 namespace fs = std::filesystem;
 
 constexpr const char* kAddress = "192.0.2.10";
@@ -45,9 +45,11 @@ class AgentTest : public testing::Test {
   }
 
   static Output run_redis(const std::string& name = "redis", const std::string& address = "192.0.2.10/24") {
-    return bed->mose({"run", name, "--address", address, "--root", bed->root(), "--", "redis-server", "--save", "", "--protected-mode", "no"});
+    return bed->mose({"run", name, "--address", address, "--root", bed->root(), "--", "redis-server", "--save", "",
+                      "--protected-mode", "no"});
   }
-  static Output run_shell(const std::string& name, const std::string& script, const std::string& address = "192.0.2.20/24") {
+  static Output run_shell(const std::string& name, const std::string& script,
+                          const std::string& address = "192.0.2.20/24") {
     return bed->mose({"run", name, "--address", address, "--root", bed->root(), "--", "/bin/sh", "-c", script});
   }
   static json workloads() {
@@ -67,6 +69,14 @@ class AgentTest : public testing::Test {
       json item = workload(name);
       if (item.is_object() && item["state"] == state) return true;
       std::this_thread::sleep_for(25ms);
+    }
+    return false;
+  }
+  // Waits until the workload's own output has the word: it has come so far.
+  static bool wait_output(const std::string& name, const std::string& word) {
+    for (int i = 0; i < 400; ++i, std::this_thread::sleep_for(25ms)) {
+      std::ifstream file(bed->directory() + "/state/workloads/" + name + "/log/stdout.log");
+      if (std::string(std::istreambuf_iterator<char>(file), {}).find(word) != std::string::npos) return true;
     }
     return false;
   }
@@ -135,7 +145,11 @@ TEST_F(AgentTest, NothingTiesAFreshRedisToItsNode) {
 
 TEST_F(AgentTest, EventsTellWhatHappens) {
   std::string file = bed->directory() + "/events";
-  std::thread follower([&] { (void)run_program({"/bin/sh", "-c", "exec timeout 3 " + bed->program("mose") + " --socket " + bed->socket() + " events --follow --json > " + file}); });
+  std::thread follower([&] {
+    (void)run_program({"/bin/sh", "-c",
+                       "exec timeout 3 " + bed->program("mose") + " --socket " + bed->socket() +
+                           " events --follow --json > " + file});
+  });
   std::this_thread::sleep_for(500ms);
   EXPECT_EQ(run_shell("short", "exit 0").exit_code, 0);
   EXPECT_TRUE(wait_state("short", "exited"));
@@ -199,8 +213,12 @@ TEST_F(AgentTest, TheEndOfAWorkloadIsNoticedWithItsStatus) {
 }
 
 TEST_F(AgentTest, TheInitPassesSignalsOnAndReapsOrphans) {
-  ASSERT_EQ(run_shell("init", "trap 'exit 7' TERM; (sleep 0.05 & sleep 0.05 &) ; while :; do sleep 0.05; done").exit_code, 0);
-  std::this_thread::sleep_for(300ms);
+  ASSERT_EQ(run_shell("init",
+                      "trap 'exit 7' TERM; (sleep 0.05 & sleep 0.05 &) ; sleep 0.3; echo so far; while :; do read x < "
+                      "/dev/null; done")
+                .exit_code,
+            0);
+  ASSERT_TRUE(wait_output("init", "so far"));
   std::string pid = std::to_string(workload("init")["pid"].get<int>());
   std::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
   std::string list(std::istreambuf_iterator<char>(children), {});
@@ -211,7 +229,8 @@ TEST_F(AgentTest, TheInitPassesSignalsOnAndReapsOrphans) {
 }
 
 TEST_F(AgentTest, OneThatIgnoresSigtermIsKilledAfterTheGrace) {
-  ASSERT_EQ(run_shell("stubborn", "trap '' TERM; while :; do sleep 0.05; done").exit_code, 0);
+  ASSERT_EQ(run_shell("stubborn", "trap '' TERM; echo so far; while :; do sleep 0.05; done").exit_code, 0);
+  ASSERT_TRUE(wait_output("stubborn", "so far"));
   Timestamp before = now();
   auto stop = bed->mose({"stop", "stubborn", "--grace", "300ms"});
   EXPECT_EQ(stop.exit_code, 0) << stop.error;
@@ -222,8 +241,9 @@ TEST_F(AgentTest, OneThatIgnoresSigtermIsKilledAfterTheGrace) {
 TEST_F(AgentTest, MountsAreWhereTheyWereDeclared) {
   std::string data = bed->directory() + "/data";
   fs::create_directories(data);
-  auto run = bed->mose({"run", "mounts", "--address", "192.0.2.20/24", "--root", bed->root(), "--mount", data + ":/data:copy", "--env", "WORD=hello",
-                        "--", "/bin/sh", "-c", "echo $WORD > /data/file; echo x > /tmp/file && echo bad; sleep 1000"});
+  auto run = bed->mose({"run", "mounts", "--address", "192.0.2.20/24", "--root", bed->root(), "--mount",
+                        data + ":/data:copy", "--env", "WORD=hello", "--", "/bin/sh", "-c",
+                        "echo $WORD > /data/file; echo x > /tmp/file && echo bad; sleep 1000"});
   ASSERT_EQ(run.exit_code, 0) << run.error;
   std::string text;
   for (int i = 0; i < 100 && text.empty(); ++i, std::this_thread::sleep_for(20ms)) {
@@ -246,20 +266,50 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
   std::string bare = bed->directory() + "/bare";
   fs::create_directories(bare + "/proc");
   const std::vector<RefusedRun> table = {
-      {{"run", "redis", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"}, 3, "a workload named redis is running here already"},
-      {{"run", "x", "--address", "192.0.2.10/24", "--root", root, "--", "sleep", "9"}, 3, "address 192.0.2.10 is already used by workload redis"},
-      {{"run", "x", "--address", "192.0.2.1/24", "--root", root, "--", "sleep", "9"}, 3, "address 192.0.2.1 is already used by br0"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", "/nowhere", "--", "sleep", "9"}, 3, "root /nowhere is not a directory"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", bare, "--", "sleep", "9"}, 3, "has no program /usr/libexec/mose/mose-init"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "nothing"}, 3, "command nothing is not found in root"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "/dev/null"}, 3, "command /dev/null is not a program in root"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/nowhere:/data:copy", "--", "sleep", "9"}, 3, "mount source /nowhere cannot be used"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/nowhere:copy", "--", "sleep", "9"}, 3, "mount target /nowhere does not exist in root"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/etc/passwd:/data:copy", "--", "sleep", "9"}, 3, "one is a directory, the other is not"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/data:copy", "--mount", "/tmp:/data:copy", "--", "sleep", "9"}, 2, "mount target /data is declared twice"},
-      {{"run", "X!", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"}, 2, "\"X!\" is not a workload name"},
-      {{"run", "x", "--address", "192.0.2.11", "--root", root, "--", "sleep", "9"}, 2, "is not an address with a prefix"},
-      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--env", "WORD", "--", "sleep", "9"}, 2, "is not an environment entry"},
+      {{"run", "redis", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"},
+       3,
+       "a workload named redis is running here already"},
+      {{"run", "x", "--address", "192.0.2.10/24", "--root", root, "--", "sleep", "9"},
+       3,
+       "address 192.0.2.10 is already used by workload redis"},
+      {{"run", "x", "--address", "192.0.2.1/24", "--root", root, "--", "sleep", "9"},
+       3,
+       "address 192.0.2.1 is already used by br0"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", "/nowhere", "--", "sleep", "9"},
+       3,
+       "root /nowhere is not a directory"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", bare, "--", "sleep", "9"},
+       3,
+       "has no program /usr/libexec/mose/mose-init"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "nothing"},
+       3,
+       "command nothing is not found in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "/dev/null"},
+       3,
+       "command /dev/null is not a program in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/nowhere:/data:copy", "--", "sleep", "9"},
+       3,
+       "mount source /nowhere cannot be used"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/nowhere:copy", "--", "sleep", "9"},
+       3,
+       "mount target /nowhere does not exist in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/etc/passwd:/data:copy", "--", "sleep",
+        "9"},
+       3,
+       "one is a directory, the other is not"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/data:copy", "--mount",
+        "/tmp:/data:copy", "--", "sleep", "9"},
+       2,
+       "mount target /data is declared twice"},
+      {{"run", "X!", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"},
+       2,
+       "\"X!\" is not a workload name"},
+      {{"run", "x", "--address", "192.0.2.11", "--root", root, "--", "sleep", "9"},
+       2,
+       "is not an address with a prefix"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--env", "WORD", "--", "sleep", "9"},
+       2,
+       "is not an environment entry"},
       {{"stop", "nobody"}, 2, "no workload named nobody is known here"},
       {{"migrate", "nobody", "--to", "b"}, 2, "no workload named \"nobody\" is known here"},
       {{"migrate", "redis", "--to", "c"}, 2, "no node named \"c\" is known here"},
@@ -302,9 +352,21 @@ TEST_F(AgentTest, AProgramThatCannotBeStartedLeavesNothing) {
 
 TEST_F(AgentTest, WithoutAnAgentEveryVerbEndsWith6) {
   bed->terminate_agent();
-  for (const std::vector<std::string>& verb : std::vector<std::vector<std::string>>{
-           {"ping"}, {"workloads"}, {"nodes"}, {"status"}, {"history"}, {"check"}, {"cleanup"}, {"stop", "x"}, {"cancel", "x"}, {"show", "x"},
-           {"events", "--follow"}, {"steer", "show"}, {"migrate", "x", "--to", "b"}, {"run", "x", "--address", "192.0.2.11/24", "--", "sleep"}}) {
+  for (const std::vector<std::string>& verb :
+       std::vector<std::vector<std::string>>{{"ping"},
+                                             {"workloads"},
+                                             {"nodes"},
+                                             {"status"},
+                                             {"history"},
+                                             {"check"},
+                                             {"cleanup"},
+                                             {"stop", "x"},
+                                             {"cancel", "x"},
+                                             {"show", "x"},
+                                             {"events", "--follow"},
+                                             {"steer", "show"},
+                                             {"migrate", "x", "--to", "b"},
+                                             {"run", "x", "--address", "192.0.2.11/24", "--", "sleep"}}) {
     auto output = bed->mose(verb);
     EXPECT_EQ(output.exit_code, 6) << verb[0];
     EXPECT_THAT(output.error, HasSubstr("agent not running at " + bed->socket())) << verb[0];
@@ -374,10 +436,12 @@ TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {
     for (;;) pause();
   }
   std::this_thread::sleep_for(100ms);
-  auto veth = run_program({"ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "eth0", "netns", std::to_string(process)});
+  auto veth = run_program(
+      {"ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "eth0", "netns", std::to_string(process)});
   ASSERT_EQ(veth.exit_code, 0) << veth.error;
   fs::create_directories(bed->directory() + "/workloads.d");
-  std::ofstream(bed->directory() + "/workloads.d/web.toml") << "cgroup = \"" << group << "\"\naddresses = [\"192.0.2.30/24\"]\n";
+  std::ofstream(bed->directory() + "/workloads.d/web.toml")
+      << "cgroup = \"" << group << "\"\naddresses = [\"192.0.2.30/24\"]\n";
   std::ofstream(bed->directory() + "/workloads.d/bad.toml") << "cgroup = 3\n";
   bed->start_agent();
   json item = workload("web");
@@ -388,7 +452,8 @@ TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {
   auto stop = bed->mose({"stop", "web"});
   EXPECT_EQ(stop.exit_code, 3);
   EXPECT_THAT(stop.error, HasSubstr("was started by others"));
-  EXPECT_THAT(bed->mose({"workloads"}).out, HasSubstr("not usable: " + bed->directory() + "/workloads.d/bad.toml:1: cgroup must be a string"));
+  EXPECT_THAT(bed->mose({"workloads"}).out,
+              HasSubstr("not usable: " + bed->directory() + "/workloads.d/bad.toml:1: cgroup must be a string"));
   kill(process, SIGKILL);
   EXPECT_TRUE(wait_state("web", "waiting"));
   waitpid(process, nullptr, 0);

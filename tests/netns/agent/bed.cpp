@@ -32,14 +32,17 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
-[[noreturn]] void broken(const std::string& what) { skip_process("cannot make the test's node: " + what); }
+[[noreturn]] void broken(const std::string& what) {
+  skip_process("cannot make the test's node: " + what);
+}
 
 std::string slurp(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-pid_t spawn_program(const std::vector<std::string>& arguments, const std::vector<std::pair<int, int>>& fds, const std::vector<std::string>& environment) {
+pid_t spawn_program(const std::vector<std::string>& arguments, const std::vector<std::pair<int, int>>& fds,
+                    const std::vector<std::string>& environment) {
   std::vector<char*> argv, envp;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -84,8 +87,10 @@ Output run_program(const std::vector<std::string>& arguments, Nanoseconds bound)
       if (items[i].revents == 0) continue;
       char buffer[4096];
       ssize_t count = read(items[i].fd, buffer, sizeof buffer);
-      if (count <= 0) items[i].fd = -1;
-      else targets[i]->append(buffer, static_cast<size_t>(count));
+      if (count <= 0)
+        items[i].fd = -1;
+      else
+        targets[i]->append(buffer, static_cast<size_t>(count));
     }
   }
   int status = 0;
@@ -142,7 +147,8 @@ void AgentBed::clean() {
 
 // What a root needs: the programs with what they load, process 1, a few devices, and places to mount on.
 void AgentBed::make_root() {
-  for (const char* path : {"/proc", "/dev", "/tmp", "/data", "/var/log/mose-workload", "/usr/libexec/mose", "/usr/bin", "/bin", "/empty"}) {
+  for (const char* path : {"/proc", "/dev", "/tmp", "/data", "/var/log/mose-workload", "/usr/libexec/mose", "/usr/bin",
+                           "/bin", "/empty"}) {
     fs::create_directories(root() + path);
   }
   fs::copy_file(bin_ + "/mose-init", root() + "/usr/libexec/mose/mose-init");
@@ -163,12 +169,15 @@ void AgentBed::make_root() {
 
 std::string AgentBed::configuration() const {
   return fmt::format(
-      "[node]\nname = \"a\"\nlisten = \"127.0.0.1:7946\"\nbridge = \"br0\"\ncgroup = \"{}\"\nstate_dir = \"{}/state\"\nruntime_dir = \"{}/run\"\n"
+      "[node]\nname = \"a\"\nlisten = \"127.0.0.1:7946\"\nbridge = \"br0\"\ncgroup = \"{}\"\nstate_dir = "
+      "\"{}/state\"\nruntime_dir = \"{}/run\"\n"
       "workloads_dir = \"{}/workloads.d\"\n[log]\nlevel = \"debug\"\n[peers.b]\naddress = \"192.0.2.200:7946\"\n",
       cgroup_, directory_, directory_, directory_);
 }
 
-std::string AgentBed::agent_log() const { return slurp(directory_ + "/mosed.log"); }
+std::string AgentBed::agent_log() const {
+  return slurp(directory_ + "/mosed.log");
+}
 
 void AgentBed::start_agent(const std::string& more) {
   std::string config = directory_ + "/mose.toml";
@@ -183,7 +192,8 @@ void AgentBed::start_agent(const std::string& more) {
   ASSERT_EQ(bind(manager.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   auto log = open_file(directory_ + "/mosed.log", O_WRONLY | O_CREAT | O_APPEND, 0600);
   ASSERT_TRUE(log);
-  agent_ = spawn_program({bin_ + "/mosed", "--config", config}, {{log->get(), 1}, {log->get(), 2}}, {"NOTIFY_SOCKET=" + notify});
+  agent_ = spawn_program({bin_ + "/mosed", "--config", config}, {{log->get(), 1}, {log->get(), 2}},
+                         {"NOTIFY_SOCKET=" + notify});
   ASSERT_GT(agent_, 0);
   pollfd item{manager.get(), POLLIN, 0};
   ASSERT_EQ(poll(&item, 1, 20000), 1) << "mosed did not become ready:\n" << agent_log();

@@ -21,7 +21,8 @@ struct Output {
   std::string out, error;
 };
 // Runs a program to its end, at most `bound` (then exit code -1).
-[[nodiscard]] Output run_program(const std::vector<std::string>& arguments, Nanoseconds bound = std::chrono::seconds(60));
+[[nodiscard]] Output run_program(const std::vector<std::string>& arguments,
+                                 Nanoseconds bound = std::chrono::seconds(60));
 
 class AgentBed {
  public:

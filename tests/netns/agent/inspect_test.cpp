@@ -108,7 +108,11 @@ TEST_F(InspectTest, ATerminalIsNamed) {
   int master = -1, slave = -1;
   ASSERT_EQ(openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
   Fd a(master), b(slave);
-  Child child([&] { dup2(b.get(), 20); close(b.get()); close(a.get()); });
+  Child child([&] {
+    dup2(b.get(), 20);
+    close(b.get());
+    close(a.get());
+  });
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("descriptor 20 is the terminal /dev/pts/")));
 }
 
@@ -116,9 +120,14 @@ TEST_F(InspectTest, APipeToTheOutsideIsNamedWithWhoHoldsIt) {
   int ends[2];
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   Fd a(ends[0]), b(ends[1]);
-  Child child([&] { dup2(b.get(), 21); close(a.get()); close(b.get()); });
+  Child child([&] {
+    dup2(b.get(), 21);
+    close(a.get());
+    close(b.get());
+  });
   auto reasons = child.reasons();
-  EXPECT_THAT(reasons, Contains(HasSubstr("(pid " + std::to_string(child.pid()) + "): descriptor 21 is the pipe pipe:[")));
+  EXPECT_THAT(reasons,
+              Contains(HasSubstr("(pid " + std::to_string(child.pid()) + "): descriptor 21 is the pipe pipe:[")));
   EXPECT_THAT(reasons, Contains(HasSubstr("pid " + std::to_string(getpid()) + ": its other end stays here")));
 }
 
@@ -126,7 +135,10 @@ TEST_F(InspectTest, AFifoToTheOutsideIsNamed) {
   std::string path = "/tmp/mose-test-inspect-" + std::to_string(getpid());
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   Fd ours(open(path.c_str(), O_RDWR | O_CLOEXEC));
-  Child child([&] { (void)open(path.c_str(), O_RDWR); close(ours.get()); });
+  Child child([&] {
+    (void)open(path.c_str(), O_RDWR);
+    close(ours.get());
+  });
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("the pipe " + path)));
   unlink(path.c_str());
 }
@@ -135,14 +147,22 @@ TEST_F(InspectTest, AUnixSocketToTheOutsideIsNamed) {
   int pair[2];
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   Fd a(pair[0]), b(pair[1]);
-  Child child([&] { dup2(b.get(), 22); close(a.get()); close(b.get()); });
+  Child child([&] {
+    dup2(b.get(), 22);
+    close(a.get());
+    close(b.get());
+  });
   b.reset();
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("descriptor 22 is the unix socket socket:[")));
 }
 
 TEST_F(InspectTest, ASocketOfAnotherNetworkNamespaceIsNamed) {
   Fd ours(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  Child child([&] { dup2(ours.get(), 23); close(ours.get()); if (unshare(CLONE_NEWNET) != 0) _exit(1); });
+  Child child([&] {
+    dup2(ours.get(), 23);
+    close(ours.get());
+    if (unshare(CLONE_NEWNET) != 0) _exit(1);
+  });
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("of another network namespace")));
 }
 
@@ -163,12 +183,17 @@ TEST_F(InspectTest, AnIoUringIsNamed) {
 }
 
 TEST_F(InspectTest, AUserfaultfdIsNamed) {
-  Child child([] { if (syscall(SYS_userfaultfd, O_CLOEXEC) < 0) _exit(1); });
+  Child child([] {
+    if (syscall(SYS_userfaultfd, O_CLOEXEC) < 0) _exit(1);
+  });
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("is a userfaultfd")));
 }
 
 TEST_F(InspectTest, ADeviceIsNamedAndNullIsNot) {
-  Child child([] { (void)open("/dev/net/tun", O_RDWR); (void)open("/dev/zero", O_RDWR); });
+  Child child([] {
+    (void)open("/dev/net/tun", O_RDWR);
+    (void)open("/dev/zero", O_RDWR);
+  });
   auto reasons = child.reasons();
   EXPECT_THAT(reasons, Contains(HasSubstr("the device /dev/net/tun")));
   EXPECT_THAT(reasons, Not(Contains(HasSubstr("/dev/zero"))));

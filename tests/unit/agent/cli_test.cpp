@@ -13,8 +13,9 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 TEST(CommandLine, RunTakesItsCommandAsItIs) {
-  auto parsed = parse_command_line({"run", "redis", "--address", "192.0.2.10/24", "--address", "2001:db8::1/64", "--mount", "/a:/b:copy:ro",
-                                    "--env", "LANG=C", "--root", "/srv", "--json", "--", "redis-server", "--save", "", "--help"});
+  auto parsed = parse_command_line({"run", "redis", "--address", "192.0.2.10/24", "--address", "2001:db8::1/64",
+                                    "--mount", "/a:/b:copy:ro", "--env", "LANG=C", "--root", "/srv", "--json", "--",
+                                    "redis-server", "--save", "", "--help"});
   ASSERT_TRUE(parsed.command) << parsed.error;
   const Command& command = *parsed.command;
   EXPECT_EQ(command.verb, Verb::run);
@@ -27,8 +28,9 @@ TEST(CommandLine, RunTakesItsCommandAsItIs) {
 }
 
 TEST(CommandLine, MigrateTakesItsTargets) {
-  auto parsed = parse_command_line({"--socket", "/x.sock", "migrate", "redis", "--to", "b", "--strategy", "hybrid", "--max-downtime", "50ms",
-                                    "--max-total", "5s", "--max-bandwidth", "500mbit", "--detach"});
+  auto parsed =
+      parse_command_line({"--socket", "/x.sock", "migrate", "redis", "--to", "b", "--strategy", "hybrid",
+                          "--max-downtime", "50ms", "--max-total", "5s", "--max-bandwidth", "500mbit", "--detach"});
   ASSERT_TRUE(parsed.command) << parsed.error;
   const Command& command = *parsed.command;
   EXPECT_EQ(command.verb, Verb::migrate);
@@ -57,18 +59,22 @@ TEST_P(CommandLineRefuses, WithExitCode2AndAReason) {
 
 INSTANTIATE_TEST_SUITE_P(
     Table, CommandLineRefuses,
-    testing::Values(Usage{"Nothing", {}, "subcommand is required"}, Usage{"UnknownVerb", {"move", "x"}, "subcommand is required"},
-                    Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
-                    Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
-                    Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
-                    Usage{"RunBadMount", {"run", "x", "--address", "192.0.2.1/24", "--mount", "/a", "--", "sh"}, "\"/a\" is not a mount"},
-                    Usage{"CommandOfAnotherVerb", {"nodes", "--", "sh"}, "only run takes a command"},
-                    Usage{"MigrateWithoutNode", {"migrate", "x"}, "--to is required"},
-                    Usage{"MigrateBadStrategy", {"migrate", "x", "--to", "b", "--strategy", "fast"}, "fast"},
-                    Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
-                    Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
-                    Usage{"CheckWithoutNode", {"check", "x"}, "--to"}, Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
-                    Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "subcommand is required"}),
+    testing::Values(
+        Usage{"Nothing", {}, "subcommand is required"}, Usage{"UnknownVerb", {"move", "x"}, "subcommand is required"},
+        Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
+        Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
+        Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
+        Usage{"RunBadMount",
+              {"run", "x", "--address", "192.0.2.1/24", "--mount", "/a", "--", "sh"},
+              "\"/a\" is not a mount"},
+        Usage{"CommandOfAnotherVerb", {"nodes", "--", "sh"}, "only run takes a command"},
+        Usage{"MigrateWithoutNode", {"migrate", "x"}, "--to is required"},
+        Usage{"MigrateBadStrategy", {"migrate", "x", "--to", "b", "--strategy", "fast"}, "fast"},
+        Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
+        Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
+        Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
+        Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
+        Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "subcommand is required"}),
     [](const auto& param) { return param.param.name; });
 
 TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {
@@ -94,8 +100,9 @@ TEST(Output, TablesAlignTheirColumns) {
 }
 
 TEST(Output, AReportIsShownForPeopleAndGivenAsItIs) {
-  std::string report = R"({"migration_id":"00112233445566778899aabbccddeeff","workload":"redis","source_node":"a","destination_node":"b",)"
-                       R"("strategy":"hybrid","outcome":"complete","reason":"","downtime_ms":41.26,"total_ms":null,"phases_ms":{"freeze":0.4,"dump":null}})";
+  std::string report =
+      R"({"migration_id":"00112233445566778899aabbccddeeff","workload":"redis","source_node":"a","destination_node":"b",)"
+      R"("strategy":"hybrid","outcome":"complete","reason":"","downtime_ms":41.26,"total_ms":null,"phases_ms":{"freeze":0.4,"dump":null}})";
   std::string shown = show_report(report, false);
   EXPECT_THAT(shown, HasSubstr("hybrid of redis from a to b: complete\n"));
   EXPECT_THAT(shown, HasSubstr("downtime  41.3 ms"));

@@ -25,41 +25,56 @@ struct BadConfig {
 };
 class ConfigRefuses : public testing::TestWithParam<BadConfig> {};
 
-TEST_P(ConfigRefuses, WithPlaceAndReason) { EXPECT_THAT(error_of(GetParam().text), HasSubstr(GetParam().error)); }
+TEST_P(ConfigRefuses, WithPlaceAndReason) {
+  EXPECT_THAT(error_of(GetParam().text), HasSubstr(GetParam().error));
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Table, ConfigRefuses,
     testing::Values(
-        BadConfig{"UnknownKey", "[node]\nname = \"a\"\nnam = \"a\"\n", "m.toml:3: unknown key \"nam\" in [node]; known are name, listen"},
-        BadConfig{"UnknownSection", "\n[nodes]\n", "m.toml:2: unknown section \"nodes\"; known sections are node, control, limits, log, peers"},
+        BadConfig{"UnknownKey", "[node]\nname = \"a\"\nnam = \"a\"\n",
+                  "m.toml:3: unknown key \"nam\" in [node]; known are name, listen"},
+        BadConfig{"UnknownSection", "\n[nodes]\n",
+                  "m.toml:2: unknown section \"nodes\"; known sections are node, control, limits, log, peers"},
         BadConfig{"KeyOutsideSection", "name = \"a\"\n", "m.toml:1: unknown key \"name\""},
         BadConfig{"SectionIsValue", "node = 3\n", "m.toml:1: \"node\" must be a section"},
         BadConfig{"WrongType", "[node]\nname = 3\n", "m.toml:2: node.name must be a string"},
-        BadConfig{"NumberAsText", "[limits]\nhold_packets_max = \"many\"\n", "m.toml:2: limits.hold_packets_max must be a positive whole number"},
-        BadConfig{"NumberTooSmall", "[limits]\nhold_packets_max = 0\n", "m.toml:2: limits.hold_packets_max must be a positive whole number: 0 is out of range"},
+        BadConfig{"NumberAsText", "[limits]\nhold_packets_max = \"many\"\n",
+                  "m.toml:2: limits.hold_packets_max must be a positive whole number"},
+        BadConfig{"NumberTooSmall", "[limits]\nhold_packets_max = 0\n",
+                  "m.toml:2: limits.hold_packets_max must be a positive whole number: 0 is out of range"},
         BadConfig{"NumberNegative", "[limits]\nhistory_max = -1\n", "-1 is out of range"},
         BadConfig{"NumberTooLarge", "[limits]\nhistory_max = 4294967296\n", "4294967296 is out of range"},
-        BadConfig{"SizeWithoutUnit", "[limits]\nimages_bytes_max = 100\n", "m.toml:2: limits.images_bytes_max must be a size with a unit"},
-        BadConfig{"SizeUnknownUnit", "[limits]\nhold_bytes_max = \"1 parsec\"\n", "m.toml:2: limits.hold_bytes_max must be a size"},
+        BadConfig{"SizeWithoutUnit", "[limits]\nimages_bytes_max = 100\n",
+                  "m.toml:2: limits.images_bytes_max must be a size with a unit"},
+        BadConfig{"SizeUnknownUnit", "[limits]\nhold_bytes_max = \"1 parsec\"\n",
+                  "m.toml:2: limits.hold_bytes_max must be a size"},
         BadConfig{"DurationZero", "[limits]\nstop_grace = \"0s\"\n", "must be longer than 0"},
-        BadConfig{"LevelUnknown", "[log]\nlevel = \"loud\"\n", "m.toml:2: log.level must be debug, info, warn or error"},
+        BadConfig{"LevelUnknown", "[log]\nlevel = \"loud\"\n",
+                  "m.toml:2: log.level must be debug, info, warn or error"},
         BadConfig{"PeerNotTable", "[peers]\nb = \"192.0.2.2:7946\"\n", "m.toml:2: a peer is a table: [peers.b]"},
-        BadConfig{"PeerUnknownKey", "[peers.b]\nadress = \"192.0.2.2:7946\"\n", "m.toml:2: unknown key \"adress\" in [peers.b]"},
+        BadConfig{"PeerUnknownKey", "[peers.b]\nadress = \"192.0.2.2:7946\"\n",
+                  "m.toml:2: unknown key \"adress\" in [peers.b]"},
         BadConfig{"PeerWithoutAddress", "[peers.b]\n", "peer b has no address"},
-        BadConfig{"PeerPort", "[node]\nname=\"a\"\n[peers.b]\naddress = \"192.0.2.2\"\n", "peers.b.address = \"192.0.2.2\" is not HOST:PORT"},
-        BadConfig{"PeerIsSelf", "[node]\nname=\"a\"\n[peers.a]\naddress = \"192.0.2.2:1\"\n", "peers.a is this node itself"},
-        BadConfig{"ListenPort", "[node]\nname=\"a\"\nlisten = \"0.0.0.0:70000\"\n", "node.listen = \"0.0.0.0:70000\" is not HOST:PORT"},
+        BadConfig{"PeerPort", "[node]\nname=\"a\"\n[peers.b]\naddress = \"192.0.2.2\"\n",
+                  "peers.b.address = \"192.0.2.2\" is not HOST:PORT"},
+        BadConfig{"PeerIsSelf", "[node]\nname=\"a\"\n[peers.a]\naddress = \"192.0.2.2:1\"\n",
+                  "peers.a is this node itself"},
+        BadConfig{"ListenPort", "[node]\nname=\"a\"\nlisten = \"0.0.0.0:70000\"\n",
+                  "node.listen = \"0.0.0.0:70000\" is not HOST:PORT"},
         BadConfig{"NodeName", "[node]\nname = \"a b\"\n", "node.name = \"a b\" is not a name"},
-        BadConfig{"RelativePath", "[node]\nname=\"a\"\nstate_dir = \"var\"\n", "node.state_dir = \"var\" is not an absolute path"},
+        BadConfig{"RelativePath", "[node]\nname=\"a\"\nstate_dir = \"var\"\n",
+                  "node.state_dir = \"var\" is not an absolute path"},
         BadConfig{"NotToml", "[node\n", "m.toml:1:"}),
     [](const auto& param) { return param.param.name; });
 
 TEST(Config, GivesEveryKeyItsValueBack) {
   Config config;
-  ASSERT_TRUE(merge_config(config,
-                           "[node]\nname = \"a\"\nbridge = \"br0\"\n[limits]\nhold_bytes_max = \"4MiB\"\nstop_grace = \"1500ms\"\n"
-                           "[log]\nlevel = \"debug\"\n[peers.b]\naddress = \"192.0.2.2:7946\"\n",
-                           "m.toml"));
+  ASSERT_TRUE(merge_config(
+      config,
+      "[node]\nname = \"a\"\nbridge = \"br0\"\n[limits]\nhold_bytes_max = \"4MiB\"\nstop_grace = \"1500ms\"\n"
+      "[log]\nlevel = \"debug\"\n[peers.b]\naddress = \"192.0.2.2:7946\"\n",
+      "m.toml"));
   ASSERT_TRUE(complete_config(config));
   std::string text = format_config(config);
   EXPECT_THAT(text, HasSubstr("hold_bytes_max = \"4194304B\""));

@@ -114,7 +114,10 @@ TEST_F(JournalTest, ListsReadableAndUnreadableOnesAndSkipsOtherFiles) {
   EXPECT_TRUE(list_journals(dir_.path() + "/none")->empty());
 }
 
-std::string report(int number) { return R"({"migration_id":")" + std::string(4, static_cast<char>('a' + number)) + R"(","n":)" + std::to_string(number) + "}"; }
+std::string report(int number) {
+  return R"({"migration_id":")" + std::string(4, static_cast<char>('a' + number)) + R"(","n":)" +
+         std::to_string(number) + "}";
+}
 
 TEST(History, KeepsTheNewestAndSurvivesARestart) {
   test::TempDir dir;

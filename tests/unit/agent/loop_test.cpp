@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -50,9 +50,15 @@ TEST_F(LoopTest, AHandlerMayUnwatchItselfAndOthers) {
 
 TEST_F(LoopTest, TimersFireInOrderAndCancelledOnesNever) {
   std::vector<int> order;
-  loop_->after(20ms, [&] { order.push_back(3); loop_->quit(); });
+  loop_->after(20ms, [&] {
+    order.push_back(3);
+    loop_->quit();
+  });
   auto never = loop_->after(5ms, [&] { order.push_back(9); });
-  loop_->after(1ms, [&] { order.push_back(1); loop_->cancel(never); });
+  loop_->after(1ms, [&] {
+    order.push_back(1);
+    loop_->cancel(never);
+  });
   loop_->after(1ms, [&] { order.push_back(2); });
   loop_->run();
   EXPECT_THAT(order, ElementsAre(1, 2, 3));
@@ -85,7 +91,10 @@ TEST_F(LoopTest, PostsOfAnotherThreadRunInItsOrder) {
 
 TEST_F(LoopTest, SignalsArriveInTheLoop) {
   int seen = 0;
-  ASSERT_TRUE(loop_->on_signals({SIGUSR1}, [&](int number) { seen = number; loop_->quit(); }));
+  ASSERT_TRUE(loop_->on_signals({SIGUSR1}, [&](int number) {
+    seen = number;
+    loop_->quit();
+  }));
   kill(getpid(), SIGUSR1);
   loop_->run();
   EXPECT_EQ(seen, SIGUSR1);
@@ -96,12 +105,17 @@ TEST_F(LoopTest, ALaneRunsItsJobsInOrderOnOneThreadAndCompletesInTheLoop) {
   std::vector<std::thread::id> threads;
   Lane lane(*loop_, "lane");
   for (int i = 0; i < 10; ++i) {
-    lane.run([&, i] { jobs.push_back(i); threads.push_back(std::this_thread::get_id()); return i * i; },
-             [&](int square) {
-               EXPECT_TRUE(loop_->in_loop_thread());
-               done.push_back(square);
-               if (done.size() == 10) loop_->quit();
-             });
+    lane.run(
+        [&, i] {
+          jobs.push_back(i);
+          threads.push_back(std::this_thread::get_id());
+          return i * i;
+        },
+        [&](int square) {
+          EXPECT_TRUE(loop_->in_loop_thread());
+          done.push_back(square);
+          if (done.size() == 10) loop_->quit();
+        });
   }
   loop_->run();
   EXPECT_THAT(done, ElementsAre(0, 1, 4, 9, 16, 25, 36, 49, 64, 81));

@@ -50,8 +50,8 @@ TEST(WorkloadRecord, RefusesEveryRecordWithAPartMissing) {
   WorkloadRecord record;
   record.workload.spec = example();
   std::string text = encode_record(record);
-  for (const char* key : {"\"format\"", "\"spec\"", "\"state\"", "\"pid\"", "\"start_time\"", "\"boot\"", "\"name\"", "\"mode\"",
-                          "\"read_only\"", "\"mac\"", "\"addresses\"", "\"command\""}) {
+  for (const char* key : {"\"format\"", "\"spec\"", "\"state\"", "\"pid\"", "\"start_time\"", "\"boot\"", "\"name\"",
+                          "\"mode\"", "\"read_only\"", "\"mac\"", "\"addresses\"", "\"command\""}) {
     std::string broken = text;
     size_t at = broken.find(key);
     ASSERT_NE(at, std::string::npos) << key;
@@ -81,18 +81,23 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         BadDescription{"UnknownKey", "cgroup = \"/x\"\nadress = 3\n", "web.toml:2: unknown key \"adress\""},
         BadDescription{"NoPlace", "addresses = [\"192.0.2.1/24\"]\n", "web.toml:1: give either cgroup or pid"},
-        BadDescription{"BothPlaces", "cgroup = \"/x\"\npid = 3\naddresses = [\"192.0.2.1/24\"]\n", "give either cgroup or pid"},
+        BadDescription{"BothPlaces", "cgroup = \"/x\"\npid = 3\naddresses = [\"192.0.2.1/24\"]\n",
+                       "give either cgroup or pid"},
         BadDescription{"Pid", "pid = -3\n", "web.toml:1: pid must be a process id"},
         BadDescription{"AddressType", "pid = 3\naddresses = [4]\n", "web.toml:2: addresses must be a list of strings"},
-        BadDescription{"Address", "pid = 3\naddresses = [\"192.0.2.1\"]\n", "web.toml:2: \"192.0.2.1\" is not an address with a prefix"},
+        BadDescription{"Address", "pid = 3\naddresses = [\"192.0.2.1\"]\n",
+                       "web.toml:2: \"192.0.2.1\" is not an address with a prefix"},
         BadDescription{"NoAddress", "pid = 3\n", "web.toml:1: workload web has no address"},
         BadDescription{"Mount", "pid = 3\nmounts = [\"/a:/b\"]\n", "web.toml:2: \"/a:/b\" is not a mount"},
-        BadDescription{"Cgroup", "cgroup = \"x\"\naddresses = [\"192.0.2.1/24\"]\n", "cgroup \"x\" is not an absolute path"},
+        BadDescription{"Cgroup", "cgroup = \"x\"\naddresses = [\"192.0.2.1/24\"]\n",
+                       "cgroup \"x\" is not an absolute path"},
         BadDescription{"NotToml", "pid = \n", "web.toml:"}),
     [](const auto& param) { return param.param.name; });
 
 TEST(Description, OfAnotherOnesCgroup) {
-  auto description = parse_description("web", "cgroup = \"/sys/fs/cgroup/web\"\naddresses = [\"192.0.2.1/24\"]\nmounts = [\"/a:/b:shared:ro\"]\n", "web.toml");
+  auto description = parse_description(
+      "web", "cgroup = \"/sys/fs/cgroup/web\"\naddresses = [\"192.0.2.1/24\"]\nmounts = [\"/a:/b:shared:ro\"]\n",
+      "web.toml");
   ASSERT_TRUE(description) << description.error().what;
   EXPECT_EQ(description->spec.name, "web");
   EXPECT_EQ(description->spec.mac, mac_for(description->spec.addresses[0]));

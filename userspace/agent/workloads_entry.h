@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <optional>
+
+#include "agent/workload_record.h"
+#include "agent/workloads.h"
+
+namespace mose::agent {
+
+// What the registry keeps of a workload beyond what others see; for the files of class Workloads only.
+struct Workloads::Entry {
+  Workload workload;
+  bool watched = false;
+  bool busy = false;  // a worker starts or stops it
+  std::optional<WorkloadDescription> description;
+};
+
+}  // namespace mose::agent

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// What a migration does to the registry of workloads.
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "agent/workloads_entry.h"
+#include "handover/workload_network.h"
+
+namespace mose::agent {
+
+Answer<void> Workloads::begin_move(const std::string& name, const MigrationId& id) {
+  Entry* present = entry(name);
+  if (present == nullptr) return refuse(fmt::format("no workload named {} is known here; see mose workloads", name), 2);
+  Workload& workload = present->workload;
+  if (workload.state != WorkloadState::running || !workload.init) {
+    return refuse(fmt::format("workload {} is {}, not running; only a running one can be moved", name,
+                              to_string(workload.state)));
+  }
+  workload.migration = id.hex();
+  change(*present, WorkloadState::moving, fmt::format("workload {} is moving", name));
+  return {};
+}
+
+Status Workloads::stay(const std::string& name) {
+  Entry* present = entry(name);
+  if (present == nullptr || present->workload.state != WorkloadState::moving) {
+    return fail(fmt::format("workload {} is not moving", name));
+  }
+  Workload& workload = present->workload;
+  workload.migration.clear();
+  if (workload.init && workload.init->alive()) {
+    change(*present, WorkloadState::running, fmt::format("workload {} stays here", name));
+    return {};
+  }
+  unwatch(*present);
+  workload.init.reset();
+  workload.exit_status = "ended during a migration";
+  change(*present, WorkloadState::exited, fmt::format("workload {} ended during a migration", name));
+  return {};
+}
+
+Status Workloads::leave(const std::string& name, const std::string& node) {
+  Entry* present = entry(name);
+  if (present == nullptr || present->workload.state != WorkloadState::moving) {
+    return fail(fmt::format("workload {} is not moving", name));
+  }
+  unwatch(*present);
+  Workload& workload = present->workload;
+  if (workload.init) (void)workload.init->reap(Nanoseconds(0));
+  workload.init.reset();
+  workload.migration.clear();
+  workload.node = node;
+  change(*present, WorkloadState::away, fmt::format("workload {} is on node {} now", name, node));
+  return {};
+}
+
+Answer<void> Workloads::begin_arrival(const WorkloadSpec& spec, const MigrationId& id) {
+  if (auto status = validate(spec); !status) return refuse(status.error().what);
+  if (auto ok = free_name(spec.name); !ok) return ok;
+  if (Entry* present = entry(spec.name)) unwatch(*present);
+  auto arriving = std::make_unique<Entry>();
+  WorkloadPaths paths = workload_paths(config_, spec.name);
+  Workload& workload = arriving->workload;
+  workload.spec = spec;
+  workload.origin = WorkloadOrigin::moved;
+  workload.cgroup = paths.cgroup;
+  workload.host_device = handover::host_device_name(spec.name);
+  workload.log = paths.log_dir + "/stdout.log";
+  workload.migration = id.hex();
+  Entry& kept = *arriving;
+  entries_[spec.name] = std::move(arriving);
+  change(kept, WorkloadState::arriving, fmt::format("workload {} is arriving", spec.name));
+  return {};
+}
+
+Status Workloads::arrived(const std::string& name, ProcessHandle init) {
+  Entry* present = entry(name);
+  if (present == nullptr || present->workload.state != WorkloadState::arriving) {
+    return fail(fmt::format("workload {} is not arriving", name));
+  }
+  present->workload.init = std::make_shared<const ProcessHandle>(std::move(init));
+  present->workload.migration.clear();
+  change(*present, WorkloadState::running, fmt::format("workload {} runs here", name));
+  watch(*present);
+  return {};
+}
+
+void Workloads::forget_arrival(const std::string& name) {
+  Entry* present = entry(name);
+  if (present == nullptr || present->workload.state != WorkloadState::arriving) return;
+  Workload last = present->workload;
+  erase(name);
+  listener_(last, fmt::format("workload {} did not arrive", name));
+}
+
+}  // namespace mose::agent
