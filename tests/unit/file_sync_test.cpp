@@ -122,5 +122,15 @@ TEST_F(FileSync, IdenticalFilesAreComparedByContents) {
   EXPECT_NE(reasons[1].find("/no/such/library.so"), std::string::npos);
 }
 
+TEST_F(FileSync, ACopyIsKnownByItsMark) {
+  std::string state = dir_ + "/state";
+  EXPECT_FALSE(copied_here(state, dir_ + "/a"));
+  ASSERT_TRUE(mark_copied(state, here_));
+  ASSERT_TRUE(mark_copied(state, here_));
+  EXPECT_TRUE(copied_here(state, dir_ + "/a"));
+  EXPECT_FALSE(copied_here(state, dir_ + "/b"));
+  EXPECT_EQ(read_file(state + "/copied").value_or(""), dir_ + "/a\n");
+}
+
 }  // namespace
 }  // namespace mose::agent

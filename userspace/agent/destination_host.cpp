@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <thread>
 
+#include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/pager_link.h"
 #include "agent/workloads.h"
@@ -32,7 +32,6 @@ constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
 // Images and the workload's own needs while it restores: what must be free beside its memory.
 constexpr uint64_t kMemoryMargin = 64ull << 20;
-constexpr uint64_t kImagesSpaceMin = 16ull << 20;
 
 Status set_hostname(int uts, const std::string& name) {
   int error = 0;
@@ -48,15 +47,6 @@ Result<uint64_t> available_memory() {
   size_t at = text.find("MemAvailable:");
   if (at == std::string::npos) return fail("/proc/meminfo names no MemAvailable");
   return std::strtoull(text.c_str() + at + 13, nullptr, 10) * 1024;
-}
-
-Status check_space(const std::string& directory, uint64_t needed) {
-  struct statvfs info {};
-  if (statvfs(directory.c_str(), &info) < 0) return fail_errno("look at the free space of " + directory);
-  uint64_t available = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
-  if (available >= needed) return {};
-  return fail(fmt::format("{} has {} free and the images need {}: free some space or set node.runtime_dir", directory,
-                          format_bytes(available), format_bytes(needed)));
 }
 
 std::string hex(const std::string& token) {
@@ -96,10 +86,15 @@ Status DestinationHost::check() {
                             format_bytes(needed)));
   }
   std::error_code error;
+  const std::string state_dir = workload_paths(config_, spec.name).state_dir;
   if (!fs::is_directory(spec.root, error)) return fail(fmt::format("root {} of workload {} does not exist here", spec.root, spec.name));
   for (const WorkloadMount& mount : spec.mounts) {
     if (mount.mode == MountMode::copy) {
-      fs::create_directories(mount.source, error);
+      // Its contents will be the source's: what is there and was not brought by us is somebody's.
+      if (fs::exists(mount.source, error) && !fs::is_empty(mount.source, error) && !copied_here(state_dir, mount.source)) {
+        return fail(fmt::format("{} holds files here that the copy of mount {} would replace: empty it, or declare the mount identical or shared",
+                                mount.source, mount.target));
+      }
     } else if (!fs::exists(mount.source, error)) {
       return fail(fmt::format("mount source {} of workload {} does not exist here", mount.source, spec.name));
     }
@@ -179,6 +174,9 @@ Result<PreparedPayload> DestinationHost::prepare() {
     fs::remove_all(dir, ignored);
   });
   fs::create_directories(workload_paths(config_, spec.name).log_dir, error);
+  for (const WorkloadMount& mount : spec.mounts) {
+    if (mount.mode == MountMode::copy) fs::create_directories(mount.source, error);
+  }
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
 
   MOSE_ASSIGN(netns_, new_namespace(NamespaceKind::net));
@@ -186,6 +184,13 @@ Result<PreparedPayload> DestinationHost::prepare() {
   MOSE_ASSIGN(utsns_, new_namespace(NamespaceKind::uts));
   MOSE_TRY(set_hostname(utsns_.get(), payload_.hostname));
   MOSE_ASSIGN(cgroup_, Cgroup::create(workload_paths(config_, spec.name).cgroup));
+  // Never thaw what somebody left stopped.
+  MOSE_ASSIGN(bool populated, cgroup_.populated());
+  if (populated) {
+    foreign_ = true;
+    cgroup_ = {};
+    return fail(fmt::format("processes of an earlier stay of {} are in {}: see `mose status` and `mose recover`", spec.name, cgroup_.path()));
+  }
   MOSE_TRY(cgroup_.thaw());
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
@@ -266,6 +271,7 @@ Status DestinationHost::restore(const ImagesPayload& images) {
   for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();
   MOSE_TRY(check_space(config_.node.runtime_dir, bytes));
   for (const restore::ImageFile& image : images.images) MOSE_TRY(restore::store_image(images_dir_.get(), image));
+  MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
   return run_restore();
 }
@@ -305,6 +311,7 @@ void DestinationHost::announce() {
 }
 
 Status DestinationHost::discard() {
+  if (foreign_) return {};  // refused because of what is there: it stays
   Timeline::Span span(timeline_, "discard");
   set_restore({});  // kills a CRIU that is still there
   const std::string& name = payload_.spec.name;

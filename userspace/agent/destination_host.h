@@ -36,6 +36,8 @@ class DestinationHost {
 
   // From the images to a frozen tree that CRIU has let go of.
   [[nodiscard]] Status restore(const ImagesPayload& images);
+  // False: CRIU was not ready when this was made.
+  [[nodiscard]] bool has_criu() const { return criu_ != nullptr; }
   // Any thread: ends a CRIU under way.
   void kill_restore();
 
@@ -81,6 +83,7 @@ class DestinationHost {
   std::mutex restore_mutex_;          // guards restore_process_
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
   int64_t thawed_us_ = 0;
+  bool foreign_ = false;              // the cgroup of that name holds processes that are not ours
 };
 
 }  // namespace mose::agent

@@ -94,6 +94,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
       auto images = decode_images(payload);
       if (!images) {
         log::error("IMAGES cannot be read", {{"migration", meta_.id.hex()}, {"reason", images.error().what}});
+        connection_->send(wire::FrameType::failed, encode_reason(images.error().what));
         return received(plan::Message::abort, images.error().what);
       }
       images_ = std::move(*images);
@@ -189,7 +190,8 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
 }
 
 void DestinationMigration::prepare() {
-  if (!context_.criu) return context_.core.loop.post([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
+  // Not ready when the migration was made, and still not.
+  if (!context_.criu || !host_->has_criu()) return context_.core.loop.post([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
   auto arriving = context_.core.workloads.begin_arrival(payload_.spec, meta_.id);
   if (!arriving) {
     return context_.core.loop.post([this, reason = arriving.error().reason] { done(DestinationActionKind::prepare, fail(reason)); });

@@ -245,4 +245,23 @@ Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const 
   return {};
 }
 
+bool copied_here(const std::string& state_dir, const std::string& source) {
+  std::istringstream lines(read_file(state_dir + "/copied").value_or(""));
+  for (std::string line; std::getline(lines, line);) {
+    if (line == source) return true;
+  }
+  return false;
+}
+
+Status mark_copied(const std::string& state_dir, const WorkloadSpec& spec) {
+  for (const WorkloadMount& mount : spec.mounts) {
+    if (mount.mode != MountMode::copy || copied_here(state_dir, mount.source)) continue;
+    std::error_code error;
+    fs::create_directories(state_dir, error);
+    MOSE_ASSIGN(Fd file, open_file(state_dir + "/copied", O_WRONLY | O_APPEND | O_CREAT, 0600));
+    MOSE_TRY(write_all(file.get(), mount.source + "\n"));
+  }
+  return {};
+}
+
 }  // namespace mose::agent

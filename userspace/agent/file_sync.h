@@ -51,4 +51,9 @@ inline constexpr size_t kCopiedFilesMax = 16384;
 [[nodiscard]] Status write_copied(const WorkloadSpec& spec, const std::string& log_dir,
                                   const std::vector<CopiedFile>& files);
 
+// Which directories of this node hold a copy that is the workload's: kept in <state_dir>/copied. Only such a one is
+// overwritten by an arrival.
+[[nodiscard]] bool copied_here(const std::string& state_dir, const std::string& source);
+[[nodiscard]] Status mark_copied(const std::string& state_dir, const WorkloadSpec& spec);
+
 }  // namespace mose::agent

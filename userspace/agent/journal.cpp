@@ -155,6 +155,10 @@ Result<Journal> Journal::create(const std::string& directory, const JournalMeta&
   return journal;
 }
 
+std::string Journal::file_path(const std::string& directory, const MigrationId& id, Role role) {
+  return directory + "/" + file_name(id, role);
+}
+
 Result<Journal> Journal::open(const std::string& directory, const MigrationId& id, Role role) {
   Journal journal;
   journal.path_ = directory + "/" + file_name(id, role);

@@ -40,6 +40,7 @@ class Journal {
  public:
   // On return the file, its first line and its directory entry are durable.
   static Result<Journal> create(const std::string& directory, const JournalMeta& meta);
+  [[nodiscard]] static std::string file_path(const std::string& directory, const MigrationId& id, Role role);
   // For appending after a restart; cuts a torn tail off.
   static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role);
 

@@ -4,6 +4,7 @@ target_sources(mose_agent PRIVATE
   destination_host.cpp
   destination_migration.cpp
   file_sync.cpp
+  free_space.cpp
   migration_paths.cpp
   migrations.cpp
   pager_link.cpp

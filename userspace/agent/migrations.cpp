@@ -181,6 +181,9 @@ void Migrations::on_end(const MigrationEnd& end) {
 
 Answer<MigrationId> Migrations::start(const std::string& workload, const std::string& node, const MigrationOptions& options) {
   if (auto possible = check_start(workload, node); !possible) return std::unexpected(possible.error());
+  if (options.max_downtime.count() != 0 || options.max_total.count() != 0) {
+    return refuse("--max-downtime and --max-total need the planner's predictions, which this version does not make: leave them out");
+  }
   MigrationId id = MigrationId::random();
   if (auto moving = core_.workloads.begin_move(workload, id); !moving) return std::unexpected(moving.error());
   const Workload* found = core_.workloads.find(workload);
@@ -212,14 +215,27 @@ void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::s
   auto source = sources_.find(id);
   auto destination = destinations_.find(id);
   std::string text;
+  Refusal refusal{kExitUsage, fmt::format("no migration {} is undecided here", id.hex())};
   if (source != sources_.end()) {
     text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
   } else if (destination != destinations_.end()) {
     destination->second->ask_now();
     text = fmt::format("node {} is asked how migration {} was decided", destination->second->meta().peer, id.hex());
+  } else {
+    // It has ended without everything done, or its journal could not be used: once more from the journal.
+    for (Role role : {Role::source, Role::destination}) {
+      if (!journal_exists(id, role)) continue;
+      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && u.role == role; });
+      std::string path = Journal::file_path(core_.journal_dir, id, role);
+      if (recover_one({path, id, role, read_journal(path)})) {
+        text = fmt::format("migration {} goes on from its journal", id.hex());
+      } else {
+        refusal = {1, fmt::format("migration {} stays undecided: {}", id.hex(), undecided_.back().reason)};
+      }
+    }
   }
-  core_.loop.post([text, id, done = std::move(done)] {
-    if (text.empty()) return done(refuse(fmt::format("no migration {} is undecided here", id.hex()), kExitUsage));
+  core_.loop.post([text, refusal, done = std::move(done)] {
+    if (text.empty()) return done(std::unexpected(refusal));
     done(text);
   });
 }
@@ -250,6 +266,14 @@ std::vector<MigrationProgress> Migrations::list() const {
   out.reserve(sources_.size() + destinations_.size());
   for (const auto& [id, migration] : sources_) out.push_back(migration->progress());
   for (const auto& [id, migration] : destinations_) out.push_back(migration->progress());
+  for (const Undecided& undecided : undecided_) {
+    MigrationProgress progress;
+    progress.id = undecided.id;
+    progress.role = undecided.role;
+    progress.phase = "undecided: " + undecided.reason;
+    progress.before_commit = false;
+    out.push_back(std::move(progress));
+  }
   return out;
 }
 
@@ -294,7 +318,7 @@ void Migrations::recover_all() {
     log::error("the journals cannot be read", {{"reason", entries.error().what}});
     return;
   }
-  for (JournalEntry& entry : *entries) recover_one(std::move(entry));
+  for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
 }
 
 // The tree has gone after the commit (we killed it, and died before the rest was done): nothing is left to be served.
@@ -318,47 +342,49 @@ void Migrations::finish_departure(const JournalMeta& meta) {
       });
 }
 
-void Migrations::recover_one(JournalEntry entry) {
-  if (!entry.contents) {
-    log::error("a journal is damaged: its migration stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", entry.contents.error().what}});
-    return;
-  }
+bool Migrations::journal_exists(const MigrationId& id, Role role) const {
+  std::error_code error;
+  return std::filesystem::exists(Journal::file_path(core_.journal_dir, id, role), error);
+}
+
+bool Migrations::recover_one(JournalEntry entry) {
+  auto give_up = [&](const std::string& reason) {
+    log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
+    undecided_.push_back({entry.id, entry.role, reason});
+    return false;
+  };
+  if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what);
   auto journal = Journal::open(core_.journal_dir, entry.id, entry.role);
-  if (!journal) {
-    log::error("a journal cannot be opened", {{"journal", entry.path}, {"reason", journal.error().what}});
-    return;
-  }
+  if (!journal) return give_up("its journal cannot be opened: " + journal.error().what);
   const JournalContents& contents = journal->contents();
-  if (entry.role == Role::source && has_left(contents, core_.workloads.find(contents.meta.workload))) return finish_departure(contents.meta);
+  if (entry.role == Role::source && has_left(contents, core_.workloads.find(contents.meta.workload))) {
+    finish_departure(contents.meta);
+    return true;
+  }
   if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
     (void)remove_journal(core_.journal_dir, entry.id, entry.role);
-    return;
+    return true;
   }
   log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
                                             {"record", plan::to_string(contents.records.back())}});
   if (entry.role == Role::source) {
     const Workload* workload = core_.workloads.find(contents.meta.workload);
-    if (!workload || !workload->init) {
-      log::error("the workload of an interrupted migration is not here", {{"workload", contents.meta.workload}});
-      return;
-    }
+    if (!workload || !workload->init) return give_up("its workload " + contents.meta.workload + " is not here");
     auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
     SourceMigration& recovered = *migration;
     sources_[entry.id] = std::move(migration);
     recovered.recover(std::move(*journal));
-    return;
+    return true;
   }
   auto note = contents.notes.find("prepare");
   auto bytes = note == contents.notes.end() ? Result<std::string>(fail("it has no PREPARE")) : from_hex(note->second);
   auto payload = bytes ? decode_prepare(*bytes) : Result<PreparePayload>(std::unexpected(bytes.error()));
-  if (!payload) {
-    log::error("a journal cannot be used", {{"journal", entry.path}, {"reason", payload.error().what}});
-    return;
-  }
+  if (!payload) return give_up("its journal cannot be used: " + payload.error().what);
   auto migration = std::make_unique<DestinationMigration>(context_, contents.meta, std::move(*payload), destination_handlers(entry.id));
   DestinationMigration& recovered = *migration;
   destinations_[entry.id] = std::move(migration);
   recovered.recover(std::move(*journal));
+  return true;
 }
 
 void Migrations::shut_down(std::function<void()> done) {
@@ -411,6 +437,9 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
     });
   };
   if (!raw->open(std::move(handlers))) loose_.erase(raw);
+  core_.loop.after(kLooseMax, [this, raw, alive = alive_] {
+    if (*alive) loose_.erase(raw);
+  });
 }
 
 void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
@@ -420,6 +449,10 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
   auto it = destinations_.find(stream.migration);
+  if (it != destinations_.end() && it->second->meta().peer != connection->peer_node()) {
+    log::warn("a node speaks for a migration that is not its own", {{"node", connection->peer_node()}, {"migration", stream.migration.hex()}});
+    return;
+  }
   if (it != destinations_.end()) {
     // The source again, after a loss: its first frame is its verdict.
     it->second->adopt_connection(std::move(connection));
@@ -443,6 +476,10 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
     waiting_arrivals_[prepare->spec.name] = [this, shared, stream, payload] { begin_arrival(std::move(*shared), stream, payload); };
     return;
   }
+  if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
+    connection->send(wire::FrameType::refused, encode_reason("too many migrations are under way: wait for one to end"));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
   JournalMeta meta{stream.migration, Role::destination, prepare->spec.name, connection->peer_node(),
                    core_.config.peers.at(connection->peer_node()).address, stream.epoch};
   auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*prepare), destination_handlers(stream.migration));
@@ -453,10 +490,17 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
 
 // A source that asks about a migration which has ended or never was here gets the answer that it waits for.
 void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
-  if (type == wire::FrameType::abort) connection->send(wire::FrameType::aborted);
+  // A journal that could not be used: the tree that it speaks of may still be here, stopped.
+  bool undecided = journal_exists(id, Role::destination);
+  if (type == wire::FrameType::abort && undecided) {
+    connection->send(wire::FrameType::failed, encode_reason("the journal of that migration cannot be used here: see `mose status`"));
+  } else if (type == wire::FrameType::abort) {
+    connection->send(wire::FrameType::aborted);
+  }
   if (type == wire::FrameType::commit) {
     auto report = core_.history.find(id.hex());
-    if (report) {
+    auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+    if (!undecided && parsed && parsed->outcome == to_string(Outcome::complete)) {
       connection->send(wire::FrameType::committed, encode_committed(0));
       connection->send(wire::FrameType::complete, encode_complete(*report));
     } else {

@@ -41,7 +41,9 @@ class Migrations : public MigrationService {
   [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
-  void recover_one(JournalEntry entry);
+  // False: the journal cannot decide; it stays, and its migration is listed as undecided.
+  bool recover_one(JournalEntry entry);
+  [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
   void finish_departure(const JournalMeta& meta);
 
   // Other nodes.
@@ -65,6 +67,13 @@ class Migrations : public MigrationService {
   std::map<std::string, std::function<void()>> waiting_arrivals_;
   // Set while a departure waits for the end of an arrival.
   std::map<std::string, std::function<void()>> waiting_departures_;
+  // Journals that cannot be used: what they speak of stays as it is until `mose recover`.
+  struct Undecided {
+    MigrationId id;
+    Role role;
+    std::string reason;
+  };
+  std::vector<Undecided> undecided_;
   std::function<void()> shut_down_done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -68,7 +68,7 @@ void PagerLink::lost(const std::string& reason) {
 }
 
 void PagerLink::retry() {
-  if (++failures_ == kFailuresBeforeReplacing) replace_dead_pager();
+  if (++failures_ % kFailuresBeforeReplacing == 0) replace_dead_pager();
   timer_ = loop_.after(kRetryPause, [this] { connect(); });
 }
 

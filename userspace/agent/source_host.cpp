@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "agent/check.h"
+#include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
 #include "base/log.h"
@@ -57,6 +58,8 @@ Result<PreparePayload> SourceHost::inspect() {
     std::string more = reasons.size() > 1 ? fmt::format(" (and {} more: see `mose check {} --to NODE`)", reasons.size() - 1, spec_.name) : "";
     return fail(reasons.front() + more);
   }
+  MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
+  MOSE_TRY(mark_copied(workload_paths(config_, spec_.name).state_dir, spec_));
   MOSE_TRY(open_network());
   PreparePayload payload;
   payload.spec = spec_;
@@ -113,6 +116,7 @@ Status SourceHost::arm_dump() {
   MigrationPaths paths = migration_paths(config_, id_);
   std::error_code error;
   std::filesystem::create_directories(paths.dir, error);
+  if (error) return fail_errno("make directory " + paths.dir, error.value());
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
   MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::ingress));
   ingress_queue_.emplace(std::move(queue));

@@ -126,10 +126,7 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::arm_dump:
       return on_host(action.kind, [this] { return host_->arm_dump(); });
     case SourceActionKind::freeze:
-      return on_host(action.kind, [this] {
-        frozen_at_ = now();
-        return host_->freeze();
-      });
+      return on_host(action.kind, [this] { return host_->freeze(); });
     case SourceActionKind::dump:
       return dump();
     case SourceActionKind::final_scan:
@@ -195,7 +192,11 @@ void SourceMigration::record(plan::Record record) {
           MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
           journal_.emplace(std::move(created));
         }
-        return journal_->append(record, notes);
+        Status appended = journal_->append(record, notes);
+        if (appended) return {};
+        // What is on the disk is not known now. Read it again, so that a later record stands behind what is.
+        if (auto again = Journal::open(context_.core.journal_dir, meta_.id, Role::source)) journal_.emplace(std::move(*again));
+        return appended;
       },
       [this](const Status& status) { done(SourceActionKind::record, status); });
 }
@@ -347,7 +348,10 @@ void SourceMigration::changed() {
   bool away = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed ||
               state.outcome == Outcome::failed_after_commit;
   auto& workloads = context_.core.workloads;
-  auto moved = away ? workloads.leave(spec_.name, meta_.peer) : workloads.stay(spec_.name);
+  // An undecided one stays "moving": nobody may start, stop or move it before it is decided.
+  Status moved;
+  if (away) moved = workloads.leave(spec_.name, meta_.peer);
+  else if (state.outcome != Outcome::unknown) moved = workloads.stay(spec_.name);
   if (!moved) log::error("the workload's state could not be written", {{"workload", spec_.name}, {"reason", moved.error().what}});
   context_.core.loop.post([this, end = std::move(end)] { handlers_.on_end(end); });
 }
@@ -407,7 +411,8 @@ Report SourceMigration::report() const {
   report.outcome = to_string(state.outcome);
   report.reason = state.reason;
   report.total_ms = to_ms(now() - started_);
-  if (frozen_at_ && thawed_seen_at_) report.downtime_ms = to_ms(*thawed_seen_at_ - *frozen_at_);
+  auto frozen = timeline_.start_us("quiesce");
+  if (frozen && thawed_seen_at_) report.downtime_ms = static_cast<double>(to_us(*thawed_seen_at_) - *frozen) / 1000.0;
   report.phases_ms.quiesce = timeline_.milliseconds("quiesce");
   report.phases_ms.freeze = timeline_.milliseconds("freeze");
   report.phases_ms.scan = timeline_.milliseconds("scan");

@@ -98,7 +98,7 @@ class SourceMigration {
   std::optional<ImagesPayload> images_;
   PreparedPayload prepared_;
   std::string destination_report_;
-  std::optional<Timestamp> frozen_at_, thawed_seen_at_;
+  std::optional<Timestamp> thawed_seen_at_;
   PacketCounts packets_;
   EventLoop::TimerId retry_timer_ = 0;
 
