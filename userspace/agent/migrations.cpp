@@ -23,11 +23,6 @@ constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resour
 // Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
 constexpr size_t kHeapKept = 24u << 20;
 
-Status to_status(const Answer<void>& answer) {
-  if (answer) return {};
-  return fail(answer.error().reason);
-}
-
 // After the commit, as this workload's own migration, and no process of it is left here.
 bool has_left(const JournalContents& contents, const Workload* workload) {
   if (workload == nullptr || workload->init || workload->migration != contents.meta.id.hex()) return false;
