@@ -223,6 +223,13 @@ Status FaultBed::start_agents() {
 std::string FaultBed::fault_dir(const std::string& node) const { return root(node) + kFaultDir; }
 
 void FaultBed::plan(const std::string& node, const Harm& harm) {
+  // A restarted agent proves CRIU on a canary first: the harm is not meant for that one.
+  auto proven = [&] {
+    std::string text = read_file(names_.agent_log(node)).value_or("");
+    size_t last = text.rfind("agent ready");
+    return last != std::string::npos && text.find("CRIU is ready", last) != std::string::npos;
+  };
+  for (Timestamp deadline = now() + kCriuBound; !proven() && now() < deadline;) pause_ms(10);
   std::ofstream(fault_dir(node) + "/plan.new") << harm.role << ' ' << harm.point << ' ' << harm.moment << ' ' << harm.action << '\n';
   if (::rename((fault_dir(node) + "/plan.new").c_str(), (fault_dir(node) + "/plan").c_str()) != 0) std::perror("plan");
 }

@@ -19,6 +19,7 @@ namespace {
 
 // An answer that nobody waits for any more is dropped after that.
 constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+constexpr Nanoseconds kCriuRetry = std::chrono::seconds(30);  // after CRIU could not be made ready
 constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
 // Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
 constexpr size_t kHeapKept = 24u << 20;
@@ -105,6 +106,10 @@ void Migrations::prepare_criu() {
           log::info("CRIU is ready", {{"version", context_.criu->version()}, {"canary_ms", prepared.canary.dump_ms}});
         } else {
           log::error("workloads cannot be moved", {{"reason", prepared.problem}});
+          // A canary may have died for a reason that passes.
+          core_.loop.after(kCriuRetry, [this, alive] {
+            if (*alive) prepare_criu();
+          });
         }
       });
 }

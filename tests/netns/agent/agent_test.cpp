@@ -199,10 +199,10 @@ TEST_F(AgentTest, AWorkloadThatEndedWhileNoAgentRanIsSeenAsEnded) {
 }
 
 TEST_F(AgentTest, TheEndOfAWorkloadIsNoticedWithItsStatus) {
-  ASSERT_EQ(run_shell("short", "exit 3").exit_code, 0);
+  ASSERT_EQ(run_shell("short", "sleep 0.3; exit 3").exit_code, 0);
   ASSERT_TRUE(wait_state("short", "exited"));
   EXPECT_EQ(workload("short")["exit_status"], "exit status 3");
-  ASSERT_EQ(run_shell("short", "kill -9 $$").exit_code, 0) << "the name of one that has ended may be used again";
+  ASSERT_EQ(run_shell("short", "sleep 0.3; kill -9 $$").exit_code, 0) << "the name of one that has ended may be used again";
   ASSERT_TRUE(wait_state("short", "exited"));
   EXPECT_EQ(workload("short")["exit_status"], "exit status 137");
   auto cleanup = bed->mose({"cleanup"});
