@@ -208,6 +208,8 @@ class Relay {
   void start(int socket) {
     std::string path = real_criu();
     pid_t parent = ::getpid();
+    int exec_done[2];  // its other end goes with the exec
+    if (::pipe2(exec_done, O_CLOEXEC) < 0) give_up("pipe2");
     child_ = ::fork();
     if (child_ < 0) give_up("fork");
     if (child_ == 0) {
@@ -225,6 +227,12 @@ class Relay {
       give_up(path.c_str());
     }
     ::close(socket);
+    // A harm done before that would hit a copy of ourselves which does not die with us yet.
+    ::close(exec_done[1]);
+    char none;
+    while (::read(exec_done[0], &none, 1) < 0 && errno == EINTR) {
+    }
+    ::close(exec_done[0]);
     pidfd_ = static_cast<int>(::syscall(SYS_pidfd_open, child_, 0));
     if (pidfd_ < 0) give_up("pidfd_open");
     pidfd_ = above(pidfd_);

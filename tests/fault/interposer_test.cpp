@@ -122,12 +122,15 @@ TEST_F(Interposer, AStoppedCriuLetsTheCallerWait) {
   auto event = answer_all(*swrk, std::chrono::milliseconds(300), hooks);
   EXPECT_TRUE(std::holds_alternative<restore::Swrk::TimedOut>(event));
   pid_t interposer = swrk->process().pid();
+  std::string own = "/proc/" + std::to_string(interposer);
+  std::string children = read_file(own + "/task/" + std::to_string(interposer) + "/children").value_or("");
+  auto real = ProcessHandle::open(std::atoi(children.c_str()));
+  ASSERT_TRUE(real) << "the real CRIU is the interposer's only child: " << children;
   swrk->kill();
   // The real one, stopped as it is, dies with the interposer.
   bool gone = false;
   for (int i = 0; i < 200 && !gone; ++i) {
-    auto children = read_file("/proc/" + std::to_string(interposer) + "/task/" + std::to_string(interposer) + "/children");
-    gone = !children;
+    gone = ::access(own.c_str(), F_OK) != 0 && !real->alive();
     ::usleep(5000);
   }
   EXPECT_TRUE(gone);
