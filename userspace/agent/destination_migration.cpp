@@ -86,10 +86,6 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
     driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
   };
   switch (type) {
-    case wire::FrameType::ping:
-      return connection_->send(wire::FrameType::pong);
-    case wire::FrameType::pong:
-      return;  // a sign of life, noted by the connection
     case wire::FrameType::images: {
       auto images = decode_images(payload);
       if (!images) {
@@ -303,24 +299,23 @@ Status DestinationMigration::register_here() {
 }
 
 void DestinationMigration::query_verdict() {
-  peer_lane_.run([this] { return ask_verdict(meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
-                 [this](Result<plan::Verdict> verdict) {
-                   if (verdict && *verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
-                   if (verdict && *verdict == plan::Verdict::abort) {
-                     driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
-                   }
-                   done(DestinationActionKind::query_verdict, verdict ? Status{} : Status(std::unexpected(verdict.error())));
-                 });
+  ask([this](const Status& asked) { done(DestinationActionKind::query_verdict, asked); });
 }
 
 void DestinationMigration::ask_now() {
+  ask([](const Status&) {});
+}
+
+// A verdict of the source is a message like any other; `then` comes after it.
+void DestinationMigration::ask(std::function<void(const Status&)> then) {
   peer_lane_.run([this] { return ask_verdict(meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
-                 [this](Result<plan::Verdict> verdict) {
-                   if (!verdict) return;
+                 [this, then = std::move(then)](Result<plan::Verdict> verdict) {
+                   if (!verdict) return then(std::unexpected(verdict.error()));
                    if (*verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
                    if (*verdict == plan::Verdict::abort) {
                      driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
                    }
+                   then({});
                  });
 }
 

@@ -67,6 +67,7 @@ class DestinationMigration {
   void discard();
   void finish();
   void query_verdict();
+  void ask(std::function<void(const Status&)> then);
   void watch_pager();
   void restored(const Status& status);
   [[nodiscard]] Status register_here();

@@ -62,6 +62,8 @@ void PeerConnection::read_frames() {
     if (!*frame) return;
     heard_ = now();
     pinged_ = false;
+    if ((*frame)->type == wire::FrameType::ping) send(wire::FrameType::pong);
+    if ((*frame)->type == wire::FrameType::ping || (*frame)->type == wire::FrameType::pong) continue;
     auto handlers = handlers_;
     handlers->on_frame((*frame)->type, std::string(move::as_text((*frame)->payload)));
   }

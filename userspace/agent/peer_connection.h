@@ -13,7 +13,8 @@
 
 namespace mose::agent {
 
-// One CONTROL connection to a peer in the event loop, after HELLO both ways. Nothing blocks; frames go out in order.
+// One CONTROL connection to a peer in the event loop, after HELLO both ways. Nothing blocks; frames go out in order. PING
+// and PONG are its own affair: on_frame never sees them.
 //
 // Life: made with a connected socket; handlers run in the loop thread and may destroy the object. on_closed comes once,
 // with the reason, and nothing after it. The destructor closes.
@@ -42,8 +43,6 @@ class PeerConnection {
   // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has
   // acknowledged the PING has several times as long to answer it. 0: no longer.
   void expect_life(Nanoseconds silence_max);
-  // True when everything that was sent has left.
-  [[nodiscard]] bool flushed() const { return writer_.empty(); }
 
  private:
   void on_events(uint32_t events);

@@ -76,7 +76,6 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number) {
   move::PageSenderOptions options;
   options.bandwidth_bps_max = bandwidth_bps_max_;
   options.stop = stop_.get_token();
-  options.progress = progress_;
   move::PageSender sender(*channel, std::move(options));
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
   std::lock_guard lock(mutex_);

@@ -60,7 +60,6 @@ class SourceMemory {
   };
   [[nodiscard]] Totals totals() const;
   [[nodiscard]] std::string tracker() const { return std::string(source_->name()); }
-  void on_progress(std::function<void(uint64_t pages, uint64_t bytes)> handler) { progress_ = std::move(handler); }
 
  private:
   [[nodiscard]] Result<move::Channel*> bulk();
@@ -72,7 +71,6 @@ class SourceMemory {
   const move::StreamId stream_;
   const uint64_t bandwidth_bps_max_;
   Timeline& timeline_;
-  std::function<void(uint64_t, uint64_t)> progress_;
   std::stop_source stop_;
   move::UrgentGate gate_;
 

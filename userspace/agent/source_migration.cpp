@@ -21,7 +21,6 @@ constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
 constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
-constexpr Nanoseconds kProgressPeriod = std::chrono::milliseconds(100);
 // Stragglers are redirected that long after the source tree has gone.
 constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 
@@ -234,10 +233,6 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
     driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
   };
   switch (type) {
-    case wire::FrameType::ping:
-      return connection_->send(wire::FrameType::pong);
-    case wire::FrameType::pong:
-      return;  // a sign of life, noted by the connection
     case wire::FrameType::prepared: {
       auto prepared = decode_prepared(payload);
       if (!prepared) return received(plan::Message::refused, prepared.error().what);

@@ -85,7 +85,6 @@ class SourceMigration {
   Timeline timeline_;
   std::string token_;
   Timestamp started_ = now();
-  Timestamp last_progress_{};
   bool ended_ = false;
   uint64_t bytes_done_ = 0;
 
