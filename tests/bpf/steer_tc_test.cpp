@@ -429,6 +429,42 @@ TEST(SteerTap, MarksAndSendsToTheHostEnd) {
   EXPECT_EQ(outcome.frame, kV4);
 }
 
+// The way of a quiesce: connection requests first, then everything, then out again in one order.
+TEST(SteerQueue, HoldNewThenHoldThenDrainIsOneQueue) {
+  Programs& programs = Programs::get();
+  const bpf_program* program = programs.skeleton().progs.steer_ingress;
+  auto set_state = [&](uint32_t state) {
+    mose_steer_policy policy = programs.policy(MOSE_STEER_INGRESS);
+    policy.state = state;
+    uint32_t key = MOSE_STEER_INGRESS;
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_services), &key, &policy, BPF_F_LOCK), 0);
+  };
+  auto put_back = [&](uint64_t frames) {
+    mose_steer_drained drained{.frames = frames};
+    uint32_t key = MOSE_STEER_INGRESS;
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_drained), &key, &drained, 0), 0);
+  };
+  programs.set(MOSE_STEER_INGRESS, kHoldNew);
+  EXPECT_EQ(programs.run(program, kSyn4, 0).verdict, kRedirect);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kNext);
+  EXPECT_EQ(programs.run(program, kSyn6, 0).verdict, kRedirect);
+  EXPECT_EQ(programs.queue(MOSE_STEER_INGRESS).queued, 2u);
+  set_state(MOSE_STEER_HOLD);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+  EXPECT_EQ(programs.queue(MOSE_STEER_INGRESS).queued, 3u);
+  set_state(MOSE_STEER_DRAIN);
+  EXPECT_EQ(programs.run(program, kSyn4, MOSE_STEER_MARK).verdict, kNext);
+  put_back(1);
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect) << "a frame overtook what is in the tap";
+  for (uint64_t frames = 2; frames <= 4; ++frames) {
+    EXPECT_EQ(programs.run(program, kV4, MOSE_STEER_MARK).verdict, kNext);
+    put_back(frames);
+  }
+  EXPECT_EQ(programs.policy(MOSE_STEER_INGRESS).state, static_cast<uint32_t>(MOSE_STEER_DRAIN));
+  EXPECT_EQ(programs.run(program, kV4, 0).verdict, kNext);
+  EXPECT_EQ(programs.policy(MOSE_STEER_INGRESS).state, static_cast<uint32_t>(MOSE_STEER_PASS));
+}
+
 TEST(SteerQueue, BytesCountAgainFromZeroWhenTheTapHasBeenEmpty) {
   Programs& programs = Programs::get();
   const bpf_program* program = programs.skeleton().progs.steer_ingress;

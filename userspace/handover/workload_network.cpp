@@ -161,7 +161,8 @@ Status WorkloadNetwork::open() {
   MOSE_TRY(steering_.set(Direction::egress, egress));
   MOSE_ASSIGN(SteerPolicy ingress, steering_.policy(Direction::ingress));
   ingress.silent = false;
-  bool queued = ingress.state == SteerState::hold || ingress.state == SteerState::drain;
+  bool queued =
+      ingress.state == SteerState::hold || ingress.state == SteerState::hold_new || ingress.state == SteerState::drain;
   ingress.state = queued ? SteerState::drain : SteerState::pass;
   ingress.after_drain = SteerState::pass;
   return steering_.set(Direction::ingress, ingress);
@@ -188,6 +189,13 @@ Status WorkloadNetwork::add_neighbours(const std::vector<Neighbour>& neighbours)
     }
     return {};
   });
+}
+
+Status WorkloadNetwork::hold_new(unsigned tap_ifindex) {
+  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
+  policy.state = SteerState::hold_new;
+  policy.tap_ifindex = tap_ifindex;
+  return steering_.set(Direction::ingress, policy);
 }
 
 Status WorkloadNetwork::hold(Direction direction, unsigned tap_ifindex) {

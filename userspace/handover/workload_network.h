@@ -66,6 +66,9 @@ class WorkloadNetwork {
   [[nodiscard]] Status add_neighbours(const std::vector<Neighbour>& neighbours) const;
 
   // The policies of a migration. `tap_ifindex`: HoldQueue::tap_ifindex(). What is silent stays so.
+  // Only what opens a TCP connection is held, so that listen queues run dry while established connections go on; hold()
+  // and drain_*() follow, with the same tap: held requests leave first, in the order of their arrival.
+  [[nodiscard]] Status hold_new(unsigned tap_ifindex);
   [[nodiscard]] Status hold(Direction direction, unsigned tap_ifindex);
   [[nodiscard]] Status shut(Direction direction, bool silent);
   [[nodiscard]] Status pass(Direction direction);
