@@ -20,19 +20,23 @@ static_assert(sizeof(uffd_msg) == sizeof(UffdMessage));
 constexpr uint64_t kWakeStart = 64u << 10;
 constexpr uint64_t kWakeEnd = 0x7ffffffff000;
 
-uffdio_range range_of(PageRun run) { return {.start = run.first << kPageShift, .len = run.count << kPageShift}; }
+uffdio_range range_of(PageRun run) {
+  return {.start = run.first << kPageShift, .len = run.count << kPageShift};
+}
 
 // One ioctl: bytes done (whole pages), or the errno as a negative number.
 template <typename Operation>
 UffdInstall install_run(uint64_t count, Operation operation) {
   UffdInstall out;
+  uint64_t most = kUffdRunPagesMax;
   while (out.handled < count) {
-    uint64_t pages = std::min(count - out.handled, kUffdRunPagesMax);
+    uint64_t pages = std::min(count - out.handled, most);
     int64_t done = operation(out.handled, pages);
     // A run that stopped on the way reports what it did; the next try says why.
     if (done > 0) {
       out.handled += static_cast<uint64_t>(done) >> kPageShift;
       out.installed += static_cast<uint64_t>(done) >> kPageShift;
+      most = std::min(most * 2, kUffdRunPagesMax);
       continue;
     }
     switch (-done) {
@@ -45,6 +49,11 @@ UffdInstall install_run(uint64_t count, Operation operation) {
         out.end = UffdInstall::End::event_pending;
         break;
       case ENOENT:
+        // One call takes only what lies in one mapping: a run that goes on into the next is taken in parts.
+        if (pages > 1) {
+          most = pages / 2;
+          continue;
+        }
         out.end = UffdInstall::End::unregistered;
         break;
       case ESRCH:

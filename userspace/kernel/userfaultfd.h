@@ -45,7 +45,7 @@ struct UffdInstall {
   enum class End : uint8_t {
     done,           // every page is present now
     event_pending,  // an event must be read first (EAGAIN); the rest is untouched
-    unregistered,   // the next page lies in no registered mapping, or the run crosses from one to the next (ENOENT)
+    unregistered,   // the next page lies in no registered mapping (ENOENT)
     gone,           // the process has exited (ESRCH, ENOSPC)
     failed,         // anything else: see code
   };
@@ -54,7 +54,7 @@ struct UffdInstall {
   uint64_t installed = 0;  // of these, by this call; the others had been present before
   int code = 0;            // errno of `failed`
 };
-// One ioctl carries at most this: longer runs are cut by the functions below.
+// One ioctl carries at most this, and only what lies in one mapping: other runs are cut by the functions below.
 inline constexpr uint64_t kUffdRunPagesMax = 512;
 
 // Copies whole pages to `page` and on, and wakes who waits for them. Pages that are present are left alone.

@@ -23,28 +23,31 @@ namespace mose::restore {
 
 // Serves the restored tree's memory: faults first, everything else in the background.
 //
-// Life: start() with a state that is new or adopted; add_task() for each userfaultfd that CRIU hands over; restore_ended()
-// when all of memory is registered; running() after the thaw; when every page of every space is in, unmapped, or without a
-// process, the userfaultfds are closed and on_complete is called. stop() ends the threads and leaves every descriptor open:
-// what is missing then stays missing, and who touches it waits, until close_all() or a second pager.
+// Life: start() with a state that is new or adopted; add_task() for each userfaultfd that CRIU hands over;
+// restore_ended() when all of memory is registered; running() after the thaw; when every page of every space is in,
+// unmapped, or without a process, the userfaultfds are closed and on_complete is called. stop() ends the threads and
+// leaves every descriptor open: what is missing then stays missing, and who touches it waits, until close_all() or a
+// second pager.
 //
 // Order of truths for a page of a served space: a page without a "missing" bit is a zero page if somebody faults on it
-// (never there, or removed since); a missing page comes from the provider. Before the provider is sealed nothing is answered.
+// (never there, or removed since); a missing page comes from the provider. Before the provider is sealed nothing is
+// answered.
 //
-// Threads: `servers` read messages and answer faults, one filler, and the provider's own threads in on_local. Each space has
-// a lock, held for the reading of a message with its effects, or for one ioctl of the filler. It must be held across both:
-// when REMOVE or UNMAP has been read the process goes on and drops its pages, and a copy that was prepared before that would
-// bring old contents back. So a fault may wait for one piece of the fill: small while the tree runs, and the lock inherits
-// priority and is handed over in order, so that it never waits for a second one.
+// Threads: `servers` read messages and answer faults, one filler, and the provider's own threads in on_local. Each
+// space has a lock, held for the reading of a message with its effects, or for one ioctl of the filler. It must be held
+// across both: when REMOVE or UNMAP has been read the process goes on and drops its pages, and a copy that was prepared
+// before that would bring old contents back. So a fault may wait for one piece of the fill: small while the tree runs,
+// and the lock inherits priority and is handed over in order, so that it never waits for a second one.
 struct PagerPolicy {
   bool fill_before_resume = true;
-  uint64_t piece_before = 16;   // pages per ioctl before the thaw: each holds the lock of the address space that CRIU is changing
-  uint64_t piece_after = 32;    // and while it runs: 128 KiB take about 30 us
-  uint64_t fault_around = 16;   // pages answered with a fault whose contents are here
-  uint64_t remote_around = 8;   // pages asked for with a fault whose contents are not
-  uint64_t zero_around = 4;     // pages given to a write into fresh memory
-  unsigned servers = 1;         // one answers about 100 000 faults/s; each space belongs to one
-  bool realtime = true;         // servers run before everything else where this is allowed
+  uint64_t piece_before =
+      16;  // pages per ioctl before the thaw: each holds the lock of the address space that CRIU is changing
+  uint64_t piece_after = 32;   // and while it runs: 128 KiB take about 30 us
+  uint64_t fault_around = 16;  // pages answered with a fault whose contents are here
+  uint64_t remote_around = 8;  // pages asked for with a fault whose contents are not
+  uint64_t zero_around = 4;    // pages given to a write into fresh memory
+  unsigned servers = 1;        // one answers about 100 000 faults/s; each space belongs to one
+  bool realtime = true;        // servers run before everything else where this is allowed
 };
 
 struct PagerStats {
@@ -63,8 +66,8 @@ class Pager {
     std::function<void(Error)> on_failure;  // something is wrong that no retry cures; service goes on where it can
   };
   // `state` and `provider` must outlive the pager. Userfaultfds of an adopted state must be open under their numbers.
-  [[nodiscard]] static Result<std::unique_ptr<Pager>> start(PagerState& state, PageProvider& provider, PagerPolicy policy,
-                                                            Callbacks callbacks);
+  [[nodiscard]] static Result<std::unique_ptr<Pager>> start(PagerState& state, PageProvider& provider,
+                                                            PagerPolicy policy, Callbacks callbacks);
   ~Pager();
   Pager(const Pager&) = delete;
   Pager& operator=(const Pager&) = delete;
@@ -134,9 +137,8 @@ class Pager {
   void take_arrivals();
   bool fill_piece(const Piece& piece);
   enum class FillStep : uint8_t { went_on, finished, later };
-  [[nodiscard]] FillStep fill_step(Space& space, PageRun& rest, uint64_t& limit);
-  [[nodiscard]] FillStep fill_ended(Space& space, const UffdInstall& result, PageRun& rest, uint64_t tried,
-                                    uint64_t& limit);
+  [[nodiscard]] FillStep fill_step(Space& space, PageRun& rest);
+  [[nodiscard]] FillStep fill_ended(Space& space, const UffdInstall& result, PageRun& rest);
   void complete_if_done();
   void wake_filler();
 

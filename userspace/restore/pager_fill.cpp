@@ -103,7 +103,6 @@ void Pager::take_arrivals() {
 bool Pager::fill_piece(const Piece& piece) {
   Space& one = *space(piece.space);
   PageRun rest = piece.source;
-  uint64_t limit = kFillPiecePages;
   while (rest.count != 0 && !stop_) {
     // A fault is being answered: it needs the lock, the processor, or both.
     while (urgent_ > 0 && !stop_) nap(kUrgentPause);
@@ -113,7 +112,7 @@ bool Pager::fill_piece(const Piece& piece) {
     }
     std::unique_lock lock(one.lock);
     if (one.uffd < 0) return true;
-    FillStep step = fill_step(one, rest, limit);
+    FillStep step = fill_step(one, rest);
     lock.unlock();
     if (step == FillStep::finished) return true;
     if (step == FillStep::later) nap(kUrgentPause);
@@ -121,8 +120,8 @@ bool Pager::fill_piece(const Piece& piece) {
   return true;
 }
 
-// One ioctl at most. `rest` moves on past what is dealt with; `limit` is how many pages are tried at once.
-Pager::FillStep Pager::fill_step(Space& space, PageRun& rest, uint64_t& limit) {
+// One piece at most. `rest` moves on past what is dealt with.
+Pager::FillStep Pager::fill_step(Space& space, PageRun& rest) {
   auto advance = [&](uint64_t source) {
     source = std::min(source, rest.end());
     rest = {source, rest.end() - source};
@@ -139,23 +138,18 @@ Pager::FillStep Pager::fill_step(Space& space, PageRun& rest, uint64_t& limit) {
     installed(space, {run.first, count});
     return advance(source + count);
   }
-  limit = std::min(limit, running_ ? policy_.piece_after : policy_.piece_before);
+  uint64_t limit = running_ ? policy_.piece_after : policy_.piece_before;
   auto bytes = provider_.contents(space.source, source, std::min(count, limit));
-  uint64_t tried = bytes.size() / kPageSize;
-  if (tried == 0) return advance(source + 1);
+  if (bytes.size() < kPageSize) return advance(source + 1);
   UffdInstall result = uffd_copy(space.uffd, run.first, bytes);
   if (result.handled != 0) installed(space, {run.first, result.handled});
   rest = {source + result.handled, rest.end() - source - result.handled};
-  if (result.end == UffdInstall::End::done) {
-    limit = kFillPiecePages;
-    return rest.count == 0 ? FillStep::finished : FillStep::went_on;
-  }
-  return fill_ended(space, result, rest, tried - result.handled, limit);
+  if (result.end == UffdInstall::End::done) return rest.count == 0 ? FillStep::finished : FillStep::went_on;
+  return fill_ended(space, result, rest);
 }
 
-// The first page of `rest` could not be installed, `tried` pages from it on were.
-Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageRun& rest, uint64_t tried,
-                                  uint64_t& limit) {
+// The first page of `rest` could not be installed.
+Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageRun& rest) {
   switch (result.end) {
     case UffdInstall::End::event_pending:
       return FillStep::later;
@@ -163,12 +157,6 @@ Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageR
       drop(space);
       return FillStep::finished;
     case UffdInstall::End::unregistered:
-      // A run may go from one mapping into the next: the ioctl takes only what lies in one.
-      if (tried > 1) {
-        limit = tried / 2;
-        return FillStep::went_on;
-      }
-      limit = kFillPiecePages;
       if (!restore_ended_) {
         deferred_.push_back({space.index, rest});
         return FillStep::finished;
