@@ -188,6 +188,8 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
     case Kind::arm_dump:
       return end_later(action.kind, token, bench_.duration(5ms), fails,
                        [this, fails] { world_.source_dumper = !fails; });
+    case Kind::quiesce:
+      return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
     case Kind::freeze:
       if (!world_.source_dumper) bench_.violate("frozen before the dump process is armed");
       return end_later(action.kind, token, bench_.duration(3ms), fails, [this, fails, coin] {
@@ -234,7 +236,7 @@ void SourceAgent::resume(uint64_t token, bool fails) {
     if (under_way_.has(kind)) bench_.violate(std::string("resume_source beside ") + plan::to_string(kind));
   }
   if (world_.source == Tree::killed) bench_.violate("resume_source of a killed tree");
-  for (Kind kind : {Kind::arm_dump, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
+  for (Kind kind : {Kind::arm_dump, Kind::quiesce, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
   free_from_dump();
   bool half = bench_.random.coin();
   end_later(Kind::resume_source, token, bench_.duration(3ms), fails, [this, fails, half] {

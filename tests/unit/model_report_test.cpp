@@ -31,7 +31,7 @@ Report full() {
   r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf_events = 0, .ebpf_lost = 0};
   r.steer = {.layer = "tc", .mode = "l2"};
   r.bytes_sent = std::numeric_limits<uint64_t>::max();
-  r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0};
+  r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0, .half_open = 0};
   return r;
 }
 

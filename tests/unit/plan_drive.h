@@ -97,8 +97,12 @@ class SourceDrive : public SourceDriveBase {
     to_precopy().round_sent(1);
     return *this;
   }
-  SourceDrive& to_freezing() {
+  SourceDrive& to_quiescing() {
     to_arming().done(SourceActionKind::arm_dump);
+    return *this;
+  }
+  SourceDrive& to_freezing() {
+    to_quiescing().done(SourceActionKind::quiesce);
     return *this;
   }
   SourceDrive& to_dumping() {

@@ -21,7 +21,7 @@ void abort_ends(SourceDrive& source) {
   source.done(resume_source);
   source.done(send);
   source.hears(Message::aborted);
-  for (SourceActionKind kind : {arm_dump, freeze, dump, final_scan, finish_dump, precopy_round})
+  for (SourceActionKind kind : {arm_dump, quiesce, freeze, dump, final_scan, finish_dump, precopy_round})
     source.done(kind, "ended");
   source.done(record);
 }
@@ -169,7 +169,7 @@ TEST(PlanSourceAbort, AFailureOfEachActionBeforeTheCommitLeadsBack) {
     SourceActionKind kind;
   };
   for (Row row : {Row{&SourceDrive::to_precopy, precopy_round}, Row{&SourceDrive::to_arming, arm_dump},
-                  Row{&SourceDrive::to_freezing, freeze}, Row{&SourceDrive::to_dumping, dump},
+                  Row{&SourceDrive::to_quiescing, quiesce}, Row{&SourceDrive::to_freezing, freeze}, Row{&SourceDrive::to_dumping, dump},
                   Row{&SourceDrive::to_dumping, final_scan}}) {
     SourceDrive source;
     (source.*row.to)();

@@ -96,12 +96,15 @@ TEST(PlanSource, PrecopiesAtLeastOneRound) {
   EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("arm_dump"));
 }
 
-TEST(PlanSource, ArmsThenFreezesThenDumpsAndScansSideBySide) {
+TEST(PlanSource, ArmsThenQuiescesThenFreezesThenDumpsAndScansSideBySide) {
   SourceDrive source;
   source.to_arming();
   EXPECT_EQ(source.state.phase, SourcePhase::arming);
   EXPECT_FALSE(source.state.stopped);
-  EXPECT_THAT(source.done(arm_dump), ElementsAre("freeze"));
+  EXPECT_THAT(source.done(arm_dump), ElementsAre("quiesce"));
+  EXPECT_EQ(source.state.phase, SourcePhase::quiescing);
+  EXPECT_FALSE(source.state.stopped);
+  EXPECT_THAT(source.done(quiesce), ElementsAre("freeze"));
   EXPECT_EQ(source.state.phase, SourcePhase::freezing);
   EXPECT_TRUE(source.state.stopped);
   EXPECT_THAT(source.done(freeze), ElementsAre("dump", "final_scan"));

@@ -30,7 +30,7 @@ Json unknown_run() {
   out["tracking"] = nulls({"source", "reason", "ebpf_events", "ebpf_lost"});
   out["steer"] = nulls({"layer", "mode"});
   out["bytes_sent"] = nullptr;
-  out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow"});
+  out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open"});
   out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us", "latency_p99_us",
                          "latency_max_us"});
   out["predicted"] = nulls({"downtime_ms", "total_ms", "bytes"});

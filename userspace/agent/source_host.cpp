@@ -14,6 +14,7 @@
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
 #include "base/log.h"
+#include "handover/quiesce.h"
 #include "kernel/procfs.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
@@ -139,15 +140,37 @@ Status SourceHost::arm_dump() {
   request.pid = init_->pid();
   request.cgroup_path = cgroup_.path();
   for (const ExternalMount& mount : external_mounts(config_, spec_)) request.mounts.push_back({mount.target, mount.key});
+  // While CRIU prepares itself, what has begun to connect is let in. Last, because new connections wait from here on.
+  MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
+  listen_queues_.emplace(std::move(listen_queues));
+  MOSE_TRY(network_->hold_new(ingress_queue_->tap_ifindex()));
   MOSE_TRY(swrk_->request_dump(request));
   return wait_hook("pre-dump", "preparation");
+}
+
+Status SourceHost::quiesce() {
+  Timeline::Span span(timeline_, "quiesce");
+  MOSE_ASSIGN(WaitingConnections left, handover::quiesce(*listen_queues_));
+  listen_queues_.reset();
+  {
+    std::lock_guard lock(results_mutex_);
+    packets_.half_open = left.half_open;
+  }
+  if (left.none()) return {};
+  if (left.not_accepted > 0) {
+    return fail(fmt::format("{} connections to port {} of {} wait for being accepted and would be lost: move it when it accepts again",
+                            left.not_accepted, left.port, spec_.name));
+  }
+  // Clients that never finish their handshake must not keep a workload from moving.
+  log::warn("half-open connections are not moved", {{"workload", spec_.name}, {"connections", left.half_open}});
+  return {};
 }
 
 Status SourceHost::freeze() {
   // What the programs counted before belongs to earlier times: silence before the service was opened, earlier moves.
   MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   {
-    Timeline::Span span(timeline_, "quiesce");
+    Timeline::Span span(timeline_, "hold");
     MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
   }
   Timeline::Span span(timeline_, "freeze");
@@ -283,7 +306,7 @@ PacketCounts SourceHost::packets() const {
 void SourceHost::count_packets() {
   auto in = network_->steering().counters(handover::Direction::ingress);
   if (!in) return;
-  PacketCounts counts;
+  PacketCounts counts = packets();
   counts.held = in->held.frames - before_.held.frames;
   counts.drained = in->drained - before_.drained;
   counts.redirected = in->redirected.frames - before_.redirected.frames;

@@ -15,6 +15,7 @@
 #include "handover/hold_queue.h"
 #include "handover/workload_network.h"
 #include "kernel/cgroup.h"
+#include "kernel/listen_queues.h"
 #include "kernel/process.h"
 #include "model/dirty_source.h"
 #include "restore/swrk.h"
@@ -24,7 +25,7 @@ namespace mose::agent {
 // What the source's actions do to this host: network, cgroup and CRIU of one workload that moves away. Blocking; every
 // function is called from the migration's one CRIU lane (its thread outlives CRIU), except break_dump.
 //
-// Life: inspect() -> arm_dump() -> freeze() -> dump() -> finish_dump() -> redirect() -> kill_tree() -> release(), or
+// Life: inspect() -> arm_dump() -> quiesce() -> freeze() -> dump() -> finish_dump() -> redirect() -> kill_tree() -> release(), or
 // resume() at any moment before the commit. adopt() instead of inspect() after a restart of the agent.
 class SourceHost {
  public:
@@ -36,8 +37,12 @@ class SourceHost {
   [[nodiscard]] Result<PreparePayload> inspect();
   [[nodiscard]] Status adopt();
 
-  // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists.
+  // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists and new connections
+  // wait in it.
   [[nodiscard]] Status arm_dump();
+  // Until nothing waits in the workload's listen queues, at most for a bound. Fails when connections stay that nobody
+  // accepts: they cannot be moved and would be reset.
+  [[nodiscard]] Status quiesce();
   // Ingress held, then the cgroup frozen.
   [[nodiscard]] Status freeze();
   // Until post-dump: egress shut, cgroup frozen again, images complete with the pages that are never lazy.
@@ -82,6 +87,7 @@ class SourceHost {
   Fd netns_, images_dir_;
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> ingress_queue_;
+  std::optional<ListenQueues> listen_queues_;
   handover::SteerCounters before_;     // ingress, when the hold began
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_breaker_

@@ -124,6 +124,8 @@ void SourceMigration::execute(const plan::SourceAction& action) {
       return precopy_round(action.round);
     case SourceActionKind::arm_dump:
       return on_host(action.kind, [this] { return host_->arm_dump(); });
+    case SourceActionKind::quiesce:
+      return on_host(action.kind, [this] { return host_->quiesce(); });
     case SourceActionKind::freeze:
       return on_host(action.kind, [this] { return host_->freeze(); });
     case SourceActionKind::dump:
@@ -406,7 +408,7 @@ Report SourceMigration::report() const {
   report.outcome = to_string(state.outcome);
   report.reason = state.reason;
   report.total_ms = to_ms(now() - started_);
-  auto frozen = timeline_.start_us("quiesce");
+  auto frozen = timeline_.start_us("hold");
   if (frozen && thawed_seen_at_) report.downtime_ms = static_cast<double>(to_us(*thawed_seen_at_) - *frozen) / 1000.0;
   report.phases_ms.quiesce = timeline_.milliseconds("quiesce");
   report.phases_ms.freeze = timeline_.milliseconds("freeze");

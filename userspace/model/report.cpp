@@ -103,6 +103,7 @@ void visit(Visitor v, R& r) {
     o.field("redirected", r.packets.redirected);
     o.field("dropped", r.packets.dropped);
     o.field("overflow", r.packets.overflow);
+    o.field("half_open", r.packets.half_open);
   });
 }
 

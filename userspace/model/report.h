@@ -25,6 +25,7 @@ struct PhaseTimes {
 
 struct PacketCounts {
   std::optional<uint64_t> held, drained, redirected, dropped, overflow;
+  std::optional<uint64_t> half_open;  // connections that were begun and not finished when everything was held: not moved
 };
 
 // What one migration did, as `mose migrate --json`, `history` and the run object of design.md 9 give it (without the

@@ -14,6 +14,8 @@ const char* to_string(SourcePhase phase) {
       return "precopy";
     case SourcePhase::arming:
       return "arming";
+    case SourcePhase::quiescing:
+      return "quiescing";
     case SourcePhase::freezing:
       return "freezing";
     case SourcePhase::dumping:
@@ -50,6 +52,8 @@ const char* to_string(SourceActionKind kind) {
       return "precopy_round";
     case SourceActionKind::arm_dump:
       return "arm_dump";
+    case SourceActionKind::quiesce:
+      return "quiesce";
     case SourceActionKind::freeze:
       return "freeze";
     case SourceActionKind::dump:

@@ -154,6 +154,7 @@ void SourceMachine::on(const Tick&) {
       abort(s_.touched ? Outcome::failed : Outcome::refused, "the destination did not answer in time while preparing");
       break;
     case Phase::arming:
+    case Phase::quiescing:
     case Phase::freezing:
     case Phase::dumping:
       abort(Outcome::failed, "the dump did not end in time");
@@ -297,6 +298,9 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
     case Kind::precopy_round:
       return round_done(done.stats);
     case Kind::arm_dump:
+      s_.phase = Phase::quiescing;
+      return start({.kind = Kind::quiesce});
+    case Kind::quiesce:
       s_.phase = Phase::freezing;
       s_.stopped = true;
       return start({.kind = Kind::freeze});

@@ -12,12 +12,12 @@
 // The source's half of a migration as a pure function: no I/O, no clock, no thread. The agent, the simulation of both
 // ends and --dry-run run the same code.
 //
-// Life: preflight -> preparing -> precopy -> arming -> freezing -> dumping -> restoring -> committing -> committed ->
+// Life: preflight -> preparing -> precopy -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
 // forward. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
 //
 // What the executor promises:
-// * resume_source ends arm_dump, dump and finish_dump that are under way (they answer with an error) and none of them
+// * resume_source ends arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them
 //   acts after it. It is never emitted while `freeze` or `record` is under way.
 // * A ConnectionLost concerns the connection of the last `connect` that worked, and comes after its ActionDone.
 // * An action that needs the peer (send, precopy_round, final_scan) ends when the connection is lost.
@@ -28,7 +28,8 @@ enum class SourcePhase : uint8_t {
   preflight,   // nothing is touched yet
   preparing,   // the destination builds namespaces, pager, fence
   precopy,     // rounds while the workload runs
-  arming,      // the dump process has been asked and waits in its pre-dump hook
+  arming,      // the dump process has been asked and waits in its pre-dump hook; new connections are held
+  quiescing,   // what began to connect before is let in, the workload runs
   freezing,    // ingress held, cgroup being frozen
   dumping,     // metadata dump and final scan, side by side
   restoring,   // images and page map are out: waiting for READY
@@ -47,7 +48,8 @@ enum class SourceActionKind : uint8_t {
   connect,         // control connection and HELLO; also used again after a loss
   send,            // `message`
   precopy_round,   // round number `round` from 1; answers with RoundStats
-  arm_dump,        // CRIU asked to dump, waiting in pre-dump; nothing is stopped yet
+  arm_dump,        // new connections held; CRIU asked to dump, waiting in pre-dump; nothing is stopped yet
+  quiesce,         // listen queues run dry, within a bound of some milliseconds; fails when connections stay that nobody accepts
   freeze,          // ingress to hold, then the cgroup frozen and seen frozen
   dump,            // until post-dump: egress shut, cgroup frozen again, images in hand
   final_scan,      // the final dirty set; page map sent, remaining pages follow in the background

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 
-#include "bed.h"
+#include "handover.h"
 #include "handover/announce.h"
 #include "handover/hold_queue.h"
 #include "kernel/bpf_object.h"
@@ -22,30 +22,6 @@ using handover::Direction;
 using handover::HoldQueue;
 using handover::SteerState;
 using handover::WorkloadNetwork;
-
-constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
-
-#define EXPECT_OK(expression)                                 \
-  do {                                                        \
-    auto result_ = (expression);                              \
-    EXPECT_TRUE(result_.has_value()) << result_.error().what; \
-  } while (false)
-
-HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, WorkloadNetwork& network, Direction direction) {
-  std::optional<handover::HoldQueue> queue;
-  bed.in(node.netns, [&]() -> Status {
-    MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), direction));
-    return {};
-  });
-  return std::move(*queue);
-}
-
-void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
-  auto drained = queue.drain(network.steering(), kDrainLimit);
-  ASSERT_TRUE(drained.has_value()) << drained.error().what;
-  EXPECT_TRUE(*drained);
-  EXPECT_EQ(queue.stats().lost, 0u);
-}
 
 // When a packet was last let through. ARP and neighbour discovery, which are never held, do not count.
 uint64_t last_passed_ns(WorkloadNetwork& network, Direction direction) {

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#include "handover.h"
+
+#include <cstdlib>
+
+#include "handover/announce.h"
+#include "kernel/netns.h"
+
+namespace mose::test {
+
+using handover::Direction;
+using handover::HoldQueue;
+using handover::WorkloadNetwork;
+
+HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, WorkloadNetwork& network, Direction direction) {
+  std::optional<HoldQueue> queue;
+  bed.in(node.netns, [&]() -> Status {
+    MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), direction));
+    return {};
+  });
+  return std::move(*queue);
+}
+
+void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
+  auto drained = queue.drain(network.steering(), kDrainLimit);
+  ASSERT_TRUE(drained.has_value()) << drained.error().what;
+  EXPECT_TRUE(*drained);
+  EXPECT_EQ(queue.stats().lost, 0u);
+}
+
+int rounds(int sample, int full) {
+  return std::getenv("MOSE_FULL") != nullptr ? full : sample;
+}
+
+void MovingNetwork::prepare() {
+  next_.emplace(bed_.create(*there_, false));
+  queue_.emplace(hold_queue(bed_, *here_, *network_, Direction::ingress));
+  // While it was not open yet, what the segment floods was dropped.
+  auto counters = network_->steering().counters(Direction::ingress);
+  ASSERT_TRUE(counters.has_value());
+  dropped_before_ = counters->dropped_shut.frames;
+}
+
+void MovingNetwork::switch_over() {
+  bed_.in(there_->netns, [&] { return next_->open(); });
+  EXPECT_OK(network_->drain_to_peer(there_->uplink_mac));
+  expect_drained(*queue_, *network_);
+  bed_.in(there_->netns, [&]() -> Status {
+    MOSE_ASSIGN(auto announcer, handover::Announcer::open(next_->uplink_ifindex(), next_->steering().config().addresses,
+                                                          mac_for(service4())));
+    return announcer.send_round();
+  });
+}
+
+void MovingNetwork::leave() {
+  auto redirected = [&] {
+    auto counters = network_->steering().counters(Direction::ingress);
+    return counters ? counters->redirected.frames : 0;
+  };
+  for (uint64_t last = redirected(), quiet = 0; quiet < 5; ++quiet) {
+    sleep_ms(1);
+    if (redirected() != last) quiet = 0;
+    last = redirected();
+  }
+  auto counters = network_->steering().counters(Direction::ingress);
+  ASSERT_TRUE(counters.has_value());
+  held_ += counters->queued;
+  EXPECT_EQ(counters->dropped_overflow.frames, 0u);
+  EXPECT_EQ(counters->dropped_shut.frames, dropped_before_);
+  old_place_ = tcp_counters(here_->workload);
+  queue_.reset();
+  network_ = std::move(next_);
+  next_.reset();
+  bed_.in(here_->netns, [&] { return WorkloadNetwork::destroy("mnet-redis", here_->bpffs); });
+  bed_.renew_workload(*here_);
+  std::swap(here_, there_);
+}
+
+}  // namespace mose::test

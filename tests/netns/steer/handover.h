@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+
+#include "bed.h"
+#include "counters.h"
+#include "handover/hold_queue.h"
+#include "handover/workload_network.h"
+
+namespace mose::test {
+
+inline constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
+
+#define EXPECT_OK(expression)                                 \
+  do {                                                        \
+    auto result_ = (expression);                              \
+    EXPECT_TRUE(result_.has_value()) << result_.error().what; \
+  } while (false)
+
+[[nodiscard]] handover::HoldQueue hold_queue(const Bed& bed, const Bed::Node& node, handover::WorkloadNetwork& network,
+                                             handover::Direction direction);
+void expect_drained(handover::HoldQueue& queue, handover::WorkloadNetwork& network);
+
+// How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
+[[nodiscard]] int rounds(int sample, int full);
+
+// A service's network that goes from node to node without the memory and sockets of its processes.
+//
+// Life: prepare() -> hold_new(), hold() -> switch_over() -> leave(), then the other way round.
+class MovingNetwork {
+ public:
+  explicit MovingNetwork(Bed& bed) : bed_(bed), here_(&bed.a), there_(&bed.b) { network_.emplace(bed.create(bed.a)); }
+
+  [[nodiscard]] Bed::Node& here() const { return *here_; }
+  [[nodiscard]] Bed::Node& there() const { return *there_; }  // before switch_over: the next place
+  [[nodiscard]] handover::WorkloadNetwork& network() { return *network_; }
+
+  void prepare();
+  void hold_new() { EXPECT_OK(network_->hold_new(queue_->tap_ifindex())); }
+  void hold() { EXPECT_OK(network_->hold(handover::Direction::ingress, queue_->tap_ifindex())); }
+  // The next place opens, what is held drains to it, and the segment is told.
+  void switch_over();
+  // No straggler comes any more: the old place's network goes.
+  void leave();
+  [[nodiscard]] const TcpCounters& old_place() const { return old_place_; }  // all that its TCP noticed; after leave()
+  [[nodiscard]] uint64_t held() const { return held_; }                      // frames, in all moves
+
+ private:
+  Bed& bed_;
+  Bed::Node *here_, *there_;
+  std::optional<handover::WorkloadNetwork> network_, next_;
+  std::optional<handover::HoldQueue> queue_;
+  uint64_t dropped_before_ = 0;
+  TcpCounters old_place_;
+  uint64_t held_ = 0;
+};
+
+}  // namespace mose::test

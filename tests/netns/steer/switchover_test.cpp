@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+// A service's network goes back and forth between two nodes under traffic: nothing is lost, doubled, reordered or
+// reset.
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "handover.h"
+#include "handover/quiesce.h"
+#include "kernel/netns.h"
+#include "kernel/procfs.h"
+#include "tcp_traffic.h"
+
+namespace mose::test {
+namespace {
+
+TEST(Switchover, LosesReordersAndDoublesNothingAt50000PacketsPerSecond) {
+  constexpr unsigned kPerSecond = 50000;
+  Bed bed;
+  MovingNetwork moving(bed);
+  auto service = std::make_unique<UdpService>(bed.a.workload, AF_INET, false);
+  Sequence all;
+  UdpClient client(bed.client, AF_INET, kPerSecond);
+  int moves = rounds(5, 50);
+  auto begin = now();
+  for (int move = 0; move < moves; ++move) {
+    moving.prepare();
+    sleep_ms(10);
+    moving.hold();
+    EXPECT_TRUE(eventually([&] {  // what passed before the hold is taken: then the source is frozen
+      uint64_t before = service->count();
+      sleep_ms(3);
+      return service->count() == before;
+    }));
+    service->stop();
+    auto& seen = service->received().seen;
+    all.seen.insert(all.seen.end(), seen.begin(), seen.end());
+    service = std::make_unique<UdpService>(moving.there().workload, AF_INET, false);
+    moving.switch_over();
+    sleep_ms(5);
+    moving.leave();
+  }
+  client.stop_sending();
+  double seconds = static_cast<double>((now() - begin).count()) / 1e9;
+  EXPECT_TRUE(eventually([&] { return all.seen.size() + service->count() >= client.sent(); }));
+  service->stop();
+  client.stop();
+  auto& seen = service->received().seen;
+  all.seen.insert(all.seen.end(), seen.begin(), seen.end());
+  EXPECT_EQ(all.fault(1, client.sent()), "");
+  RecordProperty("packets", static_cast<int>(client.sent()));
+  RecordProperty("packets_per_second", static_cast<int>(static_cast<double>(client.sent()) / seconds));
+  RecordProperty("held", static_cast<int>(moving.held()));
+  EXPECT_GT(moving.held(), static_cast<uint64_t>(moves) * 50) << "hardly anything was held";
+}
+
+// No connection in any state but listening.
+bool only_listens(const Fd& netns) {
+  std::string text;
+  EXPECT_OK(in_netns(netns.get(), [&]() -> Status {
+    MOSE_ASSIGN(text, read_file("/proc/thread-self/net/tcp"));
+    return {};
+  }));
+  std::istringstream lines(text);
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    if (line.find(" 0A ") == std::string::npos) return false;
+  }
+  return true;
+}
+
+TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
+  constexpr unsigned kPerSecond = 2000;
+  Bed bed;
+  bed.in(bed.client, []() -> Status {  // thousands of connections to one port: reuse what is closed
+    MOSE_TRY(set_net_sysctl("ipv4/ip_local_port_range", "1024 65535"));
+    MOSE_TRY(set_net_sysctl("ipv4/tcp_tw_reuse", "1"));
+    return {};
+  });
+  MovingNetwork moving(bed);
+  auto service = std::make_unique<EchoService>(bed.a.workload, "192.0.2.10");
+  TcpCounters before = tcp_counters(bed.client);
+  ConnectionChurn churn(bed.client, "192.0.2.10", kPerSecond);
+  Nanoseconds quiesce_longest{0};
+  for (int move = 0; move < rounds(8, 100); ++move) {
+    moving.prepare();
+    sleep_ms(20);
+    auto queues = ListenQueues::open(moving.here().workload.get());
+    ASSERT_TRUE(queues.has_value());
+    moving.hold_new();
+    sleep_ms(4);  // as long as CRIU takes to get ready
+    Timestamp from = now();
+    auto left = handover::quiesce(*queues);
+    ASSERT_TRUE(left.has_value()) << left.error().what;
+    quiesce_longest = std::max(quiesce_longest, now() - from);
+    EXPECT_TRUE(left->none()) << left->half_open << " half-open, " << left->not_accepted << " not accepted";
+    // Established connections move with their processes; here there is nobody to take them, so they end first.
+    EXPECT_TRUE(eventually([&] { return only_listens(moving.here().workload); }));
+    moving.hold();
+    service = std::make_unique<EchoService>(moving.there().workload, "192.0.2.10");
+    moving.switch_over();
+    moving.leave();
+    const TcpCounters& old = moving.old_place();
+    EXPECT_EQ(old.resets_sent + old.syn_retries + old.timeouts + old.listen_drops, 0u)
+        << "move " << move << ": " << old.text();
+  }
+  sleep_ms(20);
+  churn.stop();
+  EXPECT_EQ(churn.failures(), std::vector<std::string>{});
+  EXPECT_EQ(churn.answered(), churn.begun());
+  TcpCounters counters = tcp_counters(bed.client).since(before), last = tcp_counters(moving.here().workload);
+  EXPECT_EQ(counters.resets_received + counters.resets_sent + last.resets_sent, 0u) << counters.text();
+  EXPECT_EQ(counters.syn_retries, 0u) << counters.text();
+  EXPECT_EQ(counters.timeouts, 0u) << counters.text();
+  RecordProperty("connections", static_cast<int>(churn.begun()));
+  RecordProperty("longest_connection_us", static_cast<int>(churn.longest().count() / 1000));
+  RecordProperty("quiesce_longest_us", static_cast<int>(quiesce_longest.count() / 1000));
+  RecordProperty("client", counters.text());
+  EXPECT_GT(moving.held(), 100u) << "hardly a connection came while all were held";
+}
+
+// A service that does not accept: the bound ends the wait, and what is left is named.
+TEST(Quiesce, NamesTheConnectionsThatNobodyAccepts) {
+  Bed bed;
+  handover::WorkloadNetwork network = bed.create(bed.a);
+  auto queue = hold_queue(bed, bed.a, network, handover::Direction::ingress);
+  auto queues = ListenQueues::open(bed.a.workload.get());
+  ASSERT_TRUE(queues.has_value());
+  auto nothing = queues->read();
+  ASSERT_TRUE(nothing.has_value());
+  EXPECT_TRUE(nothing->none());
+  EXPECT_EQ(nothing->listeners, 0u);
+
+  Fd listener = tcp_listener(bed.a.workload, "192.0.2.10", kPort),
+     other = tcp_listener(bed.a.workload, "2001:db8::10", 7001);
+  Fd first = tcp_connect(bed.client, "192.0.2.10", kPort), second = tcp_connect(bed.client, "192.0.2.10", kPort);
+  Fd third = tcp_connect(bed.client, "2001:db8::10", 7001);
+  EXPECT_OK(network.hold_new(queue.tap_ifindex()));
+  auto left = handover::quiesce(*queues);
+  ASSERT_TRUE(left.has_value()) << left.error().what;
+  EXPECT_EQ(left->not_accepted, 3u);
+  EXPECT_EQ(left->half_open, 0u);
+  EXPECT_EQ(left->port, kPort);
+  EXPECT_EQ(left->listeners, 2u);
+  Fd accepted(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  left = handover::quiesce(*queues);
+  ASSERT_TRUE(left.has_value());
+  EXPECT_EQ(left->not_accepted, 2u);
+}
+
+// A client that never finishes its handshake.
+TEST(Quiesce, SeesHalfOpenConnections) {
+  Bed bed;
+  handover::WorkloadNetwork network = bed.create(bed.a);
+  auto queue = hold_queue(bed, bed.a, network, handover::Direction::egress);
+  Fd listener = tcp_listener(bed.a.workload, "192.0.2.10", kPort);
+  auto queues = ListenQueues::open(bed.a.workload.get());
+  ASSERT_TRUE(queues.has_value());
+  EXPECT_OK(network.hold(handover::Direction::egress, queue.tap_ifindex()));  // the answer does not arrive
+  Fd client = udp_socket(bed.client, AF_INET, "192.0.2.2", 0);
+  Fd connecting;
+  bed.in(bed.client, [&]() -> Status {
+    connecting = Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = {htonl(0xc000020a)}};
+    (void)connect(connecting.get(), reinterpret_cast<sockaddr*>(&to), sizeof to);
+    return {};
+  });
+  EXPECT_TRUE(eventually([&] {
+    auto waiting = queues->read();
+    return waiting && waiting->half_open == 1;
+  }));
+  auto left = handover::quiesce(*queues);
+  ASSERT_TRUE(left.has_value());
+  EXPECT_EQ(left->half_open, 1u);
+  EXPECT_EQ(left->not_accepted, 0u);
+}
+
+}  // namespace
+}  // namespace mose::test
