@@ -203,7 +203,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
     network_.reset();
     (void)handover::WorkloadNetwork::destroy(name, bpffs);
   });
-  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::egress));
+  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::egress, paths.egress_holder));
   egress_queue_.emplace(std::move(queue));
   rollback.push([this] { egress_queue_.reset(); });
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
@@ -226,14 +226,27 @@ Status DestinationHost::adopt() {
   MOSE_ASSIGN(netns_, open_namespace(first, NamespaceKind::net));
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(network_config(config_, spec), netns_.get()));
   network_.emplace(std::move(network));
+  auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::egress, migration_paths(config_, id_).egress_holder);
+  if (queue) egress_queue_.emplace(std::move(*queue));
   return {};
 }
 
-Status DestinationHost::on_hook(const std::string& name) {
-  if (name == "post-restore") {
-    // CRIU was in the workload's cgroup so that its children are; it must be outside before the fence.
-    MOSE_ASSIGN(Cgroup outside, Cgroup::open(config_.node.cgroup));
-    MOSE_TRY(outside.add(swrk_->process().pid()));
+// CRIU starts in the workload's cgroup so that its children are born there; it must be outside before the fence. The kernel
+// waits for a grace period (about 10 ms) before it moves a process, so this goes on beside the restore, from the moment when
+// the first task exists: all others are children of that one.
+std::future<Status> DestinationHost::move_out(pid_t criu) const {
+  return std::async(std::launch::async, [path = config_.node.cgroup, criu]() -> Status {
+    MOSE_ASSIGN(Cgroup outside, Cgroup::open(path));
+    return outside.add(criu);
+  });
+}
+
+Status DestinationHost::on_hook(const std::string& name, std::future<Status>& moved) {
+  if (name == "setup-namespaces") {
+    moved = move_out(swrk_->process().pid());
+  } else if (name == "post-restore") {
+    if (!moved.valid()) moved = move_out(swrk_->process().pid());
+    MOSE_TRY(moved.get());
   } else if (name == "pre-resume") {
     // The pager raises the fence as well, on CRIU's word that the restore is finished: whoever is first.
     Timeline::Span span(timeline_, "fence");
@@ -247,10 +260,11 @@ Status DestinationHost::run_restore() {
   request.images_dir = images_dir_.get();
   MOSE_TRY(swrk_->request_restore(request));
   Timestamp deadline = now() + kRestoreBound;
+  std::future<Status> moved;  // its end is awaited with every return
   for (;;) {
     MOSE_ASSIGN(auto event, swrk_->next(deadline - now()));
     if (auto* hook = std::get_if<restore::Swrk::Hook>(&event)) {
-      MOSE_TRY(on_hook(hook->name));
+      MOSE_TRY(on_hook(hook->name, moved));
     } else if (auto* done = std::get_if<restore::Swrk::Done>(&event)) {
       if (!done->success) return fail("CRIU's restore failed: " + done->message);
       break;
@@ -287,7 +301,7 @@ Status DestinationHost::activate() {
 void DestinationHost::release_egress() {
   Timeline::Span span(timeline_, "release");
   announce();
-  if (!egress_queue_) return;  // restarted: what was held died with the agent before
+  if (!egress_queue_) return;
   auto drained = egress_queue_->drain(network_->steering(), kDrainBound);
   if (!drained || !*drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
 }
@@ -327,6 +341,7 @@ Status DestinationHost::discard() {
     MOSE_TRY(cgroup_.remove(kExitBound));
   }
   egress_queue_.reset();
+  handover::TapHolder::end_left(migration_paths(config_, id_).egress_holder);
   network_.reset();
   netns_.reset();
   ipcns_.reset();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -65,7 +66,8 @@ class DestinationHost {
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();
   [[nodiscard]] Status run_restore();
-  [[nodiscard]] Status on_hook(const std::string& name);
+  [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);
+  [[nodiscard]] std::future<Status> move_out(pid_t criu) const;
   void set_restore(std::optional<restore::Swrk> swrk);
 
   const Config& config_;
