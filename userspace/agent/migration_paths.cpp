@@ -11,6 +11,8 @@ MigrationPaths migration_paths(const Config& config, const MigrationId& id) {
   paths.images = paths.dir + "/images";
   paths.pager_socket = paths.dir + "/pager.sock";
   paths.pager_log = paths.dir + "/pager.log";
+  paths.ingress_holder = paths.dir + "/ingress.holder";
+  paths.egress_holder = paths.dir + "/egress.holder";
   return paths;
 }
 

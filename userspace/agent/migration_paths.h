@@ -17,6 +17,7 @@ struct MigrationPaths {
   std::string images;        // CRIU's images and logs
   std::string pager_socket;
   std::string pager_log;
+  std::string ingress_holder, egress_holder;  // who keeps the queues of held packets
 };
 [[nodiscard]] MigrationPaths migration_paths(const Config& config, const MigrationId& id);
 

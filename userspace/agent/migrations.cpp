@@ -12,6 +12,7 @@
 #include "base/heap.h"
 #include "base/log.h"
 #include "handover/steering.h"
+#include "handover/tap_holder.h"
 #include "restore/canary.h"
 
 namespace mose::agent {
@@ -300,6 +301,7 @@ Answer<std::string> Migrations::steer_show(const std::string& service) const {
         item[handover::to_string(direction)] = {{"state", handover::to_string(policy->state)},
                                                 {"passed", counters->passed.frames},
                                                 {"held", counters->held.frames},
+                                                {"waiting", counters->queued - counters->drained},
                                                 {"reinjected", counters->reinjected.frames},
                                                 {"redirected", counters->redirected.frames},
                                                 {"dropped", counters->dropped()},
@@ -330,6 +332,7 @@ void Migrations::finish_departure(const JournalMeta& meta) {
   core_.workers.run(
       [&config = core_.config, spec, id = meta.id] {
         std::error_code error;
+        handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
         std::filesystem::remove_all(migration_paths(config, id).dir, error);
         return remove_workload_resources(config, spec, kRemoveBound);
       },

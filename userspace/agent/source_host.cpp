@@ -119,7 +119,8 @@ Status SourceHost::arm_dump() {
   std::filesystem::create_directories(paths.dir, error);
   if (error) return fail_errno("make directory " + paths.dir, error.value());
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
-  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::ingress));
+  MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::ingress,
+                                                          paths.ingress_holder));
   ingress_queue_.emplace(std::move(queue));
 
   restore::Swrk::Place place;
@@ -241,6 +242,15 @@ Status SourceHost::finish_dump() {
   return cgroup_.wait_frozen(kFreezeBound);
 }
 
+// After a restart: the packets that the agent before us held.
+void SourceHost::adopt_queue() {
+  if (ingress_queue_) return;
+  auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::ingress,
+                                          migration_paths(config_, id_).ingress_holder);
+  if (queue) ingress_queue_.emplace(std::move(*queue));
+  else log::warn("no held packets were left by the agent before", {{"workload", spec_.name}, {"reason", queue.error().what}});
+}
+
 Status SourceHost::resume() {
   Timeline::Span span(timeline_, "resume");
   set_dump({});  // a CRIU that is still there gives up and cleans the tasks up
@@ -254,9 +264,13 @@ Status SourceHost::resume() {
   // CRIU leaves a dumped tree stopped by a signal: without this it stays stopped after the thaw.
   for (const ProcessHandle& process : tree) (void)process.signal(SIGCONT);
   MOSE_TRY(cgroup_.thaw());
+  adopt_queue();
   MOSE_ASSIGN(auto policy, network_->steering().policy(handover::Direction::ingress));
-  if (policy.state == handover::SteerState::pass) return {};
-  if (!ingress_queue_) return network_->pass(handover::Direction::ingress);  // what was held died with the agent
+  if (policy.state == handover::SteerState::pass) {
+    ingress_queue_.reset();
+    return {};
+  }
+  if (!ingress_queue_) return network_->pass(handover::Direction::ingress);  // what was held is gone
   MOSE_TRY(network_->drain_to_pass(handover::Direction::ingress));
   MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
   if (!drained) return fail("held packets of " + spec_.name + " did not drain");
@@ -268,8 +282,9 @@ Status SourceHost::resume() {
 Status SourceHost::redirect(const MacAddress& peer_uplink_mac) {
   Timeline::Span span(timeline_, "drain");
   if (!network_) MOSE_TRY(open_network());
+  adopt_queue();
   MOSE_TRY(network_->drain_to_peer(peer_uplink_mac));
-  if (!ingress_queue_) return {};  // restarted: what was held died with the agent before
+  if (!ingress_queue_) return {};
   MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
   count_packets();
   if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
@@ -285,6 +300,7 @@ Status SourceHost::kill_tree() {
 
 Status SourceHost::release() {
   ingress_queue_.reset();
+  handover::TapHolder::end_left(migration_paths(config_, id_).ingress_holder);
   network_.reset();
   netns_.reset();
   std::error_code error;

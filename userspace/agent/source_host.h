@@ -71,6 +71,7 @@ class SourceHost {
 
  private:
   [[nodiscard]] Status open_network();
+  void adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status at_post_dump();
   [[nodiscard]] Result<ImagesPayload> complete_images();

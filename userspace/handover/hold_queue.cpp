@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "handover/device_name.h"
 #include "kernel/bpf_object.h"
+#include "kernel/netlink.h"
 #include "kernel/packet_socket.h"
 #include "kernel/tap.h"
 #include "mose/bpf/steer.h"
@@ -52,25 +53,56 @@ class Urgently {
   int nice_ = 0;
 };
 
+std::string tap_name(const Steering& steering, Direction direction) {
+  return device_name(direction == Direction::ingress ? "mi" : "me", steering.workload());
+}
+
 }  // namespace
 
-Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction direction) {
+Status HoldQueue::open_injector(const Steering& steering) {
+  if (direction_ == Direction::ingress) {
+    MOSE_ASSIGN(injector_,
+                open_packet_socket(steering.config().host_ifindex, {.vnet_header = true, .mark = MOSE_STEER_MARK}));
+    return {};
+  }
+  // From the tap's receive side to the host end's receive side: bridge, switch and programs see what they would have
+  // seen, which sending out of the uplink would not give (nor reach a peer on this node).
+  MOSE_ASSIGN(injector_, bpf::attach_tcx(steering.tap_program(), tap_ifindex_, bpf::TcPoint::ingress));
+  return {};
+}
+
+Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction direction, const std::string& holder_file) {
   if (direction == Direction::uplink) return fail("nothing is held on the uplink");
   HoldQueue queue;
   queue.direction_ = direction;
-  queue.name_ = device_name(direction == Direction::ingress ? "mi" : "me", steering.workload());
+  queue.name_ = tap_name(steering, direction);
+  if (!holder_file.empty()) {
+    TapHolder::end_left(holder_file);
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_TRY(netlink.delete_link(queue.name_));  // of a holder whose file is gone
+  }
   MOSE_ASSIGN(Tap tap, create_tap(queue.name_, kTapQueueLength));
   queue.tap_ = std::move(tap.fd);
   queue.tap_ifindex_ = tap.ifindex;
   queue.buffer_.resize(kTapFrameMax);
-  if (direction == Direction::ingress) {
-    MOSE_ASSIGN(queue.injector_,
-                open_packet_socket(steering.config().host_ifindex, {.vnet_header = true, .mark = MOSE_STEER_MARK}));
-  } else {
-    // From the tap's receive side to the host end's receive side: bridge, switch and programs see what they would have
-    // seen, which sending out of the uplink would not give (nor reach a peer on this node).
-    MOSE_ASSIGN(queue.injector_, bpf::attach_tcx(steering.tap_program(), tap.ifindex, bpf::TcPoint::ingress));
+  if (!holder_file.empty()) {
+    MOSE_ASSIGN(queue.holder_, TapHolder::start(queue.tap_.get(), holder_file));
   }
+  MOSE_TRY(queue.open_injector(steering));
+  return queue;
+}
+
+Result<HoldQueue> HoldQueue::adopt(const Steering& steering, Direction direction, const std::string& holder_file) {
+  HoldQueue queue;
+  queue.direction_ = direction;
+  queue.name_ = tap_name(steering, direction);
+  MOSE_ASSIGN(auto left, TapHolder::take_over(holder_file));
+  queue.holder_ = std::move(left.holder);
+  MOSE_ASSIGN(Tap tap, adopt_tap(std::move(left.tap), queue.name_));
+  queue.tap_ = std::move(tap.fd);
+  queue.tap_ifindex_ = tap.ifindex;
+  queue.buffer_.resize(kTapFrameMax);
+  MOSE_TRY(queue.open_injector(steering));
   return queue;
 }
 

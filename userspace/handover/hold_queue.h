@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "handover/steering.h"
+#include "handover/tap_holder.h"
 
 // The frames of one direction that are being held: a tap whose queue in the kernel keeps them, GSO and checksum state
 // intact, and the pump that puts them back in order.
@@ -20,13 +21,20 @@
 // workload's device, towards the workload (ingress) or as if it had just come from it (egress), carrying
 // MOSE_STEER_MARK, and the programs pass or redirect it. New frames keep queueing behind until the tap is empty; the
 // programs decide that moment, so that nothing overtakes. After drain() has returned true nothing can come any more and
-// the queue may be destroyed. Destroying it earlier loses what it holds.
+// the queue may be destroyed. Destroying it earlier loses what it holds. An agent that dies does not destroy it: with a
+// holder file given, adopt() of the next agent goes on with every frame.
 namespace mose::handover {
 
 class HoldQueue {
  public:
   // For ingress or egress of what `steering` steers, in the caller's network namespace.
-  [[nodiscard]] static Result<HoldQueue> create(const Steering& steering, Direction direction);
+  // `holder_file` (in a directory of the agent's own) names the process that keeps the frames when the agent dies;
+  // empty: they die with it. A tap of that name that is there belongs to nobody any more and goes.
+  [[nodiscard]] static Result<HoldQueue> create(const Steering& steering, Direction direction,
+                                                const std::string& holder_file = "");
+  // What an agent that died has left, with all that it holds. Fails when there is nothing.
+  [[nodiscard]] static Result<HoldQueue> adopt(const Steering& steering, Direction direction,
+                                               const std::string& holder_file);
 
   HoldQueue(HoldQueue&&) noexcept = default;
   HoldQueue& operator=(HoldQueue&&) noexcept = default;
@@ -56,12 +64,14 @@ class HoldQueue {
 
  private:
   HoldQueue() = default;
+  [[nodiscard]] Status open_injector(const Steering& steering);
   [[nodiscard]] Result<size_t> next_frame();
   [[nodiscard]] Result<bool> put_back(std::span<const uint8_t> frame);
   void lose(Steering& steering, uint64_t frames, std::string_view reason);
 
   Direction direction_ = Direction::ingress;
   std::string name_;
+  TapHolder holder_;
   Fd tap_;
   unsigned tap_ifindex_ = 0;
   Fd injector_;  // ingress: packet socket on the host end. egress: link of steer_tap on the tap

@@ -43,4 +43,13 @@ Result<Tap> create_tap(const std::string& name, unsigned queue_length) {
   return tap;
 }
 
+Result<Tap> adopt_tap(Fd fd, const std::string& name) {
+  ifreq request{};
+  if (ioctl(fd.get(), TUNGETIFF, &request) < 0) return fail_errno("adopt tap " + name);
+  if (name != request.ifr_name) return fail("adopt tap " + name + ": the descriptor is one of " + request.ifr_name);
+  Tap tap{.fd = std::move(fd), .ifindex = if_nametoindex(name.c_str())};
+  if (tap.ifindex == 0) return fail_errno("tap " + name);
+  return tap;
+}
+
 }  // namespace mose

@@ -24,4 +24,8 @@ inline constexpr size_t kTapFrameMax = 68 * 1024;
 // `queue_length` frames.
 [[nodiscard]] Result<Tap> create_tap(const std::string& name, unsigned queue_length);
 
+// Another descriptor of a tap that create_tap() made, wherever it comes from; refused when it is not tap `name` of the
+// caller's network namespace. With its queue: what waits in it is kept.
+[[nodiscard]] Result<Tap> adopt_tap(Fd fd, const std::string& name);
+
 }  // namespace mose

@@ -325,6 +325,54 @@ TEST(Crash, FramesThatWereLostWithTheirTapDoNotBlockTheNextHold) {
   client.stop();
 }
 
+// The next agent finds every packet that the dead one held, and the process that kept them ends with its queue.
+TEST(Crash, LosesNoHeldPacketWhenAHolderKeepsTheTap) {
+  Bed bed;
+  std::string file = bed.a.bpffs + "-holder";
+  pid_t child = fork();
+  if (child == 0) {
+    WorkloadNetwork network = bed.create(bed.a);
+    std::optional<HoldQueue> queue;
+    bed.in(bed.a.netns, [&]() -> Status {
+      MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), Direction::ingress, file));
+      return {};
+    });
+    EXPECT_OK(network.hold(Direction::ingress, queue->tap_ifindex()));
+    kill(getpid(), testing::Test::HasFailure() ? SIGTERM : SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 5000);
+  std::optional<WorkloadNetwork> network;
+  std::optional<HoldQueue> queue;
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(network, WorkloadNetwork::open_existing(bed.config(bed.a), bed.a.workload.get()));
+    return {};
+  });
+  wait_for_held(*network, 100);
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(queue, HoldQueue::adopt(network->steering(), Direction::ingress, file));
+    return {};
+  });
+  EXPECT_EQ(service.count(), 0u);
+  EXPECT_OK(network->drain_to_pass(Direction::ingress));
+  expect_drained(*queue, *network);
+  sleep_ms(20);
+  client.finish(client.sent() + 1);
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, client.sent()), "");
+  queue.reset();
+  EXPECT_NE(access(file.c_str(), F_OK), 0);
+  EXPECT_FALSE(handover::TapHolder::take_over(file).has_value());
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(queue, HoldQueue::create(network->steering(), Direction::ingress, file));  // the name is free
+    return {};
+  });
+}
+
 TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
