@@ -35,6 +35,9 @@ struct ScanArgument {
 static_assert(sizeof(ScanArgument) == 96);
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArgument);
 
+constexpr uint64_t kProtectMatching = 1u << 0;  // a flag; the rest are categories
+constexpr uint64_t kTracked = 1u << 0;  // PAGE_IS_WPALLOWED: the region is in asynchronous write-protection mode
+constexpr uint64_t kWritten = 1u << 1;
 constexpr uint64_t kFile = 1u << 2;
 constexpr uint64_t kPresent = 1u << 3;
 constexpr uint64_t kSwapped = 1u << 4;
@@ -42,6 +45,7 @@ constexpr uint64_t kZeroPage = 1u << 5;
 constexpr uint64_t kGuard = 1u << 8;  // Linux 6.15
 
 constexpr size_t kRegionsPerCall = 4096;
+constexpr uint64_t kProtectStepPages = 8192;  // under 1 ms, if the process wants to change its mappings meanwhile
 // 0 once the kernel has refused it.
 std::atomic<uint64_t> guard_bit{kGuard};
 
@@ -58,27 +62,38 @@ Result<Pagemap> Pagemap::open(pid_t pid) {
   return Pagemap(std::move(*file));
 }
 
-Result<PageSet> Pagemap::populated(PageRun range) const {
-  PageSet set;
-  std::vector<ScanRegion> regions(kRegionsPerCall);
+namespace {
+
+struct Query {
+  uint64_t flags = 0;
+  uint64_t must = 0, must_not = 0;  // categories
+  uint64_t report = 0;
+  uint64_t pages_per_call = 0;  // 0: no bound
+};
+
+// Runs through `range` and calls visit(run, categories). Pages are present or swapped, not guard pages.
+template <typename Visit>
+Status scan_range(int pagemap, PageRun range, const Query& query, std::vector<ScanRegion>& regions, Visit visit) {
   uint64_t at = range.first * kPageSize;
   const uint64_t end = range.end() * kPageSize;
   while (at < end) {
     const uint64_t guard = guard_bit.load(std::memory_order_relaxed);
     ScanArgument scan{};
     scan.size = sizeof(scan);
+    scan.flags = query.flags;
     scan.start = at;
     scan.end = end;
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
-    scan.category_inverted = kFile | kZeroPage | guard;
-    scan.category_mask = kFile | kZeroPage | guard;
+    scan.max_pages = query.pages_per_call;
+    scan.category_inverted = query.must_not | guard;
+    scan.category_mask = query.must | query.must_not | guard;
     scan.category_anyof_mask = kPresent | kSwapped;
-    scan.return_mask = kPresent | kSwapped;
-    int count = ioctl(file_.get(), kPagemapScan, &scan);
+    scan.return_mask = query.report;
+    int count = ioctl(pagemap, kPagemapScan, &scan);
     if (count < 0) {
       if (errno == EINTR) continue;
-      if (errno == ESRCH) return PageSet{};  // the process has given up its memory
+      if (errno == ESRCH) return {};  // the process has given up its memory
       if (errno == EINVAL && guard != 0) {
         guard_bit.store(0, std::memory_order_relaxed);
         continue;
@@ -87,10 +102,51 @@ Result<PageSet> Pagemap::populated(PageRun range) const {
       return fail_errno("PAGEMAP_SCAN");
     }
     for (int i = 0; i < count; ++i) {
-      set.add({regions[i].start / kPageSize, (regions[i].end - regions[i].start) / kPageSize});
+      visit(PageRun{regions[i].start / kPageSize, (regions[i].end - regions[i].start) / kPageSize},
+            regions[i].categories);
     }
     if (scan.walk_end <= at) break;
     at = scan.walk_end;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PageSet> Pagemap::populated(PageRun range) const {
+  PageSet set;
+  std::vector<ScanRegion> regions(kRegionsPerCall);
+  Query query{.must_not = kFile | kZeroPage, .report = kPresent | kSwapped};
+  MOSE_TRY(scan_range(file_.get(), range, query, regions, [&](PageRun run, uint64_t) { set.add(run); }));
+  return set;
+}
+
+Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {
+  Tracked out;
+  std::vector<ScanRegion> regions(kRegionsPerCall);
+  // Whether a page belongs to a file is not asked: that takes looking at the page itself, and no anonymous one does.
+  Query query{.must_not = kZeroPage, .report = kTracked | kWritten};
+  auto visit = [&](PageRun run, uint64_t categories) {
+    PageSet& set = (categories & kTracked) == 0   ? out.untracked
+                   : (categories & kWritten) != 0 ? out.written
+                                                  : out.clean;
+    set.add(run);
+  };
+  for (const PageRun& area : areas.runs()) MOSE_TRY(scan_range(file_.get(), area, query, regions, visit));
+  return out;
+}
+
+Result<PageSet> Pagemap::protect(const PageSet& areas) const {
+  PageSet set;
+  std::vector<ScanRegion> regions(kRegionsPerCall);
+  // Only what is populated: protecting empty space would fill page tables for it.
+  Query query{.flags = kProtectMatching,
+              .must = kTracked | kWritten,
+              .must_not = kZeroPage,
+              .report = kPresent | kSwapped,
+              .pages_per_call = kProtectStepPages};
+  for (const PageRun& area : areas.runs()) {
+    MOSE_TRY(scan_range(file_.get(), area, query, regions, [&](PageRun run, uint64_t) { set.add(run); }));
   }
   return set;
 }

@@ -19,6 +19,17 @@ class Pagemap {
   // not a guard page. About 40 ns per page present. A process without memory has none.
   [[nodiscard]] Result<PageSet> populated(PageRun range) const;
 
+  // The same pages of private anonymous memory, parted by what WriteTracking knows of them.
+  struct Tracked {
+    PageSet clean;      // protected, and not written since
+    PageSet written;    // in a tracked region, written or populated since
+    PageSet untracked;  // in no tracked region
+  };
+  [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
+  // Protects what is `written` in `areas`, atomically with finding out: a page written after that is `written` again.
+  // In small steps, each of which holds the address space's lock for reading. Gives the pages.
+  [[nodiscard]] Result<PageSet> protect(const PageSet& areas) const;
+
  private:
   explicit Pagemap(Fd file) : file_(std::move(file)) {}
   Fd file_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <stop_token>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct ScanStats {
   uint64_t pages_present = 0;  // lazy-eligible, populated and not all zero
   uint64_t pages_zero = 0;     // populated, but all zero: as good as absent, never sent
   uint64_t pages_changed = 0;  // sent in this round, or `remote` of the final scan
+  uint64_t pages_read = 0;     // looked at by content; the rest is known from the kernel's record
   uint64_t spaces_gone = 0;    // processes that ended before they could be read
   Nanoseconds duration{0};
 };
@@ -64,12 +66,18 @@ struct FinalPages {
 class DirtySource {
  public:
   virtual ~DirtySource() = default;
-  // "hash-scan": for reports.
+  // "hash-scan" and the like, as it works now, and why so in one sentence: for reports.
   [[nodiscard]] virtual std::string_view name() const = 0;
+  [[nodiscard]] virtual std::string reason() const = 0;
   // Passes every page that is new or changed since it was last passed to `sink`. ECANCELED when `stop` was requested.
   virtual Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) = 0;
+  // The next round, and those after it, may be the last before the freeze: the time to make the final scan cheap.
+  virtual void expect_last() {}
   // The tree is frozen. Exact; a process that cannot be read is an error (a zombie has no pages).
   virtual Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) = 0;
+  // The tree runs on, or has gone: takes away what was put on the processes, without stalling them; may take 100 ms per
+  // GB. Never while the tree is frozen. The destructor does the same.
+  virtual void end_tracking() {}
 };
 
 }  // namespace mose

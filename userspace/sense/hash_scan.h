@@ -26,6 +26,7 @@ class HashScan : public DirtySource {
   ~HashScan() override;
 
   [[nodiscard]] std::string_view name() const override { return "hash-scan"; }
+  [[nodiscard]] std::string reason() const override { return "exact, and without cost to the workload"; }
   Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
   Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
 

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/borrowed_thread.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "kernel/procfs.h"
+
+namespace mose {
+
+#if defined(__x86_64__)
+
+namespace {
+
+constexpr unsigned kPtraceEventStop = 128;
+constexpr unsigned long kOptionSuspendSeccomp = 1ul << 21;
+constexpr uint64_t kUserCode64 = 0x33;  // code segment of 64-bit programs
+constexpr size_t kSyscallBytes = 2;
+constexpr uint64_t kAllSignals = ~0ull;
+constexpr long kFutexWait = 455, kEpollPwait2 = 441;  // newer than the C library's headers
+
+// Calls that wait and that the kernel restarts by itself after a stop, or that we can (see `returns_eintr`). Earlier
+// ones are better: a futex waits for a peer that does not run either, a socket for the world.
+constexpr long kWaits[] = {SYS_futex,       kFutexWait,   SYS_clock_nanosleep, SYS_nanosleep,     SYS_restart_syscall,
+                           SYS_pause,       SYS_poll,     SYS_ppoll,           SYS_select,        SYS_pselect6,
+                           SYS_wait4,       SYS_waitid,   SYS_rt_sigtimedwait, SYS_rt_sigsuspend, SYS_epoll_wait,
+                           SYS_epoll_pwait, kEpollPwait2, SYS_accept,          SYS_accept4,       SYS_recvfrom,
+                           SYS_recvmsg,     SYS_read};
+
+// These report a stop to the program as EINTR instead of going on; they have done nothing then and can be begun again.
+bool returns_eintr(long number) {
+  return number == SYS_epoll_wait || number == SYS_epoll_pwait || number == kEpollPwait2 ||
+         number == SYS_rt_sigtimedwait || number == SYS_recvfrom || number == SYS_recvmsg || number == SYS_accept ||
+         number == SYS_accept4;
+}
+
+struct Candidate {
+  pid_t tid = 0;
+  size_t rank = 0;
+};
+
+std::vector<pid_t> threads_of(pid_t pid) {
+  std::vector<pid_t> tids;
+  DIR* dir = opendir(("/proc/" + std::to_string(pid) + "/task").c_str());
+  if (dir == nullptr) return tids;
+  while (const dirent* entry = readdir(dir)) {
+    std::string_view name = entry->d_name;
+    pid_t tid = 0;
+    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), tid);
+    if (error == std::errc{} && end == name.data() + name.size()) tids.push_back(tid);
+  }
+  closedir(dir);
+  return tids;
+}
+
+std::string task_path(pid_t pid, pid_t tid, const char* leaf) {
+  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + leaf;
+}
+
+// The threads that wait in one of kWaits now, best first.
+std::vector<Candidate> waiting_threads(pid_t pid) {
+  std::vector<Candidate> out;
+  for (pid_t tid : threads_of(pid)) {
+    auto text = read_file(task_path(pid, tid, "syscall"), 4096);
+    if (!text) continue;
+    long number = -1;  // "running", or "-1 ..." when it is blocked outside a system call
+    if (std::from_chars(text->data(), text->data() + text->size(), number).ec != std::errc{}) continue;
+    const auto* at = std::find(std::begin(kWaits), std::end(kWaits), number);
+    if (at != std::end(kWaits)) out.push_back({tid, static_cast<size_t>(at - std::begin(kWaits))});
+  }
+  std::stable_sort(out.begin(), out.end(), [](const Candidate& a, const Candidate& b) { return a.rank < b.rank; });
+  return out;
+}
+
+std::optional<uint64_t> status_number(const std::string& text, std::string_view field, int base) {
+  size_t at = text.find(field);
+  if (at == std::string::npos) return std::nullopt;
+  at = text.find_first_not_of("\t ", at + field.size());
+  uint64_t value = 0;
+  if (std::from_chars(text.data() + at, text.data() + text.size(), value, base).ec != std::errc{}) return std::nullopt;
+  return value;
+}
+
+void pause_shortly() {
+  timespec pause{0, 20'000};
+  nanosleep(&pause, nullptr);
+}
+
+}  // namespace
+
+struct BorrowedThread::State {
+  pid_t pid = 0, tid = 0;
+  user_regs_struct registers{};  // as found
+  uint64_t signal_mask = 0;
+  Timestamp stopped_at{};
+  bool attached = false, blocked = false, at_exit = false;
+
+  ~State() { release(); }
+
+  [[nodiscard]] long trace(int request, void* address, void* data) const {
+    return ptrace(static_cast<__ptrace_request>(request), tid, address, data);
+  }
+
+  // The next stop, as waitpid's status. Bounded: the thread may have gone into an uninterruptible wait.
+  [[nodiscard]] Result<int> wait_stop() const {
+    const Timestamp end = now() + kBorrowBound;
+    for (;;) {
+      int status = 0;
+      pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
+      if (got < 0 && errno != EINTR) return fail_errno("waiting for a thread of the process");
+      if (got == tid) {
+        if (!WIFSTOPPED(status)) return std::unexpected(Error{ESRCH, "the thread has ended"});
+        return status;
+      }
+      if (now() > end) return std::unexpected(Error{ETIMEDOUT, "the thread does not stop"});
+      pause_shortly();
+    }
+  }
+
+  // Resumes by `request` and waits for a stop of our making; a signal on its way in is passed on.
+  [[nodiscard]] Result<int> go_on(int request, bool (*wanted)(int)) const {
+    int signal = 0;
+    for (;;) {
+      if (trace(request, nullptr, reinterpret_cast<void*>(static_cast<long>(signal))) != 0) return fail_errno("ptrace");
+      MOSE_ASSIGN(int status, wait_stop());
+      if (wanted(status)) return status;
+      unsigned event = static_cast<unsigned>(status) >> 16;
+      if (event == kPtraceEventStop) return fail("the process was stopped by somebody else");
+      signal = event == 0 ? WSTOPSIG(status) : 0;
+    }
+  }
+
+  static bool is_event_stop(int status) {
+    return static_cast<unsigned>(status) >> 16 == kPtraceEventStop && WSTOPSIG(status) == SIGTRAP;
+  }
+  static bool is_call_stop(int status) { return WSTOPSIG(status) == (SIGTRAP | 0x80); }
+
+  [[nodiscard]] Status attach(bool seccomp) {
+    unsigned long options = PTRACE_O_TRACESYSGOOD | (seccomp ? kOptionSuspendSeccomp : 0);
+    if (trace(PTRACE_SEIZE, nullptr, reinterpret_cast<void*>(options)) != 0) {
+      return fail_errno(seccomp ? "seizing a thread with its seccomp filter suspended" : "seizing a thread");
+    }
+    attached = true;
+    stopped_at = now();
+    if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
+    for (;;) {
+      MOSE_ASSIGN(int status, wait_stop());
+      if (is_event_stop(status)) return {};
+      if (static_cast<unsigned>(status) >> 16 == kPtraceEventStop) return fail("the process is stopped");
+      // A signal came first: the stop that we asked for follows before its handler runs.
+      long signal = WSTOPSIG(status);
+      if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(signal)) != 0) return fail_errno("PTRACE_CONT");
+    }
+  }
+
+  // Takes down what must be put back. False: the thread does not wait in a call of ours any more.
+  [[nodiscard]] Result<bool> prepare() {
+    if (trace(PTRACE_GETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_GETREGS");
+    const auto number = static_cast<long>(registers.orig_rax);
+    if (number < 0 || registers.cs != kUserCode64) return false;
+    if (std::find(std::begin(kWaits), std::end(kWaits), number) == std::end(kWaits)) return false;
+    unsigned char code[kSyscallBytes];
+    iovec local{code, sizeof code};
+    iovec remote{reinterpret_cast<void*>(registers.rip - kSyscallBytes), sizeof code};
+    if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != sizeof code || code[0] != 0x0f || code[1] != 0x05)
+      return false;
+    if (trace(PTRACE_GETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask) != 0) {
+      return fail_errno("PTRACE_GETSIGMASK");
+    }
+    // Signals wait until the thread has its own registers again.
+    uint64_t all = kAllSignals;
+    if (trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof all), &all) != 0)
+      return fail_errno("PTRACE_SETSIGMASK");
+    blocked = true;
+    return true;
+  }
+
+  // A call that answered EINTR to our stop begins again, unless a signal waits: then EINTR is the answer that the
+  // program must see.
+  void rewind_interrupted() {
+    const auto number = static_cast<long>(registers.orig_rax);
+    if (static_cast<int64_t>(registers.rax) != -EINTR || !returns_eintr(number)) return;
+    auto text = read_file(task_path(pid, tid, "status"), 1u << 16);
+    if (!text) return;
+    uint64_t pending =
+        status_number(*text, "\nSigPnd:", 16).value_or(0) | status_number(*text, "\nShdPnd:", 16).value_or(0);
+    if ((pending & ~signal_mask) != 0) return;
+    registers.rip -= kSyscallBytes;
+    registers.rax = static_cast<uint64_t>(number);
+    registers.orig_rax = ~0ull;
+  }
+
+  // The thread did not come to a call (its cgroup was frozen, say): back to a stop in which it can be put right. The
+  // kernel takes this stop before it freezes.
+  void recall() {
+    if (trace(PTRACE_INTERRUPT, nullptr, nullptr) == 0) (void)wait_stop();
+    at_exit = false;
+  }
+
+  void release() {
+    if (!attached) return;
+    attached = false;
+    if (blocked) {
+      // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is
+      // decided on the way out of a stop of this kind only.
+      if (at_exit && trace(PTRACE_INTERRUPT, nullptr, nullptr) == 0) {
+        (void)go_on(PTRACE_CONT, [](int status) { return static_cast<unsigned>(status) >> 16 == kPtraceEventStop; });
+      }
+      rewind_interrupted();
+      (void)trace(PTRACE_SETREGS, nullptr, &registers);
+      (void)trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask);
+    }
+    (void)trace(PTRACE_DETACH, nullptr, nullptr);
+  }
+};
+
+BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
+BorrowedThread::BorrowedThread(BorrowedThread&&) noexcept = default;
+BorrowedThread::~BorrowedThread() = default;
+
+pid_t BorrowedThread::tid() const {
+  return state_->tid;
+}
+
+Result<BorrowedThread> BorrowedThread::borrow(pid_t pid) {
+  const Timestamp end = now() + kBorrowBound;
+  std::optional<Error> refused;
+  do {
+    for (const Candidate& candidate : waiting_threads(pid)) {
+      auto status = read_file(task_path(pid, candidate.tid, "status"), 1u << 16);
+      if (!status) continue;
+      const bool seccomp = status_number(*status, "\nSeccomp:", 10).value_or(0) != 0;
+      auto state = std::make_unique<State>();
+      state->pid = pid;
+      state->tid = candidate.tid;
+      if (Status attached = state->attach(seccomp); !attached) {
+        refused = attached.error();
+        if (refused->code == EPERM) return std::unexpected(std::move(*refused));
+        continue;
+      }
+      auto ready = state->prepare();
+      if (!ready) return std::unexpected(std::move(ready.error()));
+      if (*ready) return BorrowedThread(std::move(state));
+    }
+    MOSE_TRY(process_start_time(pid));
+    pause_shortly();
+  } while (now() < end);
+  if (refused) return std::unexpected(std::move(*refused));
+  return std::unexpected(Error{EBUSY, "no thread of the process waits in a system call"});
+}
+
+Result<int64_t> BorrowedThread::call(long number, const std::array<uint64_t, 3>& arguments) {
+  State& s = *state_;
+  user_regs_struct registers = s.registers;
+  registers.rip -= kSyscallBytes;
+  registers.rax = static_cast<uint64_t>(number);
+  registers.orig_rax = ~0ull;  // nothing to restart
+  registers.rdi = arguments[0];
+  registers.rsi = arguments[1];
+  registers.rdx = arguments[2];
+  if (s.trace(PTRACE_SETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_SETREGS");
+  s.at_exit = false;
+  for (bool exit : {false, true}) {
+    auto stop = s.go_on(PTRACE_SYSCALL, State::is_call_stop);
+    if (!stop) {
+      s.recall();
+      return std::unexpected(std::move(stop.error()));
+    }
+    s.at_exit = exit;
+  }
+  if (s.trace(PTRACE_GETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_GETREGS");
+  return static_cast<int64_t>(registers.rax);
+}
+
+Nanoseconds BorrowedThread::give_back() {
+  state_->release();
+  return now() - state_->stopped_at;
+}
+
+#else  // other architectures: nothing is borrowed
+
+struct BorrowedThread::State {};
+BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
+BorrowedThread::BorrowedThread(BorrowedThread&&) noexcept = default;
+BorrowedThread::~BorrowedThread() = default;
+pid_t BorrowedThread::tid() const {
+  return 0;
+}
+Result<BorrowedThread> BorrowedThread::borrow(pid_t) {
+  return std::unexpected(Error{ENOTSUP, "system calls in another process are not supported on this architecture"});
+}
+Result<int64_t> BorrowedThread::call(long, const std::array<uint64_t, 3>&) {
+  return fail("not supported");
+}
+Nanoseconds BorrowedThread::give_back() {
+  return {};
+}
+
+#endif
+
+}  // namespace mose

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/write_tracking.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+#include <vector>
+
+#include "kernel/borrowed_thread.h"
+#include "kernel/pagemap.h"
+#include "kernel/procfs.h"
+
+namespace mose {
+namespace {
+
+// Newer than the C library's kernel headers (Linux 6.7).
+constexpr uint64_t kFeatureWpAsync = 1ull << 15;
+constexpr uint64_t kUserModeOnly = 1;
+constexpr unsigned kPidfdThread = 0200;  // O_EXCL; Linux 6.9
+
+// What one step of end() may lock: about 0.1 ms.
+constexpr uint64_t kStepPages = 2048;
+
+uffdio_range range_of(PageRun run) {
+  return {.start = run.first << kPageShift, .len = run.count << kPageShift};
+}
+
+// The descriptor of a thread. Threads may have descriptor tables of their own, so the thread itself is asked first.
+Result<Fd> fetch_descriptor(pid_t pid, pid_t tid, int number) {
+  Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, tid, kPidfdThread)));
+  if (!pidfd) pidfd = Fd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd) return fail_errno("pidfd_open");
+  Fd fd(static_cast<int>(syscall(SYS_pidfd_getfd, pidfd.get(), number, 0)));
+  if (!fd) return fail_errno("pidfd_getfd");
+  return fd;
+}
+
+Result<Fd> make_inside(pid_t pid, WriteTracking::Stop& stop) {
+  MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
+  // Non-blocking and close-on-exec; asynchronous protection needs no right to handle faults of the kernel.
+  MOSE_ASSIGN(int64_t number, thread.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | kUserModeOnly, 0, 0}));
+  if (number < 0) return fail_errno("userfaultfd in the process", static_cast<int>(-number));
+  auto fd = fetch_descriptor(pid, thread.tid(), static_cast<int>(number));
+  auto closed = thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
+  stop.borrowed = thread.give_back();
+  if (!fd) return fd;
+  MOSE_TRY(closed);
+  return fd;
+}
+
+// The anonymous regions of a process in pieces of at most kStepPages populated pages; empty space in front of a page
+// belongs to its piece. Nothing when the process has gone.
+std::vector<PageRun> steps_of(pid_t pid) {
+  std::vector<PageRun> steps;
+  auto vmas = read_vmas(pid);
+  auto pagemap = Pagemap::open(pid);
+  if (!vmas || !pagemap) return steps;
+  for (const Vma& vma : *vmas) {
+    if (vma.kind != VmaKind::anonymous) continue;
+    auto populated = pagemap->populated(vma.pages);
+    if (!populated) return steps;
+    uint64_t from = vma.pages.first, taken = 0;
+    for (PageRun run : populated->runs()) {
+      while (run.count != 0) {
+        uint64_t take = std::min(run.count, kStepPages - taken);
+        run = {run.first + take, run.count - take};
+        taken += take;
+        if (taken < kStepPages) continue;
+        steps.push_back({from, run.first - from});
+        from = run.first;
+        taken = 0;
+      }
+    }
+    if (from < vma.pages.end()) steps.push_back({from, vma.pages.end() - from});
+  }
+  return steps;
+}
+
+}  // namespace
+
+Result<WriteTracking> WriteTracking::take(pid_t pid, Stop* stop) {
+  // A thread of its own: ptrace belongs to a thread and ends with it whatever happens, and this one may be preferred to
+  // everything else for the 0.1 ms that somebody is stopped.
+  Stop measured;
+  Result<Fd> fd = fail("");
+  std::thread([&] {
+    sched_param priority{.sched_priority = 1};
+    (void)sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority);
+    fd = make_inside(pid, measured);
+  }).join();
+  if (!fd) return std::unexpected(std::move(fd.error()));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = kFeatureWpAsync;
+  if (ioctl(fd->get(), UFFDIO_API, &api) != 0) return fail_errno("asynchronous write-protection (needs Linux 6.7)");
+  if (stop != nullptr) *stop = measured;
+  return WriteTracking(std::move(*fd), pid);
+}
+
+WriteTracking& WriteTracking::operator=(WriteTracking&& other) noexcept {
+  if (this != &other) {
+    end();
+    uffd_ = std::move(other.uffd_);
+    pid_ = other.pid_;
+  }
+  return *this;
+}
+
+Status WriteTracking::add(PageRun run) {
+  uffdio_register request{};
+  request.range = range_of(run);
+  request.mode = UFFDIO_REGISTER_MODE_WP;
+  if (ioctl(uffd_.get(), UFFDIO_REGISTER, &request) != 0) return fail_errno("UFFDIO_REGISTER");
+  return {};
+}
+
+// Taking the protection off needs the address space locked for reading only: faults go on beside it. Only then the
+// regions leave, piece by piece: each piece locks it for writing, but finds nothing to take off any more.
+void WriteTracking::end() {
+  if (!uffd_) return;
+  const std::vector<PageRun> steps = steps_of(pid_);
+  for (const PageRun& run : steps) {
+    uffdio_writeprotect request{};
+    request.range = range_of(run);
+    if (ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH) break;
+  }
+  for (const PageRun& run : steps) {
+    uffdio_range range = range_of(run);
+    if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range) != 0 && errno == ESRCH) break;
+  }
+  uffd_.reset();
+}
+
+}  // namespace mose

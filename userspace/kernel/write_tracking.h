@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "model/page_set.h"
+
+namespace mose {
+
+// The kernel's own record of which pages a process writes: a userfaultfd in asynchronous write-protection mode (Linux
+// 6.7). A write to a protected page costs its thread one page fault, in the kernel, and takes the protection off;
+// nobody has to answer. Pagemap::protect() puts it on, Pagemap::tracked() reads the record.
+//
+// Life: take() makes the userfaultfd inside the process with a borrowed thread and brings it here; the process keeps no
+// descriptor of it (CRIU dumps no process that has one). add() regions; the record of a region ends when it is unmapped
+// or moved. end() takes the protection off in small steps; closing without it makes the kernel do the same in one go,
+// with the address space locked (4-20 ms per 200 MB), so the destructor calls it too. A userfaultfd whose process has
+// gone costs nothing to close. No event features are asked for: the process would wait in fork, munmap and the like
+// until we read the event.
+class WriteTracking {
+ public:
+  struct Stop {
+    Nanoseconds borrowed{0};  // for how long the thread was kept
+  };
+  // ENOSYS, EPERM, ENOTSUP, EBUSY...: with the reason in words.
+  [[nodiscard]] static Result<WriteTracking> take(pid_t pid, Stop* stop = nullptr);
+  WriteTracking(WriteTracking&&) noexcept = default;
+  WriteTracking& operator=(WriteTracking&&) noexcept;
+  ~WriteTracking() { end(); }
+
+  // One mapping, or a part of it. Not yet protected.
+  [[nodiscard]] Status add(PageRun run);
+  void end();
+
+ private:
+  explicit WriteTracking(Fd uffd, pid_t pid) : uffd_(std::move(uffd)), pid_(pid) {}
+  Fd uffd_;
+  pid_t pid_ = 0;
+};
+
+}  // namespace mose

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT
+#include "sense/page_reader.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "kernel/pagemap.h"
+#include "kernel/process_memory.h"
+
+namespace mose::sense {
+namespace {
+
+// One read: large enough that the system call does not count, small enough that a thread's buffer stays in its cache.
+constexpr uint64_t kUnitPages = 256;
+static_assert(kUnitPages <= PageSink::kPagesPerSendMax);
+constexpr uint64_t kNoHash = 0;
+
+uint64_t hash_page(const std::byte* page) {
+  uint64_t hash = XXH3_64bits(page, kPageSize);
+  return hash == kNoHash ? 1 : hash;  // 0 means "never sent"
+}
+
+bool is_zero(const std::byte* page) {
+  uint64_t head = 0;
+  memcpy(&head, page, sizeof(head));
+  // The page against itself, shifted: equal means that every word repeats the (zero) first one.
+  return head == 0 && memcmp(page, page + sizeof(head), kPageSize - sizeof(head)) == 0;
+}
+
+// What is read at once: at most kUnitPages pages.
+struct Unit {
+  std::vector<PageRun> runs;
+  uint64_t pages = 0;
+};
+
+// Cuts a set into units. Two units of the list may share a hash block (different entries of it), never an entry.
+std::vector<Unit> make_units(const PageSet& set) {
+  std::vector<Unit> units;
+  for (PageRun run : set.runs()) {
+    while (run.count != 0) {
+      if (units.empty() || units.back().pages == kUnitPages) units.emplace_back();
+      Unit& unit = units.back();
+      uint64_t take = std::min(run.count, kUnitPages - unit.pages);
+      unit.runs.push_back({run.first, take});
+      unit.pages += take;
+      run.first += take;
+      run.count -= take;
+    }
+  }
+  return units;
+}
+
+void make_blocks(Hashes& hashes, const PageSet& set) {
+  for (const PageRun& run : set.runs()) {
+    for (uint64_t page = run.first - run.first % Hashes::kBlockPages; page < run.end(); page += Hashes::kBlockPages) {
+      static_cast<void>(hashes.block_of(page));
+    }
+  }
+}
+
+// What became of one page.
+enum class Verdict : uint8_t { same, zero, changed };
+
+// Runs `work(index)` for every index below `count` on `threads` threads (this one among them) until one fails.
+template <typename Work>
+Status run_parallel(unsigned threads, size_t count, Work work) {
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  std::optional<Error> error;
+  auto loop = [&](unsigned thread) {
+    for (size_t i = next++; i < count; i = next++) {
+      if (Status status = work(thread, i); !status) {
+        std::lock_guard lock(mutex);
+        if (!error) error = std::move(status.error());
+        next = count;
+      }
+    }
+  };
+  std::vector<std::jthread> helpers;
+  for (unsigned thread = 1; thread < threads && thread < count; ++thread) helpers.emplace_back(loop, thread);
+  loop(0);
+  helpers.clear();
+  if (error) return std::unexpected(std::move(*error));
+  return {};
+}
+
+struct Piece {
+  PageRun run;
+  size_t at = 0;  // index of its first page in the buffer
+};
+
+// What a thread needs to read and judge units.
+struct Reader {
+  std::vector<std::byte> buffer = std::vector<std::byte>(kUnitPages * kPageSize);
+  std::vector<uint64_t> unreadable;
+  std::vector<uint64_t> hashes = std::vector<uint64_t>(kUnitPages);
+  std::vector<Verdict> verdicts = std::vector<Verdict>(kUnitPages);
+
+  // Reads the unit and compares; the table is not changed. An unreadable page counts as zero
+  // (and is listed in `unreadable`).
+  Status judge(const ProcessMemory& memory, const Unit& unit, const Hashes& table) {
+    unreadable.clear();
+    MOSE_TRY(memory.read(unit.runs, buffer, unreadable));
+    size_t at = 0;
+    for (const PageRun& run : unit.runs) {
+      const Hashes::Block* block = nullptr;
+      for (uint64_t page = run.first; page < run.end(); ++page, ++at) {
+        if (block == nullptr || page % Hashes::kBlockPages == 0) block = table.find_block(page);
+        const std::byte* bytes = buffer.data() + at * kPageSize;
+        if (is_zero(bytes)) {
+          verdicts[at] = Verdict::zero;
+          continue;
+        }
+        hashes[at] = hash_page(bytes);
+        bool same = block != nullptr && (*block)[page % Hashes::kBlockPages] == hashes[at];
+        verdicts[at] = same ? Verdict::same : Verdict::changed;
+      }
+    }
+    return {};
+  }
+
+  // Every maximal run of pages with `verdict`, and where it lies in the buffer.
+  [[nodiscard]] std::vector<Piece> pieces(const Unit& unit, Verdict verdict) const {
+    std::vector<Piece> out;
+    size_t at = 0;
+    for (const PageRun& run : unit.runs) {
+      for (uint64_t i = 0; i < run.count;) {
+        uint64_t length = 0;
+        while (i + length < run.count && verdicts[at + i + length] == verdict) ++length;
+        if (length != 0) out.push_back({{run.first + i, length}, at + i});
+        i += length == 0 ? 1 : length;
+      }
+      at += run.count;
+    }
+    return out;
+  }
+};
+
+uint64_t count(const std::vector<Piece>& pieces) {
+  uint64_t pages = 0;
+  for (const Piece& piece : pieces) pages += piece.run.count;
+  return pages;
+}
+
+Status send(SpaceId space, const Reader& reader, const std::vector<Piece>& pieces, PageSink& sink) {
+  std::vector<PageRun> runs;
+  std::vector<std::span<const std::byte>> bytes;
+  for (const Piece& piece : pieces) {
+    runs.push_back(piece.run);
+    bytes.emplace_back(reader.buffer.data() + piece.at * kPageSize, piece.run.count * kPageSize);
+  }
+  return sink.send_pages(space, runs, bytes);
+}
+
+PageSet joined(const std::vector<std::vector<Piece>>& parts) {
+  PageSet set;
+  for (const auto& pieces : parts) {
+    for (const Piece& piece : pieces) set.add(piece.run);
+  }
+  return set;
+}
+
+}  // namespace
+
+Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) {
+  Populated populated;
+  MOSE_ASSIGN(populated.vmas, read_vmas(process.pid));
+  populated.areas = lazy_pages(populated.vmas);
+  if (populated.areas.empty() || !with_pages) return populated;
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  uint64_t first = populated.areas.runs().front().first;
+  MOSE_ASSIGN(PageSet present, pagemap.populated({first, populated.areas.runs().back().end() - first}));
+  populated.pages = present.intersect(populated.areas);
+  return populated;
+}
+
+Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& hashes, unsigned threads, PageSink& sink,
+                    const std::stop_token& stop, ScanStats& stats, PageSet* zero) {
+  if (pages.empty()) return {};
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  std::vector<Unit> units = make_units(pages);
+  make_blocks(hashes, pages);
+  std::vector<Reader> readers(threads);
+  std::vector<std::vector<Piece>> zeros(units.size());
+  std::mutex sink_mutex;
+  auto do_unit = [&](unsigned thread, size_t i) -> Status {
+    if (stop.stop_requested()) return fail_errno("round", ECANCELED);
+    Reader& reader = readers[thread];
+    MOSE_TRY(reader.judge(memory, units[i], hashes));
+    // What could not be read is not known to be zero.
+    if (reader.unreadable.empty()) zeros[i] = reader.pieces(units[i], Verdict::zero);
+    const uint64_t zero_pages = count(reader.unreadable.empty() ? zeros[i] : reader.pieces(units[i], Verdict::zero));
+    const std::vector<Piece> changed = reader.pieces(units[i], Verdict::changed);
+    std::lock_guard lock(sink_mutex);
+    stats.pages_present += units[i].pages - zero_pages;
+    stats.pages_zero += zero_pages;
+    stats.pages_read += units[i].pages;
+    if (changed.empty()) return {};
+    MOSE_TRY(send(process.space, reader, changed, sink));
+    for (const Piece& piece : changed) {
+      for (uint64_t n = 0; n < piece.run.count; ++n) hashes.set(piece.run.first + n, reader.hashes[piece.at + n]);
+    }
+    stats.pages_changed += count(changed);
+    return {};
+  };
+  MOSE_TRY(run_parallel(threads, units.size(), do_unit));
+  if (zero != nullptr) *zero = joined(zeros);
+  return {};
+}
+
+Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, unsigned threads) {
+  if (pages.empty()) return Compared{};
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  std::vector<Unit> units = make_units(pages);
+  std::vector<Reader> readers(std::min<size_t>(threads, units.size()));
+  std::vector<std::vector<Piece>> zeros(units.size()), changes(units.size());
+  auto do_unit = [&](unsigned thread, size_t i) -> Status {
+    Reader& reader = readers[thread];
+    MOSE_TRY(reader.judge(memory, units[i], hashes));
+    // Nothing changes while the tree is frozen: a populated page that cannot be read would be lost.
+    if (!reader.unreadable.empty()) {
+      return fail("page " + std::to_string(reader.unreadable.front()) + " cannot be read");
+    }
+    zeros[i] = reader.pieces(units[i], Verdict::zero);
+    changes[i] = reader.pieces(units[i], Verdict::changed);
+    return {};
+  };
+  MOSE_TRY(run_parallel(threads, units.size(), do_unit));
+  return Compared{joined(zeros), joined(changes)};
+}
+
+}  // namespace mose::sense

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <span>
+#include <stop_token>
+#include <vector>
+
+#include "kernel/procfs.h"
+#include "model/dirty_source.h"
+#include "model/page_table.h"
+
+// Reading pages and comparing them with what was sent: what the dirty sources share.
+namespace mose::sense {
+
+// XXH3-64 of the bytes that the destination holds, per page; 0: never sent. Two contents with the same hash would be
+// taken for equal: 2^-64 per changed page.
+using Hashes = PageTable<uint64_t>;
+
+struct Populated {
+  PageSet pages;  // lazy-eligible pages that are populated now
+  PageSet areas;  // the lazy-eligible regions
+  std::vector<Vma> vmas;
+};
+// `with_pages` false: only the regions.
+[[nodiscard]] Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages = true);
+
+// Reads `pages` on `threads` threads, passes those that changed to `sink`, one call at a time, and remembers their
+// hashes once they are sent. `zero` (may be null) gets the pages that were read as all zero. ECANCELED when stopped.
+[[nodiscard]] Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& hashes, unsigned threads,
+                                  PageSink& sink, const std::stop_token& stop, ScanStats& stats, PageSet* zero);
+
+struct Compared {
+  PageSet zero, changed;
+};
+// The same of a frozen process, without sending: a page that cannot be read is an error.
+[[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
+                                       unsigned threads);
+
+[[nodiscard]] inline bool process_is_gone(const Error& error) {
+  return error.code == ESRCH;
+}
+
+}  // namespace mose::sense

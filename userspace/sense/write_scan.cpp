@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+#include "sense/write_scan.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "kernel/pagemap.h"
+#include "kernel/pins.h"
+#include "kernel/write_tracking.h"
+#include "sense/page_reader.h"
+
+namespace mose::sense {
+namespace {
+
+// The pages of `set` that have a hash.
+PageSet known_pages(const PageSet& set, const Hashes& hashes) {
+  PageSet known;
+  for (const PageRun& run : set.runs()) {
+    for (uint64_t page = run.first; page < run.end();) {
+      const uint64_t block_end = std::min(run.end(), (page / Hashes::kBlockPages + 1) * Hashes::kBlockPages);
+      const Hashes::Block* block = hashes.find_block(page);
+      if (block == nullptr) {
+        page = block_end;
+        continue;
+      }
+      while (page < block_end) {
+        uint64_t from = page;
+        while (page < block_end && (*block)[page % Hashes::kBlockPages] != 0) ++page;
+        if (page != from) known.add({from, page - from});
+        while (page < block_end && (*block)[page % Hashes::kBlockPages] == 0) ++page;
+      }
+    }
+  }
+  return known;
+}
+
+}  // namespace
+
+struct WriteScan::Space {
+  Hashes hashes;  // of what the destination holds
+  std::optional<WriteTracking> tracking;
+  int pid = 0;
+  uint64_t start_time = 0;
+  PageSet added;          // regions in `tracking`, as far as known
+  PageSet zero;           // pages that were all zero when last read, since armed
+  bool complete = false;  // a whole round has been read and sent since armed: a clean page is as it was sent
+  std::string refused;    // why this process is not tracked
+
+  void disarm() {
+    tracking.reset();
+    added = {};
+    zero = {};
+    complete = false;
+  }
+};
+
+WriteScan::WriteScan(WriteScanOptions options) : options_(options) {
+  options_.hash.round_threads = std::max(options_.hash.round_threads, 1u);
+  options_.hash.final_threads = std::max(options_.hash.final_threads, 1u);
+}
+WriteScan::~WriteScan() = default;
+
+WriteScan::Space& WriteScan::space_of(SpaceId id) {
+  auto& space = spaces_[id];
+  if (!space) space = std::make_unique<Space>();
+  return *space;
+}
+
+std::string_view WriteScan::name() const {
+  for (const auto& [id, space] : spaces_) {
+    if (space->complete) return "write-protection";
+  }
+  return "hash-scan";
+}
+
+std::string WriteScan::reason() const {
+  std::string text;
+  for (const auto& [id, space] : spaces_) {
+    if (space->refused.empty()) continue;
+    text += (text.empty() ? "" : "; ") + ("process " + std::to_string(id) + " is hashed: " + space->refused);
+  }
+  if (!text.empty()) return text;
+  if (name() == "hash-scan") return "no round was expected to be the last: everything is hashed";
+  return options_.late ? "write faults are dear here: armed for the last round only" : "armed from the first round on";
+}
+
+// Makes the process tracked, or leaves the reason why not.
+void WriteScan::arm(const SpaceProcess& process, Space& space) {
+  if (space.tracking && (space.pid != process.pid || space.start_time != process.start_time)) space.disarm();
+  // A pin that exists now may still be written through after the protection is on.
+  if (auto pin = pinned_memory(process.pid)) {
+    space.disarm();
+    space.refused = *pin;
+    return;
+  }
+  if (space.tracking) return;
+  WriteTracking::Stop stop;
+  auto taken = WriteTracking::take(process.pid, &stop);
+  if (!taken) {
+    space.refused = taken.error().what;
+    return;
+  }
+  space.refused.clear();
+  space.tracking.emplace(std::move(*taken));
+  space.pid = process.pid;
+  space.start_time = process.start_time;
+  ++arm_.processes;
+  arm_.stop_longest = std::max(arm_.stop_longest, stop.borrowed);
+}
+
+Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
+  MOSE_TRY(check_same_process(process));
+  Space& space = space_of(process.space);
+  const unsigned threads = options_.hash.round_threads;
+  if (!options_.late || expected_last_) arm(process, space);
+  if (!space.tracking) {
+    MOSE_ASSIGN(Populated populated, populated_pages(process));
+    return send_changed(process, populated.pages, space.hashes, threads, sink, stop, stats, nullptr);
+  }
+  const bool was_complete = space.complete;
+  space.complete = false;  // until all that is found below has been sent
+  MOSE_ASSIGN(Populated populated, populated_pages(process, false));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  // Pages of regions that are not tracked yet are read whatever the kernel says of them afterwards: a moved region may
+  // bring old marks along.
+  MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(populated.areas));
+  PageSet fresh = populated.areas.minus(space.added);
+  for (const Vma& vma : populated.vmas) {
+    if (!vma.lazy_eligible()) continue;
+    PageSet area = PageSet::from_runs({vma.pages});
+    if (fresh.intersect(area).empty() && before.untracked.intersect(area).empty()) continue;
+    // Refused (EINVAL, EPERM): it stays untracked and is read each time.
+    if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
+  }
+  const Timestamp start = now();
+  MOSE_ASSIGN(PageSet written, pagemap.protect(populated.areas));
+  arm_.protect_longest = std::max(arm_.protect_longest, now() - start);
+  if (auto pin = pinned_memory(process.pid)) {
+    space.disarm();
+    space.refused = *pin;
+  }
+  // Read after the protection is on. In a round that follows a complete one: what was written up to then.
+  PageSet pages;
+  MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(populated.areas));
+  PageSet everything = after.clean.unite(after.written).unite(after.untracked);
+  if (was_complete && space.tracking) {
+    // Clean all the time: a page written between the two looks is clean again, but among `written`.
+    PageSet skipped = before.clean.minus(written).intersect(after.clean);
+    skipped = known_pages(skipped, space.hashes).unite(skipped.intersect(space.zero));
+    pages = everything.minus(skipped);
+    stats.pages_present += skipped.minus(space.zero).pages();
+    stats.pages_zero += skipped.intersect(space.zero).pages();
+  } else {
+    pages = std::move(everything);
+  }
+  PageSet zero;
+  MOSE_TRY(send_changed(process, pages, space.hashes, threads, sink, stop, stats, &zero));
+  if (!space.tracking) return {};
+  space.zero = space.zero.minus(pages).unite(zero);
+  space.complete = true;
+  return {};
+}
+
+Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& stats) {
+  SpacePages out;
+  out.space = process.space;
+  MOSE_TRY(check_same_process(process));
+  if (is_zombie(process.pid)) return out;
+  Space& space = space_of(process.space);
+  const bool armed = space.complete && space.pid == process.pid && space.start_time == process.start_time;
+  MOSE_ASSIGN(Populated populated, populated_pages(process, !armed));
+  PageSet unread;  // known to be as sent
+  PageSet unread_zero;
+  if (armed) {
+    MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+    MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(populated.areas));
+    unread_zero = tracked.clean.intersect(space.zero);
+    unread = known_pages(tracked.clean.minus(unread_zero), space.hashes);
+    populated.pages = tracked.clean.minus(unread).minus(unread_zero).unite(tracked.written).unite(tracked.untracked);
+  }
+  MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
+  out.remote = std::move(compared.changed);
+  out.present = populated.pages.minus(compared.zero).unite(unread);
+  out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
+  stats.pages_present += out.present.pages();
+  stats.pages_zero += compared.zero.pages() + unread_zero.pages();
+  stats.pages_read += populated.pages.pages();
+  stats.pages_changed += out.remote.pages();
+  return out;
+}
+
+Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
+  const Timestamp start = now();
+  ScanStats stats;
+  for (const SpaceProcess& process : processes) {
+    Status status = round_of(process, sink, stop, stats);
+    if (!status && process_is_gone(status.error())) {
+      ++stats.spaces_gone;
+    } else if (!status) {
+      return context("round over space " + std::to_string(process.space), status.error());
+    }
+  }
+  stats.duration = now() - start;
+  return stats;
+}
+
+Result<FinalPages> WriteScan::final_scan(std::span<const SpaceProcess> processes) {
+  const Timestamp start = now();
+  FinalPages final;
+  for (const SpaceProcess& process : processes) {
+    auto pages = final_of(process, final.stats);
+    if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
+    final.spaces.push_back(std::move(*pages));
+  }
+  final.stats.duration = now() - start;
+  return final;
+}
+
+void WriteScan::end_tracking() {
+  for (auto& [id, space] : spaces_) space->disarm();
+}
+
+}  // namespace mose::sense

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "model/dirty_source.h"
+#include "sense/hash_scan.h"
+
+namespace mose::sense {
+
+struct WriteScanOptions {
+  HashScanOptions hash;
+  // Where a write fault is dear: protect only from the round on that may be the last (expect_last), so that the
+  // workload pays for the writes of that round only. Else from the first round on.
+  bool late = true;
+};
+
+// Finds changed pages by the kernel's write tracking (kernel/write_tracking.h); what cannot be tracked is hashed.
+//
+// A round until arming hashes everything, as HashScan. The arming round first protects every page, then reads all of
+// them: tracking begins before a page is read. Later rounds protect again and read what was written meanwhile. The
+// final scan asks the page tables (about 4 ms per GB) and reads only what was written. What was sent is remembered by
+// its hash here too: a page that was written but is the same is not sent again.
+//
+// Per process, each exact:
+// * tracked: private anonymous memory, populated or not, growing heaps and stacks, huge pages, across fork (the
+// parent).
+// * read in full each time: regions that appeared since the last round or were moved (mremap), children of a fork and
+//   whatever an exec brings until the next round arms them; processes that cannot be tracked, with the reason in
+//   reason(): no thread to borrow, a page that a device may write behind the page tables (direct I/O, asynchronous
+//   I/O).
+// * absent: pages given back (MADV_DONTNEED, munmap).
+//
+// Memory: 8 bytes per page ever sent.
+class WriteScan final : public DirtySource {
+ public:
+  explicit WriteScan(WriteScanOptions options = {});
+  ~WriteScan() override;
+
+  // "write-protection", or "hash-scan" as long as no process is tracked.
+  [[nodiscard]] std::string_view name() const override;
+  [[nodiscard]] std::string reason() const override;
+  Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
+  void expect_last() override { expected_last_ = true; }
+  Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
+  void end_tracking() override;
+
+  struct ArmStats {
+    unsigned processes = 0;          // armed
+    Nanoseconds stop_longest{0};     // of a borrowed thread
+    Nanoseconds protect_longest{0};  // all of one process; steps of it hold the lock
+  };
+  [[nodiscard]] const ArmStats& arm_stats() const { return arm_; }
+
+ private:
+  struct Space;
+  Space& space_of(SpaceId id);
+  Status round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats);
+  Result<SpacePages> final_of(const SpaceProcess& process, ScanStats& stats);
+  void arm(const SpaceProcess& process, Space& space);
+
+  WriteScanOptions options_;
+  bool expected_last_ = false;
+  ArmStats arm_;
+  std::map<SpaceId, std::unique_ptr<Space>> spaces_;
+};
+
+}  // namespace mose::sense
