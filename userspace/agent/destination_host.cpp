@@ -16,7 +16,6 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/units.h"
-#include "handover/announce.h"
 #include "restore/images.h"
 #include "restore/pager_client.h"
 
@@ -208,6 +207,9 @@ Result<PreparedPayload> DestinationHost::prepare() {
   rollback.push([this] { egress_queue_.reset(); });
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
 
+  MOSE_TRY(open_announcer());
+  rollback.push([this] { announcer_.reset(); });
+
   MOSE_TRY(start_pager());
   rollback.push([this, socket = paths.pager_socket] {
     (void)end_pager(socket, kExitBound);
@@ -316,11 +318,17 @@ Status DestinationHost::settle() {
   return {};
 }
 
+Status DestinationHost::open_announcer() {
+  if (announcer_) return {};
+  MOSE_ASSIGN(auto announcer, handover::Announcer::open(network_->uplink_ifindex(), payload_.spec.addresses, payload_.spec.mac));
+  announcer_.emplace(std::move(announcer));
+  return {};
+}
+
 void DestinationHost::announce() {
   if (!network_) return;
-  unsigned device = network_->uplink_ifindex();
-  auto announcer = handover::Announcer::open(device, payload_.spec.addresses, payload_.spec.mac);
-  Status sent = announcer ? announcer->send_round() : Status(std::unexpected(announcer.error()));
+  Status sent = open_announcer();
+  if (sent) sent = announcer_->send_round();
   if (!sent) log::warn("the new place could not be announced", {{"workload", payload_.spec.name}, {"reason", sent.error().what}});
 }
 

@@ -10,6 +10,7 @@
 #include "agent/config.h"
 #include "agent/timeline.h"
 #include "agent/wire_messages.h"
+#include "handover/announce.h"
 #include "handover/hold_queue.h"
 #include "handover/workload_network.h"
 #include "kernel/cgroup.h"
@@ -63,6 +64,7 @@ class DestinationHost {
  private:
   [[nodiscard]] Status check();
   [[nodiscard]] Status check_address();
+  [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();
   [[nodiscard]] Status run_restore();
@@ -81,6 +83,8 @@ class DestinationHost {
   ProcessHandle pager_;
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> egress_queue_;
+  // Closing a packet socket takes the kernel a grace period (10 ms): it stays open until the migration is over.
+  std::optional<handover::Announcer> announcer_;
   std::optional<restore::Swrk> swrk_;
   std::mutex restore_mutex_;          // guards restore_process_
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
