@@ -45,7 +45,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MOSE_STEER_DIRECTION_MAX);
+	__uint(max_entries, MOSE_STEER_DIRECTION_MAX * MOSE_STEER_SLOTS);
 	__type(key, __u32);
 	__type(value, struct mose_steer_counts);
 } mose_counts SEC(".maps");
@@ -67,12 +67,19 @@ struct decision {
 	__u8 macs[2 * ETH_ALEN]; /* destination, source: as they stand in a frame */
 };
 
+static __always_inline struct mose_steer_counts *counts_of(__u32 direction, __u32 slot)
+{
+	__u32 key = MOSE_STEER_COUNTS_KEY(direction, slot);
+
+	return bpf_map_lookup_elem(&mose_counts, &key);
+}
+
 static __always_inline int find_maps(__u32 direction, struct maps *maps)
 {
 	maps->policy = bpf_map_lookup_elem(&mose_services, &direction);
 	maps->queue = bpf_map_lookup_elem(&mose_queues, &direction);
 	maps->drained = bpf_map_lookup_elem(&mose_drained, &direction);
-	maps->counts = bpf_map_lookup_elem(&mose_counts, &direction);
+	maps->counts = counts_of(direction, 0);
 	return maps->policy && maps->queue && maps->drained && maps->counts;
 }
 
@@ -103,7 +110,8 @@ static __always_inline void queue_frame(const struct maps *maps, __u32 length, s
  * other side, not frames that are on their way: counting them when they come by here would let the next frame overtake
  * on another CPU.
  */
-static __always_inline void decide(const struct maps *maps, int marked, int opens, __u32 length, struct decision *decision)
+static __always_inline void decide(const struct maps *maps, int marked, int opens, __u32 length, __u64 now,
+				   struct decision *decision)
 {
 	struct mose_steer_policy *policy = maps->policy;
 	__u32 state;
@@ -111,6 +119,11 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	__builtin_memset(decision, 0, sizeof(*decision));
 	bpf_spin_lock(&policy->lock);
 	state = policy->state;
+	if (policy->deadline_ns && now >= policy->deadline_ns) {
+		policy->expired = state;
+		policy->deadline_ns = 0;
+		state = policy->state = policy->on_expiry;
+	}
 	if (state == MOSE_STEER_DRAIN) {
 		if (READ_ONCE(maps->drained->frames) >= maps->queue->queued)
 			state = policy->state = policy->after_drain;
@@ -149,9 +162,9 @@ static __always_inline int pass(const struct maps *maps, __u32 length)
 
 /* To the peer's uplink. The source address must be ours: the client's would teach the switches a wrong port. */
 static __always_inline int redirect(struct __sk_buff *skb, const struct maps *maps, const struct packet *packet,
-				    const struct decision *decision)
+				    __u32 service, const struct decision *decision)
 {
-	if (!is_for_service(&mose_config, packet))
+	if (!service)
 		return drop(maps, MOSE_STEER_R_DROP_OTHER, skb->len);
 	if (same_mac(packet->source_mac, decision->macs))
 		return drop(maps, MOSE_STEER_R_DROP_LOOP, skb->len);
@@ -167,19 +180,28 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 	struct decision decision;
 	struct packet packet;
 	struct maps maps;
+	__u32 service;
+	__u64 now;
 
+	/* Lookups in arrays with keys below their size do not fail. */
 	if (!find_maps(direction, &maps))
 		return TC_ACT_SHOT;
 	/* The long hours between migrations: no lock, no parsing. */
 	if (!marked && READ_ONCE(maps.policy->state) == MOSE_STEER_PASS && !READ_ONCE(maps.policy->silent)) {
-		stamp(maps.counts, MOSE_STEER_PASS, READ_ONCE(maps.policy->epoch));
+		stamp(maps.counts, MOSE_STEER_PASS, READ_ONCE(maps.policy->epoch), bpf_ktime_get_ns());
 		return pass(&maps, skb->len);
+	}
+	parse(skb, &packet);
+	service = service_of(&mose_config, &packet, direction == MOSE_STEER_INGRESS ? packet.destination : packet.source);
+	if (service) {
+		maps.counts = counts_of(direction, service);
+		if (!maps.counts)
+			return TC_ACT_SHOT;
 	}
 	if (marked) {
 		count(maps.counts, MOSE_STEER_R_REINJECTED, skb->len);
 		skb->mark = 0; /* it is for us, not for the host's rules behind */
 	}
-	parse(skb, &packet);
 	if (packet.kind == PACKET_NEIGHBOUR) {
 		if (READ_ONCE(maps.policy->silent))
 			return drop(&maps, MOSE_STEER_R_DROP_SILENT, skb->len);
@@ -188,12 +210,13 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 	if (packet.kind == PACKET_TRUNCATED && READ_ONCE(maps.policy->state) != MOSE_STEER_PASS)
 		return drop(&maps, MOSE_STEER_R_DROP_PARSE, skb->len);
 
-	decide(&maps, marked, opens_connection(&packet), skb->len, &decision);
-	stamp(maps.counts, decision.met, decision.epoch);
+	now = bpf_ktime_get_ns();
+	decide(&maps, marked, opens_connection(&packet), skb->len, now, &decision);
+	stamp(maps.counts, decision.met, decision.epoch, now);
 	if (decision.state == MOSE_STEER_PASS)
 		return pass(&maps, skb->len);
 	if (decision.state == MOSE_STEER_REDIRECT)
-		return redirect(skb, &maps, &packet, &decision);
+		return redirect(skb, &maps, &packet, service, &decision);
 	if (decision.state != MOSE_STEER_HOLD)
 		return drop(&maps, MOSE_STEER_R_DROP_SHUT, skb->len);
 	if (decision.full)
@@ -218,20 +241,21 @@ int steer_egress(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int steer_uplink(struct __sk_buff *skb)
 {
-	__u32 direction = MOSE_STEER_UPLINK;
 	struct mose_steer_counts *counts;
 	struct packet packet;
 	__u8 mac[ETH_ALEN];
+	__u32 service;
 
-	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+	if (load(skb, 0, mac, sizeof(mac)))
 		return MOSE_TC_NEXT;
 	for (int i = 0; i < ETH_ALEN; i++)
 		if (mac[i] != mose_config.uplink_mac[i])
 			return MOSE_TC_NEXT;
 	parse(skb, &packet);
-	if (!is_for_service(&mose_config, &packet))
+	service = service_of(&mose_config, &packet, packet.destination);
+	if (!service)
 		return MOSE_TC_NEXT;
-	counts = bpf_map_lookup_elem(&mose_counts, &direction);
+	counts = counts_of(MOSE_STEER_UPLINK, service);
 	if (!counts)
 		return TC_ACT_SHOT;
 	for (int i = 0; i < ETH_ALEN; i++)
@@ -240,8 +264,8 @@ int steer_uplink(struct __sk_buff *skb)
 		count(counts, MOSE_STEER_R_DROP_REWRITE, skb->len);
 		return TC_ACT_SHOT;
 	}
-	stamp(counts, MOSE_STEER_REDIRECT, 0);
-	count(counts, MOSE_STEER_R_REDIRECTED, skb->len);
+	stamp(counts, MOSE_STEER_PASS, 0, bpf_ktime_get_ns());
+	count(counts, MOSE_STEER_R_TAKEN, skb->len);
 	return MOSE_TC_NEXT;
 }
 

@@ -2,8 +2,8 @@
 #ifndef MOSE_COUNT_BPF_H
 #define MOSE_COUNT_BPF_H
 /*
- * Counters and stamps. Per CPU and without atomics: TC programs run with bottom halves off, so that no other one comes
- * between on the same CPU.
+ * Counters and stamps. Per CPU and without atomics: TC and XDP programs run with bottom halves off, so that no other one
+ * comes between on the same CPU.
  */
 #include <bpf/bpf_helpers.h>
 
@@ -17,11 +17,10 @@ static __always_inline void count(struct mose_steer_counts *counts, __u32 reason
 	}
 }
 
-/* A change of the epoch begins new stamps. Costs one clock read, about 24 ns. */
-static __always_inline void stamp(struct mose_steer_counts *counts, __u32 state, __u32 epoch)
+/* A change of the epoch begins new stamps. `now` costs one clock read, about 24 ns. */
+static __always_inline void stamp(struct mose_steer_counts *counts, __u32 state, __u32 epoch, __u64 now)
 {
 	struct mose_steer_stamp *stamp;
-	__u64 now = bpf_ktime_get_ns();
 
 	if (state >= MOSE_STEER_STATE_MAX)
 		return;

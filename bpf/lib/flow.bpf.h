@@ -5,27 +5,33 @@
 #include "lib/parse.bpf.h"
 #include "mose/bpf/steer.h"
 
-static __always_inline int is_for_service(const volatile struct mose_steer_config *config, const struct packet *packet)
+/* The service that has this address: its place in the configuration, counted from 1. 0: none. */
+static __always_inline __u32 service_of(const volatile struct mose_steer_config *config, const struct packet *packet,
+					const __u32 *wanted)
 {
 	if (packet->kind != PACKET_IP)
 		return 0;
-	for (int i = 0; i < MOSE_STEER_SERVICES_MAX; i++) {
+	for (__u32 i = 0; i < MOSE_STEER_SERVICES_MAX; i++) {
 		const volatile __u32 *address = (const volatile __u32 *)config->services[i].address;
 
 		if (i >= config->services_count)
 			break;
-		if (config->services[i].family != packet->family || address[0] != packet->destination[0])
+		if (config->services[i].family != packet->family || address[0] != wanted[0])
 			continue;
-		if (packet->family == 4 || (address[1] == packet->destination[1] && address[2] == packet->destination[2] &&
-					    address[3] == packet->destination[3]))
-			return 1;
+		if (packet->family == 4 || (address[1] == wanted[1] && address[2] == wanted[2] && address[3] == wanted[3]))
+			return i + 1;
 	}
 	return 0;
 }
 
+/*
+ * May this open a TCP connection? A fragment may, whichever it is: only the first has the flags, and a connection request
+ * whose parts take different ways is lost. Nobody else sends TCP in fragments to speak of.
+ */
 static __always_inline int opens_connection(const struct packet *packet)
 {
-	return (packet->tcp_flags & (TCP_FLAG_SYN_BYTE | TCP_FLAG_ACK_BYTE)) == TCP_FLAG_SYN_BYTE;
+	return packet->tcp_fragment ||
+	       (packet->tcp_flags & (TCP_FLAG_SYN_BYTE | TCP_FLAG_ACK_BYTE)) == TCP_FLAG_SYN_BYTE;
 }
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR MIT */
 #ifndef MOSE_PARSE_BPF_H
 #define MOSE_PARSE_BPF_H
-/*
- * What a frame is, as far as steering needs it. Everything is read with bpf_skb_load_bytes, so that paged data
- * (a 64 KB segmentation-offload frame has little in its linear part) reads like any other, without a pull.
- */
+/* What a frame is, as far as steering needs it; the same at TC and at XDP (lib/frame.bpf.h). */
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "lib/compat.bpf.h"
+#include "lib/frame.bpf.h"
 
 #ifndef IPPROTO_ICMPV6
 #define IPPROTO_ICMPV6 58 /* a macro in the kernel, unlike its sisters */
@@ -29,30 +27,27 @@ struct packet {
 	__u8 family;          /* 4 or 6 for PACKET_IP */
 	__u8 protocol;        /* layer 4; valid when l4_offset is not 0 */
 	__u8 tcp_flags;       /* 0 unless TCP with its header in this packet */
+	__u8 tcp_fragment;    /* a fragment, the first or a later one, of what is TCP as far as every fragment can tell */
+	__u8 destination_mac[ETH_ALEN];
 	__u8 source_mac[ETH_ALEN];
-	__u8 pad[3];
-	__u32 destination[4]; /* network order, IPv4 in the first */
+	__u32 source[4];      /* network order, IPv4 in the first */
+	__u32 destination[4];
 	__u32 l4_offset;      /* 0: a later fragment, or headers that are not followed */
 };
 
 #define TCP_FLAG_SYN_BYTE 0x02
 #define TCP_FLAG_ACK_BYTE 0x10
 
-static __always_inline int load(struct __sk_buff *skb, __u32 offset, void *to, __u32 size)
-{
-	return bpf_skb_load_bytes(skb, offset, to, size);
-}
-
-static __always_inline void parse_tcp(struct __sk_buff *skb, struct packet *packet)
+static __always_inline void parse_tcp(frame_t *frame, struct packet *packet)
 {
 	__u8 flags;
 
 	if (packet->protocol == IPPROTO_TCP && packet->l4_offset &&
-	    !load(skb, packet->l4_offset + 13, &flags, sizeof(flags)))
+	    !load(frame, packet->l4_offset + 13, &flags, sizeof(flags)))
 		packet->tcp_flags = flags;
 }
 
-static __always_inline void parse_ipv4(struct __sk_buff *skb, __u32 offset, struct packet *packet)
+static __always_inline void parse_ipv4(frame_t *frame, __u32 offset, struct packet *packet)
 {
 	struct {
 		__u8 version_length;
@@ -63,32 +58,47 @@ static __always_inline void parse_ipv4(struct __sk_buff *skb, __u32 offset, stru
 		__u32 source, destination;
 	} ip;
 	__u32 header;
+	__u8 last;
 
-	if (load(skb, offset, &ip, sizeof(ip)))
+	if (load(frame, offset, &ip, sizeof(ip)))
 		return;
 	header = (ip.version_length & 0x0f) * 4;
-	if (ip.version_length >> 4 != 4 || header < sizeof(ip) || offset + header > skb->len)
+	if (ip.version_length >> 4 != 4 || header < sizeof(ip))
+		return;
+	/* A total of 0 is a frame of segmentation offload above 64 KB. */
+	if (ip.total && bpf_ntohs(ip.total) < header)
+		return;
+	if (header > sizeof(ip) && load(frame, offset + header - 1, &last, sizeof(last)))
 		return;
 	packet->kind = PACKET_IP;
 	packet->family = 4;
+	packet->source[0] = ip.source;
 	packet->destination[0] = ip.destination;
 	packet->protocol = ip.protocol;
+	if (ip.fragment & bpf_htons(IP_MF | IP_OFFSET))
+		packet->tcp_fragment = ip.protocol == IPPROTO_TCP;
 	if (!(ip.fragment & bpf_htons(IP_OFFSET)))
 		packet->l4_offset = offset + header;
-	parse_tcp(skb, packet);
+	parse_tcp(frame, packet);
 }
 
-static __always_inline int is_neighbour_discovery(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline int is_neighbour_discovery(frame_t *frame, const struct packet *packet)
 {
 	__u8 type;
 
 	/* 133 to 137: router and neighbour messages and redirect. */
-	return packet->protocol == IPPROTO_ICMPV6 && packet->l4_offset && !load(skb, packet->l4_offset, &type, sizeof(type)) &&
+	return packet->protocol == IPPROTO_ICMPV6 && packet->l4_offset && !load(frame, packet->l4_offset, &type, sizeof(type)) &&
 	       type >= NDISC_ROUTER_SOLICITATION && type <= NDISC_NEIGHBOUR_ADVERTISEMENT + 1;
 }
 
+static __always_inline int is_extension(__u8 next)
+{
+	return next == NEXTHDR_HOP || next == NEXTHDR_ROUTING || next == NEXTHDR_FRAGMENT || next == NEXTHDR_AUTH ||
+	       next == NEXTHDR_DEST;
+}
+
 /* Steps over extension headers. An unknown or unending chain leaves l4_offset 0: still an IP packet. */
-static __always_inline void parse_extensions(struct __sk_buff *skb, __u32 offset, __u8 next, struct packet *packet)
+static __always_inline void parse_extensions(frame_t *frame, __u32 offset, __u8 next, struct packet *packet)
 {
 	for (int i = 0; i <= PARSE_EXTENSIONS_MAX; i++) {
 		struct {
@@ -96,15 +106,18 @@ static __always_inline void parse_extensions(struct __sk_buff *skb, __u32 offset
 			__be16 fragment;
 		} extension;
 
-		if (next != NEXTHDR_HOP && next != NEXTHDR_ROUTING && next != NEXTHDR_FRAGMENT && next != NEXTHDR_AUTH &&
-		    next != NEXTHDR_DEST) {
+		if (!is_extension(next)) {
 			packet->protocol = next;
 			packet->l4_offset = next == NEXTHDR_NONE ? 0 : offset;
 			return;
 		}
-		if (load(skb, offset, &extension, sizeof(extension)))
+		/* By the helper: seven rounds of two ways to read are dear to verify, and few packets come here. */
+		if (frame_load_slow(frame, offset, &extension, sizeof(extension)))
 			return;
 		if (next == NEXTHDR_FRAGMENT) {
+			/* What follows is all that a later fragment knows: the first must not be judged by more. */
+			if (extension.fragment & bpf_htons(0xfff9))
+				packet->tcp_fragment = extension.next == IPPROTO_TCP || is_extension(extension.next);
 			if (extension.fragment & bpf_htons(0xfff8))
 				return;
 			offset += 8;
@@ -117,7 +130,7 @@ static __always_inline void parse_extensions(struct __sk_buff *skb, __u32 offset
 	}
 }
 
-static __always_inline void parse_ipv6(struct __sk_buff *skb, __u32 offset, struct packet *packet)
+static __always_inline void parse_ipv6(frame_t *frame, __u32 offset, struct packet *packet)
 {
 	struct {
 		__u32 version_flow;
@@ -126,21 +139,22 @@ static __always_inline void parse_ipv6(struct __sk_buff *skb, __u32 offset, stru
 		__u32 source[4], destination[4];
 	} ip;
 
-	if (load(skb, offset, &ip, sizeof(ip)))
+	if (load(frame, offset, &ip, sizeof(ip)))
 		return;
 	if ((*(__u8 *)&ip.version_flow) >> 4 != 6)
 		return;
 	packet->kind = PACKET_IP;
 	packet->family = 6;
+	__builtin_memcpy(packet->source, ip.source, sizeof(packet->source));
 	__builtin_memcpy(packet->destination, ip.destination, sizeof(packet->destination));
-	parse_extensions(skb, offset + sizeof(ip), ip.next, packet);
-	if (is_neighbour_discovery(skb, packet))
+	parse_extensions(frame, offset + sizeof(ip), ip.next, packet);
+	if (is_neighbour_discovery(frame, packet))
 		packet->kind = PACKET_NEIGHBOUR;
 	else
-		parse_tcp(skb, packet);
+		parse_tcp(frame, packet);
 }
 
-static __always_inline void parse(struct __sk_buff *skb, struct packet *packet)
+static __always_inline void parse(frame_t *frame, struct packet *packet)
 {
 	struct {
 		__u8 destination[ETH_ALEN], source[ETH_ALEN];
@@ -150,8 +164,9 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *packet)
 	__be16 type;
 
 	__builtin_memset(packet, 0, sizeof(*packet));
-	if (load(skb, 0, &ethernet, sizeof(ethernet)))
+	if (load(frame, 0, &ethernet, sizeof(ethernet)))
 		return;
+	__builtin_memcpy(packet->destination_mac, ethernet.destination, ETH_ALEN);
 	__builtin_memcpy(packet->source_mac, ethernet.source, ETH_ALEN);
 	type = ethernet.type;
 	for (int i = 0; i < PARSE_VLAN_MAX; i++) {
@@ -161,7 +176,7 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *packet)
 
 		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
 			break;
-		if (load(skb, offset, &vlan, sizeof(vlan)))
+		if (load(frame, offset, &vlan, sizeof(vlan)))
 			return;
 		type = vlan.type;
 		offset += sizeof(vlan);
@@ -169,9 +184,9 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *packet)
 	if (type == bpf_htons(ETH_P_ARP))
 		packet->kind = PACKET_NEIGHBOUR;
 	else if (type == bpf_htons(ETH_P_IP))
-		parse_ipv4(skb, offset, packet);
+		parse_ipv4(frame, offset, packet);
 	else if (type == bpf_htons(ETH_P_IPV6))
-		parse_ipv6(skb, offset, packet);
+		parse_ipv6(frame, offset, packet);
 	else
 		packet->kind = PACKET_OTHER;
 }

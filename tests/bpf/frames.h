@@ -28,7 +28,8 @@ Bytes bytes(const Range& range) {
 }
 
 constexpr unsigned kArp = 0x0806, kIpv4 = 0x0800, kIpv6 = 0x86dd, kVlan = 0x8100, kQinq = 0x88a8, kLldp = 0x88cc;
-constexpr uint8_t kHop = 0, kTcp = 6, kUdp = 17, kRouting = 43, kFragment = 44, kAuth = 51, kIcmpv6 = 58, kDest = 60;
+constexpr uint8_t kHop = 0, kIcmp = 1, kTcp = 6, kUdp = 17, kRouting = 43, kFragment = 44, kAuth = 51, kIcmpv6 = 58,
+                  kDest = 60;
 constexpr uint8_t kSyn = 0x02, kAck = 0x10, kFin = 0x01;
 
 inline Bytes eth(const Mac& to, const Mac& from, unsigned type) {
@@ -58,8 +59,8 @@ inline Bytes ipv6(const V6& from, const V6& to, uint8_t next, unsigned version =
 inline Bytes extension(uint8_t next, uint8_t units = 0) {
   return Bytes{next, units} | Bytes(6 + units * 8u, 0);
 }
-inline Bytes fragment(uint8_t next, unsigned offset) {
-  return Bytes{next, 0} | be16(offset << 3) | Bytes(4, 9);
+inline Bytes fragment(uint8_t next, unsigned offset, bool more = false) {
+  return Bytes{next, 0} | be16(offset << 3 | (more ? 1 : 0)) | Bytes(4, 9);
 }
 inline Bytes auth(uint8_t next) {
   return Bytes{next, 4} | Bytes(22, 0);

@@ -37,6 +37,8 @@ struct Given {
   uint64_t queued = 0, drained = 0;
   bool marked = false;
   uint64_t packets_max = 100, bytes_max = 100000;
+  uint64_t deadline_ns = 0;
+  uint32_t on_expiry = MOSE_STEER_PASS;
 };
 
 struct Row {
@@ -85,8 +87,10 @@ class Programs {
 
   void set(uint32_t direction, const Given& given) {
     mose_steer_policy policy{};
-    policy.state = given.state;
-    policy.after_drain = given.after_drain;
+    policy.state = static_cast<mose_steer_state>(given.state);
+    policy.after_drain = static_cast<mose_steer_state>(given.after_drain);
+    policy.on_expiry = static_cast<mose_steer_state>(given.on_expiry);
+    policy.deadline_ns = given.deadline_ns;
     policy.epoch = ++epoch_;
     policy.silent = given.silent ? 1 : 0;
     policy.tap_ifindex = kTap;
@@ -101,7 +105,10 @@ class Programs {
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_services), &direction, &policy, BPF_F_LOCK), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_queues), &direction, &queue, 0), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained), &direction, &drained, 0), 0);
-    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_counts), &direction, zero.data(), 0), 0);
+    for (uint32_t slot = 0; slot < MOSE_STEER_SLOTS; ++slot) {
+      uint32_t key = MOSE_STEER_COUNTS_KEY(direction, slot);
+      ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_counts), &key, zero.data(), 0), 0);
+    }
   }
 
   uint64_t frames(uint32_t direction, uint32_t reason) {
@@ -117,8 +124,17 @@ class Programs {
     return sum;
   }
   std::vector<mose_steer_counts> counts(uint32_t direction) {
+    std::vector<mose_steer_counts> all;
+    for (uint32_t slot = 0; slot < MOSE_STEER_SLOTS; ++slot) {
+      auto each = counts(direction, slot);
+      all.insert(all.end(), each.begin(), each.end());
+    }
+    return all;
+  }
+  std::vector<mose_steer_counts> counts(uint32_t direction, uint32_t slot) {
     std::vector<mose_steer_counts> each(cpus());
-    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(maps().mose_counts), &direction, each.data()), 0);
+    uint32_t key = MOSE_STEER_COUNTS_KEY(direction, slot);
+    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(maps().mose_counts), &key, each.data()), 0);
     return each;
   }
   mose_steer_policy policy(uint32_t direction) {
@@ -209,6 +225,28 @@ const Bytes kThrice = eth(kService, kClient, kQinq) | vlan(7, kVlan) | vlan(8, k
                       ipv4(kClient4, kService4, kTcp) | tcp(kAck);
 const Bytes kOptions4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 15) | tcp(kSyn);
 const Bytes kLaterFragment4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 100) | tcp(kSyn);
+constexpr unsigned kMore = 0x2000;
+const Bytes kFirstFragment4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, kMore) | tcp(kSyn);
+const Bytes kFirstUdp4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kUdp, 5, kMore) | udp();
+const Bytes kLaterUdp4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kUdp, 5, 100) | udp();
+const Bytes kFirstFragment6 = to_service6(fragment(kTcp, 0, true) | tcp(kSyn), kFragment);
+const Bytes kLaterFragment6 = to_service6(fragment(kTcp, 80) | tcp(kAck), kFragment);
+const Bytes kFirstDeep6 = to_service6(fragment(kDest, 0, true) | extension(kUdp) | udp(), kFragment);
+const Bytes kLaterDeep6 = to_service6(fragment(kDest, 80) | udp(), kFragment);
+const Bytes kFirstUdp6 = to_service6(fragment(kUdp, 0, true) | udp(), kFragment);
+const Bytes kLaterUdp6 = to_service6(fragment(kUdp, 80) | udp(), kFragment);
+const Bytes kAtomic6 = to_service6(fragment(kTcp, 0) | tcp(kAck), kFragment);
+// "Fragmentation needed" and "packet too big" from a router, about what the service has sent.
+const Bytes kIcmpError4 =
+    to_service4(Bytes{3, 4} | Bytes(6, 0) | ipv4(kService4, kClient4, kTcp) | Bytes(8, 0x11), kIcmp);
+const Bytes kIcmpError6 =
+    to_service6(Bytes{2, 0} | Bytes(6, 0) | ipv6(kService6, kClient6, kTcp) | Bytes(8, 0x11), kIcmpv6);
+const Bytes kLying4 = [] {
+  Bytes frame = kV4;
+  frame[16] = 0;
+  frame[17] = 19;
+  return frame;
+}();
 const Bytes kArpFrame = eth(kBroadcast, kClient, kArp) | arp();
 const Bytes kTaggedArp = eth(kBroadcast, kClient, kVlan) | vlan(7, kArp) | arp();
 const Bytes kSolicit = to_service6(icmpv6(135), kIcmpv6);
@@ -232,6 +270,13 @@ constexpr Given kDrainToPeer{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEE
 constexpr Given kDrainedToPeer{
     .state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_REDIRECT, .queued = 5, .drained = 5};
 constexpr Given kDrainedToShut{.state = MOSE_STEER_DRAIN, .after_drain = MOSE_STEER_SHUT, .queued = 5, .drained = 5};
+
+constexpr uint64_t kNever = ~0ull;
+constexpr Given kHoldLong{.state = MOSE_STEER_HOLD, .deadline_ns = kNever};
+constexpr Given kHoldOver{.state = MOSE_STEER_HOLD, .deadline_ns = 1};
+constexpr Given kHoldNewOver{.state = MOSE_STEER_HOLD_NEW, .deadline_ns = 1};
+constexpr Given kHoldOverShut{.state = MOSE_STEER_HOLD, .deadline_ns = 1, .on_expiry = MOSE_STEER_SHUT};
+constexpr Given kDrainOver{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4, .deadline_ns = 1};
 
 constexpr Given marked(Given given) {
   given.marked = true;
@@ -313,7 +358,59 @@ const Row kBoth[] = {
     {"hold-new: established", kHoldNew, kV4, kNext, MOSE_STEER_R_PASSED},
     {"hold-new: SYN and ACK", kHoldNew, to_service4(tcp(kSyn | kAck)), kNext, MOSE_STEER_R_PASSED},
     {"hold-new: UDP", kHoldNew, to_service4(udp(), kUdp), kNext, MOSE_STEER_R_PASSED},
-    {"hold-new: a later fragment has no flags", kHoldNew, kLaterFragment4, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: the first fragment of a request", kHoldNew, kFirstFragment4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: a later fragment goes where its first went",
+     kHoldNew,
+     kLaterFragment4,
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
+    {"hold-new: the first fragment of a request, IPv6",
+     kHoldNew,
+     kFirstFragment6,
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
+    {"hold-new: its later fragment, IPv6", kHoldNew, kLaterFragment6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: first fragment with options behind its header",
+     kHoldNew,
+     kFirstDeep6,
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
+    {"hold-new: its later fragment knows no more", kHoldNew, kLaterDeep6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold-new: the first fragment of a datagram", kHoldNew, kFirstUdp4, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: its later fragment", kHoldNew, kLaterUdp4, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: the first fragment of a datagram, IPv6", kHoldNew, kFirstUdp6, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: its later fragment, IPv6", kHoldNew, kLaterUdp6, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: a fragment header on a whole packet", kHoldNew, kAtomic6, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: an ICMP error about a connection", kHoldNew, kIcmpError4, kNext, MOSE_STEER_R_PASSED},
+    {"hold-new: cut TCP header", kHoldNew, cut(kSyn4, 40), kNext, MOSE_STEER_R_PASSED},
+
+    {"hold: the first fragment of a datagram", kHolding, kFirstUdp4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: its later fragment", kHolding, kLaterUdp4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: the first fragment of a datagram, IPv6", kHolding, kFirstUdp6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: its later fragment, IPv6", kHolding, kLaterUdp6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: an ICMP error about a held flow", kHolding, kIcmpError4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: an ICMPv6 error about a held flow", kHolding, kIcmpError6, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"hold: an extension header that is cut is still the service's",
+     kHolding,
+     cut(kSolicitBehindHop, 55),
+     kRedirect,
+     MOSE_STEER_R_HELD,
+     {},
+     true},
+    {"hold: IPv4 that claims to be shorter than its header", kHolding, kLying4, kShot, MOSE_STEER_R_DROP_PARSE},
+
+    {"a hold within its time", kHoldLong, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"a hold whose time is up", kHoldOver, kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"hold-new whose time is up", kHoldNewOver, kSyn6, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"a hold that expires to shut", kHoldOverShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT, {}, false, MOSE_STEER_SHUT},
+    {"a drain whose time is up", kDrainOver, kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"ARP ends no hold", kHoldOver, kArpFrame, kNext, MOSE_STEER_R_PASSED},
 
     {"drain: behind what is in the tap", kDraining, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"drain: a marked frame passes, the drain goes on", marked(kDraining), kV4, kNext, MOSE_STEER_R_PASSED},
@@ -353,6 +450,11 @@ const Row kIngressOnly[] = {
     {"redirect: broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: other protocols", kRedirecting, kLldpFrame, kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: not back to where it came from", kRedirecting, kFromPeer, kShot, MOSE_STEER_R_DROP_LOOP},
+    {"redirect an ICMP error", kRedirecting, kIcmpError4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kIcmpError4)},
+    {"redirect an ICMPv6 error", kRedirecting, kIcmpError6, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kIcmpError6)},
+    {"redirect the first fragment, IPv6", kRedirecting, kFirstUdp6, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kFirstUdp6)},
     {"redirect: cut", kRedirecting, kCut4, kShot, MOSE_STEER_R_DROP_PARSE},
     {"redirect, silent: ARP", kRedirectSilent, kArpFrame, kShot, MOSE_STEER_R_DROP_SILENT},
     {"redirect a marked frame", marked(kRedirecting), kV4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV4)},
@@ -417,7 +519,7 @@ TEST_P(SteerUplink, Row) {
   auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
   EXPECT_EQ(outcome.verdict, kNext);
   EXPECT_EQ(outcome.frame, row.out.empty() ? row.frame : row.out);
-  EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_REDIRECTED), row.out.empty() ? 0u : 1u);
+  EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.out.empty() ? 0u : 1u);
 }
 INSTANTIATE_TEST_SUITE_P(Rows, SteerUplink, testing::ValuesIn(kUplinkRows));
 
@@ -435,7 +537,7 @@ TEST(SteerQueue, HoldNewThenHoldThenDrainIsOneQueue) {
   const bpf_program* program = programs.skeleton().progs.steer_ingress;
   auto set_state = [&](uint32_t state) {
     mose_steer_policy policy = programs.policy(MOSE_STEER_INGRESS);
-    policy.state = state;
+    policy.state = static_cast<mose_steer_state>(state);
     uint32_t key = MOSE_STEER_INGRESS;
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_services), &key, &policy, BPF_F_LOCK), 0);
   };
@@ -477,6 +579,35 @@ TEST(SteerQueue, BytesCountAgainFromZeroWhenTheTapHasBeenEmpty) {
   uint32_t key = MOSE_STEER_INGRESS;
   ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_drained), &key, &both, 0), 0);
   EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+}
+
+TEST(SteerCounts, AreKeptByService) {
+  Programs& programs = Programs::get();
+  const Bytes from6 = eth(kClient, kService, kIpv6) | ipv6(kService6, kClient6, kTcp) | tcp(kAck);
+  auto shut = [&](uint32_t direction, uint32_t slot) {
+    uint64_t sum = 0;
+    for (const auto& cpu : programs.counts(direction, slot)) sum += cpu.frames[MOSE_STEER_R_DROP_SHUT];
+    return sum;
+  };
+  programs.set(MOSE_STEER_INGRESS, kShut);
+  programs.run(programs.skeleton().progs.steer_ingress, kV4, 0);
+  programs.run(programs.skeleton().progs.steer_ingress, kV6, 0);
+  programs.run(programs.skeleton().progs.steer_ingress, kV6, 0);
+  programs.run(programs.skeleton().progs.steer_ingress, kBroadcast4, 0);
+  EXPECT_EQ(shut(MOSE_STEER_INGRESS, 0), 1u);
+  EXPECT_EQ(shut(MOSE_STEER_INGRESS, 1), 1u);
+  EXPECT_EQ(shut(MOSE_STEER_INGRESS, 2), 2u);
+  programs.set(MOSE_STEER_EGRESS, kShut);
+  programs.run(programs.skeleton().progs.steer_egress, from6, 0);
+  EXPECT_EQ(shut(MOSE_STEER_EGRESS, 2), 1u) << "what a service sends is counted by its source";
+}
+
+TEST(SteerExpiry, SaysWhatHasExpired) {
+  Programs& programs = Programs::get();
+  programs.set(MOSE_STEER_INGRESS, kHoldOver);
+  EXPECT_EQ(programs.run(programs.skeleton().progs.steer_ingress, kV4, 0).verdict, kNext);
+  EXPECT_EQ(programs.policy(MOSE_STEER_INGRESS).expired, MOSE_STEER_HOLD);
+  EXPECT_EQ(programs.policy(MOSE_STEER_INGRESS).deadline_ns, 0u);
 }
 
 TEST(SteerStamps, BeginAnewWithEachChangeOfTheState) {

@@ -14,3 +14,7 @@ foreach(name hold_traffic_test switchover_test)
   set_tests_properties(${name}_full PROPERTIES LABELS "netns;full" ENVIRONMENT MOSE_FULL=1 SKIP_RETURN_CODE 77
     TIMEOUT 300 RUN_SERIAL TRUE)
 endforeach()
+# The same packets through filters instead of links, as on kernels before 6.6.
+add_test(NAME steer_clsact_test COMMAND steer_test --gtest_filter=Hold*:Held*:Redirect*:Silence*:Destroy*:Crash*:Create*)
+set_tests_properties(steer_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 120 RUN_SERIAL TRUE
+  ENVIRONMENT MOSE_TC_ATTACH=clsact)

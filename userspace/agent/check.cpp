@@ -99,8 +99,11 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
     add(result, item.name, found.state, found.detail, item.lost, item.required);
   }
   auto steering = handover::steering_supported();
-  add(result, "tcx", steering ? ProbeState::yes : ProbeState::no,
-      steering ? "programs can be linked at TC" : steering.error().what, "packets cannot be held or redirected", true);
+  add(result, "tc", steering ? ProbeState::yes : ProbeState::no,
+      !steering                              ? steering.error().what
+      : *steering == handover::TcAttach::tcx ? "programs are linked at TC (TCX)"
+                                             : "programs are filters of clsact: no TCX links here",
+      "packets cannot be held or redirected", true);
   const CriuProof& criu = criu_proof(config);
   add(result, "criu", criu.present, criu.present_detail, "processes cannot be dumped or rebuilt; run tools/get-deps",
       true);

@@ -67,6 +67,9 @@ Status HoldQueue::open_injector(const Steering& steering) {
   }
   // From the tap's receive side to the host end's receive side: bridge, switch and programs see what they would have
   // seen, which sending out of the uplink would not give (nor reach a peer on this node).
+  if (steering.config().attach == TcAttach::clsact) {
+    return bpf::attach_clsact(steering.tap_program(), tap_ifindex_, bpf::TcPoint::ingress, 1);
+  }
   MOSE_ASSIGN(injector_, bpf::attach_tcx(steering.tap_program(), tap_ifindex_, bpf::TcPoint::ingress));
   return {};
 }

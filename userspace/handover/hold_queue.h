@@ -74,7 +74,8 @@ class HoldQueue {
   TapHolder holder_;
   Fd tap_;
   unsigned tap_ifindex_ = 0;
-  Fd injector_;  // ingress: packet socket on the host end. egress: link of steer_tap on the tap
+  Fd injector_;  // ingress: packet socket on the host end. egress: link of steer_tap on the tap; none when it is a
+                 // filter
   std::vector<uint8_t> buffer_;
   size_t pending_ = 0;  // size of a frame in buffer_ that could not be put back yet
   Stats stats_;

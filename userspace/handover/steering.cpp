@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/check.h"
@@ -45,10 +46,12 @@ bool is_zero(const MacAddress& mac) {
 
 mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch) {
   mose_steer_policy out{};
-  out.state = static_cast<uint32_t>(policy.state);
-  out.after_drain = static_cast<uint32_t>(policy.after_drain);
+  out.state = static_cast<mose_steer_state>(policy.state);
+  out.after_drain = static_cast<mose_steer_state>(policy.after_drain);
   out.epoch = epoch;
   out.silent = policy.silent ? 1 : 0;
+  out.on_expiry = static_cast<mose_steer_state>(policy.on_expiry);
+  if (policy.deadline) out.deadline_ns = static_cast<uint64_t>(policy.deadline->time_since_epoch().count());
   out.tap_ifindex = policy.tap_ifindex;
   out.peer_ifindex = policy.peer_ifindex;
   std::copy(policy.peer_mac.begin(), policy.peer_mac.end(), out.peer_mac);
@@ -63,6 +66,9 @@ SteerPolicy from_kernel(const mose_steer_policy& in) {
   policy.state = static_cast<SteerState>(in.state);
   policy.after_drain = static_cast<SteerState>(in.after_drain);
   policy.silent = in.silent != 0;
+  policy.on_expiry = static_cast<SteerState>(in.on_expiry);
+  if (in.deadline_ns != 0) policy.deadline = Timestamp(Nanoseconds(in.deadline_ns));
+  if (in.expired != 0) policy.expired = static_cast<SteerState>(in.expired);
   policy.tap_ifindex = in.tap_ifindex;
   policy.peer_ifindex = in.peer_ifindex;
   std::copy(std::begin(in.peer_mac), std::end(in.peer_mac), policy.peer_mac.begin());
@@ -85,6 +91,10 @@ Status check(Direction direction, const SteerPolicy& policy) {
       policy.after_drain != SteerState::shut) {
     return bad("a drain ends in pass, redirect or shut");
   }
+  if (policy.deadline && policy.on_expiry != SteerState::pass && policy.on_expiry != SteerState::shut) {
+    return bad("a state expires to pass or shut");
+  }
+  if (policy.deadline && policy.state == SteerState::redirect) return bad("a redirection does not expire");
   if ((holds(policy.state) || drains) && policy.tap_ifindex == 0) return bad("no tap is given");
   if (policy.state == SteerState::redirect || (drains && policy.after_drain == SteerState::redirect)) {
     if (direction != Direction::ingress) return bad("only ingress can be redirected");
@@ -98,6 +108,17 @@ struct SkeletonFree {
   void operator()(steer_tc* skeleton) const { steer_tc__destroy(skeleton); }
 };
 using Skeleton = std::unique_ptr<steer_tc, SkeletonFree>;
+
+// Links or filters: as asked for, as the environment says, as the kernel can.
+Result<TcAttach> choose_attach(TcAttach wanted) {
+  if (wanted != TcAttach::automatic) return wanted;
+  if (const char* forced = getenv("MOSE_TC_ATTACH"); forced != nullptr && *forced != 0) {
+    if (std::string_view(forced) == "tcx") return TcAttach::tcx;
+    if (std::string_view(forced) == "clsact") return TcAttach::clsact;
+    return fail(std::string("MOSE_TC_ATTACH is \"") + forced + "\": tcx or clsact");
+  }
+  return bpf::probe_tcx() ? TcAttach::tcx : TcAttach::clsact;
+}
 
 Status fill_config(mose_steer_config& out, const SteeringConfig& config) {
   if (config.addresses.empty() || config.addresses.size() > MOSE_STEER_SERVICES_MAX) {
@@ -115,7 +136,21 @@ Status fill_config(mose_steer_config& out, const SteeringConfig& config) {
   out.uplink_ifindex = config.uplink_ifindex;
   std::copy(config.mac.begin(), config.mac.end(), out.service_mac);
   std::copy(config.uplink_mac.begin(), config.uplink_mac.end(), out.uplink_mac);
+  out.attach = config.attach == TcAttach::clsact ? MOSE_STEER_CLSACT : MOSE_STEER_TCX;
   return {};
+}
+
+// Where the programs sit; names end up in those of the pins.
+struct Place {
+  const char* name;
+  unsigned ifindex;
+  bpf::TcPoint point;
+};
+std::vector<Place> places_of(const SteeringConfig& config) {
+  std::vector<Place> places{{"ingress", config.host_ifindex, bpf::TcPoint::egress},
+                            {"egress", config.host_ifindex, bpf::TcPoint::ingress}};
+  if (config.uplink_ifindex != 0) places.push_back({"uplink", config.uplink_ifindex, bpf::TcPoint::ingress});
+  return places;
 }
 
 Result<Skeleton> load(const SteeringConfig& config) {
@@ -168,6 +203,49 @@ const char* to_string(SteerState state) {
       return "hold-new";
   }
   return "?";
+}
+
+const char* to_string(TcAttach attach) {
+  switch (attach) {
+    case TcAttach::automatic:
+      return "auto";
+    case TcAttach::tcx:
+      return "tcx";
+    case TcAttach::clsact:
+      return "clsact";
+  }
+  return "?";
+}
+
+std::string_view reason_name(size_t reason) {
+  switch (reason) {
+    case MOSE_STEER_R_PASSED:
+      return "passed";
+    case MOSE_STEER_R_HELD:
+      return "held";
+    case MOSE_STEER_R_REINJECTED:
+      return "reinjected";
+    case MOSE_STEER_R_REDIRECTED:
+      return "redirected";
+    case MOSE_STEER_R_DROP_SHUT:
+      return "drop-shut";
+    case MOSE_STEER_R_DROP_OVERFLOW:
+      return "drop-overflow";
+    case MOSE_STEER_R_DROP_PARSE:
+      return "drop-parse";
+    case MOSE_STEER_R_DROP_SILENT:
+      return "drop-silent";
+    case MOSE_STEER_R_DROP_OTHER:
+      return "drop-other";
+    case MOSE_STEER_R_DROP_LOOP:
+      return "drop-loop";
+    case MOSE_STEER_R_DROP_REWRITE:
+      return "drop-rewrite";
+    case MOSE_STEER_R_TAKEN:
+      return "taken";
+    default:
+      return "";
+  }
 }
 
 uint64_t SteerCounters::dropped() const {
@@ -223,6 +301,13 @@ struct Steering::Kernel {
     MOSE_TRY(bpf::map_lookup(queues.get(), &key, &value));
     return value.queued;
   }
+  [[nodiscard]] Result<std::vector<mose_steer_counts>> counts_of(Direction direction, uint32_t slot) const {
+    static_assert(sizeof(mose_steer_counts) % 8 == 0, "the kernel rounds each CPU's value up to 8 bytes");
+    std::vector<mose_steer_counts> each(cpus);
+    uint32_t key = MOSE_STEER_COUNTS_KEY(key_of(direction), slot);
+    MOSE_TRY(bpf::map_lookup(counts.get(), &key, each.data()));
+    return each;
+  }
   [[nodiscard]] Result<uint64_t> in_tap(Direction direction) const {
     // Drained first: it never passes queued, so that the difference cannot be negative.
     uint64_t gone = frames(direction).load(std::memory_order_acquire);
@@ -237,13 +322,14 @@ Steering::Steering(Steering&&) noexcept = default;
 Steering& Steering::operator=(Steering&&) noexcept = default;
 Steering::~Steering() = default;
 
-Result<Steering> Steering::attach(const SteeringConfig& config) {
-  std::string where = "steering of " + config.workload;
-  if (config.host_ifindex == 0) return fail(where + ": no device");
-  std::string directory = pin_directory(config.bpffs, config.workload);
-  struct stat exists{};
+Result<Steering> Steering::attach(const SteeringConfig& wanted) {
+  std::string where = "steering of " + wanted.workload;
+  if (wanted.host_ifindex == 0) return fail(where + ": no device");
+  std::string directory = pin_directory(wanted.bpffs, wanted.workload);
+  struct stat exists {};
   if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
-  if (auto works = bpf::probe_tcx(); !works) return context(where, works.error());
+  SteeringConfig config = wanted;
+  MOSE_ASSIGN(config.attach, choose_attach(wanted.attach));
 
   auto loaded = load(config);
   if (!loaded) return context(where, loaded.error());
@@ -262,7 +348,7 @@ Result<Steering> Steering::attach(const SteeringConfig& config) {
   MOSE_TRY(kernel->set_policy(Direction::egress, to_kernel(closed, 1)));
 
   Rollback rollback;
-  rollback.push([&] { (void)bpf::unpin_directory(directory); });
+  rollback.push([&] { (void)remove_pins(config.bpffs, config.workload); });
   const struct {
     const char* name;
     int fd;
@@ -273,21 +359,28 @@ Result<Steering> Steering::attach(const SteeringConfig& config) {
   };
   for (const auto& object : objects) MOSE_TRY(bpf::pin(object.fd, directory + "/" + object.name));
 
-  auto link = [&](const bpf_program* program, unsigned ifindex, bpf::TcPoint point, const char* name) -> Status {
-    MOSE_ASSIGN(Fd fd, bpf::attach_tcx(bpf_program__fd(program), ifindex, point));
-    return bpf::pin(fd.get(), directory + "/" + name);
-  };
-  MOSE_TRY(link(skeleton.progs.steer_ingress, config.host_ifindex, bpf::TcPoint::egress, "link_ingress"));
-  MOSE_TRY(link(skeleton.progs.steer_egress, config.host_ifindex, bpf::TcPoint::ingress, "link_egress"));
-  if (config.uplink_ifindex != 0) {
-    MOSE_TRY(link(skeleton.progs.steer_uplink, config.uplink_ifindex, bpf::TcPoint::ingress, "link_uplink"));
+  const bpf_program* programs[] = {skeleton.progs.steer_ingress, skeleton.progs.steer_egress,
+                                   skeleton.progs.steer_uplink};
+  std::vector<Place> places = places_of(config);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const Place& place = places[i];
+    int program = bpf_program__fd(programs[i]);
+    if (config.attach == TcAttach::clsact) {
+      MOSE_TRY(bpf::pin(program, directory + "/program_" + place.name));
+      MOSE_TRY(bpf::attach_clsact(program, place.ifindex, place.point, config.host_ifindex));
+    } else {
+      MOSE_ASSIGN(Fd link, bpf::attach_tcx(program, place.ifindex, place.point));
+      MOSE_TRY(bpf::pin(link.get(), directory + "/link_" + place.name));
+    }
   }
   rollback.commit();
   return Steering(config, std::move(kernel));
 }
 
-Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& workload) {
-  bpf::capture_libbpf_log();
+namespace {
+
+// What attach() has fixed.
+Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string& workload) {
   std::string directory = pin_directory(bpffs, workload) + "/";
   MOSE_ASSIGN(Fd fixed, bpf::open_pinned(directory + "config"));
   MOSE_TRY(expect_size(fixed.get(), sizeof(mose_steer_config), "config"));
@@ -299,6 +392,7 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
                 ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
   }
   SteeringConfig config{.workload = workload, .bpffs = bpffs};
+  config.attach = static_cast<TcAttach>(in.attach);
   config.host_ifindex = in.host_ifindex;
   config.uplink_ifindex = in.uplink_ifindex;
   std::copy(std::begin(in.service_mac), std::end(in.service_mac), config.mac.begin());
@@ -309,6 +403,25 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
     std::copy(std::begin(in.services[i].address), std::end(in.services[i].address), address.bytes.begin());
     config.addresses.push_back(address);
   }
+  return config;
+}
+
+// Filters stay when their pins go. Those of a device that is gone went with it.
+void detach_filters(const SteeringConfig& config) {
+  for (const Place& place : places_of(config)) {
+    auto program = bpf::open_pinned(pin_directory(config.bpffs, config.workload) + "/program_" + place.name);
+    if (!program) continue;
+    auto detached = bpf::detach_clsact(program->get(), place.ifindex, place.point, config.host_ifindex);
+    if (!detached) log::warn("a TC filter stays", {{"workload", config.workload}, {"reason", detached.error().what}});
+  }
+}
+
+}  // namespace
+
+Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& workload) {
+  bpf::capture_libbpf_log();
+  std::string directory = pin_directory(bpffs, workload) + "/";
+  MOSE_ASSIGN(SteeringConfig config, pinned_config(bpffs, workload));
   auto kernel = std::make_unique<Kernel>();
   MOSE_ASSIGN(kernel->services, bpf::open_pinned(directory + "services"));
   MOSE_ASSIGN(kernel->queues, bpf::open_pinned(directory + "queues"));
@@ -319,14 +432,15 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
   MOSE_TRY(expect_size(kernel->queues.get(), sizeof(mose_steer_queue), "queues"));
   MOSE_TRY(expect_size(kernel->drained.get(), sizeof(mose_steer_drained), "drained"));
   MOSE_TRY(expect_size(kernel->counts.get(), sizeof(mose_steer_counts), "counts"));
-  for (const char* name : {"link_ingress", "link_egress"}) {
-    MOSE_TRY(bpf::open_pinned(directory + name));
-  }
+  const char* kind = config.attach == TcAttach::clsact ? "program_" : "link_";
+  for (const char* name : {"ingress", "egress"}) MOSE_TRY(bpf::open_pinned(directory + kind + name));
   MOSE_TRY(kernel->complete());
   return Steering(std::move(config), std::move(kernel));
 }
 
 Status Steering::remove_pins(const std::string& bpffs, const std::string& workload) {
+  auto config = pinned_config(bpffs, workload);
+  if (config && config->attach == TcAttach::clsact) detach_filters(*config);
   return bpf::unpin_directory(pin_directory(bpffs, workload));
 }
 
@@ -379,6 +493,11 @@ Status Steering::set_state(Direction direction, SteerState state) {
 Result<SteerPolicy> Steering::policy(Direction direction) const {
   MOSE_ASSIGN(mose_steer_policy value, kernel_->policy(direction));
   SteerPolicy policy = from_kernel(value);
+  if (policy.deadline && now() >= *policy.deadline) {
+    policy.expired = policy.state;
+    policy.state = policy.on_expiry;
+    policy.deadline.reset();
+  }
   if (policy.state == SteerState::drain) {
     MOSE_ASSIGN(uint64_t left, kernel_->in_tap(direction));
     if (left == 0) policy.state = policy.after_drain;
@@ -394,47 +513,71 @@ void Steering::add_drained(Direction direction, uint64_t frames) {
   kernel_->frames(direction).fetch_add(frames, std::memory_order_release);
 }
 
-Result<SteerCounters> Steering::counters(Direction direction) const {
-  std::vector<mose_steer_counts> each(kernel_->cpus);
-  static_assert(sizeof(mose_steer_counts) % 8 == 0, "the kernel rounds each CPU's value up to 8 bytes");
-  uint32_t key = key_of(direction);
-  MOSE_TRY(bpf::map_lookup(kernel_->counts.get(), &key, each.data()));
+namespace {
+
+SteerCounters::Stamps stamps_of(const std::vector<mose_steer_counts>& each, size_t state) {
+  SteerCounters::Stamps out;
+  uint32_t newest = 0;
+  for (const auto& counts : each) newest = std::max(newest, counts.stamps[state].epoch);
+  for (const auto& counts : each) {
+    const mose_steer_stamp& in = counts.stamps[state];
+    if (in.epoch != newest || in.first_ns == 0) continue;
+    out.first_ns = out.first_ns == 0 ? in.first_ns : std::min<uint64_t>(out.first_ns, in.first_ns);
+    out.last_ns = std::max<uint64_t>(out.last_ns, in.last_ns);
+  }
+  return out;
+}
+
+// `each`: of all CPUs, and of one or more slots.
+SteerCounters sum_counts(const std::vector<mose_steer_counts>& each) {
   SteerCounters sum;
-  auto add = [&](SteerCounters::Count& to, mose_steer_reason reason) {
-    for (const mose_steer_counts& cpu : each) {
-      to.frames += cpu.frames[reason];
-      to.bytes += cpu.bytes[reason];
-    }
-  };
-  add(sum.passed, MOSE_STEER_R_PASSED);
-  add(sum.held, MOSE_STEER_R_HELD);
-  add(sum.reinjected, MOSE_STEER_R_REINJECTED);
-  add(sum.redirected, MOSE_STEER_R_REDIRECTED);
-  add(sum.dropped_shut, MOSE_STEER_R_DROP_SHUT);
-  add(sum.dropped_overflow, MOSE_STEER_R_DROP_OVERFLOW);
-  add(sum.dropped_parse, MOSE_STEER_R_DROP_PARSE);
-  add(sum.dropped_silent, MOSE_STEER_R_DROP_SILENT);
-  add(sum.dropped_other, MOSE_STEER_R_DROP_OTHER);
-  add(sum.dropped_loop, MOSE_STEER_R_DROP_LOOP);
-  add(sum.dropped_rewrite, MOSE_STEER_R_DROP_REWRITE);
-  for (size_t state = 0; state < sum.stamps.size(); ++state) {
-    uint32_t newest = 0;
-    for (const auto& cpu : each) newest = std::max(newest, cpu.stamps[state].epoch);
-    SteerCounters::Stamps& out = sum.stamps[state];
-    for (const auto& cpu : each) {
-      const mose_steer_stamp& in = cpu.stamps[state];
-      if (in.epoch != newest || in.first_ns == 0) continue;
-      out.first_ns = out.first_ns == 0 ? in.first_ns : std::min<uint64_t>(out.first_ns, in.first_ns);
-      out.last_ns = std::max<uint64_t>(out.last_ns, in.last_ns);
+  for (const mose_steer_counts& counts : each) {
+    for (size_t reason = 0; reason < sum.reasons.size(); ++reason) {
+      sum.reasons[reason].frames += counts.frames[reason];
+      sum.reasons[reason].bytes += counts.bytes[reason];
     }
   }
+  sum.passed = sum.reasons[MOSE_STEER_R_PASSED];
+  sum.held = sum.reasons[MOSE_STEER_R_HELD];
+  sum.reinjected = sum.reasons[MOSE_STEER_R_REINJECTED];
+  sum.redirected = sum.reasons[MOSE_STEER_R_REDIRECTED];
+  sum.taken = sum.reasons[MOSE_STEER_R_TAKEN];
+  sum.dropped_shut = sum.reasons[MOSE_STEER_R_DROP_SHUT];
+  sum.dropped_overflow = sum.reasons[MOSE_STEER_R_DROP_OVERFLOW];
+  sum.dropped_parse = sum.reasons[MOSE_STEER_R_DROP_PARSE];
+  sum.dropped_silent = sum.reasons[MOSE_STEER_R_DROP_SILENT];
+  sum.dropped_other = sum.reasons[MOSE_STEER_R_DROP_OTHER];
+  sum.dropped_loop = sum.reasons[MOSE_STEER_R_DROP_LOOP];
+  sum.dropped_rewrite = sum.reasons[MOSE_STEER_R_DROP_REWRITE];
+  for (size_t state = 0; state < sum.stamps.size(); ++state) sum.stamps[state] = stamps_of(each, state);
+  return sum;
+}
+
+}  // namespace
+
+Result<SteerCounters> Steering::counters(Direction direction) const {
+  std::vector<mose_steer_counts> all;
+  for (uint32_t slot = 0; slot <= config_.addresses.size(); ++slot) {
+    MOSE_ASSIGN(auto each, kernel_->counts_of(direction, slot));
+    all.insert(all.end(), each.begin(), each.end());
+  }
+  SteerCounters sum = sum_counts(all);
   MOSE_ASSIGN(sum.queued, kernel_->queued(direction));
   sum.drained = kernel_->frames(direction).load(std::memory_order_acquire);
   return sum;
 }
 
-Status steering_supported() {
-  return bpf::probe_tcx();
+Result<std::vector<SteerCounters>> Steering::service_counters(Direction direction) const {
+  std::vector<SteerCounters> services;
+  for (uint32_t slot = 1; slot <= config_.addresses.size(); ++slot) {
+    MOSE_ASSIGN(auto each, kernel_->counts_of(direction, slot));
+    services.push_back(sum_counts(each));
+  }
+  return services;
+}
+
+Result<TcAttach> steering_supported() {
+  return choose_attach(TcAttach::automatic);
 }
 
 }  // namespace mose::handover

@@ -35,12 +35,19 @@ struct SteerPolicy {
   SteerState state = SteerState::shut;
   SteerState after_drain = SteerState::pass;
   bool silent = false;  // ARP and neighbour discovery are dropped as well
+  // When the state ends by itself, decided in BPF, for an agent that dies: a hold before a dump becomes pass. Nothing
+  // that a dump may have read, and nothing after a commit, may have one. What is in the tap then is late, or lost with
+  // it.
+  std::optional<Timestamp> deadline;
+  SteerState on_expiry = SteerState::pass;  // pass or shut
   unsigned tap_ifindex = 0;
   unsigned peer_ifindex = 0;  // our uplink
   MacAddress peer_mac{};      // the peer's uplink
   MacAddress own_mac{};       // our uplink
   uint64_t hold_packets_max = kHoldPacketsMax;
   uint64_t hold_bytes_max = kHoldBytesMax;
+
+  std::optional<SteerState> expired;  // read only: the state whose deadline has come since the last set()
 
   bool operator==(const SteerPolicy&) const = default;
 };
@@ -50,9 +57,11 @@ struct SteerCounters {
     uint64_t frames = 0, bytes = 0;
   };
   Count passed, held, reinjected, redirected;
+  Count taken;  // uplink: a peer had redirected it to us
   Count dropped_shut, dropped_overflow, dropped_parse, dropped_silent, dropped_other, dropped_loop, dropped_rewrite;
-  uint64_t queued = 0;   // given to the tap, in all
-  uint64_t drained = 0;  // put back, in all; queued - drained frames are in the tap now
+  std::array<Count, 16> reasons{};  // all of the above by enum mose_steer_reason
+  uint64_t queued = 0;              // given to the tap, in all
+  uint64_t drained = 0;             // put back, in all; queued - drained frames are in the tap now
   // First and last frame that met a state since it was last entered by set(); 0: none.
   struct Stamps {
     uint64_t first_ns = 0, last_ns = 0;
@@ -62,6 +71,14 @@ struct SteerCounters {
   [[nodiscard]] uint64_t dropped() const;  // frames, all reasons
 };
 
+// "drop-overflow": the name of a reason, by enum mose_steer_reason; empty: there is none of this number.
+[[nodiscard]] std::string_view reason_name(size_t reason);
+
+// How programs are attached at TC. Automatic: links where the kernel has them, else filters of clsact; the environment
+// variable MOSE_TC_ATTACH ("tcx" or "clsact") overrides it, so that the other way can be had on any kernel.
+enum class TcAttach : uint8_t { automatic = 0, tcx = 1, clsact = 2 };
+[[nodiscard]] const char* to_string(TcAttach attach);
+
 struct SteeringConfig {
   std::string workload;
   std::vector<ServiceAddress> addresses;  // 1 to 8
@@ -70,6 +87,7 @@ struct SteeringConfig {
   unsigned uplink_ifindex = 0;            // 0: no uplink program (frames redirected to us are not taken)
   MacAddress uplink_mac{};
   std::string bpffs = "/sys/fs/bpf";
+  TcAttach attach = TcAttach::automatic;  // of an attached object: what came of it
 };
 
 class Steering {
@@ -97,7 +115,11 @@ class Steering {
   [[nodiscard]] Status set_state(Direction direction, SteerState state);
   // As the programs see it now: a finished drain reads as its after_drain.
   [[nodiscard]] Result<SteerPolicy> policy(Direction direction) const;
+  // Of all services and of frames that belong to none.
   [[nodiscard]] Result<SteerCounters> counters(Direction direction) const;
+  // By place in config().addresses, without queued and drained, which are counted for all together. What passes in the
+  // state pass is not looked at and counts for none.
+  [[nodiscard]] Result<std::vector<SteerCounters>> service_counters(Direction direction) const;
 
   // Frames in the tap. Zero while in drain means: the drain is over, and no frame can come to the tap any more.
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
@@ -121,7 +143,7 @@ class Steering {
   std::unique_ptr<Kernel> kernel_;
 };
 
-// Whether TCX links work on this kernel, with the reason if not. Programs are attached by no other way yet.
-[[nodiscard]] Status steering_supported();
+// How programs would be attached here, or why they cannot be.
+[[nodiscard]] Result<TcAttach> steering_supported();
 
 }  // namespace mose::handover

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdarg>
 #include <cstdio>
@@ -108,6 +109,92 @@ Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point) {
   int fd = bpf_link_create(program, static_cast<int>(ifindex), type, nullptr);
   if (fd < 0) return fail_errno("TCX link on device " + std::to_string(ifindex), -fd);
   return Fd(fd);
+}
+
+namespace {
+
+constexpr uint32_t kClsactPriorities = 8;
+
+bpf_tc_hook hook_of(unsigned ifindex, TcPoint point) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof hook;
+  hook.ifindex = static_cast<int>(ifindex);
+  hook.attach_point = point == TcPoint::ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS;
+  return hook;
+}
+
+bpf_tc_opts filter_of(uint32_t handle, uint32_t priority) {
+  bpf_tc_opts filter{};
+  filter.sz = sizeof filter;
+  filter.handle = handle;
+  filter.priority = priority;
+  return filter;
+}
+
+Result<bpf_prog_info> info_of(int program) {
+  bpf_prog_info info{};
+  uint32_t size = sizeof info;
+  if (int code = bpf_obj_get_info_by_fd(program, &info, &size); code < 0) return fail_errno("program info", -code);
+  return info;
+}
+
+}  // namespace
+
+Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
+  std::string where = "TC filter on device " + std::to_string(ifindex);
+  bpf_tc_hook hook = hook_of(ifindex, point);
+  bpf_tc_hook both = hook;
+  both.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
+  if (int code = bpf_tc_hook_create(&both); code < 0 && code != -EEXIST) return fail_libbpf(where + ": clsact", code);
+  MOSE_ASSIGN(uint32_t id, program_id(program));
+  int code = 0;
+  for (uint32_t priority = 1; priority <= kClsactPriorities; ++priority) {
+    bpf_tc_opts there = filter_of(handle, priority);
+    if (bpf_tc_query(&hook, &there) == 0 && there.prog_id == id) return {};
+    bpf_tc_opts filter = filter_of(handle, priority);
+    filter.prog_fd = program;
+    code = bpf_tc_attach(&hook, &filter);
+    if (code == 0) return {};
+    if (code != -EEXIST && code != -EINVAL) break;  // another kind of filter, or another's of this handle
+  }
+  return fail_libbpf(where, code);
+}
+
+Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
+  MOSE_ASSIGN(uint32_t id, program_id(program));
+  bpf_tc_hook hook = hook_of(ifindex, point);
+  for (uint32_t priority = 1; priority <= kClsactPriorities; ++priority) {
+    bpf_tc_opts filter = filter_of(handle, priority);
+    if (bpf_tc_query(&hook, &filter) != 0 || filter.prog_id != id) continue;
+    bpf_tc_opts ours = filter_of(handle, priority);
+    if (int code = bpf_tc_detach(&hook, &ours); code < 0) {
+      return fail_libbpf("detach the TC filter of device " + std::to_string(ifindex), code);
+    }
+  }
+  tail.clear();  // what was not found is no news
+  return {};
+}
+
+Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode) {
+  // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.
+  LIBBPF_OPTS(bpf_link_create_opts, options, .flags = mode == XdpMode::generic ? 2u : 4u);
+  int fd = bpf_link_create(program, static_cast<int>(ifindex), BPF_XDP, &options);
+  if (fd >= 0) return Fd(fd);
+  std::string what = "XDP link on device " + std::to_string(ifindex);
+  if (fd == -EBUSY || fd == -EEXIST) what += ": another XDP program is there";
+  return fail_errno(what, -fd);
+}
+
+Result<uint32_t> program_id(int program) {
+  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  return info.id;
+}
+
+Result<std::array<uint8_t, 8>> program_tag(int program) {
+  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  std::array<uint8_t, 8> tag{};
+  std::copy(std::begin(info.tag), std::end(info.tag), tag.begin());
+  return tag;
 }
 
 Status probe_tcx() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -39,6 +40,22 @@ inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of
 enum class TcPoint : uint8_t { ingress, egress };
 // A link of `program` at one point of a device; detached when the last descriptor and pin are gone.
 [[nodiscard]] Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point);
+
+// Where there are no TCX links: a filter of the device's clsact qdisc, which is made when there is none and stays. The
+// filter goes with the device or by detach_clsact(). `handle` tells our filters on one device apart; the priority is
+// the first from 1 on that no other kind of filter has, so that ours sees a frame first. What is attached already is
+// left so.
+[[nodiscard]] Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle);
+// Removes the filter only when it is `program`'s. Nothing there, or no device, is fine.
+[[nodiscard]] Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle);
+
+enum class XdpMode : uint8_t { native, generic };
+// A link of `program` in the one slot that a device has for such a mode; fails with EBUSY when another is there.
+[[nodiscard]] Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode);
+
+[[nodiscard]] Result<uint32_t> program_id(int program);
+// Follows from the instructions alone: equal for two loads of one program.
+[[nodiscard]] Result<std::array<uint8_t, 8>> program_tag(int program);
 
 // Attaches an empty program to the loopback of the caller's network namespace for a moment. The error is the reason why
 // TCX links do not work here.

@@ -2,18 +2,28 @@
 #ifndef MOSE_BPF_STEER_H
 #define MOSE_BPF_STEER_H
 /*
- * Contract between steer_tc.bpf.c and the agent. A workload moves as a whole, so there is one set of maps per workload
- * and one entry per direction, not per address: a change of state is one map update, however many addresses it has.
+ * Contract between steer_tc.bpf.c, steer_xdp.bpf.c and the agent.
  *
- * mose_services  array, by direction: the policy. The agent writes (BPF_F_LOCK), the programs only ever turn DRAIN into
- *                `after_drain`, under the same lock.
+ * Of one workload, at the host end of its device (TC). A workload moves as a whole, so there is one entry per direction,
+ * not per address: a change of state is one map update, however many addresses it has.
+ *
+ * mose_services  array, by direction: the policy. The agent writes (BPF_F_LOCK); the programs only ever end a drain
+ *                (`after_drain`) and a state whose time is up (`on_expiry`), under the same lock.
  * mose_queues    array, by direction: what is in the tap. The programs write, under the lock of the policy.
  * mose_drained   array, by direction, mapped into the agent: how many frames of the tap the agent has put back. One
  *                writer, monotonic, stored after the frame has been delivered: that is what makes the end of a drain free
  *                of inversions.
- * mose_counts    per-CPU array, by direction: counters and stamps. The programs write.
+ * mose_counts    per-CPU array, by MOSE_STEER_COUNTS_KEY: counters and stamps per direction and service. The programs
+ *                write.
  *
- * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides.
+ * Of one uplink at XDP, for all services of the node, because a device has room for one such program:
+ *
+ * mose_uplink         hash, by address: what becomes of frames that come in there for a service. The agent writes whole
+ *                     entries, the program reads.
+ * mose_uplink_counts  per-CPU array, by the slot of the entry; slot 0: frames for no service.
+ *
+ * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides. Enumerations stand in the values
+ * where that makes `bpftool map dump` print names.
  */
 #ifndef __VMLINUX_H__
 #include <linux/bpf.h>
@@ -21,8 +31,16 @@
 #endif
 
 #define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent puts back: not held again while draining */
-#define MOSE_STEER_VERSION 2u
+#define MOSE_STEER_VERSION 3u
 #define MOSE_STEER_SERVICES_MAX 8   /* addresses of one workload */
+#define MOSE_STEER_NAME_SIZE 32     /* of a workload, with its final zero */
+
+/*
+ * Counters of a direction: slot 0 for frames that belong to no service (ARP, broadcast) and for those of the state pass,
+ * which are not looked at; slot n for the n-th address of the configuration, counted from 1.
+ */
+#define MOSE_STEER_SLOTS (MOSE_STEER_SERVICES_MAX + 1)
+#define MOSE_STEER_COUNTS_KEY(direction, slot) ((direction) * MOSE_STEER_SLOTS + (slot))
 
 enum mose_steer_state {
 	MOSE_STEER_INVALID = 0,  /* as SHUT: nothing has been set */
@@ -31,7 +49,7 @@ enum mose_steer_state {
 	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says */
 	MOSE_STEER_REDIRECT = 4, /* frames to a service: L2 rewrite to the peer's uplink, out of ours; others dropped */
 	MOSE_STEER_SHUT = 5,     /* dropped and counted */
-	MOSE_STEER_HOLD_NEW = 6, /* TCP connection requests to the tap, the rest passes */
+	MOSE_STEER_HOLD_NEW = 6, /* what may open a TCP connection to the tap, the rest passes */
 	MOSE_STEER_STATE_MAX = 8,
 };
 
@@ -57,14 +75,18 @@ enum mose_steer_reason {
 	MOSE_STEER_R_DROP_OTHER = 9,    /* redirect: not addressed to a service (broadcast, other protocols) */
 	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: came from the peer, must not go back to it */
 	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
+	MOSE_STEER_R_TAKEN = 12,        /* uplink: a peer had redirected it to us */
 	MOSE_STEER_R_MAX = 16,
 };
 
 struct mose_steer_policy {
 	struct bpf_spin_lock lock;
-	__u32 state;            /* enum mose_steer_state */
-	__u32 after_drain;      /* PASS, REDIRECT or SHUT */
-	__u32 epoch;            /* raised by the agent with every change */
+	enum mose_steer_state state;
+	enum mose_steer_state after_drain; /* PASS, REDIRECT or SHUT */
+	enum mose_steer_state on_expiry;   /* PASS or SHUT: what the state becomes at deadline_ns */
+	enum mose_steer_state expired;     /* the state whose time was up; 0: none since the agent last wrote */
+	__u32 epoch;                       /* raised by the agent with every change */
+	__u64 deadline_ns;                 /* in bpf_ktime_get_ns; 0: the state does not expire */
 	__u32 silent;           /* 1: ARP and neighbour discovery are dropped as well */
 	__u32 tap_ifindex;
 	__u32 peer_ifindex;     /* device that redirected frames leave by */
@@ -115,6 +137,40 @@ struct mose_steer_config {
 	__u32 uplink_ifindex; /* 0: none */
 	__u8 service_mac[6];  /* of the workload */
 	__u8 uplink_mac[6];   /* of this node's uplink: peers address redirected frames to it */
+	__u32 attach;         /* enum mose_steer_attach */
+};
+
+enum mose_steer_attach {
+	MOSE_STEER_TCX = 1,    /* links, detached with their pins */
+	MOSE_STEER_CLSACT = 2, /* filters of the clsact qdisc: for kernels before 6.6 */
+};
+
+enum mose_uplink_state {
+	MOSE_UPLINK_INVALID = 0,
+	MOSE_UPLINK_LOCAL = 1,    /* here or on its way here: frames that a peer redirected get the service's MAC */
+	MOSE_UPLINK_REDIRECT = 2, /* moved away: frames go to the peer at once */
+};
+
+/* For frames whose destination is the key, and whose layer 2 destination is the service's MAC or our own. */
+struct mose_uplink_entry {
+	enum mose_uplink_state state;
+	__u32 slot;          /* of mose_uplink_counts, from 1 */
+	__u32 epoch;         /* raised with every change */
+	__u32 pad;
+	__u32 peer_ifindex;  /* device that redirected frames leave by */
+	__u8 service_mac[6];
+	__u8 peer_mac[6];    /* destination address of redirected frames */
+	__u8 own_mac[6];     /* their source address */
+	__u8 pad2[2];
+	char workload[MOSE_STEER_NAME_SIZE];
+};
+
+/* Fixed when the program of an uplink is loaded (read-only data). */
+struct mose_uplink_config {
+	__u32 version;
+	__u32 ifindex;
+	__u8 mac[6]; /* peers address redirected frames to it */
+	__u8 pad[2];
 };
 
 #ifdef __cplusplus
@@ -122,12 +178,15 @@ struct mose_steer_config {
 #else
 #define MOSE_STEER_ASSERT _Static_assert
 #endif
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 56, "policy");
+MOSE_STEER_ASSERT(sizeof(enum mose_steer_state) == 4, "enumerations in values");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 72, "policy");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 8 + 12, "config");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 8 + 12 + 4, "config");
+MOSE_STEER_ASSERT(sizeof(struct mose_uplink_entry) == 72, "uplink entry");
+MOSE_STEER_ASSERT(sizeof(struct mose_uplink_config) == 16, "uplink config");
 
 #endif

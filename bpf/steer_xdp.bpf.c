@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * Redirection at XDP on the node's uplink, for all services of the node. The contract is include/mose/bpf/steer.h.
+ *
+ * Frames for a service that has moved away go to the peer before the kernel has made packets of them; frames that a peer
+ * redirected to us get the service's MAC. Everything else goes up: nothing can be held here (XDP has no queue that keeps
+ * segmentation offload and checksum state), so that holding and draining stay with steer_tc.bpf.c, and the agent
+ * redirects here only after that queue is empty.
+ */
+#define MOSE_AT_XDP 1
+#include "vmlinux.h"
+
+#include <bpf/bpf_helpers.h>
+
+#include "lib/compat.bpf.h"
+#include "lib/count.bpf.h"
+#include "lib/flow.bpf.h"
+#include "lib/parse.bpf.h"
+#include "mose/bpf/steer.h"
+
+const volatile struct mose_uplink_config mose_config;
+
+/* Sizes are set when the program is loaded. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct mose_steer_service);
+	__type(value, struct mose_uplink_entry);
+} mose_uplink SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct mose_steer_counts);
+} mose_uplink_counts SEC(".maps");
+
+static __always_inline int is_ours(const __u8 *mac)
+{
+	for (int i = 0; i < ETH_ALEN; i++)
+		if (mac[i] != mose_config.mac[i])
+			return 0;
+	return 1;
+}
+
+static __always_inline int store(struct xdp_md *xdp, const __u8 *bytes, __u32 size)
+{
+	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+
+	if (data + size > end)
+		return bpf_xdp_store_bytes(xdp, 0, (void *)bytes, size);
+	__builtin_memcpy(data, bytes, size);
+	return 0;
+}
+
+/* The same segment: the source address must be ours, or the switches learn the client at a wrong port. */
+static __always_inline int redirect(struct xdp_md *xdp, const struct packet *packet, const struct mose_uplink_entry *entry,
+				    struct mose_steer_counts *counts, __u32 length)
+{
+	__u8 macs[2 * ETH_ALEN];
+
+	if (same_mac(packet->source_mac, entry->peer_mac)) {
+		count(counts, MOSE_STEER_R_DROP_LOOP, length);
+		return XDP_DROP;
+	}
+	__builtin_memcpy(macs, entry->peer_mac, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, entry->own_mac, ETH_ALEN);
+	if (store(xdp, macs, sizeof(macs))) {
+		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		return XDP_DROP;
+	}
+	stamp(counts, MOSE_STEER_REDIRECT, entry->epoch, bpf_ktime_get_ns());
+	count(counts, MOSE_STEER_R_REDIRECTED, length);
+	if (entry->peer_ifindex == xdp->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(entry->peer_ifindex, 0);
+}
+
+static __always_inline int take(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_steer_counts *counts,
+				__u32 length)
+{
+	if (store(xdp, entry->service_mac, ETH_ALEN)) {
+		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		return XDP_DROP;
+	}
+	stamp(counts, MOSE_STEER_PASS, entry->epoch, bpf_ktime_get_ns());
+	count(counts, MOSE_STEER_R_TAKEN, length);
+	return XDP_PASS;
+}
+
+static __always_inline const struct mose_uplink_entry *entry_of(const struct packet *packet)
+{
+	struct mose_steer_service key = {};
+
+	if (packet->kind != PACKET_IP)
+		return NULL;
+	key.family = packet->family;
+	__builtin_memcpy(key.address, packet->destination, sizeof(key.address));
+	return bpf_map_lookup_elem(&mose_uplink, &key);
+}
+
+SEC("xdp.frags")
+int steer_xdp(struct xdp_md *xdp)
+{
+	const struct mose_uplink_entry *entry;
+	struct mose_steer_counts *counts;
+	struct packet packet;
+	__u32 length, slot;
+
+	length = bpf_xdp_get_buff_len(xdp);
+	parse(xdp, &packet);
+	entry = entry_of(&packet);
+	slot = entry ? entry->slot : 0;
+	counts = bpf_map_lookup_elem(&mose_uplink_counts, &slot);
+	if (!counts)
+		return XDP_PASS; /* a slot beyond the array: an agent's fault must not cost the node its network */
+	if (entry && entry->state == MOSE_UPLINK_REDIRECT &&
+	    (same_mac(packet.destination_mac, entry->service_mac) || is_ours(packet.destination_mac)))
+		return redirect(xdp, &packet, entry, counts, length);
+	if (entry && entry->state == MOSE_UPLINK_LOCAL && is_ours(packet.destination_mac))
+		return take(xdp, entry, counts, length);
+	count(counts, MOSE_STEER_R_PASSED, length);
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
