@@ -18,3 +18,6 @@ endforeach()
 add_test(NAME steer_clsact_test COMMAND steer_test --gtest_filter=Hold*:Held*:Redirect*:Silence*:Destroy*:Crash*:Create*)
 set_tests_properties(steer_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 120 RUN_SERIAL TRUE
   ENVIRONMENT MOSE_TC_ATTACH=clsact)
+mose_test(steer_docs_test LABEL netns DEPS handover SOURCES steer/docs_test.cpp LIBS mose_steer_test_support)
+target_compile_definitions(steer_docs_test PRIVATE
+  MOSE_TEST_PREFIX="${MOSE_PREFIX}" MOSE_TEST_GUIDE="${CMAKE_SOURCE_DIR}/docs/steering.md")
