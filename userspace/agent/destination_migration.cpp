@@ -17,6 +17,8 @@ using plan::DestinationActionKind;
 namespace {
 
 constexpr Nanoseconds kFenceBound = std::chrono::seconds(5);
+// From the thaw until the source has redirected what it held: a round trip and a few ms. A source that has died never says so.
+constexpr Nanoseconds kDrainedBound = std::chrono::milliseconds(200);
 
 }  // namespace
 
@@ -100,6 +102,9 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
       return received(plan::Message::commit);
     case wire::FrameType::abort:
       return received(plan::Message::abort, decode_reason(payload));
+    case wire::FrameType::drained:
+      if (thawed_at_) release_egress();
+      return;
     case wire::FrameType::released:
       return received(plan::Message::released);
     default:
@@ -249,20 +254,27 @@ void DestinationMigration::activate() {
                  [this](const Status& status) {
                    if (!status) return done(DestinationActionKind::activate, status);
                    if (pager_) pager_->thawed();
-                   schedule_announcements();
+                   timers_.push_back(context_.core.loop.after(kDrainedBound, [this] { release_egress(); }));
                    // COMMITTED first: the source holds packets until it hears of it. The registry may wait for a disk.
                    done(DestinationActionKind::activate, {});
                    if (auto registered = register_here(); !registered) {
                      log::warn("the arrival could not be registered yet", {{"workload", payload_.spec.name}, {"reason", registered.error().what}});
                    }
                  });
-  // Behind it on the same lane: the source need not wait for it.
+}
+
+// The first frame that leaves here moves the switches' port, and clients answer it (TCP's window probes, for one): what they
+// send then comes straight to this node and would overtake what was held at the source. TCP takes the older frames for
+// duplicates of the past (PAWS), drops them, and the connection stands until its RTO.
+void DestinationMigration::release_egress() {
+  if (std::exchange(egress_released_, true)) return;
   criu_lane_.submit([this] { host_->release_egress(); });
+  schedule_announcements();
 }
 
 void DestinationMigration::schedule_announcements() {
   for (Nanoseconds offset : handover::kAnnounceOffsets) {
-    if (offset.count() == 0) continue;  // done in activate
+    if (offset.count() == 0) continue;  // done with the release
     timers_.push_back(context_.core.loop.after(offset, [this] { criu_lane_.submit([this] { host_->announce(); }); }));
   }
 }
@@ -284,6 +296,7 @@ void DestinationMigration::discard() {
 }
 
 void DestinationMigration::finish() {
+  release_egress();  // of a source that was restarted: its word may be lost
   if (pager_) pager_status_ = pager_->status();
   pager_.reset();
   criu_lane_.run([this] { return host_->settle(); },

@@ -71,6 +71,7 @@ class DestinationMigration {
   void watch_pager();
   void restored(const Status& status);
   [[nodiscard]] Status register_here();
+  void release_egress();
   void schedule_announcements();
 
   MigrationContext& context_;
@@ -83,6 +84,7 @@ class DestinationMigration {
   bool arrived_ = false;  // the arriving workload in the registry is this migration's
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
   bool restored_ = false;  // the restore action waits for that
+  bool egress_released_ = false;
 
   std::optional<Journal> journal_;
   std::unique_ptr<DestinationHost> host_;

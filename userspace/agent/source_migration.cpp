@@ -137,7 +137,7 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::resume_source:
       return resume(action.reason);
     case SourceActionKind::redirect:
-      return on_host(action.kind, [this, mac = prepared_.uplink_mac] { return host_->redirect(mac); });
+      return redirect();
     case SourceActionKind::kill_source:
       return on_host(action.kind, [this] { return host_->kill_tree(); });
     case SourceActionKind::wait_retry:
@@ -318,6 +318,15 @@ void SourceMigration::final_scan() {
 
 void SourceMigration::finish_dump() {
   on_host(SourceActionKind::finish_dump, [this] { return host_->finish_dump(); });
+}
+
+void SourceMigration::redirect() {
+  criu_lane_.run([this, mac = prepared_.uplink_mac] { return host_->redirect(mac); },
+                 [this](const Status& status) {
+                   // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
+                   if (connection_) connection_->send(wire::FrameType::drained);
+                   done(SourceActionKind::redirect, status);
+                 });
 }
 
 void SourceMigration::resume(const std::string& reason) {

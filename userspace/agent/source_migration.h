@@ -70,6 +70,7 @@ class SourceMigration {
   void dump();
   void final_scan();
   void finish_dump();
+  void redirect();
   void resume(const std::string& reason);
   void wait_retry(unsigned failures);
   void close();

@@ -40,6 +40,7 @@ constexpr TypeRow kTypes[] = {
     {FrameType::committed, "COMMITTED", wire::kControlPayloadMax},
     {FrameType::complete, "COMPLETE", wire::kControlPayloadMax},
     {FrameType::released, "RELEASED", wire::kControlPayloadMax},
+    {FrameType::drained, "DRAINED", wire::kControlPayloadMax},
     {FrameType::abort, "ABORT", wire::kControlPayloadMax},
     {FrameType::aborted, "ABORTED", wire::kControlPayloadMax},
     {FrameType::pages, "PAGES", kPagesPayloadMax},

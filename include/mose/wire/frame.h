@@ -47,6 +47,7 @@ enum class FrameType : uint16_t {
   released = 19,
   abort = 20,
   aborted = 21,
+  drained = 22,  // source -> destination: every frame that was held has been redirected
   pages = 30,
   round_end = 31,
   page_map = 32,
