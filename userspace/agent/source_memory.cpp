@@ -69,7 +69,7 @@ Result<move::Channel*> SourceMemory::bulk() {
   return bulk_.get();
 }
 
-Result<plan::RoundStats> SourceMemory::round(unsigned number) {
+Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) {
   Timeline::Span span(timeline_, fmt::format("precopy_{}", number));
   MOSE_ASSIGN(move::Channel * channel, bulk());
   MOSE_ASSIGN(auto processes, cgroup_spaces(cgroup_));
@@ -77,8 +77,10 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number) {
   options.bandwidth_bps_max = bandwidth_bps_max_;
   options.stop = stop_.get_token();
   move::PageSender sender(*channel, std::move(options));
+  if (may_be_last) source_->expect_last();
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
   std::lock_guard lock(mutex_);
+  tracking_ = {std::string(source_->name()), source_->reason()};
   totals_.rounds += 1;
   totals_.pages += sent.pages;
   totals_.bytes += sent.bytes;
@@ -109,6 +111,7 @@ Status SourceMemory::final_scan() {
     totals_.remote_pages += space.remote.pages();
   }
   totals_.scan_ms = to_ms(pages.stats.duration);
+  tracking_ = {std::string(source_->name()), source_->reason()};
   final_ = std::move(pages);
   return {};
 }
@@ -127,6 +130,13 @@ void SourceMemory::push() {
     log::warn("the push of remaining pages broke off; the destination asks for them",
               {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});
   }
+}
+
+void SourceMemory::end_tracking() { source_->end_tracking(); }
+
+SourceMemory::Tracking SourceMemory::tracking() const {
+  std::lock_guard lock(mutex_);
+  return tracking_;
 }
 
 void SourceMemory::cancel() {

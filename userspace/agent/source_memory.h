@@ -37,14 +37,16 @@ class SourceMemory {
   void attach_bulk(Fd socket);
   void attach_urgent(Fd socket);
 
-  // Waits for the pager's BULK connection, bounded.
-  [[nodiscard]] Result<plan::RoundStats> round(unsigned number);
+  // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
+  [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
   // The exact rest, of the frozen tree; PAGE_MAP is out when it returns. `areas`: see check_areas.
   [[nodiscard]] Status final_scan();
   // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest.
   void push();
   // The tree is frozen and known: answer urgent requests from it.
   [[nodiscard]] Status serve_frozen();
+  // Takes the tracking off a workload that runs on; never while it is frozen. On the memory lane.
+  void end_tracking();
   // Ends everything under way and later calls with ECANCELED.
   void cancel();
 
@@ -59,7 +61,11 @@ class SourceMemory {
     double scan_ms = 0;
   };
   [[nodiscard]] Totals totals() const;
-  [[nodiscard]] std::string tracker() const { return std::string(source_->name()); }
+  // How changed pages were found, and why so.
+  struct Tracking {
+    std::string source = "none", reason = "no memory was scanned";
+  };
+  [[nodiscard]] Tracking tracking() const;
 
  private:
   [[nodiscard]] Result<move::Channel*> bulk();
@@ -83,6 +89,7 @@ class SourceMemory {
   std::vector<SpaceProcess> frozen_;
   FinalPages final_;
   Totals totals_;
+  Tracking tracking_;
 };
 
 }  // namespace mose::agent

@@ -10,7 +10,8 @@
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
-#include "sense/hash_scan.h"
+#include "plan/rounds.h"
+#include "sense/write_scan.h"
 
 namespace mose::agent {
 namespace {
@@ -29,9 +30,9 @@ std::string host_of(const std::string& endpoint) { return endpoint.substr(0, end
 std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
 
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
-sense::HashScanOptions scan_options() {
-  sense::HashScanOptions options;
-  options.final_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
+sense::WriteScanOptions scan_options() {
+  sense::WriteScanOptions options;
+  options.hash.final_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
   return options;
 }
 
@@ -61,7 +62,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
       journal_lane_(context.core.loop, "journal"),
       peer_lane_(context.core.loop, "peer") {
   memory_ = std::make_unique<SourceMemory>(workload_paths(context.core.config, spec_.name).cgroup,
-                                           std::make_unique<sense::HashScan>(scan_options()), stream_of(meta_),
+                                           std::make_unique<sense::WriteScan>(scan_options()), stream_of(meta_),
                                            options_.max_bandwidth_bps, timeline_);
 }
 
@@ -292,7 +293,8 @@ void SourceMigration::send(const plan::SourceAction& action) {
 }
 
 void SourceMigration::precopy_round(unsigned number) {
-  memory_lane_.run([this, number] { return memory_->round(number); },
+  const bool last = plan::may_be_last(number, options_.rounds_max, prepare_ ? prepare_->memory_bytes / kPageSize : 0);
+  memory_lane_.run([this, number, last] { return memory_->round(number, last); },
                    [this](Result<plan::RoundStats> stats) {
                      if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
                      bytes_done_ += stats->bytes_sent;
@@ -333,7 +335,12 @@ void SourceMigration::resume(const std::string& reason) {
   log::warn("the source resumes", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", reason}});
   memory_->cancel();
   host_->break_dump();
-  on_host(SourceActionKind::resume_source, [this] { return host_->resume(); });
+  criu_lane_.run([this] { return host_->resume(); },
+                 [this](const Status& status) {
+                   // The workload runs again: what tracked its memory goes away beside it.
+                   if (status) memory_lane_.submit([this] { memory_->end_tracking(); });
+                   done(SourceActionKind::resume_source, status);
+                 });
 }
 
 void SourceMigration::wait_retry(unsigned failures) {
@@ -370,13 +377,14 @@ void SourceMigration::close() {
     handlers_.on_gone();
   };
   if (!moved_away) {
-    criu_lane_.submit(
-        [this] {
-          std::error_code error;
-          std::filesystem::remove_all(migration_paths(context_.core.config, meta_.id).dir, error);
-        },
-        finish);
-    return;
+    auto clean_up = [this] {
+      std::error_code error;
+      std::filesystem::remove_all(migration_paths(context_.core.config, meta_.id).dir, error);
+    };
+    auto on_criu_lane = [this, clean_up, finish] { criu_lane_.submit(clean_up, finish); };
+    // A workload that was never stopped is tracked until here; one that stays frozen would be hurt by nothing but time.
+    if (plan::nothing_left(driver_.state())) return memory_lane_.submit([this] { memory_->end_tracking(); }, on_criu_lane);
+    return on_criu_lane();
   }
   retry_timer_ = context_.core.loop.after(kLinger, [this, finish] {
     criu_lane_.run([this] { return host_->release(); },
@@ -433,8 +441,9 @@ Report SourceMigration::report() const {
   report.precopy.pages = totals.pages;
   report.lazy.pages = totals.remote_pages;
   report.bytes_sent = totals.bytes_sent + (connection_ ? connection_->bytes_sent() : 0);
-  report.tracking.source = memory_->tracker();
-  report.tracking.reason = "exact, and without cost to the workload";
+  SourceMemory::Tracking tracking = memory_->tracking();
+  report.tracking.source = std::move(tracking.source);
+  report.tracking.reason = std::move(tracking.reason);
   report.steer.layer = "tc";
   report.steer.mode = "l2";
   report.packets = host_->packets();

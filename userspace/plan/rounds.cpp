@@ -13,4 +13,8 @@ bool another_round(unsigned round, unsigned rounds_max, uint64_t pages_sent, uin
   return static_cast<double>(pages_sent) <= static_cast<double>(pages_before) * kShrinkPercent / 100;
 }
 
+bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages) {
+  return round >= 2 || round >= rounds_max || (pages != 0 && pages <= kRestPages);
+}
+
 }  // namespace mose::plan

@@ -22,4 +22,8 @@ inline constexpr unsigned kShrinkPercent = 70;
 // `rounds_max` below 1 counts as 1.
 [[nodiscard]] bool another_round(unsigned round, unsigned rounds_max, uint64_t pages_sent, uint64_t pages_before);
 
+// True when the freeze may follow round number `round`, as far as one knows before it: `pages` is what the workload has
+// (0: unknown). The final scan is prepared during such rounds.
+[[nodiscard]] bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages);
+
 }  // namespace mose::plan
