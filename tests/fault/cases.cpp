@@ -117,6 +117,9 @@ std::vector<KillCase> make() {
   at_frame(t, "Committed", FrameType::committed, from, before, D, Side::destination);
   at_frame(t, "Committed", FrameType::committed, from, before, L, Side::destination);
   at_frame(t, "Committed", FrameType::committed, from, after, S, Side::destination);
+  at_frame(t, "Drained", FrameType::drained, to, before, S, Side::destination);
+  at_frame(t, "Drained", FrameType::drained, to, before, D, Side::destination);
+  at_frame(t, "Drained", FrameType::drained, to, before, L, Side::destination);
   at_frame(t, "Complete", FrameType::complete, from, before, S, Side::destination);
   at_frame(t, "Complete", FrameType::complete, from, before, D, Side::destination);
   at_frame(t, "Complete", FrameType::complete, from, after, S, Side::destination);
