@@ -297,11 +297,16 @@ Status DestinationHost::activate() {
   if (!network_) MOSE_TRY(adopt());
   MOSE_TRY(cgroup_.thaw());
   if (thawed_us_ == 0) thawed_us_ = to_us(now());
-  return network_->open();
+  return network_->open_ingress();
 }
 
 void DestinationHost::release_egress() {
   Timeline::Span span(timeline_, "release");
+  if (!network_) return;
+  if (auto opened = network_->open_egress(); !opened) {
+    log::error("what the workload sends is still held: restart the agent", {{"workload", payload_.spec.name}, {"reason", opened.error().what}});
+    return;
+  }
   announce();
   if (!egress_queue_) return;
   auto drained = egress_queue_->drain(network_->steering(), kDrainBound);

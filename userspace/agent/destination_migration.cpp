@@ -270,6 +270,7 @@ void DestinationMigration::release_egress() {
   if (std::exchange(egress_released_, true)) return;
   criu_lane_.submit([this] { host_->release_egress(); });
   schedule_announcements();
+  if (std::exchange(finish_waits_, false)) finish();
 }
 
 void DestinationMigration::schedule_announcements() {
@@ -296,7 +297,11 @@ void DestinationMigration::discard() {
 }
 
 void DestinationMigration::finish() {
-  release_egress();  // of a source that was restarted: its word may be lost
+  if (thawed_at_ && !egress_released_) {
+    finish_waits_ = true;  // for the source's word, or for the end of its time
+    return;
+  }
+  release_egress();
   if (pager_) pager_status_ = pager_->status();
   pager_.reset();
   criu_lane_.run([this] { return host_->settle(); },

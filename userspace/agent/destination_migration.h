@@ -85,6 +85,7 @@ class DestinationMigration {
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
   bool restored_ = false;  // the restore action waits for that
   bool egress_released_ = false;
+  bool finish_waits_ = false;
 
   std::optional<Journal> journal_;
   std::unique_ptr<DestinationHost> host_;

@@ -151,14 +151,22 @@ Status WorkloadNetwork::destroy(const std::string& workload, const std::string& 
 }
 
 Status WorkloadNetwork::open() {
-  MOSE_ASSIGN(auto netlink, Netlink::open());
-  MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
+  MOSE_TRY(open_egress());
+  return open_ingress();
+}
+
+Status WorkloadNetwork::open_egress() {
   MOSE_ASSIGN(SteerPolicy egress, steering_.policy(Direction::egress));
   bool held = egress.state == SteerState::hold || egress.state == SteerState::drain;
   egress.state = held ? SteerState::drain : SteerState::pass;
   egress.after_drain = SteerState::pass;
   egress.silent = false;
-  MOSE_TRY(steering_.set(Direction::egress, egress));
+  return steering_.set(Direction::egress, egress);
+}
+
+Status WorkloadNetwork::open_ingress() {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
   MOSE_ASSIGN(SteerPolicy ingress, steering_.policy(Direction::ingress));
   ingress.silent = false;
   bool queued =

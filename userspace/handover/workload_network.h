@@ -55,6 +55,9 @@ class WorkloadNetwork {
   // In service: the bridge told that the service is here, nothing silent, ingress passes. A held egress goes to drain
   // (the caller pumps), else it passes. Repeating it is harmless.
   [[nodiscard]] Status open();
+  // The halves of it: with ingress alone the service hears, and is not heard on the segment yet.
+  [[nodiscard]] Status open_ingress();
+  [[nodiscard]] Status open_egress();
 
   [[nodiscard]] Steering& steering() { return steering_; }
   [[nodiscard]] const Steering& steering() const { return steering_; }
