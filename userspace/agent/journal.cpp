@@ -136,17 +136,40 @@ Status sync_directory(const std::string& directory) {
   return {};
 }
 
+// A file that gets its name only with name_file(): who dies before leaves nothing. Nothing where the file system has no
+// such files.
+std::optional<Fd> open_unnamed(const std::string& directory) {
+  Fd file(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_APPEND | O_CLOEXEC, 0600));
+  if (!file) return std::nullopt;
+  return file;
+}
+
+Status name_file(const Fd& file, const std::string& path) {
+  std::string here = "/proc/self/fd/" + std::to_string(file.get());
+  if (linkat(AT_FDCWD, here.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0) return fail_errno("make journal " + path);
+  return {};
+}
+
 }  // namespace
 
 Result<Journal> Journal::create(const std::string& directory, const JournalMeta& meta) {
   Journal journal;
   journal.path_ = directory + "/" + file_name(meta.id, meta.role);
-  MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600));
+  // A journal without its first line says nothing, and nobody may decide what it means.
+  std::optional<Fd> unnamed = open_unnamed(directory);
+  if (unnamed) {
+    journal.file_ = std::move(*unnamed);
+  } else {
+    MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600));
+  }
   journal.contents_.meta = meta;
   nlohmann::json line{{"format", kFormat},         {"id", meta.id.hex()}, {"role", to_string(meta.role)},
                       {"workload", meta.workload}, {"peer", meta.peer},   {"peer_address", meta.peer_address},
                       {"epoch", meta.epoch}};
   auto status = journal.write_line(dump(line));
+  if (status && unnamed) {
+    if (auto named = name_file(journal.file_, journal.path_); !named) return std::unexpected(named.error());  // not ours
+  }
   if (status) status = sync_directory(directory);
   if (!status) {
     unlink(journal.path_.c_str());

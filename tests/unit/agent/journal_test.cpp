@@ -3,6 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "agent/history.h"
 #include "temp_dir.h"
@@ -55,6 +59,26 @@ TEST_F(JournalTest, GivesBackWhatWasWritten) {
 TEST_F(JournalTest, IsMadeOnlyOnce) {
   write_two();
   EXPECT_FALSE(Journal::create(dir_.path(), meta()));
+}
+
+// The agent dies between making the file and its first line: there must be no journal that nobody can decide.
+TEST_F(JournalTest, LeavesNothingWhenItsMakerDiesBeforeTheFirstLine) {
+  pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    rlimit none{0, 0}, no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    setrlimit(RLIMIT_FSIZE, &none);  // the first byte kills
+    signal(SIGXFSZ, SIG_DFL);
+    auto journal = Journal::create(dir_.path(), meta());
+    _exit(journal ? 1 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) << status;
+  auto entries = list_journals(dir_.path());
+  ASSERT_TRUE(entries) << entries.error().what;
+  EXPECT_TRUE(entries->empty());
 }
 
 TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
