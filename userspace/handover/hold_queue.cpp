@@ -11,7 +11,6 @@
 #include "kernel/bpf_object.h"
 #include "kernel/netlink.h"
 #include "kernel/packet_socket.h"
-#include "kernel/tap.h"
 #include "mose/bpf/steer.h"
 
 namespace mose::handover {
@@ -74,6 +73,12 @@ Status HoldQueue::open_injector(const Steering& steering) {
   return {};
 }
 
+void HoldQueue::use(Tap tap) {
+  tap_ = std::move(tap.fd);
+  tap_ifindex_ = tap.ifindex;
+  buffer_.resize(kTapFrameMax);
+}
+
 Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction direction, const std::string& holder_file) {
   if (direction == Direction::uplink) return fail("nothing is held on the uplink");
   HoldQueue queue;
@@ -85,9 +90,7 @@ Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction directio
     MOSE_TRY(netlink.delete_link(queue.name_));  // of a holder whose file is gone
   }
   MOSE_ASSIGN(Tap tap, create_tap(queue.name_, kTapQueueLength));
-  queue.tap_ = std::move(tap.fd);
-  queue.tap_ifindex_ = tap.ifindex;
-  queue.buffer_.resize(kTapFrameMax);
+  queue.use(std::move(tap));
   if (!holder_file.empty()) {
     MOSE_ASSIGN(queue.holder_, TapHolder::start(queue.tap_.get(), holder_file));
   }
@@ -102,9 +105,7 @@ Result<HoldQueue> HoldQueue::adopt(const Steering& steering, Direction direction
   MOSE_ASSIGN(auto left, TapHolder::take_over(holder_file));
   queue.holder_ = std::move(left.holder);
   MOSE_ASSIGN(Tap tap, adopt_tap(std::move(left.tap), queue.name_));
-  queue.tap_ = std::move(tap.fd);
-  queue.tap_ifindex_ = tap.ifindex;
-  queue.buffer_.resize(kTapFrameMax);
+  queue.use(std::move(tap));
   MOSE_TRY(queue.open_injector(steering));
   return queue;
 }

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "handover/steering.h"
 #include "handover/tap_holder.h"
+#include "kernel/tap.h"
 
 // The frames of one direction that are being held: a tap whose queue in the kernel keeps them, GSO and checksum state
 // intact, and the pump that puts them back in order.
@@ -64,6 +65,7 @@ class HoldQueue {
 
  private:
   HoldQueue() = default;
+  void use(Tap tap);
   [[nodiscard]] Status open_injector(const Steering& steering);
   [[nodiscard]] Result<size_t> next_frame();
   [[nodiscard]] Result<bool> put_back(std::span<const uint8_t> frame);

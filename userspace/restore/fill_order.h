@@ -17,7 +17,6 @@ namespace mose::restore {
 //      and every thread touches some of them in its first microseconds
 //   3. the rest in ascending order, in pieces that do not cross a multiple of their size (one page table each at 2 MiB)
 inline constexpr uint64_t kSmallRunPages = 64;
-inline constexpr uint64_t kFillPiecePages = 512;  // 2 MiB: best rate of UFFDIO_COPY
 
 // Every page of `pages` is in exactly one piece; a piece has at most `piece` pages.
 [[nodiscard]] std::vector<PageRun> fill_order(const PageSet& pages, std::span<const PageRun> hot, uint64_t piece);

@@ -40,8 +40,7 @@ namespace mose::restore {
 // and the lock inherits priority and is handed over in order, so that it never waits for a second one.
 struct PagerPolicy {
   bool fill_before_resume = true;
-  uint64_t piece_before =
-      16;  // pages per ioctl before the thaw: each holds the lock of the address space that CRIU is changing
+  uint64_t piece_before = 16;  // pages per ioctl before the thaw: each holds a lock that CRIU needs, too
   uint64_t piece_after = 32;   // and while it runs: 128 KiB take about 30 us
   uint64_t fault_around = 16;  // pages answered with a fault whose contents are here
   uint64_t remote_around = 8;  // pages asked for with a fault whose contents are not

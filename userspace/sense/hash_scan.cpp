@@ -54,30 +54,15 @@ Result<SpacePages> final_of(const SpaceProcess& process, const Hashes& hashes, u
 }  // namespace
 
 Result<ScanStats> HashScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
-  const Timestamp start = now();
-  ScanStats stats;
-  for (const SpaceProcess& process : processes) {
-    Status status = round_of(process, space_of(process.space).hashes, options_.round_threads, sink, stop, stats);
-    if (!status && process_is_gone(status.error())) {
-      ++stats.spaces_gone;
-    } else if (!status) {
-      return context("round over space " + std::to_string(process.space), status.error());
-    }
-  }
-  stats.duration = now() - start;
-  return stats;
+  return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
+    return round_of(process, space_of(process.space).hashes, options_.round_threads, sink, stop, stats);
+  });
 }
 
 Result<FinalPages> HashScan::final_scan(std::span<const SpaceProcess> processes) {
-  const Timestamp start = now();
-  FinalPages final;
-  for (const SpaceProcess& process : processes) {
-    auto pages = final_of(process, space_of(process.space).hashes, options_.final_threads, final.stats);
-    if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
-    final.spaces.push_back(std::move(*pages));
-  }
-  final.stats.duration = now() - start;
-  return final;
+  return final_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
+    return final_of(process, space_of(process.space).hashes, options_.final_threads, stats);
+  });
 }
 
 }  // namespace mose::sense

@@ -236,4 +236,33 @@ Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, cons
   return Compared{joined(zeros), joined(changes)};
 }
 
+Result<ScanStats> round_over(std::span<const SpaceProcess> processes,
+                             const std::function<Status(const SpaceProcess&, ScanStats&)>& one) {
+  const Timestamp start = now();
+  ScanStats stats;
+  for (const SpaceProcess& process : processes) {
+    Status status = one(process, stats);
+    if (!status && status.error().code == ESRCH) {
+      ++stats.spaces_gone;
+    } else if (!status) {
+      return context("round over space " + std::to_string(process.space), status.error());
+    }
+  }
+  stats.duration = now() - start;
+  return stats;
+}
+
+Result<FinalPages> final_over(std::span<const SpaceProcess> processes,
+                              const std::function<Result<SpacePages>(const SpaceProcess&, ScanStats&)>& one) {
+  const Timestamp start = now();
+  FinalPages final;
+  for (const SpaceProcess& process : processes) {
+    auto pages = one(process, final.stats);
+    if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
+    final.spaces.push_back(std::move(*pages));
+  }
+  final.stats.duration = now() - start;
+  return final;
+}
+
 }  // namespace mose::sense

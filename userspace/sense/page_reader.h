@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <span>
 #include <stop_token>
 #include <vector>
@@ -36,8 +37,11 @@ struct Compared {
 [[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
                                        unsigned threads);
 
-[[nodiscard]] inline bool process_is_gone(const Error& error) {
-  return error.code == ESRCH;
-}
+// One round, or the final pass, over every process: `one` does its work and counts it. A process that ends during a round
+// is counted as gone; in the frozen tree nobody ends.
+[[nodiscard]] Result<ScanStats> round_over(std::span<const SpaceProcess> processes,
+                                           const std::function<Status(const SpaceProcess&, ScanStats&)>& one);
+[[nodiscard]] Result<FinalPages> final_over(std::span<const SpaceProcess> processes,
+                                            const std::function<Result<SpacePages>(const SpaceProcess&, ScanStats&)>& one);
 
 }  // namespace mose::sense

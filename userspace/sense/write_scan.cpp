@@ -190,30 +190,12 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
 }
 
 Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
-  const Timestamp start = now();
-  ScanStats stats;
-  for (const SpaceProcess& process : processes) {
-    Status status = round_of(process, sink, stop, stats);
-    if (!status && process_is_gone(status.error())) {
-      ++stats.spaces_gone;
-    } else if (!status) {
-      return context("round over space " + std::to_string(process.space), status.error());
-    }
-  }
-  stats.duration = now() - start;
-  return stats;
+  return round_over(processes,
+                    [&](const SpaceProcess& process, ScanStats& stats) { return round_of(process, sink, stop, stats); });
 }
 
 Result<FinalPages> WriteScan::final_scan(std::span<const SpaceProcess> processes) {
-  const Timestamp start = now();
-  FinalPages final;
-  for (const SpaceProcess& process : processes) {
-    auto pages = final_of(process, final.stats);
-    if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
-    final.spaces.push_back(std::move(*pages));
-  }
-  final.stats.duration = now() - start;
-  return final;
+  return final_over(processes, [&](const SpaceProcess& process, ScanStats& stats) { return final_of(process, stats); });
 }
 
 void WriteScan::end_tracking() {
