@@ -313,8 +313,23 @@ void DestinationHost::release_egress() {
   if (!drained || !*drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
 }
 
-Status DestinationHost::settle() {
+// The queue goes: what still waits in it is lost, but what comes after it must not be.
+void DestinationHost::end_egress_queue() {
+  if (!network_) return;
+  auto egress = network_->steering().policy(handover::Direction::egress);
+  if (!egress || egress->state != handover::SteerState::pass) {
+    log::error("frames of the workload are given up: they did not drain", {{"workload", payload_.spec.name}});
+    if (auto opened = network_->pass(handover::Direction::egress); !opened) {
+      log::error("what the workload sends is still held: restart the agent",
+                 {{"workload", payload_.spec.name}, {"reason", opened.error().what}});
+      return;
+    }
+  }
   egress_queue_.reset();
+}
+
+Status DestinationHost::settle() {
+  end_egress_queue();
   // Every page is in and every userfaultfd closed: the pager only waits for this.
   MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
   if (pager_) (void)pager_.reap(kExitBound);

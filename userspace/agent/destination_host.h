@@ -71,6 +71,7 @@ class DestinationHost {
   [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);
   [[nodiscard]] std::future<Status> move_out(pid_t criu) const;
   void set_restore(std::optional<restore::Swrk> swrk);
+  void end_egress_queue();
 
   const Config& config_;
   std::shared_ptr<const restore::CriuSetup> criu_;

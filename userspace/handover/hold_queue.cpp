@@ -6,6 +6,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "handover/device_name.h"
 #include "kernel/bpf_object.h"
@@ -23,6 +25,7 @@ static_assert(kHoldPacketsMax < kTapQueueLength);
 constexpr uint64_t kPumpBatch = 256;
 // A frame that the program has counted enters the tap within microseconds. What has not come after this is lost.
 constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);
+constexpr unsigned kLostSamplesMin = 10;  // of an empty tap, for a machine that stands still in between
 constexpr Nanoseconds kNoRoomPause = std::chrono::microseconds(50);
 
 // The pump must be faster than what arrives, also on a busy machine, or the drain never ends. First among equals for as
@@ -50,6 +53,31 @@ class Urgently {
   sched_param parameters_{};
   bool changed_ = false, niced_ = false;
   int nice_ = 0;
+};
+
+// What an empty tap leaves of the count: frames that are just entering it, and frames that never will: those in the hands of
+// an agent that was killed, or dropped by the tap. New frames keep coming meanwhile, so what counts is not that nothing
+// moves but the least that was ever left.
+class Missing {
+ public:
+  // `left` was read before the tap was seen empty. How many frames are lost, by now.
+  uint64_t sample(uint64_t left) {
+    Timestamp time = now();
+    if (samples_ == 0) {
+      begin_ = time;
+      least_ = left;
+    }
+    least_ = std::min(least_, left);
+    ++samples_;
+    if (least_ > 0 && (time - begin_ < kLostAfter || samples_ < kLostSamplesMin)) return 0;
+    samples_ = 0;
+    return least_;
+  }
+
+ private:
+  Timestamp begin_{};
+  uint64_t least_ = 0;
+  unsigned samples_ = 0;
 };
 
 std::string tap_name(const Steering& steering, Direction direction) {
@@ -176,22 +204,22 @@ Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
                 ": the programs still hold, set them to drain first");
   }
   Urgently urgently;
-  Timestamp deadline = now() + limit;
-  Timestamp progress = now();
-  for (;;) {
+  Missing missing;
+  for (Timestamp deadline = now() + limit;;) {
     MOSE_ASSIGN(uint64_t done, pump(steering, kPumpBatch));
     MOSE_ASSIGN(uint64_t left, steering.queued_now(direction_));
     if (left == 0 && pending_ == 0) return true;
-    Timestamp time = now();
-    if (done > 0) progress = time;
-    if (time >= deadline) return false;
-    if (done > 0) continue;
+    if (now() >= deadline) return false;
     if (pending_ != 0) {
       timespec pause{.tv_sec = 0, .tv_nsec = kNoRoomPause.count()};
       nanosleep(&pause, nullptr);
-    } else if (time - progress >= kLostAfter) {
-      lose(steering, left, "given to the tap but not in its queue");
-    } else {
+    } else if (done < kPumpBatch) {
+      MOSE_ASSIGN(pending_, next_frame());
+      if (pending_ != 0) continue;
+      if (uint64_t lost = missing.sample(left); lost > 0) {
+        lose(steering, lost, "given to the tap but not in its queue");
+        continue;
+      }
       pollfd wait{.fd = tap_.get(), .events = POLLIN};
       (void)poll(&wait, 1, 1);
     }

@@ -314,6 +314,12 @@ struct Steering::Kernel {
     MOSE_ASSIGN(uint64_t given, queued(direction));
     return given > gone ? given - gone : 0;
   }
+  // Frames written off that came in the end have been counted twice: the next hold would end so many too early.
+  [[nodiscard]] Status level(Direction direction) const {
+    MOSE_ASSIGN(uint64_t given, queued(direction));
+    frames(direction).store(given, std::memory_order_release);
+    return {};
+  }
 };
 
 Steering::Steering(SteeringConfig config, std::unique_ptr<Kernel> kernel)
@@ -465,6 +471,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
                   std::to_string(left) + " frames are still in the tap");
     }
     if (left > 0) write_off(direction);  // of a hold that was never drained
+    MOSE_TRY(kernel_->level(direction));
   }
   MOSE_TRY(kernel_->set_policy(direction, to_kernel(policy, current.epoch + 1)));
   // After the change: until then frames go on being counted as held.

@@ -325,6 +325,33 @@ TEST(Crash, FramesThatWereLostWithTheirTapDoNotBlockTheNextHold) {
   client.stop();
 }
 
+// An agent that is killed has a frame in its hands: counted, out of the tap, never put back. The workload's frames keep coming.
+TEST(Crash, AFrameThatDiedWithItsAgentDoesNotKeepTheDrainFromEnding) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 3000);
+  for (uint64_t round = 1; round <= 2; ++round) {
+    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+    wait_for_held(network, 50);
+    std::vector<uint8_t> frame(1 << 16);
+    ASSERT_GT(read(queue.poll_fd(), frame.data(), frame.size()), 0);
+    EXPECT_OK(network.drain_to_pass(Direction::ingress));
+    bed.in(bed.a.netns, [&]() -> Status {
+      auto drained = queue.drain(network.steering(), std::chrono::seconds(3));
+      EXPECT_TRUE(drained && *drained);
+      return {};
+    });
+    EXPECT_EQ(queue.stats().lost, round);
+    auto policy = network.steering().policy(Direction::ingress);
+    EXPECT_TRUE(policy && policy->state == SteerState::pass);
+  }
+  uint64_t before = service.count();
+  EXPECT_TRUE(eventually([&] { return service.count() > before + 100; }));
+  client.stop();
+}
+
 // The next agent finds every packet that the dead one held, and the process that kept them ends with its queue.
 TEST(Crash, LosesNoHeldPacketWhenAHolderKeepsTheTap) {
   Bed bed;
