@@ -25,7 +25,7 @@ using plan::SourcePhase;
 using plan::SourceState;
 using plan::SourceStep;
 
-constexpr uint64_t kSeeds = 2000;
+constexpr uint64_t kSeeds = 6000;
 
 // Some seed of the default run ends in this violation.
 testing::AssertionResult found(const Hooks& bug, std::string_view violation) {

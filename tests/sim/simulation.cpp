@@ -107,6 +107,7 @@ MigrationOptions Simulation::draw_options() {
   MigrationOptions options;
   options.strategy = kStrategies[bench_.random.below(5)];
   options.rounds_max = static_cast<unsigned>(bench_.random.below(5));
+  options.standby = bench_.random.coin();
   return options;
 }
 

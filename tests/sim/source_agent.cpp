@@ -70,7 +70,7 @@ void SourceAgent::lost(Network::Id id) {
   if (!up_ || !state_ || id != connection_) return;
   bench_.note(Side::source, "loses connection " + std::to_string(id));
   connection_ = 0;
-  for (Kind kind : {Kind::send, Kind::precopy_round, Kind::final_scan}) cut_short(kind, "connection lost");
+  for (Kind kind : {Kind::send, Kind::precopy_round, Kind::make_standby, Kind::final_scan}) cut_short(kind, "connection lost");
   event(plan::ConnectionLost{"reset"});
 }
 
@@ -188,6 +188,8 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
     case Kind::arm_dump:
       return end_later(action.kind, token, bench_.duration(5ms), fails,
                        [this, fails] { world_.source_dumper = !fails; });
+    case Kind::make_standby:
+      return make_standby(token, fails);
     case Kind::quiesce:
       return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
     case Kind::freeze:
@@ -209,6 +211,29 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
     default:
       return;
   }
+}
+
+// Dumped and, but for a failure, resumed; then the destination takes its time.
+void SourceAgent::make_standby(uint64_t token, bool fails) {
+  Nanoseconds dumped = bench_.duration(20ms);
+  Nanoseconds resumed = dumped + bench_.duration(5ms);
+  later(Kind::make_standby, token, bench_.random.between(0ms, 1ms), [this] {
+    world_.source_dumper = true;
+    world_.source_was_stopped = true;
+    world_.source = Tree::frozen;
+  });
+  later(Kind::make_standby, token, dumped, [this] {
+    world_.source_egress = false;
+    world_.source_repair = true;
+  });
+  later(Kind::make_standby, token, resumed, [this, fails] {
+    free_from_dump();
+    if (fails) return end(Kind::make_standby, "injected");
+    world_.source_egress = true;
+    world_.source_repair = false;
+    world_.source = Tree::running;
+  });
+  end_later(Kind::make_standby, token, resumed + bench_.duration(100ms), false, [] {});
 }
 
 // CRIU thaws the cgroup while it dumps; the agent writes freeze=1 again at post-dump and shuts egress.
@@ -236,7 +261,7 @@ void SourceAgent::resume(uint64_t token, bool fails) {
     if (under_way_.has(kind)) bench_.violate(std::string("resume_source beside ") + plan::to_string(kind));
   }
   if (world_.source == Tree::killed) bench_.violate("resume_source of a killed tree");
-  for (Kind kind : {Kind::arm_dump, Kind::quiesce, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
+  for (Kind kind : {Kind::make_standby, Kind::arm_dump, Kind::quiesce, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
   free_from_dump();
   bool half = bench_.random.coin();
   end_later(Kind::resume_source, token, bench_.duration(3ms), fails, [this, fails, half] {

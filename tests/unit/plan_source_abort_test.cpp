@@ -182,6 +182,20 @@ TEST(PlanSourceAbort, AFailureOfEachActionBeforeTheCommitLeadsBack) {
   EXPECT_THAT(source.done(finish_dump, "boom"), ElementsAre("record aborted"));
 }
 
+TEST(PlanSourceAbort, WhileAStandbyIsMadeTheSourceIsResumed) {
+  for (bool cancelled : {true, false}) {
+    SourceDrive source(MigrationOptions{.standby = true});
+    source.to_precopy().round_sent(1);
+    if (cancelled) {
+      EXPECT_THAT(source.play(CancelRequested{}), ElementsAre("record aborted"));
+    } else {
+      EXPECT_THAT(source.done(make_standby, "the tree stays stopped"), ElementsAre("record aborted"));
+    }
+    EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
+    EXPECT_THAT(source.done(make_standby, "ended by resume_source"), IsEmpty());
+  }
+}
+
 TEST(PlanSourceAbort, ALostConnectionBeforeTheCommitLeadsBackAndIsMadeAgainForTheAbort) {
   SourceDrive source;
   source.to_restoring();

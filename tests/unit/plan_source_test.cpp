@@ -96,6 +96,23 @@ TEST(PlanSource, PrecopiesAtLeastOneRound) {
   EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("arm_dump"));
 }
 
+TEST(PlanSource, MakesAStandbyAfterTheFirstRoundAndSendsWhatWasWrittenMeanwhile) {
+  SourceDrive source(MigrationOptions{.rounds_max = 3, .standby = true});
+  source.to_precopy();
+  EXPECT_THAT(source.round_sent(1), ElementsAre("make_standby"));
+  EXPECT_EQ(source.state.phase, SourcePhase::standby);
+  EXPECT_TRUE(before_commit(source.state));
+  EXPECT_THAT(source.done(make_standby), ElementsAre("precopy_round 2"));
+  EXPECT_EQ(source.state.phase, SourcePhase::precopy);
+  EXPECT_THAT(source.round_sent(1), ElementsAre("arm_dump"));  // once
+}
+
+TEST(PlanSource, MakesNoStandbyThatNoRoundCouldFollow) {
+  SourceDrive source(MigrationOptions{.rounds_max = 1, .standby = true});
+  source.to_precopy();
+  EXPECT_THAT(source.round_sent(1), ElementsAre("arm_dump"));
+}
+
 TEST(PlanSource, ArmsThenQuiescesThenFreezesThenDumpsAndScansSideBySide) {
   SourceDrive source;
   source.to_arming();

@@ -52,6 +52,7 @@ struct MigrationOptions {
   Nanoseconds max_downtime{0};
   uint64_t max_bandwidth_bps = 0;  // 0: unlimited
   unsigned rounds_max = 4;         // pre-copy rounds, at least 1 for strategies that pre-copy
+  bool standby = false;            // a warm standby is made during pre-copy
 
   bool operator==(const MigrationOptions&) const = default;
 };

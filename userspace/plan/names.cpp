@@ -12,6 +12,8 @@ const char* to_string(SourcePhase phase) {
       return "preparing";
     case SourcePhase::precopy:
       return "precopy";
+    case SourcePhase::standby:
+      return "standby";
     case SourcePhase::arming:
       return "arming";
     case SourcePhase::quiescing:
@@ -50,6 +52,8 @@ const char* to_string(SourceActionKind kind) {
       return "send";
     case SourceActionKind::precopy_round:
       return "precopy_round";
+    case SourceActionKind::make_standby:
+      return "make_standby";
     case SourceActionKind::arm_dump:
       return "arm_dump";
     case SourceActionKind::quiesce:

@@ -297,6 +297,8 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
       return record(Record::begun);
     case Kind::precopy_round:
       return round_done(done.stats);
+    case Kind::make_standby:
+      return standby_done();
     case Kind::arm_dump:
       s_.phase = Phase::quiescing;
       return start({.kind = Kind::quiesce});
@@ -325,7 +327,19 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
 void SourceMachine::round_done(const RoundStats& stats) {
   uint64_t before = s_.last_pages_sent;
   s_.last_pages_sent = stats.pages_sent;
+  if (s_.options.standby && !s_.standby_tried && s_.round < s_.options.rounds_max) {
+    s_.phase = Phase::standby;
+    s_.standby_tried = true;
+    s_.stopped = true;
+    return start({.kind = Kind::make_standby});
+  }
   if (!another_round(s_.round, s_.options.rounds_max, stats.pages_sent, before)) return arm();
+  start({.kind = Kind::precopy_round, .round = ++s_.round});
+}
+
+// What was written meanwhile goes in a round of its own.
+void SourceMachine::standby_done() {
+  s_.phase = Phase::precopy;
   start({.kind = Kind::precopy_round, .round = ++s_.round});
 }
 

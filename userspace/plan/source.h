@@ -12,15 +12,15 @@
 // The source's half of a migration as a pure function: no I/O, no clock, no thread. The agent, the simulation of both
 // ends and --dry-run run the same code.
 //
-// Life: preflight -> preparing -> precopy -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
+// Life: preflight -> preparing -> precopy (with standby after its first round) -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
 // forward. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
 //
 // What the executor promises:
-// * resume_source ends arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them
+// * resume_source ends make_standby, arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them
 //   acts after it. It is never emitted while `freeze` or `record` is under way.
 // * A ConnectionLost concerns the connection of the last `connect` that worked, and comes after its ActionDone.
-// * An action that needs the peer (send, precopy_round, final_scan) ends when the connection is lost.
+// * An action that needs the peer (send, precopy_round, make_standby, final_scan) ends when the connection is lost.
 // * Only the newest journal of a workload is recovered, and preflight refuses while that one is not `finished`.
 namespace mose::plan {
 
@@ -28,6 +28,7 @@ enum class SourcePhase : uint8_t {
   preflight,   // nothing is touched yet
   preparing,   // the destination builds namespaces, pager, fence
   precopy,     // rounds while the workload runs
+  standby,     // dumped once and resumed; the destination builds a stopped tree from that, which the switchover only refreshes
   arming,      // the dump process has been asked and waits in its pre-dump hook; new connections are held
   quiescing,   // what began to connect before is let in, the workload runs
   freezing,    // ingress held, cgroup being frozen
@@ -48,6 +49,8 @@ enum class SourceActionKind : uint8_t {
   connect,         // control connection and HELLO; also used again after a loss
   send,            // `message`
   precopy_round,   // round number `round` from 1; answers with RoundStats
+  make_standby,    // a dump as the final one, after which the workload runs again; then until the destination's standby stands. An
+                   // error means that the workload could not be resumed: that there is no standby is none
   arm_dump,        // new connections held; CRIU asked to dump, waiting in pre-dump; nothing is stopped yet
   quiesce,         // listen queues run dry, within a bound of some milliseconds; fails when connections stay that nobody accepts
   freeze,          // ingress to hold, then the cgroup frozen and seen frozen
@@ -104,7 +107,8 @@ struct SourceState {
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;
   bool touched = false;        // the destination has been reached: the end is `failed`, no longer `refused`
-  bool stopped = false;        // the freeze has begun: resume_source must run on abort
+  bool stopped = false;        // the freeze (also of a standby's dump) has begun: resume_source must run on abort
+  bool standby_tried = false;
   bool images_sent = false, map_sent = false, dump_finished = false, ready_seen = false;
   bool connected = false;
   uint64_t last_pages_sent = 0;
