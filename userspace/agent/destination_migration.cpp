@@ -24,6 +24,7 @@ constexpr Nanoseconds kDrainedBound = std::chrono::milliseconds(200);
 
 DestinationMigration::DestinationMigration(MigrationContext& context, JournalMeta meta, PreparePayload payload, Handlers handlers)
     : context_(context),
+      post_(context.core.loop),
       meta_(std::move(meta)),
       payload_(std::move(payload)),
       handlers_(std::move(handlers)),
@@ -187,15 +188,15 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
         break;
     }
   }
-  context_.core.loop.post([this] { done(DestinationActionKind::send, {}); });
+  post_([this] { done(DestinationActionKind::send, {}); });
 }
 
 void DestinationMigration::prepare() {
   // Not ready when the migration was made, and still not.
-  if (!context_.criu || !host_->has_criu()) return context_.core.loop.post([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
+  if (!context_.criu || !host_->has_criu()) return post_([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
   auto arriving = context_.core.workloads.begin_arrival(payload_.spec, meta_.id);
   if (!arriving) {
-    return context_.core.loop.post([this, reason = arriving.error().reason] { done(DestinationActionKind::prepare, fail(reason)); });
+    return post_([this, reason = arriving.error().reason] { done(DestinationActionKind::prepare, fail(reason)); });
   }
   arrived_ = true;
   criu_lane_.run([this] { return host_->prepare(); },
@@ -209,15 +210,16 @@ void DestinationMigration::prepare() {
 
 void DestinationMigration::watch_pager() {
   PagerLink::Handlers handlers;
+  // What follows from these may end the link itself: after it has come to its end.
   handlers.on_fenced = [this] {
     fenced_ = true;
     timeline_.end("fence_confirm");
-    if (std::exchange(restored_, false)) restored({});
+    post_([this] { restored_if_waiting(); });
   };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
     complete_at_ = now();
-    context_.core.loop.post([this] { driver_.dispatch(plan::PagesComplete{}); });
+    post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
   handlers.on_failed = [this](const std::string& reason) {
     log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
@@ -230,6 +232,10 @@ void DestinationMigration::restore() {
   criu_lane_.run([this, images = std::move(*images_)] { return host_->restore(images); },
                  [this](const Status& status) { restored(status); });
   images_.reset();
+}
+
+void DestinationMigration::restored_if_waiting() {
+  if (std::exchange(restored_, false)) restored({});
 }
 
 // READY only after the pager has said that it has raised the fence: it must not do so after a thaw.
@@ -282,7 +288,7 @@ void DestinationMigration::schedule_announcements() {
 
 void DestinationMigration::discard() {
   // Refused before anything was made: what has the workload's name here is somebody else's.
-  if (!arrived_) return context_.core.loop.post([this] { done(DestinationActionKind::discard, {}); });
+  if (!arrived_) return post_([this] { done(DestinationActionKind::discard, {}); });
   host_->kill_restore();
   if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));
   pager_.reset();
@@ -343,7 +349,7 @@ void DestinationMigration::changed() {
   if (ended_ || state.phase != plan::DestinationPhase::done) return;
   ended_ = true;
   MigrationEnd end{meta_.id, payload_.spec.name, Role::destination, state.outcome, state.reason, report_json()};
-  context_.core.loop.post([this, end = std::move(end)] {
+  post_([this, end = std::move(end)] {
     handlers_.on_end(end);
     // Answers already queued leave first; repeated announcements are part of the end as well.
     Nanoseconds linger = end.outcome == Outcome::complete ? handover::kAnnounceOffsets.back() + std::chrono::milliseconds(50)

@@ -70,11 +70,13 @@ class DestinationMigration {
   void ask(std::function<void(const Status&)> then);
   void watch_pager();
   void restored(const Status& status);
+  void restored_if_waiting();
   [[nodiscard]] Status register_here();
   void release_egress();
   void schedule_announcements();
 
   MigrationContext& context_;
+  OwnPosts post_;
   JournalMeta meta_;
   PreparePayload payload_;
   Handlers handlers_;

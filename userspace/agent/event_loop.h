@@ -55,4 +55,22 @@ class EventLoop {
   std::unique_ptr<Impl> impl_;
 };
 
+// Posts of an object that may be gone before they run: they go with it. From the loop thread, like the object's end.
+class OwnPosts {
+ public:
+  explicit OwnPosts(EventLoop& loop) : loop_(loop) {}
+  OwnPosts(const OwnPosts&) = delete;
+  OwnPosts& operator=(const OwnPosts&) = delete;
+
+  void operator()(EventLoop::Task task) {
+    loop_.post([owner = std::weak_ptr<bool>(alive_), task = std::move(task)] {
+      if (owner.lock()) task();
+    });
+  }
+
+ private:
+  EventLoop& loop_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
 }  // namespace mose::agent

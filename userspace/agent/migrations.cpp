@@ -428,20 +428,21 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
   }
   auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
   PeerConnection* raw = connection.get();
-  loose_[raw] = std::move(connection);
+  const uint64_t number = loose_next_++;
+  loose_[number] = std::move(connection);
   PeerConnection::Handlers handlers;
-  handlers.on_frame = [this, raw, stream = incoming.stream](wire::FrameType type, const std::string& payload) {
-    auto node = loose_.extract(raw);
+  handlers.on_frame = [this, number, stream = incoming.stream](wire::FrameType type, const std::string& payload) {
+    auto node = loose_.extract(number);
     if (node) on_first_frame(std::move(node.mapped()), stream, type, payload);
   };
-  handlers.on_closed = [this, raw](const std::string&) {
-    core_.loop.post([this, raw, alive = alive_] {
-      if (*alive) loose_.erase(raw);
+  handlers.on_closed = [this, number](const std::string&) {
+    core_.loop.post([this, number, alive = alive_] {
+      if (*alive) loose_.erase(number);
     });
   };
-  if (!raw->open(std::move(handlers))) loose_.erase(raw);
-  core_.loop.after(kLooseMax, [this, raw, alive = alive_] {
-    if (*alive) loose_.erase(raw);
+  if (!raw->open(std::move(handlers))) loose_.erase(number);
+  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
+    if (*alive) loose_.erase(number);
   });
 }
 
@@ -510,10 +511,10 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
       connection->send(wire::FrameType::failed, encode_reason("no such migration here"));
     }
   }
-  PeerConnection* raw = connection.get();
-  loose_[raw] = std::move(connection);
-  core_.loop.after(kLooseMax, [this, raw, alive = alive_] {
-    if (*alive) loose_.erase(raw);
+  const uint64_t number = loose_next_++;
+  loose_[number] = std::move(connection);
+  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
+    if (*alive) loose_.erase(number);
   });
 }
 

@@ -62,7 +62,8 @@ class Migrations : public MigrationService {
   std::map<MigrationId, std::unique_ptr<SourceMigration>> sources_;
   std::map<MigrationId, std::unique_ptr<DestinationMigration>> destinations_;
   // Connections whose first frame has not come, or whose last answer is still leaving.
-  std::map<PeerConnection*, std::unique_ptr<PeerConnection>> loose_;
+  std::map<uint64_t, std::unique_ptr<PeerConnection>> loose_;  // by a number of their own: addresses come again
+  uint64_t loose_next_ = 1;
   // Set while an arrival waits for the last trace of the workload's departure.
   std::map<std::string, std::function<void()>> waiting_arrivals_;
   // Set while a departure waits for the end of an arrival.

@@ -48,6 +48,7 @@ std::string random_token() {
 SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, WorkloadSpec spec,
                                  std::shared_ptr<const ProcessHandle> init, MigrationOptions options, Handlers handlers)
     : context_(context),
+      post_(context.core.loop),
       meta_(std::move(meta)),
       spec_(std::move(spec)),
       options_(options),
@@ -289,7 +290,7 @@ void SourceMigration::send(const plan::SourceAction& action) {
       break;
   }
   // After this function: the planner is in the middle of handing out actions.
-  context_.core.loop.post([this] { done(SourceActionKind::send, {}); });
+  post_([this] { done(SourceActionKind::send, {}); });
 }
 
 void SourceMigration::precopy_round(unsigned number) {
@@ -366,7 +367,7 @@ void SourceMigration::changed() {
   if (away) moved = workloads.leave(spec_.name, meta_.peer);
   else if (state.outcome != Outcome::unknown) moved = workloads.stay(spec_.name);
   if (!moved) log::error("the workload's state could not be written", {{"workload", spec_.name}, {"reason", moved.error().what}});
-  context_.core.loop.post([this, end = std::move(end)] { handlers_.on_end(end); });
+  post_([this, end = std::move(end)] { handlers_.on_end(end); });
 }
 
 void SourceMigration::close() {

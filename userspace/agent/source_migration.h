@@ -79,6 +79,7 @@ class SourceMigration {
   [[nodiscard]] Report report() const;
 
   MigrationContext& context_;
+  OwnPosts post_;
   JournalMeta meta_;
   WorkloadSpec spec_;
   MigrationOptions options_;

@@ -89,6 +89,21 @@ TEST_F(LoopTest, PostsOfAnotherThreadRunInItsOrder) {
   EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
 }
 
+TEST_F(LoopTest, PostsOfAnOwnerThatHasGoneAreDropped) {
+  struct Owner {
+    explicit Owner(EventLoop& loop) : post(loop) {}
+    OwnPosts post;
+  };
+  auto stays = std::make_unique<Owner>(*loop_), goes = std::make_unique<Owner>(*loop_);
+  std::vector<int> ran;
+  loop_->post([&] { goes.reset(); });
+  goes->post([&] { ran.push_back(1); });
+  stays->post([&] { ran.push_back(2); });
+  loop_->post([&] { loop_->quit(); });
+  loop_->run();
+  EXPECT_THAT(ran, ElementsAre(2));
+}
+
 TEST_F(LoopTest, SignalsArriveInTheLoop) {
   int seen = 0;
   ASSERT_TRUE(loop_->on_signals({SIGUSR1}, [&](int number) {
