@@ -18,6 +18,9 @@ namespace {
 constexpr size_t kChecksumDigits = 16;
 constexpr size_t kJournalBytesMax = 4u << 20;
 constexpr int kFormat = 1;
+// Written once with zeros: a later line changes the contents of blocks that the file has, and its fdatasync has neither a size
+// nor blocks to make durable, for which it would wait for what others write.
+constexpr size_t kRoom = 16u << 10;
 
 std::string file_name(const MigrationId& id, Role role) {
   return id.hex() + "." + std::string(to_string(role));
@@ -101,6 +104,7 @@ struct Replay {
 
 Result<Replay> replay(const std::string& path) {
   MOSE_ASSIGN(std::string text, read_file(path, kJournalBytesMax));
+  text.resize(text.find_last_not_of('\0') + 1);  // room that no line has used yet
   Replay result;
   bool have_meta = false, wrong_seen = false;
   for (size_t at = 0, number = 1; at < text.size(); ++number) {
@@ -139,7 +143,7 @@ Status sync_directory(const std::string& directory) {
 // A file that gets its name only with name_file(): who dies before leaves nothing. Nothing where the file system has no
 // such files.
 std::optional<Fd> open_unnamed(const std::string& directory) {
-  Fd file(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_APPEND | O_CLOEXEC, 0600));
+  Fd file(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
   if (!file) return std::nullopt;
   return file;
 }
@@ -160,13 +164,14 @@ Result<Journal> Journal::create(const std::string& directory, const JournalMeta&
   if (unnamed) {
     journal.file_ = std::move(*unnamed);
   } else {
-    MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL | O_APPEND, 0600));
+    MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL, 0600));
   }
   journal.contents_.meta = meta;
   nlohmann::json line{{"format", kFormat},         {"id", meta.id.hex()}, {"role", to_string(meta.role)},
                       {"workload", meta.workload}, {"peer", meta.peer},   {"peer_address", meta.peer_address},
                       {"epoch", meta.epoch}};
-  auto status = journal.write_line(dump(line));
+  auto status = journal.write_line(dump(line), Survives::agent);
+  if (status) status = journal.make_room();
   if (status && unnamed) {
     if (auto named = name_file(journal.file_, journal.path_); !named) return std::unexpected(named.error());  // not ours
   }
@@ -186,10 +191,12 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
   Journal journal;
   journal.path_ = directory + "/" + file_name(id, role);
   MOSE_ASSIGN(Replay replayed, replay(journal.path_));
-  MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_APPEND));
+  MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY));
   if (ftruncate(journal.file_.get(), static_cast<off_t>(replayed.good_bytes)) != 0) {
     return fail_errno("cut the torn end of " + journal.path_);
   }
+  journal.end_ = replayed.good_bytes;
+  MOSE_TRY(journal.make_room());
   journal.contents_ = std::move(replayed.contents);
   return journal;
 }
@@ -209,12 +216,27 @@ Status Journal::note(const Notes& notes) {
   return {};
 }
 
+// At the end of the lines.
+Status Journal::write_at(std::string_view bytes) {
+  if (lseek(file_.get(), static_cast<off_t>(end_), SEEK_SET) < 0) return fail_errno("seek");
+  return write_all(file_.get(), bytes);
+}
+
+Status Journal::make_room() {
+  if (end_ < kRoom) {
+    std::string zeros(kRoom - end_, '\0');
+    if (auto status = write_at(zeros); !status) return context("make room in journal " + path_, status.error());
+  }
+  if (fsync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
+  return {};
+}
+
 Status Journal::write_line(const std::string& json, Survives survives) {
   if (broken_) return fail("journal " + path_ + " failed before: what is on the disk is not known");
   broken_ = true;  // until all three steps are through
-  if (auto status = write_all(file_.get(), checksum(json) + " " + json + "\n"); !status) {
-    return context("append to journal " + path_, status.error());
-  }
+  std::string line = checksum(json) + " " + json + "\n";
+  if (auto status = write_at(line); !status) return context("append to journal " + path_, status.error());
+  end_ += line.size();
   if (survives == Survives::power_loss && fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
   broken_ = false;
   return {};

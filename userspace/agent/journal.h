@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -12,7 +13,7 @@
 
 // What a node remembers of a migration through a crash: one append-only file per migration, state_dir/journal/ID.ROLE.
 //
-// Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
+// The file is longer than its lines: behind them stand zeros, room for the next ones. Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
 // checksum is right; the first line is the metadata. A line that is torn at the end of the file was never acknowledged
 // and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file
 // is an error, its migration undecided, never guessed.
@@ -57,7 +58,10 @@ class Journal {
 
  private:
   [[nodiscard]] Status write_line(const std::string& json, Survives survives = Survives::power_loss);
+  [[nodiscard]] Status write_at(std::string_view bytes);
+  [[nodiscard]] Status make_room();
   Fd file_;
+  size_t end_ = 0;  // of the lines
   std::string path_;
   JournalContents contents_;
   bool broken_ = false;

@@ -83,10 +83,12 @@ TEST_F(JournalTest, LeavesNothingWhenItsMakerDiesBeforeTheFirstLine) {
 
 TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
   write_two();
-  const std::string whole = dir_.read(file());
+  const std::string file_text = dir_.read(file());
+  const std::string whole = file_text.substr(0, file_text.rfind('\n') + 1);
   size_t last_line = whole.rfind('\n', whole.size() - 2) + 1;
   for (size_t length = last_line; length < whole.size(); ++length) {
-    dir_.write(file(), whole.substr(0, length));
+    // Torn in the room that was there for it, or at the end of the file.
+    dir_.write(file(), whole.substr(0, length) + std::string(length % 2 == 0 ? file_text.size() - length : 0, '\0'));
     auto journal = Journal::open(dir_.path(), id_, Role::source);
     ASSERT_TRUE(journal) << length << ": " << journal.error().what;
     EXPECT_THAT(journal->contents().records, ElementsAre(Record::begun)) << length;
@@ -95,6 +97,21 @@ TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
     ASSERT_TRUE(again) << length << ": " << again.error().what;
     EXPECT_THAT(again->records, ElementsAre(Record::begun, Record::aborted)) << length;
   }
+}
+
+TEST_F(JournalTest, LinesFillTheRoomThatIsThereAndGoOnBehindIt) {
+  auto journal = Journal::create(dir_.path(), meta());
+  ASSERT_TRUE(journal) << journal.error().what;
+  const size_t room = dir_.read(file()).size();
+  ASSERT_TRUE(journal->append(Record::begun, {{"short", "x"}}));
+  EXPECT_EQ(dir_.read(file()).size(), room);
+  ASSERT_TRUE(journal->note({{"long", std::string(room, 'y')}}));
+  ASSERT_TRUE(journal->append(Record::commit));
+  auto read = Journal::open(dir_.path(), id_, Role::source);
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_THAT(read->contents().records, ElementsAre(Record::begun, Record::commit));
+  EXPECT_EQ(read->contents().notes.at("long").size(), room);
+  EXPECT_FALSE(read->contents().torn);
 }
 
 TEST_F(JournalTest, ADamagedLineWithRightOnesBehindItIsAnErrorAndNeverAGuess) {
