@@ -155,6 +155,12 @@ Status uffd_wake_all(int uffd) {
   return uffd_wake(uffd, {kWakeStart >> kPageShift, (kWakeEnd - kWakeStart) >> kPageShift});
 }
 
+bool uffd_owner_alive(int uffd) {
+  // The address space is looked for before the source is read, and there is no source: page 1 is nobody's.
+  uffdio_copy copy{.dst = kWakeStart, .src = kPageSize, .len = kPageSize, .mode = UFFDIO_COPY_MODE_DONTWAKE, .copy = 0};
+  return ::ioctl(uffd, UFFDIO_COPY, &copy) == 0 || (errno != ESRCH && errno != ENOSPC);
+}
+
 Status uffd_unregister(int uffd, PageRun run) {
   uffdio_range range = range_of(run);
   if (::ioctl(uffd, UFFDIO_UNREGISTER, &range) != 0) return fail_errno("unregister a range of a userfaultfd");

@@ -64,6 +64,8 @@ inline constexpr uint64_t kUffdRunPagesMax = 512;
 [[nodiscard]] Status uffd_wake(int uffd, PageRun run);
 // The same for a whole address space: faults that a dead reader had read are reported again.
 [[nodiscard]] Status uffd_wake_all(int uffd);
+// Whether the address space behind it still exists. Changes nothing in it.
+[[nodiscard]] bool uffd_owner_alive(int uffd);
 [[nodiscard]] Status uffd_unregister(int uffd, PageRun run);
 
 // A userfaultfd of our own memory with fork, remap, remove and unmap events, and the registration of a run in it (tests,

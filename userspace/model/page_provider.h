@@ -43,6 +43,29 @@ class PageProvider {
   // without such a page is missing in the list. Valid when sealed, unchanged then; an unknown space has an empty set.
   [[nodiscard]] virtual std::vector<SpaceId> spaces() const = 0;
   [[nodiscard]] virtual const PageSet& present(SpaceId space) const = 0;
+
+  // Several runs in as few requests as possible.
+  virtual void request_all(SpaceId space, std::span<const PageRun> runs) {
+    for (const PageRun& run : runs) request(space, run);
+  }
+
+  // A standby has pages installed before the provider is sealed ("staged"): what the store holds at that moment, which
+  // later rounds may make stale. The provider keeps the account of them. Those who have no pages before the seal
+  // need none of this.
+  // From now on the account is kept; a second time it begins anew, with nothing staged.
+  virtual void begin_staging() {}
+  // Changes whenever unstaged() may have changed.
+  [[nodiscard]] virtual uint64_t staging_news() const { return 0; }
+  // What is there and has not been staged, or has come again since. Nothing once sealed.
+  [[nodiscard]] virtual PageSet unstaged(SpaceId) const { return {}; }
+  // The present contents of `page` and as many following pages as lie behind it, at most `max`; from this call on they
+  // count as staged. Empty when the page is not there, is being received, or everything is sealed. The bytes may change
+  // at any moment: the pages are unstaged again before the first one does.
+  [[nodiscard]] virtual std::span<const std::byte> stage(SpaceId, uint64_t /*page*/, uint64_t /*max*/) { return {}; }
+  // These are not as they were staged, whatever the reason.
+  virtual void unstage(SpaceId, PageRun) {}
+  // Once sealed: the pages whose final contents are those that were staged.
+  [[nodiscard]] virtual PageSet staged(SpaceId) const { return {}; }
 };
 
 }  // namespace mose

@@ -436,7 +436,9 @@ std::span<const std::byte> PageReceiver::contents(SpaceId space, uint64_t page, 
   return store_.contents(space, page, max);
 }
 
-void PageReceiver::request(SpaceId space, PageRun run) {
+void PageReceiver::request(SpaceId space, PageRun run) { request_all(space, {&run, 1}); }
+
+void PageReceiver::request_all(SpaceId space, std::span<const PageRun> runs) {
   std::lock_guard lock(impl_->urgent_mutex);
   PageTable<uint8_t>& asked = impl_->asked[space];
   PageRequest request{space, {}};
@@ -445,16 +447,18 @@ void PageReceiver::request(SpaceId space, PageRun run) {
     if (!request.runs.empty()) impl_->queue.push_back(std::exchange(request, PageRequest{space, {}}));
     pages = 0;
   };
-  for (uint64_t page = run.first; page < run.end(); ++page) {
-    bool wanted = asked.get(page) == 0 && (!store_.sealed() || store_.place(space, page, 1).place == PagePlace::remote);
-    if (!wanted) continue;
-    asked.set(page, 1);
-    if (!request.runs.empty() && request.runs.back().end() == page) {
-      ++request.runs.back().count;
-    } else {
-      request.runs.push_back({page, 1});
+  for (const PageRun& run : runs) {
+    for (uint64_t page = run.first; page < run.end(); ++page) {
+      bool wanted = asked.get(page) == 0 && (!store_.sealed() || store_.place(space, page, 1).place == PagePlace::remote);
+      if (!wanted) continue;
+      asked.set(page, 1);
+      if (!request.runs.empty() && request.runs.back().end() == page) {
+        ++request.runs.back().count;
+      } else {
+        request.runs.push_back({page, 1});
+      }
+      if (++pages == wire::kPagesPerFrameMax) flush();
     }
-    if (++pages == wire::kPagesPerFrameMax) flush();
   }
   flush();
   impl_->send_queued_locked();

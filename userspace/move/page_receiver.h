@@ -70,9 +70,18 @@ class PageReceiver final : public PageProvider {
   [[nodiscard]] Extent place(SpaceId space, uint64_t page, uint64_t max) const override;
   [[nodiscard]] std::span<const std::byte> contents(SpaceId space, uint64_t page, uint64_t max) const override;
   void request(SpaceId space, PageRun run) override;
+  void request_all(SpaceId space, std::span<const PageRun> runs) override;
   void on_local(Listener listener) override;
   [[nodiscard]] std::vector<SpaceId> spaces() const override;
   [[nodiscard]] const PageSet& present(SpaceId space) const override;
+  void begin_staging() override { store_.begin_staging(); }
+  [[nodiscard]] uint64_t staging_news() const override { return store_.staging_news(); }
+  [[nodiscard]] PageSet unstaged(SpaceId space) const override { return store_.unstaged(space); }
+  [[nodiscard]] std::span<const std::byte> stage(SpaceId space, uint64_t page, uint64_t max) override {
+    return store_.stage(space, page, max);
+  }
+  void unstage(SpaceId space, PageRun run) override { store_.unstage(space, run); }
+  [[nodiscard]] PageSet staged(SpaceId space) const override { return store_.staged(space); }
 
  private:
   struct Impl;

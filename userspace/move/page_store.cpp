@@ -77,6 +77,7 @@ class Ascending {
 struct PageStore::Space {
   Slots slots;
   PageSet present, remote;  // once sealed
+  PageTable<uint8_t> staged;  // 1: the contents of the slot are those that were staged last
 };
 
 PageStore::~PageStore() {
@@ -265,6 +266,18 @@ Result<PageStore::Pending> PageStore::prepare(SpaceId space_id, std::vector<Page
     auto next = fresh.begin();
     pending.slots_.reserve(values.size());
     for (uint32_t value : values) pending.slots_.push_back(value == kNone ? *next++ : to_slot(value));
+    if (!sealed) {
+      // Before the first byte comes in: who copies from a slot now sees afterwards that it cannot count on the copy.
+      if (staging_) {
+        for (const PageRun& run : pending.runs_) {
+          for (uint64_t page = run.first; page < run.end(); ++page) {
+            if (space->staged.get(page) != 0) space->staged.set(page, 0);
+          }
+        }
+      }
+      pending.under_way_ = ++under_way_next_;
+      under_way_.emplace(pending.under_way_, std::pair(space_id, pending.runs_));
+    }
   }
   uint32_t highest = 0;
   for (uint32_t slot : pending.slots_) {
@@ -290,6 +303,7 @@ std::vector<PageRun> PageStore::publish(Pending pending) {
   const bool sealed = sealed_.load(std::memory_order_relaxed);
   Space* space = find(pending.space_);
   MOSE_CHECK(space != nullptr, "prepare() has made the space");
+  if (pending.under_way_ != 0) under_way_.erase(pending.under_way_);
   auto slot = pending.slots_.begin();
   uint64_t arrived = 0;
   for (const PageRun& run : pending.runs_) {
@@ -308,6 +322,7 @@ std::vector<PageRun> PageStore::publish(Pending pending) {
     }
   }
   if (sealed) missing_.fetch_sub(arrived, std::memory_order_acq_rel);
+  news_.fetch_add(1, std::memory_order_acq_rel);
   return local;
 }
 
@@ -327,6 +342,7 @@ std::vector<PageRun> PageStore::publish_zero(SpaceId space_id, std::span<const P
   return local;
 }
 
+// Stays under way for ever when it had been prepared before sealing: a slot with half of its bytes is staged by nobody.
 void PageStore::drop(Pending pending) {
   std::lock_guard lock(mutex_);
   Space* space = find(pending.space_);
@@ -368,7 +384,10 @@ Status PageStore::seal(std::span<const std::byte> payload, std::vector<SpacePage
       return fail("page map of space " + std::to_string(from.space) + " counts on " +
                   std::to_string(keep.pages() - found) + " pages that were never sent");
     }
-    for (uint64_t page : stale_pages) space->slots.set(page, kNone);
+    for (uint64_t page : stale_pages) {
+      space->slots.set(page, kNone);
+      if (space->staged.get(page) != 0) space->staged.set(page, 0);
+    }
     missing += from.remote.pages();
     space->present = std::move(from.present);
     space->remote = std::move(from.remote);
@@ -378,6 +397,7 @@ Status PageStore::seal(std::span<const std::byte> payload, std::vector<SpacePage
     space->slots.for_each([&](uint64_t, uint32_t value) { stale.push_back(to_slot(value)); });
   }
   spaces_ = std::move(sealed_spaces);
+  under_way_.clear();
   std::sort(stale.begin(), stale.end());
   for (uint32_t slot : stale) {
     entry(slot).used = 0;
@@ -392,6 +412,77 @@ Status PageStore::seal(std::span<const std::byte> payload, std::vector<SpacePage
   missing_ = missing;
   sealed_.store(true, std::memory_order_release);
   return {};
+}
+
+void PageStore::begin_staging() {
+  std::lock_guard lock(mutex_);
+  staging_ = true;
+  for (auto& [id, space] : spaces_) space->staged.clear();
+  news_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+// How many pages from `page` on, at most `max`, nobody is receiving bytes for. Under mutex_.
+uint64_t PageStore::quiet_pages(SpaceId space, uint64_t page, uint64_t max) const {
+  for (const auto& [number, one] : under_way_) {
+    if (one.first != space) continue;
+    for (const PageRun& run : one.second) {
+      if (page >= run.first && page < run.end()) return 0;
+      if (run.first > page) max = std::min(max, run.first - page);
+    }
+  }
+  return max;
+}
+
+PageSet PageStore::unstaged(SpaceId space_id) const {
+  std::vector<PageRun> runs;
+  std::lock_guard lock(mutex_);
+  const Space* space = find(space_id);
+  if (space == nullptr || !staging_ || sealed_.load(std::memory_order_relaxed)) return {};
+  const PageTable<uint8_t>::Block* block = nullptr;
+  uint64_t block_number = ~uint64_t{0};
+  space->slots.for_each([&](uint64_t page, uint32_t value) {
+    if (!has_slot(value)) return;
+    if (page / PageTable<uint8_t>::kBlockPages != block_number) {
+      block_number = page / PageTable<uint8_t>::kBlockPages;
+      block = space->staged.find_block(page);
+    }
+    if (block == nullptr || (*block)[page % PageTable<uint8_t>::kBlockPages] == 0) add_page(runs, page);
+  });
+  return PageSet::from_runs(std::move(runs));
+}
+
+std::span<const std::byte> PageStore::stage(SpaceId space_id, uint64_t page, uint64_t max) {
+  std::lock_guard lock(mutex_);
+  Space* space = find(space_id);
+  if (space == nullptr || !staging_ || sealed_.load(std::memory_order_relaxed)) return {};
+  const uint32_t value = space->slots.get(page);
+  if (!has_slot(value)) return {};
+  max = quiet_pages(space_id, page, max);
+  uint64_t count = 0;
+  while (count < max && space->slots.get(page + count) == value + count) {
+    space->staged.set(page + count, 1);
+    ++count;
+  }
+  return {data_ + to_slot(value) * kPageSize, count * kPageSize};
+}
+
+void PageStore::unstage(SpaceId space_id, PageRun run) {
+  std::lock_guard lock(mutex_);
+  Space* space = find(space_id);
+  if (space == nullptr) return;
+  for (uint64_t page = run.first; page < run.end(); ++page) {
+    if (space->staged.get(page) != 0) space->staged.set(page, 0);
+  }
+  news_.fetch_add(1, std::memory_order_acq_rel);
+}
+
+PageSet PageStore::staged(SpaceId space_id) const {
+  std::vector<PageRun> runs;
+  std::lock_guard lock(mutex_);
+  const Space* space = find(space_id);
+  if (space == nullptr) return {};
+  space->staged.for_each([&](uint64_t page, uint8_t) { add_page(runs, page); });
+  return PageSet::from_runs(std::move(runs));
 }
 
 PageProvider::Extent PageStore::place(SpaceId space_id, uint64_t page, uint64_t max) const {

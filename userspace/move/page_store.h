@@ -84,6 +84,7 @@ class PageStore {
     std::vector<PageRun> runs_;
     std::vector<uint32_t> slots_;  // one per page
     std::vector<iovec> parts_;
+    uint64_t under_way_ = 0;       // number in under_way_, 0: not among them
   };
   [[nodiscard]] Result<Pending> prepare(SpaceId space, std::vector<PageRun> runs);
   // The bytes are in and verified. Gives the pages that are local now and were not before (after sealing: pages that
@@ -97,6 +98,14 @@ class PageStore {
   // `payload` is the PAGE_MAP as it came, `spaces` its decoded form. Fails when a page that is neither remote nor in the
   // store is present.
   [[nodiscard]] Status seal(std::span<const std::byte> payload, std::vector<SpacePages> spaces);
+
+  // The account of a standby's pages (PageProvider). Pages whose bytes are being received are not there.
+  void begin_staging();
+  [[nodiscard]] uint64_t staging_news() const { return news_.load(std::memory_order_acquire); }
+  [[nodiscard]] PageSet unstaged(SpaceId space) const;
+  [[nodiscard]] std::span<const std::byte> stage(SpaceId space, uint64_t page, uint64_t max);
+  void unstage(SpaceId space, PageRun run);
+  [[nodiscard]] PageSet staged(SpaceId space) const;
 
   [[nodiscard]] bool sealed() const { return sealed_.load(std::memory_order_acquire); }
   [[nodiscard]] PageProvider::Extent place(SpaceId space, uint64_t page, uint64_t max) const;
@@ -119,6 +128,7 @@ class PageStore {
   [[nodiscard]] IndexHeader& header() const;
   [[nodiscard]] IndexEntry& entry(uint32_t slot) const;
   void free_slot(uint32_t slot);
+  [[nodiscard]] uint64_t quiet_pages(SpaceId space, uint64_t page, uint64_t max) const;
 
   Fds fds_;
   std::byte* data_ = nullptr;
@@ -130,6 +140,11 @@ class PageStore {
   uint64_t slots_next_ = 0;        // never used yet
   PageSet free_;                   // slots given back
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;  // unchanged once sealed
+  // Before sealing: what has been prepared and neither published nor dropped, because a slot may be written meanwhile.
+  std::map<uint64_t, std::pair<SpaceId, std::vector<PageRun>>> under_way_;
+  uint64_t under_way_next_ = 0;
+  bool staging_ = false;           // under mutex_
+  std::atomic<uint64_t> news_{0};
   std::atomic<bool> sealed_{false};
   std::atomic<uint64_t> missing_{0};
 };

@@ -123,7 +123,7 @@ Result<Fd> into_custody_at(Fd fd, int number) {
 
 Status Takeover::take_userfaultfds(PagerState& state) const {
   for (uint32_t i = 0; i < state.spaces(); ++i) {
-    if (state.state(i) == SpaceState::closed) continue;
+    if (state.state(i) >= SpaceState::closed) continue;
     MOSE_ASSIGN(Fd theirs, take(state.uffd(i)));
     MOSE_ASSIGN(Fd kept, into_custody_at(std::move(theirs), state.uffd(i)));
     (void)kept.release();  // the table's, as in the process before

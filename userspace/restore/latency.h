@@ -22,6 +22,10 @@ class LatencyHistogram {
     while (us > seen && !max_us_.compare_exchange_weak(seen, us, std::memory_order_relaxed)) {
     }
   }
+  void reset() {
+    for (auto& c : counts_) c.store(0, std::memory_order_relaxed);
+    max_us_.store(0, std::memory_order_relaxed);
+  }
   // Lower end of the step that holds the value below which `percent` of all lie; 0 without values.
   [[nodiscard]] uint64_t percentile_us(unsigned percent) const {
     uint64_t total = 0;

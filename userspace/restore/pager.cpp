@@ -24,6 +24,9 @@ Result<std::unique_ptr<Pager>> Pager::start(PagerState& state, PageProvider& pro
   std::unique_ptr<Pager> pager(new Pager(state, provider, policy, std::move(callbacks)));
   pager->restore_ended_ = state.header().restore_ended == 1;
   pager->running_ = state.header().thawed == 1;
+  pager->standby_ = state.header().standby == 1 && !pager->running_;
+  pager->refreshed_ = pager->standby_ && state.header().refreshed == 1;
+  pager->doubt_ = pager->standby_ && !pager->refreshed_;
   for (unsigned i = 0; i < std::max(policy.servers, 1u); ++i) {
     auto server = std::make_unique<Server>();
     server->epoll = Fd(::epoll_create1(EPOLL_CLOEXEC));
@@ -57,6 +60,10 @@ Status Pager::adopt_spaces() {
   for (uint32_t i = 0; i < count; ++i) {
     Space& space = *this->space(i);
     if (space.closed) continue;
+    if (doubt_) {
+      space.touched = state_.touched(i);
+      if (space.known) settle_standby(space);
+    }
     // What the dead reader had read and not carried out; a fault among it is reported again by the wake.
     UffdEvent left = decode(state_.slot(i));
     if (left.kind != UffdEvent::Kind::none && left.kind != UffdEvent::Kind::fault) apply_event(space, left);
@@ -90,8 +97,9 @@ Status Pager::serve_next(uint32_t index) {
     made->missing = state_.missing_count(index);
     made->known = true;
   }
-  if (kind == SpaceState::closed) {
+  if (kind == SpaceState::closed || kind == SpaceState::forgotten) {
     made->closed = true;
+    made->forgotten = kind == SpaceState::forgotten;
     made->uffd = -1;
   }
   int uffd = made->uffd;
@@ -114,6 +122,11 @@ Status Pager::add_task(SpaceId source, Fd uffd) {
 }
 
 void Pager::notice_sealed() {
+  if (standby_) {
+    sealed_us_ = to_us(now());
+    // The switchover waits for the stale pages.
+    if (policy_.realtime && restore_ended_) become_realtime(filler_.native_handle());
+  }
   wake_servers();
   wake_filler();
 }
@@ -134,16 +147,19 @@ void Pager::resume() {
 
 void Pager::running() {
   state_.header().thawed = 1;
+  state_.header().standby = 0;
   running_ = true;
+  standby_ = false;
   wake_filler();
 }
 
 PagerStats Pager::stats() const {
   PagerStats out;
-  out.spaces = space_count();
   uint64_t missing = 0;
-  for (uint32_t i = 0; i < out.spaces; ++i) {
+  for (uint32_t i = 0; i < space_count(); ++i) {
     const Space& s = *spaces_[i];
+    if (s.forgotten) continue;
+    ++out.spaces;
     out.present_pages += s.pages;
     missing += s.missing;
   }
@@ -161,6 +177,17 @@ PagerStats Pager::stats() const {
   out.remove_events = header.remove_events;
   out.first_fault_us = header.first_fault_us;
   out.complete_us = complete_us_;
+  out.standby = {.standby = standby_,
+                 .staged = staged_,
+                 .refreshed = refreshed_,
+                 .staged_pages = staged_pages_,
+                 .restaged_pages = restaged_pages_,
+                 .stale_pages = stale_pages_,
+                 .zeroed_pages = zeroed_pages_,
+                 .remote_pages = stale_remote_,
+                 .staged_us = staged_us_,
+                 .sealed_us = sealed_us_,
+                 .refreshed_us = refreshed_us_};
   return out;
 }
 

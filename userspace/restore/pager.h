@@ -33,6 +33,15 @@ namespace mose::restore {
 // (never there, or removed since); a missing page comes from the provider. Before the provider is sealed nothing is
 // answered.
 //
+// A standby (pager_standby.cpp): a tree that CRIU restores and nobody lets run, from images older than the final ones.
+// standby() comes before its first userfaultfd and before the provider is sealed. Faults of the restore are answered with
+// what the provider has; once the restore has ended and its fence is closed ("staging") the pages that the provider has
+// are put in, and put in again when later rounds bring them again. The seal says what has become of every page that was
+// touched so: final and in, or stale. Stale ones are written over through /proc/PID/mem, which works on pages that are
+// present, those that have become zero pages too; then the tree is `refreshed` and may run, with what was never touched
+// served as ever. Pages that were touched before the fence are stale without a look, because the restorer and the kernel
+// write to memory that is present. Until the thaw the standby may be dropped, and everything is as before it came.
+//
 // Threads: `servers` read messages and answer faults, one filler, and the provider's own threads in on_local. Each
 // space has a lock, held for the reading of a message with its effects, or for one ioctl of the filler. It must be held
 // across both: when REMOVE or UNMAP has been read the process goes on and drops its pages, and a copy that was prepared
@@ -42,6 +51,7 @@ struct PagerPolicy {
   bool fill_before_resume = true;
   uint64_t piece_before = 16;  // pages per ioctl before the thaw: each holds a lock that CRIU needs, too
   uint64_t piece_after = 32;   // and while it runs: 128 KiB take about 30 us
+  uint64_t piece_staged = 128; // into a standby: as much as the seal may have to wait for
   uint64_t fault_around = 16;  // pages answered with a fault whose contents are here
   uint64_t remote_around = 8;  // pages asked for with a fault whose contents are not
   uint64_t zero_around = 4;    // pages given to a write into fresh memory
@@ -56,6 +66,15 @@ struct PagerStats {
   uint64_t fault_p50_us = 0, fault_p99_us = 0, fault_max_us = 0;  // from reading the message to the page being in
   uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
   int64_t first_fault_us = 0, complete_us = 0;
+  struct Standby {
+    bool standby = false, staged = false, refreshed = false;
+    uint64_t staged_pages = 0;    // put into the standby before the seal, each counted once
+    uint64_t restaged_pages = 0;  // written again before the seal because they came again
+    uint64_t stale_pages = 0;     // stale at the seal, of these
+    uint64_t zeroed_pages = 0;    // become zero pages, and
+    uint64_t remote_pages = 0;    // waited for the source
+    int64_t staged_us = 0, sealed_us = 0, refreshed_us = 0;
+  } standby;
 };
 
 class Pager {
@@ -63,6 +82,12 @@ class Pager {
   struct Callbacks {
     std::function<void()> on_complete;      // from a thread of the pager, once
     std::function<void(Error)> on_failure;  // something is wrong that no retry cures; service goes on where it can
+    // Of a standby, from a thread of the pager. Without open_memory, which opens /proc/PID/mem of this space's process for
+    // writing, there is none.
+    std::function<Result<Fd>(SpaceId)> open_memory = {};
+    std::function<void()> on_staged = {};     // once
+    std::function<void()> on_refreshed = {};  // once
+    std::function<void()> on_dropped = {};
   };
   // `state` and `provider` must outlive the pager. Userfaultfds of an adopted state must be open under their numbers.
   [[nodiscard]] static Result<std::unique_ptr<Pager>> start(PagerState& state, PageProvider& provider,
@@ -80,8 +105,15 @@ class Pager {
   // Nothing is answered or filled between these two: the fence is being raised.
   void pause();
   void resume();
-  // The tree runs: small pieces.
+  // The tree runs: small pieces. A standby must be refreshed() before it.
   void running();
+  // What comes now is a standby. Before any task and before the seal.
+  [[nodiscard]] Status standby();
+  // The standby is dead, or about to be: when its address spaces have gone, everything of it is forgotten (on_dropped).
+  // Nothing happens without a standby.
+  void drop_standby();
+  [[nodiscard]] bool is_standby() const { return standby_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool refreshed() const { return refreshed_.load(std::memory_order_acquire); }
 
   [[nodiscard]] bool complete() const { return complete_.load(std::memory_order_acquire); }
   [[nodiscard]] PagerStats stats() const;
@@ -129,6 +161,23 @@ class Pager {
   void arrived(SpaceId source, PageRun run);
   void wake_servers();
 
+  // pager_standby.cpp
+  [[nodiscard]] Answer answer_bare(Space& space, const Waiting& fault);
+  void settle_standby(Space& space);
+  bool standby_work();
+  bool plan_staging();
+  void stage_piece(const Piece& piece);
+  [[nodiscard]] bool stage_fresh(Space& space, PageRun& rest);
+  [[nodiscard]] bool stage_again(Space& space, PageRun& rest);
+  bool refresh();
+  void refresh_space(Space& space);
+  [[nodiscard]] Status rewrite(Space& space, uint64_t page, std::span<const std::byte> bytes);
+  [[nodiscard]] Status rewrite_doubtful(Space& space, uint64_t page, std::span<const std::byte> bytes);
+  [[nodiscard]] Status rewrite_zero(Space& space, PageRun run);
+  [[nodiscard]] Status write_memory(Space& space, uint64_t page, std::span<const std::byte> bytes);
+  [[nodiscard]] Status need_memory(Space& space);
+  bool forget_standby();
+
   // pager_fill.cpp
   void filler_main();
   [[nodiscard]] bool fill_allowed() const;
@@ -159,6 +208,9 @@ class Pager {
   std::vector<std::pair<SpaceId, PageRun>> arrivals_;  // under fill_mutex_
   std::deque<Piece> pieces_;                           // the filler's own
   std::vector<Piece> deferred_;                        // not registered yet
+  std::deque<Piece> to_stage_;                         // the filler's own
+  uint64_t news_staged_ = ~uint64_t{0};                // the provider's news at the last plan
+  Timestamp stage_again_at_{};
 
   // The provider may be in a call of the listener when it is taken away: calls hold this shared, stop() alone.
   struct Door {
@@ -174,6 +226,11 @@ class Pager {
   std::atomic<bool> complete_{false};
   std::atomic<bool> failed_{false};
   std::atomic<int> urgent_{0};  // servers with a message in hand
+  std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false};
+  std::atomic<bool> doubt_{false};  // adopted: what was touched may be in or not
+  std::atomic<uint64_t> arrivals_seen_{0};
+  std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0};
+  std::atomic<int64_t> staged_us_{0}, sealed_us_{0}, refreshed_us_{0};
   std::atomic<uint64_t> unregistered_{0};
   std::atomic<int64_t> complete_us_{0};
   LatencyHistogram latency_;

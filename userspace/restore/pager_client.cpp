@@ -72,6 +72,18 @@ Status PagerClient::thawed() {
   return queue(request.SerializeAsString());
 }
 
+Status PagerClient::standby() {
+  pager::v1::PagerRequest request;
+  request.mutable_standby();
+  return queue(request.SerializeAsString());
+}
+
+Status PagerClient::standby_dropped(const std::string& images_dir) {
+  pager::v1::PagerRequest request;
+  request.mutable_standby_dropped()->set_images_dir(images_dir);
+  return queue(request.SerializeAsString());
+}
+
 Status PagerClient::quit(bool tree_is_dead) {
   pager::v1::PagerRequest request;
   request.mutable_quit()->set_tree_is_dead(tree_is_dead);

@@ -35,6 +35,14 @@ struct PagerProgress {
   int64_t first_fault_us = 0, complete_us = 0;  // CLOCK_MONOTONIC, 0: not yet
 };
 
+// See StandbyStatus in pager.proto.
+struct PagerStandby {
+  bool standby = false, staged = false, refreshed = false;
+  uint64_t staged_pages = 0, restaged_pages = 0, stale_pages = 0, zeroed_pages = 0, remote_pages = 0;
+  int64_t staged_us = 0, sealed_us = 0, refreshed_us = 0;
+  std::string refusal;
+};
+
 // What the pager has said last, all together. Every report changes it, so that the caller may also just look at this.
 struct PagerStatus {
   PagerPhase phase = PagerPhase::unknown;
@@ -44,9 +52,12 @@ struct PagerStatus {
   uint64_t guardian_start_time = 0;
   std::string reason;    // of `failed`
   PagerProgress progress;
+  PagerStandby standby;
 };
 
-enum class PagerEventKind : uint8_t { status, listening, sealed, restored, progress, complete, failed };
+enum class PagerEventKind : uint8_t {
+  status, listening, sealed, restored, progress, complete, failed, staged, refreshed
+};
 struct PagerEvent {
   PagerEventKind kind = PagerEventKind::status;
   std::string reason;  // of failed
@@ -68,6 +79,10 @@ class PagerClient {
   // Queued and, where possible, written at once.
   [[nodiscard]] Status ask_status();
   [[nodiscard]] Status thawed();
+  // What CRIU restores next is a standby: wait for status().standby.standby, or .refusal, before starting it.
+  [[nodiscard]] Status standby();
+  // Its processes are killed: wait for `listening` before the next CRIU is started, in `images_dir` or where it was.
+  [[nodiscard]] Status standby_dropped(const std::string& images_dir = "");
   // See Quit in pager.proto.
   [[nodiscard]] Status quit(bool tree_is_dead);
 

@@ -41,7 +41,7 @@ void Pager::filler_main() {
   sched_param parameter{};
   (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
   while (!stop_) {
-    bool work = false;
+    bool work = standby_ && standby_work();
     if (fill_allowed()) {
       work |= plan_new_spaces();
       take_arrivals();
@@ -59,7 +59,7 @@ void Pager::filler_main() {
       pieces_.insert(pieces_.end(), deferred_.begin(), deferred_.end());
       deferred_.clear();
       pause = kDeferredPause;
-    } else if (!provider_.sealed()) {
+    } else if (!provider_.sealed() || drop_asked_) {
       pause = std::chrono::milliseconds(1);
     }
     std::unique_lock lock(fill_mutex_);
@@ -179,6 +179,7 @@ Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageR
 
 void Pager::complete_if_done() {
   if (complete_ || paused_ || !restore_ended_ || !provider_.sealed()) return;
+  if (standby_) return;  // it may still be dropped, and another tree come
   for (uint32_t i = 0; i < space_count(); ++i) {
     Space& one = *space(i);
     if (!one.closed && (!one.known || one.missing != 0)) return;

@@ -46,6 +46,36 @@ void write_progress(const PagerProgress& in, pager::v1::Progress& out) {
   out.set_complete_us(in.complete_us);
 }
 
+PagerStandby read_standby(const pager::v1::StandbyStatus& in) {
+  return {.standby = in.standby(),
+          .staged = in.staged(),
+          .refreshed = in.refreshed(),
+          .staged_pages = in.staged_pages(),
+          .restaged_pages = in.restaged_pages(),
+          .stale_pages = in.stale_pages(),
+          .zeroed_pages = in.zeroed_pages(),
+          .remote_pages = in.remote_pages(),
+          .staged_us = in.staged_us(),
+          .sealed_us = in.sealed_us(),
+          .refreshed_us = in.refreshed_us(),
+          .refusal = in.refusal()};
+}
+
+void write_standby(const PagerStandby& in, pager::v1::StandbyStatus& out) {
+  out.set_standby(in.standby);
+  out.set_staged(in.staged);
+  out.set_refreshed(in.refreshed);
+  out.set_staged_pages(in.staged_pages);
+  out.set_restaged_pages(in.restaged_pages);
+  out.set_stale_pages(in.stale_pages);
+  out.set_zeroed_pages(in.zeroed_pages);
+  out.set_remote_pages(in.remote_pages);
+  out.set_staged_us(in.staged_us);
+  out.set_sealed_us(in.sealed_us);
+  out.set_refreshed_us(in.refreshed_us);
+  out.set_refusal(in.refusal);
+}
+
 PagerPhase read_phase(pager::v1::Phase phase) {
   auto number = static_cast<unsigned>(phase);
   return number > static_cast<unsigned>(PagerPhase::failed) ? PagerPhase::unknown : static_cast<PagerPhase>(number);
@@ -71,6 +101,7 @@ bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, Page
       status.guardian_start_time = in.guardian_start_time();
       status.reason = in.reason();
       status.progress = read_progress(in.progress());
+      status.standby = read_standby(in.standby());
       return true;
     }
     case Kind::kListening:
@@ -102,6 +133,14 @@ bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, Page
       status.phase = PagerPhase::failed;
       status.reason = event.reason;
       return true;
+    case Kind::kStaged:
+      event.kind = PagerEventKind::staged;
+      status.standby = read_standby(report.staged().standby());
+      return true;
+    case Kind::kRefreshed:
+      event.kind = PagerEventKind::refreshed;
+      status.standby = read_standby(report.refreshed().standby());
+      return true;
     case Kind::KIND_NOT_SET:
       break;
   }
@@ -120,6 +159,7 @@ pager::v1::PagerReport write_report(PagerEventKind kind, const PagerStatus& stat
       out.set_guardian_start_time(status.guardian_start_time);
       out.set_reason(status.reason);
       write_progress(status.progress, *out.mutable_progress());
+      write_standby(status.standby, *out.mutable_standby());
       break;
     }
     case PagerEventKind::listening:
@@ -140,6 +180,12 @@ pager::v1::PagerReport write_report(PagerEventKind kind, const PagerStatus& stat
       break;
     case PagerEventKind::failed:
       report.mutable_failed()->set_reason(status.reason);
+      break;
+    case PagerEventKind::staged:
+      write_standby(status.standby, *report.mutable_staged()->mutable_standby());
+      break;
+    case PagerEventKind::refreshed:
+      write_standby(status.standby, *report.mutable_refreshed()->mutable_standby());
       break;
   }
   return report;

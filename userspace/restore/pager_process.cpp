@@ -59,15 +59,40 @@ Status PagerProcess::set_up() {
     complete_ = true;
     wake();
   };
-  auto on_failure = [this](Error error) { fail(std::move(error)); };
+  Pager::Callbacks callbacks{.on_complete = on_complete, .on_failure = [this](Error error) { fail_here(std::move(error)); }};
+  callbacks.open_memory = [this](SpaceId space) { return open_memory(space); };
+  // Posted by the pager's own thread: the switchover waits for one of them.
+  // Before there is a server, who connects learns it from the status.
+  callbacks.on_staged = [this] {
+    if (PagerServer* server = server_now_) server->post(PagerEventKind::staged);
+  };
+  callbacks.on_refreshed = [this] {
+    if (PagerServer* server = server_now_) server->post(PagerEventKind::refreshed);
+  };
+  callbacks.on_dropped = [this] {
+    dropped_ = true;
+    wake();
+  };
   if (options_.adopted) phase_ = adopted_phase();
-  MOSE_ASSIGN(auto pager, Pager::start(state_, provider_, options_.policy, {on_complete, on_failure}));
+  MOSE_ASSIGN(auto pager, Pager::start(state_, provider_, options_.policy, std::move(callbacks)));
   pager_ = std::move(pager);
   PagerServer::Handlers handlers;
   handlers.wake_fd = wake_.get();
   handlers.status = [this] { return status(); };
   handlers.thawed = [this] {
     thawed_ = true;
+    wake();
+  };
+  handlers.standby = [this] {
+    standby_asked_ = true;
+    wake();
+  };
+  handlers.standby_dropped = [this](std::string images_dir) {
+    {
+      std::lock_guard lock(mutex_);
+      next_images_dir_ = std::move(images_dir);
+    }
+    drop_asked_ = true;
     wake();
   };
   handlers.quit = [this](bool dead) {
@@ -78,6 +103,7 @@ Status PagerProcess::set_up() {
   write_guardian_file();
   // Last: who connects learns a state that is true.
   MOSE_ASSIGN(server_, PagerServer::start(options_.socket, std::move(handlers)));
+  server_now_ = server_.get();
   if (phase_ == PagerPhase::fencing) raise_fence();
   if (phase_ == PagerPhase::failed) restore_failed("the pager died while CRIU restored");
   server_->post(PagerEventKind::listening);
@@ -103,13 +129,17 @@ void PagerProcess::notice_sealed() {
   wake();
 }
 
-void PagerProcess::fail(Error error) {
+void PagerProcess::fail(Error error) { fail_as(std::move(error), true); }
+void PagerProcess::fail_here(Error error) { fail_as(std::move(error), false); }
+
+void PagerProcess::fail_as(Error error, bool for_good) {
   {
     std::lock_guard lock(mutex_);
-    if (reason_.empty()) reason_ = error.what;
+    if (reason_.empty() || (for_good && !failed_for_good_)) reason_ = error.what;
     phase_ = PagerPhase::failed;
+    if (for_good) failed_for_good_ = true;
+    failed_ = true;
   }
-  failed_ = true;
   wake();
 }
 
@@ -154,6 +184,18 @@ PagerStatus PagerProcess::status() const {
   p.remove_events = s.remove_events;
   p.first_fault_us = s.first_fault_us;
   p.complete_us = s.complete_us;
+  out.standby = {.standby = s.standby.standby,
+                 .staged = s.standby.staged,
+                 .refreshed = s.standby.refreshed,
+                 .staged_pages = s.standby.staged_pages,
+                 .restaged_pages = s.standby.restaged_pages,
+                 .stale_pages = s.standby.stale_pages,
+                 .zeroed_pages = s.standby.zeroed_pages,
+                 .remote_pages = s.standby.remote_pages,
+                 .staged_us = s.standby.staged_us,
+                 .sealed_us = s.standby.sealed_us,
+                 .refreshed_us = s.standby.refreshed_us,
+                 .refusal = refusal_};
   return out;
 }
 
@@ -196,7 +238,7 @@ void PagerProcess::lazy_ready() {
   const int before = lazy_->fd();
   for (auto& message : lazy_->receive()) {
     if (auto* task = std::get_if<LazySocket::Task>(&message)) {
-      if (auto added = pager_->add_task(task->space, std::move(task->uffd)); !added) fail(added.error());
+      if (auto added = pager_->add_task(task->space, std::move(task->uffd)); !added) fail_here(added.error());
     } else if (std::holds_alternative<LazySocket::Zombie>(message)) {
       ++state_.header().zombies;
     } else if (std::holds_alternative<LazySocket::Finished>(message)) {
@@ -217,11 +259,87 @@ void PagerProcess::lazy_ready() {
   // The descriptor of the listener or of the ended connection left the set by being closed.
   if (lazy_->fd() != before || !lazy_->connected()) {
     if (lazy_->fd() >= 0) {
-      if (auto watched = watch(lazy_->fd(), EPOLLIN); !watched && watched.error().code != EEXIST) fail(watched.error());
+      if (auto watched = watch(lazy_->fd(), EPOLLIN); !watched && watched.error().code != EEXIST) fail_here(watched.error());
     } else {
       lazy_.reset();
     }
   }
+}
+
+Status PagerProcess::begin_standby() {
+  if (phase() != PagerPhase::listening) return mose::fail("CRIU has connected already");
+  return pager_->standby();
+}
+
+void PagerProcess::refuse(std::string reason) {
+  if (!reason.empty()) log::warn("a standby is refused", {{"reason", reason}});
+  {
+    std::lock_guard lock(mutex_);
+    refusal_ = std::move(reason);
+  }
+  server_->post(PagerEventKind::status);
+}
+
+void PagerProcess::check_standby() {
+  if (standby_asked_.exchange(false)) {
+    auto begun = begin_standby();
+    refuse(begun ? std::string() : begun.error().what);
+  }
+  if (drop_asked_.exchange(false)) {
+    if (pager_->is_standby()) {
+      // CRIU has gone, or goes now: nothing that it still says counts.
+      lazy_.reset();
+      dropping_ = true;
+      pager_->drop_standby();
+    } else {
+      refuse(state_.header().thawed == 1 ? "the tree runs" : "there is no standby");
+    }
+  }
+  if (dropped_.exchange(false)) standby_gone();
+}
+
+// As before the first connection.
+void PagerProcess::standby_gone() {
+  std::string directory;
+  {
+    std::lock_guard lock(mutex_);
+    if (!next_images_dir_.empty()) options_.images_dir = next_images_dir_;
+    directory = options_.images_dir;
+    refusal_.clear();
+    finished_ = false;
+    fence_since_ = {};
+    if (!failed_for_good_) {
+      failed_ = failed_told_ = false;
+      reason_.clear();
+      phase_ = PagerPhase::listening;
+    }
+    thawed_ = false;
+  }
+  dropping_ = false;
+  auto lazy = LazySocket::listen(directory);
+  if (!lazy) return fail(lazy.error());
+  lazy_.emplace(std::move(*lazy));
+  if (auto watched = watch(lazy_->fd(), EPOLLIN); !watched) return fail(watched.error());
+  server_->post(PagerEventKind::status);
+  server_->post(PagerEventKind::listening);
+}
+
+// The cgroup holds the tree and nothing else once the fence is closed, and ids are unique in its pid namespace.
+Result<Fd> PagerProcess::open_memory(SpaceId space) const {
+  MOSE_ASSIGN(std::vector<pid_t> pids, cgroup_.procs());
+  Fd found;
+  for (pid_t pid : pids) {
+    auto process = ProcessHandle::open(pid);
+    if (!process) continue;
+    auto number = virtual_pid(*process);
+    if (!number || static_cast<SpaceId>(*number) != space) continue;
+    if (found.valid()) return mose::fail("two processes have the id " + std::to_string(space));
+    MOSE_ASSIGN(found, open_file("/proc/" + std::to_string(pid) + "/mem", O_RDWR));
+    // Still the one whose id was read.
+    if (!process->alive()) return mose::fail("process " + std::to_string(space) + " has ended");
+  }
+  if (!found.valid()) return mose::fail("no process has the id " + std::to_string(space));
+  return found;
 }
 
 void PagerProcess::raise_fence() {
@@ -231,17 +349,17 @@ void PagerProcess::raise_fence() {
   pager_->pause();
   state_.header().restore_ended = 1;
   fence_since_ = now();
-  if (!asked) fail(asked.error());
+  if (!asked) fail_here(asked.error());
   set_phase(PagerPhase::fencing);
   check_fence();
 }
 
 void PagerProcess::check_fence() {
-  if (phase() != PagerPhase::fencing) return;
+  if (phase() != PagerPhase::fencing || dropping_) return;
   auto frozen = cgroup_.frozen();
-  if (!frozen) return fail(frozen.error());
+  if (!frozen) return fail_here(frozen.error());
   if (!*frozen) {
-    if (now() - fence_since_ > kFenceBound) fail({0, "the workload's cgroup does not freeze"});
+    if (now() - fence_since_ > kFenceBound) fail_here({0, "the workload's cgroup does not freeze"});
     return;
   }
   state_.header().fenced = 1;
@@ -256,17 +374,25 @@ void PagerProcess::restore_failed(const std::string& reason) {
   (void)cgroup_.request_freeze();
   pager_->pause();
   state_.header().restore_ended = 2;
-  fail({0, reason});
+  fail_here({0, reason});
 }
 
 void PagerProcess::check_requests() {
+  check_standby();
   if (sealed_ && !sealed_told_) {
     sealed_told_ = true;
     server_->post(PagerEventKind::sealed);
   }
-  if (thawed_ && phase() == PagerPhase::fenced) {
-    pager_->running();
-    set_phase(PagerPhase::running);
+  if (thawed_ && phase() == PagerPhase::fenced && !dropping_) {
+    // Rewriting now would undo what the tree does; not rewriting leaves it what it must not see.
+    if (pager_->is_standby() && !pager_->refreshed()) {
+      (void)cgroup_.request_freeze();
+      pager_->pause();
+      fail_here({0, "a standby was thawed before it was refreshed"});
+    } else {
+      pager_->running();
+      set_phase(PagerPhase::running);
+    }
   }
   if (failed_ && !failed_told_) {
     failed_told_ = true;
@@ -344,6 +470,7 @@ void PagerProcess::leave() {
   pager_->close_all();
   guardian_.stop();
   remove_guardians(options_.socket);
+  server_now_ = nullptr;
   server_.reset();
 }
 

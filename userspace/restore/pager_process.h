@@ -25,6 +25,8 @@ namespace mose::restore {
 // the pager asks for the freeze as well and answers no fault until the kernel says frozen; only mosed thaws. So neither a
 // dead mosed nor a dead CRIU lets a half-decided tree run on. Not earlier: CRIU runs system calls in the tasks until then.
 //
+// A standby that is dropped takes back what CRIU's connection has brought about: phase, fence, and a failure of its own.
+//
 // Life: start(), run() until mosed says Quit (or kLingerMax after completion). Leaving without completion keeps the tree
 // frozen and waits until the cgroup holds no process, unless mosed vouches for its death.
 inline constexpr Nanoseconds kLingerMax = std::chrono::hours(1);      // complete, and nobody asks for the report
@@ -32,7 +34,7 @@ inline constexpr Nanoseconds kFenceBound = std::chrono::seconds(10);  // until a
 inline constexpr Nanoseconds kProgressEvery = std::chrono::milliseconds(100);
 
 struct PagerProcessOptions {
-  std::string images_dir;  // unused when adopting
+  std::string images_dir;  // of an adopted pager: for the restore after a dropped standby
   std::string socket;
   std::string cgroup;
   bool adopted = false;
@@ -69,6 +71,15 @@ class PagerProcess {
   [[nodiscard]] PagerPhase phase() const;
   void wake();
 
+  // A failure of this restore, which a dropped standby takes with it.
+  void fail_here(Error error);
+  void fail_as(Error error, bool for_good);
+  [[nodiscard]] Status begin_standby();
+  void check_standby();
+  void standby_gone();
+  void refuse(std::string reason);
+  [[nodiscard]] Result<Fd> open_memory(SpaceId space) const;
+
   void lazy_ready();
   [[nodiscard]] PagerPhase adopted_phase();
   void raise_fence();
@@ -93,6 +104,7 @@ class PagerProcess {
   std::optional<LazySocket> lazy_;
   std::unique_ptr<Pager> pager_;
   std::unique_ptr<PagerServer> server_;
+  std::atomic<PagerServer*> server_now_{nullptr};
 
   mutable std::mutex mutex_;
   PagerPhase phase_ = PagerPhase::listening;
@@ -101,8 +113,11 @@ class PagerProcess {
   uint64_t guardian_start_ = 0;
 
   std::atomic<bool> sealed_{false}, complete_{false}, thawed_{false}, quit_{false}, tree_is_dead_{false};
-  std::atomic<bool> failed_{false};
+  std::atomic<bool> failed_{false}, failed_for_good_{false};
+  std::atomic<bool> standby_asked_{false}, drop_asked_{false}, dropped_{false};
+  std::string next_images_dir_, refusal_;  // under mutex_
   bool sealed_told_ = false, failed_told_ = false, finished_ = false, done_ = false;
+  bool dropping_ = false;  // a standby: nothing that is still said of it counts
   Timestamp fence_since_{}, complete_since_{}, progress_at_{};
   uint64_t progress_told_ = ~uint64_t{0};
 };

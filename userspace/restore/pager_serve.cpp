@@ -20,17 +20,14 @@ constexpr int kMessagesMax = 32;    // per space and wakeup, so that one cannot 
 // After a message has been read the process must run to take note of it; until then the kernel answers EAGAIN.
 constexpr Nanoseconds kAgainPause = std::chrono::microseconds(30);
 constexpr Nanoseconds kSealPause = std::chrono::milliseconds(1);
-constexpr uint64_t kZeroAroundMax = 16;
-
-alignas(kPageSize) constexpr std::array<std::byte, kZeroAroundMax * kPageSize> kZeroPages{};
-
-void become_realtime() {
-  sched_param parameter{.sched_priority = 1};
-  // Threads only: a fork of this process must not inherit it. Where it is not allowed the server is an ordinary thread.
-  (void)::sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameter);
-}
 
 }  // namespace
+
+void become_realtime(pthread_t thread) {
+  sched_param parameter{.sched_priority = 1};
+  // Threads only: a fork of this process must not inherit it. Where it is not allowed it stays an ordinary thread.
+  (void)::pthread_setschedparam(thread, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameter);
+}
 
 void Pager::wake_servers() {
   for (auto& server : servers_) {
@@ -41,7 +38,7 @@ void Pager::wake_servers() {
 }
 
 void Pager::server_main(Server& server) {
-  if (policy_.realtime) become_realtime();
+  if (policy_.realtime) become_realtime(::pthread_self());
   std::array<epoll_event, kReadyMax> ready;
   bool stalled = false;
   while (!stop_) {
@@ -150,12 +147,14 @@ bool Pager::know_pages(Space& space) {
   space.pages = present.pages();
   space.missing = present.pages();
   space.known = true;
+  if (standby_ && !refreshed_) settle_standby(space);
   for (const PageRun& run : space.early) installed(space, run);
   return true;
 }
 
 Pager::Answer Pager::answer(Space& space, Waiting& fault, std::vector<Request>& requests) {
-  if (paused_ || !know_pages(space)) return Answer::not_yet;
+  if (paused_) return Answer::not_yet;
+  if (!know_pages(space)) return standby_ ? answer_bare(space, fault) : Answer::not_yet;
   auto missing = state_.missing_at(space.index, fault.page, policy_.fault_around);
   if (!missing) return answer_zero(space, fault);
   auto extent = provider_.place(space.source, missing->source, missing->now.count);
@@ -188,7 +187,8 @@ Pager::Answer Pager::answer_zero(Space& space, const Waiting& fault) {
   if (fault.write) {
     // A page of its own at once: a zero page would fault a second time, on the write.
     uint64_t count = 1;
-    uint64_t most = std::min(policy_.zero_around, kZeroAroundMax);
+    // What is a zero page and what is not, is not known of the neighbours before the seal.
+    uint64_t most = space.known ? std::min(policy_.zero_around, kZeroPagesMax) : 1;
     while (count < most && !state_.missing_at(space.index, fault.page + count, 1)) ++count;
     result = uffd_copy(space.uffd, fault.page, std::span(kZeroPages).first(count * kPageSize));
   } else {
@@ -243,7 +243,12 @@ void Pager::apply_event(Space& space, const UffdEvent& event) {
     case UffdEvent::Kind::remove:
     case UffdEvent::Kind::unmap:
       ++header.remove_events;
-      if (!know_pages(space)) space.early.push_back({event.page, event.count});
+      if (!know_pages(space)) {
+        // The final map speaks of the source. What CRIU drops on the way is not in the standby, no more.
+        if (standby_) space.touched.remove({event.page, event.count});
+        else
+          space.early.push_back({event.page, event.count});
+      }
       installed(space, {event.page, event.count});
       return;
     case UffdEvent::Kind::remap: {
@@ -308,6 +313,7 @@ void Pager::arrived(SpaceId source, PageRun run) {
     std::lock_guard lock(fill_mutex_);
     arrivals_.emplace_back(source, run);
   }
+  ++arrivals_seen_;
   ask(requests);
   wake_filler();
 }

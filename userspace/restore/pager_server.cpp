@@ -170,6 +170,12 @@ Status PagerServer::Impl::handle(const std::string& payload) {
     case pager::v1::PagerRequest::kThawed:
       handlers.thawed();
       return {};
+    case pager::v1::PagerRequest::kStandby:
+      handlers.standby();
+      return {};
+    case pager::v1::PagerRequest::kStandbyDropped:
+      handlers.standby_dropped(request.standby_dropped().images_dir());
+      return {};
     case pager::v1::PagerRequest::kQuit:
       handlers.quit(request.quit().tree_is_dead());
       return {};

@@ -23,6 +23,8 @@ class PagerServer {
     int wake_fd = -1;  // what `thawed` and `quit` write to: the server's thread has a descriptor table of its own
     std::function<PagerStatus()> status;           // from the server's thread
     std::function<void()> thawed;
+    std::function<void()> standby;
+    std::function<void(std::string images_dir)> standby_dropped;
     std::function<void(bool tree_is_dead)> quit;
   };
   [[nodiscard]] static Result<std::unique_ptr<PagerServer>> start(const std::string& socket_path, Handlers handlers);

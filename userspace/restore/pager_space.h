@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <array>
 #include <atomic>
 #include <vector>
 
@@ -51,13 +52,20 @@ struct Pager::Space {
   int uffd = -1;  // a borrow from the descriptor table; -1: closed
   std::vector<Waiting> waiting;
   std::vector<PageRun> early;  // removed or unmapped before the pages were known
+  PageSet touched;             // of a standby: put in before the seal
   // Read without it:
   std::atomic<uint64_t> pages{0};    // all that the final map names
   std::atomic<uint64_t> missing{0};
   std::atomic<bool> known{false};    // pages are known
   std::atomic<bool> closed{false};
   std::atomic<bool> stalled{false};  // a waiting fault must be looked at again soon
-  bool planned = false;              // the filler's own
+  std::atomic<bool> forgotten{false};  // was a dropped standby's
+  // The filler's own:
+  bool planned = false;
+  PageSet stale;       // of a standby, once its pages are known: to be rewritten
+  PageSet unstageable; // in the provider, and in no mapping that is registered
+  Fd memory;           // /proc/PID/mem
+  enum class Refresh : uint8_t { due, waiting, done } refresh = Refresh::due;
 };
 
 struct Pager::Server {
@@ -68,5 +76,10 @@ struct Pager::Server {
 };
 
 inline constexpr uint64_t kWakeTag = ~uint64_t{0};
+
+inline constexpr uint64_t kZeroPagesMax = 16;
+alignas(kPageSize) inline constexpr std::array<std::byte, kZeroPagesMax * kPageSize> kZeroPages{};
+
+void become_realtime(pthread_t thread);
 
 }  // namespace mose::restore

@@ -15,7 +15,7 @@ namespace mose::restore {
 namespace {
 
 constexpr uint64_t kMagic = 0x4552474150534d4d;
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint64_t kWordBits = 64;
 
 }  // namespace
@@ -36,8 +36,22 @@ struct PagerState::Record {
   uint32_t parent;               // space + 1, 0: not forked
   uint32_t reserved;
   uint64_t fork_message;         // the parent's message that made it
+  std::atomic<uint64_t> touched_first;  // offsets of chunks, 0: none
+  std::atomic<uint64_t> touched_last;
   std::atomic<uint64_t> message; // number of the message in the slot
   UffdMessage slot;
+};
+
+// A part of the list of a standby's pages; only ever appended to.
+struct PagerState::TouchChunk {
+  static constexpr uint64_t kRuns = 254;
+  struct Run {
+    uint64_t first;
+    std::atomic<uint64_t> count;
+  };
+  std::atomic<uint64_t> next;
+  std::atomic<uint64_t> used;
+  Run runs[kRuns];
 };
 
 namespace {
@@ -89,14 +103,28 @@ Status PagerState::check(const MigrationId& id) const {
   if (header.spaces > kStateSpacesMax || end > kStateBytesMax) return fail("pager state: damaged header");
   for (uint32_t i = 0; i < header.spaces; ++i) {
     const Record& r = record(i);
-    if (r.active > 1 || r.state > static_cast<uint32_t>(SpaceState::closed)) return fail("pager state: damaged space");
+    if (r.active > 1 || r.state > static_cast<uint32_t>(SpaceState::forgotten)) return fail("pager state: damaged space");
     const Version& v = r.version[r.active];
     if (v.segments > end || v.count > (end - v.segments) / sizeof(Segment)) return fail("pager state: damaged list");
     for (const Segment& s : segments(i))
       if (s.bit > end * 8 || s.count > end * 8 - s.bit) return fail("pager state: damaged segment");
+    MOSE_TRY(check_touched(r, end));
   }
   return {};
 }
+
+Status PagerState::check_touched(const Record& record, uint64_t end) const {
+  uint64_t last = 0;
+  for (uint64_t at = record.touched_first; at != 0; at = chunk(at).next) {
+    // Chunks follow each other in memory, so that a damaged list has an end, too.
+    if (at <= last || at > end - sizeof(TouchChunk) || chunk(at).used > TouchChunk::kRuns)
+      return fail("pager state: damaged list of a standby's pages");
+    last = at;
+  }
+  return {};
+}
+
+PagerState::TouchChunk& PagerState::chunk(uint64_t at) const { return *reinterpret_cast<TouchChunk*>(base_ + at); }
 
 PagerState::Header& PagerState::header() { return *reinterpret_cast<Header*>(base_); }
 
@@ -280,6 +308,58 @@ uint64_t PagerState::pages_count(uint32_t space) const {
   uint64_t sum = 0;
   for (const Segment& s : segments(space)) sum += s.count;
   return sum;
+}
+
+Status PagerState::touch(uint32_t space, PageRun run) {
+  Record& r = record(space);
+  if (r.touched_last != 0) {
+    TouchChunk& last = chunk(r.touched_last);
+    uint64_t used = last.used;
+    if (TouchChunk::Run& old = last.runs[used - 1]; old.first + old.count == run.first) {
+      old.count.store(old.count + run.count, std::memory_order_release);
+      return {};
+    }
+    if (used < TouchChunk::kRuns) {
+      last.runs[used].first = run.first;
+      last.runs[used].count = run.count;
+      last.used.store(used + 1, std::memory_order_release);
+      return {};
+    }
+  }
+  std::lock_guard lock(mutex_);
+  MOSE_ASSIGN(uint64_t at, allocate(sizeof(TouchChunk)));
+  TouchChunk& made = chunk(at);
+  made.runs[0].first = run.first;
+  made.runs[0].count = run.count;
+  made.used = 1;
+  auto& link = r.touched_last == 0 ? r.touched_first : chunk(r.touched_last).next;
+  link.store(at, std::memory_order_release);
+  r.touched_last.store(at, std::memory_order_release);
+  return {};
+}
+
+PageSet PagerState::touched(uint32_t space) const {
+  std::vector<PageRun> runs;
+  for (uint64_t at = record(space).touched_first.load(std::memory_order_acquire); at != 0;
+       at = chunk(at).next.load(std::memory_order_acquire)) {
+    const TouchChunk& one = chunk(at);
+    uint64_t used = one.used.load(std::memory_order_acquire);
+    for (uint64_t i = 0; i < used; ++i) runs.push_back({one.runs[i].first, one.runs[i].count});
+  }
+  return PageSet::from_runs(std::move(runs));
+}
+
+void PagerState::forget_standby() {
+  Header& h = header();
+  // First: a pager that adopts what was left half done finds a restore that has not ended, as after a drop.
+  h.restore_ended = 0;
+  for (uint32_t i = 0; i < spaces(); ++i) set_state(i, SpaceState::forgotten);
+  h.thawed = h.fenced = h.zombies = 0;
+  h.fork_events = h.remap_events = h.remove_events = 0;
+  h.faults = h.zero_faults = h.remote_faults = 0;
+  h.first_fault_us = 0;
+  h.refreshed = 0;
+  h.standby = 0;
 }
 
 uint64_t PagerState::mark(uint32_t space, PageRun run) {

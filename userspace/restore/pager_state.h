@@ -26,7 +26,8 @@ namespace mose::restore {
 //   * messages are read straight into the space's slot here, so that one that the kernel has handed out is never lost
 //     (the caller's munmap or fork goes on at that moment); it is cleared when it has been carried out, and carrying it
 //     out twice changes nothing: REMOVE and UNMAP set bits, REMAP and FORK are marked with the number of the message;
-//   * a changed list of segments is written beside the old one and switched to by one store.
+//   * a changed list of segments is written beside the old one and switched to by one store;
+//   * a page of a standby is noted before it is put in: until `refreshed` is set what is noted may be stale.
 //
 // Not synchronised but for the allocation and the list of spaces: each space is used under its owner's lock.
 inline constexpr size_t kStateBytesMax = 1u << 30;  // address room; memory is taken as it is used: 1 bit per page and space
@@ -46,6 +47,7 @@ enum class SpaceState : uint32_t {
   bare = 1,     // has a userfaultfd, its pages are not known yet (the final map has not arrived)
   serving = 2,
   closed = 3,   // its process is gone, or everything is in and the userfaultfd is closed
+  forgotten = 4,  // was a standby's
 };
 
 class PagerState {
@@ -64,6 +66,8 @@ class PagerState {
     std::atomic<uint64_t> fork_events, remap_events, remove_events;
     std::atomic<uint64_t> faults, zero_faults, remote_faults;
     std::atomic<int64_t> first_fault_us;
+    std::atomic<uint32_t> standby;         // 1: what CRIU restores is a standby, until it is dropped or thawed
+    std::atomic<uint32_t> refreshed;       // 1: sealed, and no page of the standby is stale any more
   };
 
   [[nodiscard]] static Result<std::unique_ptr<PagerState>> create(const MigrationId& id);
@@ -113,6 +117,13 @@ class PagerState {
   [[nodiscard]] uint64_t missing_count(uint32_t space) const;
   [[nodiscard]] uint64_t pages_count(uint32_t space) const;
 
+  // A standby's pages that are about to be put in, and all that were noted so.
+  [[nodiscard]] Status touch(uint32_t space, PageRun run);
+  [[nodiscard]] PageSet touched(uint32_t space) const;
+  // Everything that belongs to a standby that is dead: its spaces are kept as forgotten ones, their numbers and memory are
+  // not used again; the header says again that nothing has been restored.
+  void forget_standby();
+
   // Pages that are in now, or not wanted any more. Returns how many of them had been missing.
   uint64_t mark(uint32_t space, PageRun run);
   // The pages from..from+count stand at `to` now. `message` as numbered: a second time nothing happens.
@@ -121,10 +132,13 @@ class PagerState {
  private:
   struct Version;
   struct Record;
+  struct TouchChunk;
   PagerState() = default;
   [[nodiscard]] Status map();
   [[nodiscard]] Status check(const MigrationId& id) const;
   [[nodiscard]] Record& record(uint32_t space) const;
+  [[nodiscard]] TouchChunk& chunk(uint64_t at) const;
+  [[nodiscard]] Status check_touched(const Record& record, uint64_t end) const;
   [[nodiscard]] std::span<const Segment> segments(uint32_t space) const;
   [[nodiscard]] Result<uint64_t> allocate(uint64_t bytes);
   [[nodiscard]] uint64_t* words() const { return reinterpret_cast<uint64_t*>(base_); }
