@@ -186,7 +186,7 @@ class Pager {
   bool fill_piece(const Piece& piece);
   enum class FillStep : uint8_t { went_on, finished, later };
   [[nodiscard]] FillStep fill_step(Space& space, PageRun& rest);
-  [[nodiscard]] FillStep fill_ended(Space& space, const UffdInstall& result, PageRun& rest);
+  [[nodiscard]] FillStep fill_ended(Space& space, const UffdInstall& result, bool registered, PageRun& rest);
   void complete_if_done();
   void wake_filler();
 

@@ -138,6 +138,8 @@ Pager::FillStep Pager::fill_step(Space& space, PageRun& rest) {
     installed(space, {run.first, count});
     return advance(source + count);
   }
+  // Looked at before the attempt: one that failed before everything was registered says nothing about afterwards.
+  const bool registered = restore_ended_;
   uint64_t limit = running_ ? policy_.piece_after : policy_.piece_before;
   auto bytes = provider_.contents(space.source, source, std::min(count, limit));
   if (bytes.size() < kPageSize) return advance(source + 1);
@@ -145,11 +147,11 @@ Pager::FillStep Pager::fill_step(Space& space, PageRun& rest) {
   if (result.handled != 0) installed(space, {run.first, result.handled});
   rest = {source + result.handled, rest.end() - source - result.handled};
   if (result.end == UffdInstall::End::done) return rest.count == 0 ? FillStep::finished : FillStep::went_on;
-  return fill_ended(space, result, rest);
+  return fill_ended(space, result, registered, rest);
 }
 
 // The first page of `rest` could not be installed.
-Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageRun& rest) {
+Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, bool registered, PageRun& rest) {
   switch (result.end) {
     case UffdInstall::End::event_pending:
       return FillStep::later;
@@ -157,7 +159,7 @@ Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, PageR
       drop(space);
       return FillStep::finished;
     case UffdInstall::End::unregistered:
-      if (!restore_ended_) {
+      if (!registered) {
         deferred_.push_back({space.index, rest});
         return FillStep::finished;
       }
