@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 add_library(mose_pager_test_support STATIC pager/support.cpp)
-target_link_libraries(mose_pager_test_support PUBLIC mose_test_support mose_base mose_model mose_kernel mose_restore
+target_link_libraries(mose_pager_test_support PUBLIC mose_test_support mose_base mose_model mose_kernel mose_move
+                      mose_restore
                       GTest::gtest)
 mose_test(pager_faults_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_faults_test.cpp)
@@ -11,3 +12,5 @@ mose_test(pager_process_test LABEL netns DEPS base model kernel restore LIBS mos
 add_dependencies(pager_process_test mpager-host)
 mose_test(pager_events_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_events_test.cpp)
+mose_test(pager_standby_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
+  SOURCES pager/pager_standby_test.cpp)

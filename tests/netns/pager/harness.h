@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -40,11 +41,26 @@ class PagerRig {
         }
   }
   int criu() const { return criu_.get(); }
+  // Whose memory a standby's pages are rewritten in.
+  void stands_by(pid_t pid) { standby_pid_ = pid; }
+  // CRIU connects again.
+  void listen_again() {
+    lazy_ = std::make_unique<restore::LazySocket>(std::move(*restore::LazySocket::listen(directory_)));
+    criu_ = connect_lazy(directory_);
+  }
+  bool staged() const { return staged_; }
+  bool refreshed() const { return refreshed_; }
+  bool dropped() const { return dropped_; }
+  void expect_failures() { failures_expected_ = true; }
   restore::Pager& pager() {
     if (!pager_)
       pager_ = std::move(*restore::Pager::start(*state_, provider_, policy_,
                                                 {.on_complete = [this] { completed_ = true; },
-                                                 .on_failure = [this](const Error& e) { failed(e); }}));
+                                                 .on_failure = [this](const Error& e) { failed(e); },
+                                                 .open_memory = [this](SpaceId) { return open_memory(); },
+                                                 .on_staged = [this] { staged_ = true; },
+                                                 .on_refreshed = [this] { refreshed_ = true; },
+                                                 .on_dropped = [this] { dropped_ = true; }}));
     return *pager_;
   }
   restore::PagerState& state() { return *state_; }
@@ -57,10 +73,14 @@ class PagerRig {
  private:
   void failed(const Error& error) {
     ++failures_;
-    ADD_FAILURE() << error.what;
+    if (!failures_expected_) ADD_FAILURE() << error.what;
   }
+  Result<Fd> open_memory() const { return open_file("/proc/" + std::to_string(standby_pid_) + "/mem", O_RDWR); }
+
   PageProvider& provider_;
   restore::PagerPolicy policy_;
+  pid_t standby_pid_ = -1;
+  std::atomic<bool> staged_{false}, refreshed_{false}, dropped_{false}, failures_expected_{false};
   std::string directory_;
   std::unique_ptr<restore::LazySocket> lazy_;
   Fd criu_;

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 
 #include "base/result.h"
 #include "kernel/userfaultfd.h"
+#include "move/codec.h"
 #include "support/support.h"
 
 namespace mose::test {
@@ -148,6 +151,95 @@ const PageSet& FakeProvider::present(SpaceId space) const {
   return it == spaces_.end() ? none : it->second.present;
 }
 
+StoreProvider::StoreProvider(uint64_t bytes_max, Nanoseconds delay)
+    : store_(move::PageStore::create(MigrationId::random(), 1, bytes_max).value()), delay_(delay) {}
+
+StoreProvider::~StoreProvider() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+void StoreProvider::put(SpaceId space, std::vector<PageRun> runs, uint64_t version, bool slow) {
+  std::vector<uint64_t> pages;
+  for (const PageRun& run : runs)
+    for (uint64_t page = run.first; page < run.end(); ++page) pages.push_back(page);
+  auto pending = store_->prepare(space, std::move(runs)).value();
+  auto next = pages.begin();
+  for (const iovec& part : pending.parts())
+    for (size_t at = 0; at < part.iov_len; at += kPageSize) {
+      auto* to = static_cast<std::byte*>(part.iov_base) + at;
+      if (slow) {
+        // Half of a page is what nobody may count on.
+        std::memset(to, 0xee, kPageSize / 2);
+        ::usleep(20);
+      }
+      write_page(version, *next++, to);
+    }
+  (void)store_->publish(std::move(pending));
+}
+
+void StoreProvider::seal(SpaceId space, PageSet present, PageSet remote, uint64_t remote_version) {
+  remote_version_ = remote_version;
+  std::vector<SpacePages> map = {{space, std::move(present), std::move(remote), {}}};
+  auto payload = move::encode_page_map(map).value();
+  auto done = store_->seal(payload, std::move(map));
+  ASSERT_TRUE(done) << done.error().what;
+  thread_ = std::thread([this] { answer_requests(); });
+}
+
+void StoreProvider::push() {
+  for (SpaceId space : store_->spaces()) {
+    PageSet missing = store_->missing(space);
+    for (const PageRun& run : missing.runs()) arrive(space, run);
+  }
+}
+
+void StoreProvider::arrive(SpaceId space, PageRun run) {
+  auto pending = store_->prepare(space, {run}).value();
+  uint64_t page = run.first;
+  for (const iovec& part : pending.parts())
+    for (size_t at = 0; at < part.iov_len; at += kPageSize)
+      write_page(remote_version_, page++, static_cast<std::byte*>(part.iov_base) + at);
+  auto local = store_->publish(std::move(pending));
+  std::lock_guard lock(listener_mutex_);
+  for (const PageRun& one : local)
+    if (listener_) listener_(space, one);
+}
+
+void StoreProvider::answer_requests() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    if (asked_.empty()) {
+      wake_.wait(lock);
+      continue;
+    }
+    auto [when, what] = asked_.front();
+    if (wake_.wait_until(lock, when, [&] { return stop_; })) return;
+    asked_.pop_front();
+    lock.unlock();
+    arrive(what.first, what.second);
+    lock.lock();
+  }
+}
+
+void StoreProvider::request(SpaceId space, PageRun run) {
+  requested_ += run.count;
+  {
+    std::lock_guard lock(mutex_);
+    asked_.emplace_back(now() + delay_, std::pair(space, run));
+  }
+  wake_.notify_all();
+}
+
+void StoreProvider::on_local(Listener listener) {
+  std::lock_guard lock(listener_mutex_);
+  listener_ = std::move(listener);
+}
+
 std::byte* toy_page(uint64_t index) { return reinterpret_cast<std::byte*>(kToyAddress + index * kPageSize); }
 
 void send_word(int socket, int32_t word) { ASSERT_EQ(::send(socket, &word, sizeof word, MSG_NOSIGNAL), 4); }
@@ -190,11 +282,15 @@ void send_fd(int socket, int fd) {
 
 }  // namespace
 
-Toy::Toy(int lazy_socket, int32_t vpid, uint64_t pages, Scenario scenario, const std::string& cgroup) {
+Toy::Toy(int lazy_socket, int32_t vpid, uint64_t pages, Scenario scenario, const std::string& cgroup,
+         bool own_pid_namespace) {
   int pair[2];
   EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
   control_ = Fd(pair[0]);
-  pid_ = ::fork();
+  // In a namespace of its own it is process 1.
+  pid_ = own_pid_namespace
+             ? static_cast<pid_t>(::syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, nullptr))
+             : ::fork();
   if (pid_ == 0) {
     ::close(pair[0]);
     if (!cgroup.empty() && !write_control(cgroup + "/cgroup.procs", "0")) _exit(119);

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "model/page_provider.h"
+#include "move/page_store.h"
 
 // What the pager's tests share: a provider of made-up pages, and a process that behaves like one that CRIU restores.
 namespace mose::test {
@@ -67,6 +68,57 @@ class FakeProvider final : public PageProvider {
   std::thread thread_;
 };
 
+// Pages in a real page store, as pre-copy rounds and the final map bring them. Each page's contents follow from its number
+// and the version that put it there; remote ones come `delay` after they were asked for.
+class StoreProvider final : public PageProvider {
+ public:
+  StoreProvider(uint64_t bytes_max, Nanoseconds delay);
+  ~StoreProvider() override;
+  // One frame of a round: the bytes come in slowly when `slow`.
+  void put(SpaceId space, std::vector<PageRun> runs, uint64_t version, bool slow = false);
+  // `remote_version` is what the remote pages hold.
+  void seal(SpaceId space, PageSet present, PageSet remote, uint64_t remote_version);
+  // All remote pages that are not here, now.
+  void push();
+  [[nodiscard]] uint64_t requested() const { return requested_; }
+
+  [[nodiscard]] bool sealed() const override { return store_->sealed(); }
+  [[nodiscard]] Extent place(SpaceId space, uint64_t page, uint64_t max) const override {
+    return store_->place(space, page, max);
+  }
+  [[nodiscard]] std::span<const std::byte> contents(SpaceId space, uint64_t page, uint64_t max) const override {
+    return store_->contents(space, page, max);
+  }
+  void request(SpaceId space, PageRun run) override;
+  void on_local(Listener listener) override;
+  [[nodiscard]] std::vector<SpaceId> spaces() const override { return store_->spaces(); }
+  [[nodiscard]] const PageSet& present(SpaceId space) const override { return store_->present(space); }
+  void begin_staging() override { store_->begin_staging(); }
+  [[nodiscard]] uint64_t staging_news() const override { return store_->staging_news(); }
+  [[nodiscard]] PageSet unstaged(SpaceId space) const override { return store_->unstaged(space); }
+  [[nodiscard]] std::span<const std::byte> stage(SpaceId space, uint64_t page, uint64_t max) override {
+    return store_->stage(space, page, max);
+  }
+  void unstage(SpaceId space, PageRun run) override { store_->unstage(space, run); }
+  [[nodiscard]] PageSet staged(SpaceId space) const override { return store_->staged(space); }
+
+ private:
+  void answer_requests();
+  void arrive(SpaceId space, PageRun run);
+
+  std::unique_ptr<move::PageStore> store_;
+  Nanoseconds delay_;
+  uint64_t remote_version_ = 0;
+  std::atomic<uint64_t> requested_{0};
+  std::mutex mutex_;
+  std::mutex listener_mutex_;
+  Listener listener_;
+  std::condition_variable wake_;
+  std::deque<std::pair<Timestamp, std::pair<SpaceId, PageRun>>> asked_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
 // A child process that maps `pages` pages at kToyAddress, opens a userfaultfd as a task under restore does, hands it over
 // on `lazy_socket` (connected, the CRIU protocol) as process `vpid`, registers its memory, and, when told go(), runs
 // `scenario`. It ends with the scenario's value: 0 is success.
@@ -80,7 +132,8 @@ inline constexpr uint64_t kToyPage = kToyAddress / 4096;
 class Toy {
  public:
   using Scenario = std::function<int()>;
-  Toy(int lazy_socket, int32_t vpid, uint64_t pages, Scenario scenario, const std::string& cgroup = "");
+  Toy(int lazy_socket, int32_t vpid, uint64_t pages, Scenario scenario, const std::string& cgroup = "",
+      bool own_pid_namespace = false);
   ~Toy();
   Toy(const Toy&) = delete;
   Toy& operator=(const Toy&) = delete;

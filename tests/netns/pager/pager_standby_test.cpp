@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <random>
+#include <thread>
+
+#include "netns/pager/harness.h"
+
+namespace mose::test {
+namespace {
+
+constexpr SpaceId kSpace = 11;
+constexpr uint64_t kPages = 4096;
+constexpr uint64_t kRound1 = 3000;  // pages of the first round; the others come later, or never
+// Pages that the restore itself touches: in the store, and not.
+constexpr uint64_t kBareRead = 9, kBareWritten[] = {5, 700, 3500};
+
+// What test and child share: the version that each page must have in the end (0: zero), and where the child has got to.
+struct Shared {
+  std::array<std::atomic<uint64_t>, kPages> truth;
+  std::atomic<int> restored, thawed;
+};
+
+class PagerStandby : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { require_userfaultfd(); }
+  void SetUp() override {
+    shared_ = static_cast<Shared*>(
+        ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    start_over();
+  }
+  void TearDown() override { ::munmap(shared_, sizeof(Shared)); }
+  void start_over() { shared_->restored = shared_->thawed = 0; }
+
+  // Behaves like CRIU's restorer first (memory is touched, and written), then waits for the thaw and looks at every page.
+  Toy::Scenario tree() {
+    return [shared = shared_]() -> int {
+      bool right = page_is(1, kToyPage + kBareRead, toy_page(kBareRead));
+      for (uint64_t page : kBareWritten) toy_page(page)[8] = std::byte{0x77};
+      shared->restored = right ? 1 : 2;
+      while (shared->thawed == 0) ::usleep(200);
+      for (uint64_t i = 0; i < kPages; ++i) {
+        uint64_t version = shared->truth[i];
+        if (version != 0 ? !page_is(version, kToyPage + i, toy_page(i)) : !page_is_zero(toy_page(i))) {
+          std::fprintf(stderr, "page %lu should be of version %lu\n", i, version);
+          return 3;
+        }
+      }
+      return 0;
+    };
+  }
+  void put(StoreProvider& provider, std::vector<PageRun> runs, uint64_t version, bool slow = false) {
+    for (PageRun& run : runs) {
+      for (uint64_t i = run.first; i < run.end(); ++i) shared_->truth[i] = version;
+      run.first += kToyPage;
+    }
+    provider.put(kSpace, std::move(runs), version, slow);
+  }
+  std::unique_ptr<Toy> restore(PagerRig& rig, bool standby) {
+    auto toy = std::make_unique<Toy>(rig.criu(), kSpace, kPages, tree());
+    if (standby) {
+      rig.stands_by(toy->pid());
+      auto begun = rig.pager().standby();
+      EXPECT_TRUE(begun) << begun.error().what;
+    }
+    rig.take_tasks(1);
+    toy->wait_registered();
+    toy->go();
+    return toy;
+  }
+  void fence(PagerRig& rig) {
+    rig.pager().pause();
+    rig.pager().restore_ended();
+    rig.pager().resume();
+  }
+  bool restored_right() {
+    return eventually([&] { return shared_->restored != 0; }) && shared_->restored == 1;
+  }
+  // Some pages become zero, some remote, the others stay as they were sent last.
+  void seal(StoreProvider& provider, std::mt19937_64& random, uint64_t version) {
+    PageSet present, remote;
+    for (uint64_t i = 0; i < kPages; ++i) {
+      uint64_t fate = random() % 100;
+      if (fate < 10) {
+        shared_->truth[i] = 0;
+        continue;
+      }
+      if (fate < 20 || shared_->truth[i] == 0) {
+        shared_->truth[i] = version;
+        remote.add({kToyPage + i, 1});
+      }
+      present.add({kToyPage + i, 1});
+    }
+    provider.seal(kSpace, std::move(present), std::move(remote), version);
+  }
+  void thaw(PagerRig& rig) {
+    shared_->thawed = 1;
+    rig.pager().running();
+  }
+
+  Shared* shared_ = nullptr;
+};
+
+TEST_F(PagerStandby, EveryPageIsRightWhateverTheRoundsAndTheMapBring) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    start_over();
+    for (auto& one : shared_->truth) one = 0;
+    std::mt19937_64 random(seed);
+    StoreProvider provider(64u << 20, std::chrono::microseconds(seed % 3 * 500));
+    put(provider, {{0, kRound1}}, 1);
+    PagerRig rig(provider, {.fill_before_resume = seed % 2 == 0, .piece_staged = 1 + seed * 20});
+    auto toy = restore(rig, true);
+    ASSERT_TRUE(restored_right()) << "the restore reads what the store has";
+    fence(rig);
+    if (seed % 4 == 0) {
+      ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    }
+    // Rounds during the staging, and after it.
+    uint64_t version = 1;
+    for (int round = 0; round < 20; ++round) {
+      std::vector<PageRun> runs;
+      for (uint64_t at = random() % 60; at < kPages - 10 && runs.size() < 30;) {
+        PageRun run{at, 1 + random() % 8};
+        runs.push_back(run);
+        at = run.end() + 1 + random() % 300;
+      }
+      put(provider, runs, ++version, random() % 2 == 0);
+      if (random() % 3 == 0) ::usleep(static_cast<useconds_t>(random() % 8000));
+    }
+    EXPECT_FALSE(rig.refreshed());
+    seal(provider, random, ++version);
+    rig.pager().notice_sealed();
+    ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+    auto stats = rig.pager().stats();
+    EXPECT_TRUE(rig.staged() || stats.standby.staged_pages < kPages);
+    EXPECT_GT(stats.standby.zeroed_pages, 0u);
+    EXPECT_GT(stats.standby.remote_pages, 0u);
+    EXPECT_LE(stats.standby.zeroed_pages + stats.standby.remote_pages, stats.standby.stale_pages);
+    EXPECT_EQ(stats.unregistered_pages, 0u);
+    EXPECT_FALSE(rig.completed()) << "it may still be dropped";
+    thaw(rig);
+    EXPECT_EQ(toy->wait(), 0) << "seed " << seed;
+    provider.push();
+    EXPECT_TRUE(rig.wait_complete());
+  }
+}
+
+TEST_F(PagerStandby, WhatIsStagedIsNotCopiedAgainAndCausesNoFault) {
+  StoreProvider provider(64u << 20, {});
+  put(provider, {{0, kPages}}, 1);
+  PagerRig rig(provider, {.fill_before_resume = false});
+  auto toy = restore(rig, true);
+  ASSERT_TRUE(restored_right());
+  fence(rig);
+  ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+  uint64_t faults = rig.pager().stats().faults;
+  EXPECT_EQ(rig.pager().stats().standby.staged_pages, kPages - 4);
+  ASSERT_TRUE(eventually([&] { return rig.pager().stats().standby.restaged_pages >= 4; })) << "what the restore touched";
+  put(provider, {{100, 10}}, 2);
+  provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}), {}, 3);
+  rig.pager().notice_sealed();
+  ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+  auto stats = rig.pager().stats();
+  EXPECT_LE(stats.standby.stale_pages, 10u);
+  EXPECT_EQ(stats.installed_pages, kPages);
+  thaw(rig);
+  EXPECT_EQ(toy->wait(), 0);
+  EXPECT_EQ(rig.pager().stats().faults, faults);
+}
+
+TEST_F(PagerStandby, StaleRemotePagesHoldUpRefreshed) {
+  StoreProvider provider(64u << 20, std::chrono::hours(1));
+  put(provider, {{0, kPages}}, 1);
+  PagerRig rig(provider);
+  auto toy = restore(rig, true);
+  ASSERT_TRUE(restored_right());
+  fence(rig);
+  ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+  shared_->truth[77] = shared_->truth[78] = shared_->truth[2000] = 4;
+  provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}),
+                PageSet::from_runs({{kToyPage + 77, 2}, {kToyPage + 2000, 1}}), 4);
+  rig.pager().notice_sealed();
+  ASSERT_TRUE(eventually([&] { return provider.requested() == 3; })) << "at once, and nothing else";
+  ::usleep(50'000);
+  EXPECT_FALSE(rig.refreshed());
+  provider.push();
+  ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+  thaw(rig);
+  EXPECT_EQ(toy->wait(), 0);
+}
+
+// A seal that comes while CRIU still restores: nothing has been staged, what the restore has touched is stale.
+TEST_F(PagerStandby, ASealBeforeTheFence) {
+  StoreProvider provider(64u << 20, {});
+  put(provider, {{0, kPages}}, 1);
+  PagerRig rig(provider);
+  auto toy = restore(rig, true);
+  ASSERT_TRUE(restored_right());
+  put(provider, {{0, 800}}, 2);
+  provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}), {}, 3);
+  rig.pager().notice_sealed();
+  ::usleep(20'000);
+  EXPECT_FALSE(rig.refreshed()) << "the restorer may still write";
+  fence(rig);
+  ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+  EXPECT_EQ(rig.pager().stats().standby.stale_pages, 4u);
+  thaw(rig);
+  EXPECT_EQ(toy->wait(), 0);
+}
+
+TEST_F(PagerStandby, ADroppedStandbyLeavesTheNormalPathAsItWas) {
+  for (int when = 0; when < 3; ++when) {
+    start_over();
+    StoreProvider provider(64u << 20, std::chrono::microseconds(200));
+    put(provider, {{0, kPages}}, 1);
+    PagerRig rig(provider);
+    auto first = restore(rig, true);
+    ASSERT_TRUE(restored_right());
+    auto last_round_and_seal = [&] {
+      put(provider, {{1000, 200}, {3000, 5}}, 2);
+      for (uint64_t i = 500; i < 600; ++i) shared_->truth[i] = 0;
+      shared_->truth[2222] = 3;
+      provider.seal(kSpace, PageSet::from_runs({{kToyPage, 500}, {kToyPage + 600, kPages - 600}}),
+                    PageSet::from_runs({{kToyPage + 2222, 1}}), 3);
+      rig.pager().notice_sealed();
+    };
+    if (when > 0) {
+      fence(rig);
+      ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    }
+    if (when > 1) {
+      last_round_and_seal();
+      ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+    }
+    rig.pager().drop_standby();
+    ::usleep(30'000);
+    EXPECT_FALSE(rig.dropped()) << "its memory is alive and would read zero pages";
+    first.reset();
+    ASSERT_TRUE(eventually([&] { return rig.dropped(); }));
+    EXPECT_FALSE(rig.pager().is_standby());
+    EXPECT_EQ(rig.pager().stats().spaces, 0u);
+    EXPECT_EQ(rig.pager().stats().faults, 0u);
+
+    start_over();
+    rig.listen_again();
+    // Before the map the normal path answers nothing, so that the restore ends after it.
+    if (when < 2) last_round_and_seal();
+    Toy second(rig.criu(), kSpace, kPages, [shared = shared_] {
+      for (uint64_t i = 0; i < kPages; ++i) {
+        uint64_t version = shared->truth[i];
+        if (version != 0 ? !page_is(version, kToyPage + i, toy_page(i)) : !page_is_zero(toy_page(i))) return 3;
+      }
+      return 0;
+    });
+    rig.take_tasks(1);
+    second.wait_registered();
+    fence(rig);
+    provider.push();
+    ASSERT_TRUE(rig.wait_complete());
+    EXPECT_EQ(rig.pager().stats().spaces, 1u);
+    EXPECT_EQ(rig.pager().stats().installed_pages, kPages - 100);
+    second.go();
+    EXPECT_EQ(second.wait(), 0) << "dropped at " << when;
+  }
+}
+
+TEST_F(PagerStandby, AProcessOfTheStandbyThatEndsIsAFailureAndNeverRefreshed) {
+  StoreProvider provider(64u << 20, {});
+  put(provider, {{0, kPages}}, 1);
+  PagerRig rig(provider);
+  rig.expect_failures();
+  auto toy = restore(rig, true);
+  ASSERT_TRUE(restored_right());
+  fence(rig);
+  ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+  toy.reset();
+  put(provider, {{0, 10}}, 2);
+  provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}), {}, 3);
+  rig.pager().notice_sealed();
+  ASSERT_TRUE(eventually([&] { return rig.failures() != 0; }));
+  EXPECT_FALSE(rig.refreshed());
+  rig.pager().drop_standby();
+  EXPECT_TRUE(eventually([&] { return rig.dropped(); }));
+}
+
+TEST_F(PagerStandby, ComesBeforeTheMapAndBeforeAnyTask) {
+  StoreProvider provider(64u << 20, {});
+  put(provider, {{0, 10}}, 1);
+  PagerRig rig(provider);
+  auto toy = std::make_unique<Toy>(rig.criu(), kSpace, kPages, [] { return 0; });
+  rig.take_tasks(1);
+  EXPECT_FALSE(rig.pager().standby());
+  toy.reset();
+  StoreProvider sealed(64u << 20, {});
+  put(sealed, {{0, 10}}, 1);
+  sealed.seal(kSpace, PageSet::from_runs({{kToyPage, 10}}), {}, 1);
+  PagerRig late(sealed);
+  EXPECT_FALSE(late.pager().standby());
+}
+
+}  // namespace
+}  // namespace mose::test
