@@ -85,5 +85,49 @@ TEST(PagerBench, FaultTimeWhileTheFillRuns) {
   ::munmap(times, sizeof(std::array<uint32_t, kTouches>));
 }
 
+// A standby of 200 MB: how fast the store is put into it, and how long the seal waits for its stale pages.
+TEST(PagerBench, StandbyStagingAndRefresh) {
+  require_userfaultfd();
+  constexpr uint64_t kStandbyPages = 51200;
+  for (uint64_t stale : {0, 1000, 10000}) {
+    std::vector<double> rates, seals, refreshes;
+    for (int run = 0; run < 7; ++run) {
+      StoreProvider provider(512u << 20, {});
+      for (uint64_t at = 0; at < kStandbyPages; at += 512) provider.put(kSpace, {{kToyPage + at, 512}}, 1);
+      PagerRig rig(provider);
+      Toy toy(rig.criu(), kSpace, kStandbyPages, [] { return 0; });
+      rig.stands_by(toy.pid());
+      ASSERT_TRUE(rig.pager().standby());
+      rig.take_tasks(1);
+      toy.wait_registered();
+      auto start = now();
+      rig.pager().restore_ended();
+      ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+      rates.push_back(kStandbyPages * 4096.0 / static_cast<double>(rig.pager().stats().standby.staged_us * 1000 -
+                                                                    to_us(start) * 1000));
+      // Paused, so that they are not put in again before the seal.
+      rig.pager().pause();
+      std::vector<PageRun> runs;
+      for (uint64_t i = 0; i < stale; ++i) {
+        runs.push_back({kToyPage + i * (kStandbyPages / stale), 1});
+        if (runs.size() == 512 || i + 1 == stale) provider.put(kSpace, std::exchange(runs, {}), 2);
+      }
+      auto sealing = now();
+      provider.seal(kSpace, PageSet::from_runs({{kToyPage, kStandbyPages}}), {}, 3);
+      auto sealed = now();
+      rig.pager().resume();
+      rig.pager().notice_sealed();
+      while (!rig.refreshed()) ::sched_yield();
+      seals.push_back(to_ms(sealed - sealing));
+      refreshes.push_back(static_cast<double>(rig.pager().stats().standby.refreshed_us - to_us(sealed)) / 1000);
+      EXPECT_EQ(rig.pager().stats().standby.stale_pages, stale);
+    }
+    for (auto* list : {&rates, &seals, &refreshes}) std::ranges::sort(*list);
+    std::printf("standby of 200 MB, %5lu stale: staged at %.2f GB/s, store sealed in %.2f ms, seal to refreshed median %.2f ms, "
+                "worst %.2f\n",
+                stale, rates[3], seals[3], refreshes[3], refreshes[6]);
+  }
+}
+
 }  // namespace
 }  // namespace mose::test

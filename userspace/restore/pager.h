@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/uio.h>
+
 #include <array>
 #include <atomic>
 #include <condition_variable>
@@ -15,6 +17,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "kernel/process.h"
 #include "model/page_provider.h"
 #include "restore/latency.h"
 #include "restore/pager_state.h"
@@ -59,6 +62,13 @@ struct PagerPolicy {
   bool realtime = true;        // servers run before everything else where this is allowed
 };
 
+// The process of a space: for process_vm_writev(), which costs half, and /proc/PID/mem (read and write), which cannot reach
+// another process and writes where the process itself must not.
+struct SpaceMemory {
+  ProcessHandle process;
+  Fd memory;
+};
+
 struct PagerStats {
   uint32_t spaces = 0;
   uint64_t present_pages = 0, installed_pages = 0, unregistered_pages = 0;
@@ -82,9 +92,8 @@ class Pager {
   struct Callbacks {
     std::function<void()> on_complete;      // from a thread of the pager, once
     std::function<void(Error)> on_failure;  // something is wrong that no retry cures; service goes on where it can
-    // Of a standby, from a thread of the pager. Without open_memory, which opens /proc/PID/mem of this space's process for
-    // writing, there is none.
-    std::function<Result<Fd>(SpaceId)> open_memory = {};
+    // Of a standby, from a thread of the pager. Without open_memory there is none.
+    std::function<Result<SpaceMemory>(SpaceId)> open_memory = {};
     std::function<void()> on_staged = {};     // once
     std::function<void()> on_refreshed = {};  // once
     std::function<void()> on_dropped = {};
@@ -171,10 +180,12 @@ class Pager {
   [[nodiscard]] bool stage_again(Space& space, PageRun& rest);
   bool refresh();
   void refresh_space(Space& space);
-  [[nodiscard]] Status rewrite(Space& space, uint64_t page, std::span<const std::byte> bytes);
+  struct Writes;
+  [[nodiscard]] Status collect(Space& space, PageRun run, PagePlace place, Writes& writes);
+  [[nodiscard]] Status rewrite(Space& space, Writes& writes);
   [[nodiscard]] Status rewrite_doubtful(Space& space, uint64_t page, std::span<const std::byte> bytes);
-  [[nodiscard]] Status rewrite_zero(Space& space, PageRun run);
-  [[nodiscard]] Status write_memory(Space& space, uint64_t page, std::span<const std::byte> bytes);
+  [[nodiscard]] Status write_memory(Space& space, Writes& writes);
+  [[nodiscard]] Status write_part(Space& space, const iovec& from, const iovec& to);
   [[nodiscard]] Status need_memory(Space& space);
   bool forget_standby();
 

@@ -325,20 +325,21 @@ void PagerProcess::standby_gone() {
 }
 
 // The cgroup holds the tree and nothing else once the fence is closed, and ids are unique in its pid namespace.
-Result<Fd> PagerProcess::open_memory(SpaceId space) const {
+Result<SpaceMemory> PagerProcess::open_memory(SpaceId space) const {
   MOSE_ASSIGN(std::vector<pid_t> pids, cgroup_.procs());
-  Fd found;
+  SpaceMemory found;
   for (pid_t pid : pids) {
     auto process = ProcessHandle::open(pid);
     if (!process) continue;
     auto number = virtual_pid(*process);
     if (!number || static_cast<SpaceId>(*number) != space) continue;
-    if (found.valid()) return mose::fail("two processes have the id " + std::to_string(space));
-    MOSE_ASSIGN(found, open_file("/proc/" + std::to_string(pid) + "/mem", O_RDWR));
+    if (found.memory.valid()) return mose::fail("two processes have the id " + std::to_string(space));
+    MOSE_ASSIGN(found.memory, open_file("/proc/" + std::to_string(pid) + "/mem", O_RDWR));
+    found.process = std::move(*process);
     // Still the one whose id was read.
-    if (!process->alive()) return mose::fail("process " + std::to_string(space) + " has ended");
+    if (!found.process.alive()) return mose::fail("process " + std::to_string(space) + " has ended");
   }
-  if (!found.valid()) return mose::fail("no process has the id " + std::to_string(space));
+  if (!found.memory.valid()) return mose::fail("no process has the id " + std::to_string(space));
   return found;
 }
 

@@ -78,7 +78,7 @@ class PagerProcess {
   void check_standby();
   void standby_gone();
   void refuse(std::string reason);
-  [[nodiscard]] Result<Fd> open_memory(SpaceId space) const;
+  [[nodiscard]] Result<SpaceMemory> open_memory(SpaceId space) const;
 
   void lazy_ready();
   [[nodiscard]] PagerPhase adopted_phase();

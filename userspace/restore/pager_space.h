@@ -64,7 +64,7 @@ struct Pager::Space {
   bool planned = false;
   PageSet stale;       // of a standby, once its pages are known: to be rewritten
   PageSet unstageable; // in the provider, and in no mapping that is registered
-  Fd memory;           // /proc/PID/mem
+  SpaceMemory memory;
   enum class Refresh : uint8_t { due, waiting, done } refresh = Refresh::due;
 };
 
@@ -79,6 +79,15 @@ inline constexpr uint64_t kWakeTag = ~uint64_t{0};
 
 inline constexpr uint64_t kZeroPagesMax = 16;
 alignas(kPageSize) inline constexpr std::array<std::byte, kZeroPagesMax * kPageSize> kZeroPages{};
+
+// Pages to be written and their places, piece by piece.
+struct Pager::Writes {
+  std::vector<iovec> from, to;
+  void add(uint64_t page, std::span<const std::byte> bytes) {
+    from.push_back({const_cast<std::byte*>(bytes.data()), bytes.size()});
+    to.push_back({reinterpret_cast<void*>(page << kPageShift), bytes.size()});
+  }
+};
 
 void become_realtime(pthread_t thread);
 

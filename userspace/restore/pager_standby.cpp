@@ -17,6 +17,7 @@ namespace {
 
 // Between two looks at what has come: each costs a walk over the provider's tables.
 constexpr Nanoseconds kStageEvery = std::chrono::milliseconds(5);
+constexpr size_t kPiecesPerWrite = 512;  // at most IOV_MAX
 constexpr Nanoseconds kEventPause = std::chrono::microseconds(20);
 
 void nap(Nanoseconds duration) {
@@ -207,7 +208,9 @@ bool Pager::stage_again(Space& space, PageRun& rest) {
     return true;
   }
   const PageRun run{rest.first, bytes.size() / kPageSize};
-  if (auto written = write_memory(space, run.first, bytes); !written) {
+  Writes writes;
+  writes.add(run.first, bytes);
+  if (auto written = write_memory(space, writes); !written) {
     provider_.unstage(space.source, run);
     fail_once(written.error());
     return false;
@@ -246,7 +249,7 @@ bool Pager::refresh() {
   refreshed_us_ = to_us(now());
   refreshed_.store(true, std::memory_order_release);
   if (callbacks_.on_refreshed) callbacks_.on_refreshed();
-  for (uint32_t i = 0; i < space_count(); ++i) space(i)->memory.reset();
+  for (uint32_t i = 0; i < space_count(); ++i) space(i)->memory = {};
   return true;
 }
 
@@ -272,33 +275,36 @@ void Pager::refresh_space(Space& space) {
     for (const PageRun& run : remote) stale_remote_ += run.count;
     space.refresh = Space::Refresh::waiting;
   }
-  for (const Part& part : here) {
-    Status done;
-    if (part.place == PagePlace::zero) {
-      done = rewrite_zero(space, part.run);
-      zeroed_pages_ += part.run.count;
-    } else {
-      for (PageRun rest = part.run; rest.count != 0 && done;) {
-        auto bytes = provider_.contents(space.source, rest.first, rest.count);
-        if (bytes.size() < kPageSize) {
-          done = fail("a local page has no contents");
-          break;
-        }
-        done = rewrite(space, rest.first, bytes);
-        uint64_t count = bytes.size() / kPageSize;
-        rest = {rest.first + count, rest.count - count};
-      }
-    }
-    if (!done) return fail_once(done.error());
-  }
+  Writes writes;
+  for (const Part& part : here)
+    if (auto collected = collect(space, part.run, part.place, writes); !collected) return fail_once(collected.error());
+  if (auto written = rewrite(space, writes); !written) return fail_once(written.error());
   space.stale = PageSet::from_runs(std::move(remote));
   if (space.stale.empty()) space.refresh = Space::Refresh::done;
 }
 
-Status Pager::rewrite(Space& space, uint64_t page, std::span<const std::byte> bytes) {
-  if (!doubt_) return write_memory(space, page, bytes);
-  for (; !bytes.empty(); bytes = bytes.subspan(kPageSize), ++page)
-    MOSE_TRY(rewrite_doubtful(space, page, bytes.first(kPageSize)));
+// Where the final contents of these pages lie; nothing that lies there changes any more.
+Status Pager::collect(Space& space, PageRun run, PagePlace place, Writes& writes) {
+  if (place == PagePlace::zero) zeroed_pages_ += run.count;
+  while (run.count != 0) {
+    auto bytes = place == PagePlace::zero ? std::span(kZeroPages).first(std::min(run.count, kZeroPagesMax) * kPageSize)
+                                          : provider_.contents(space.source, run.first, run.count);
+    if (bytes.size() < kPageSize) return fail("a local page has no contents");
+    writes.add(run.first, bytes);
+    const uint64_t count = bytes.size() / kPageSize;
+    run = {run.first + count, run.count - count};
+  }
+  return {};
+}
+
+Status Pager::rewrite(Space& space, Writes& writes) {
+  if (!doubt_) return write_memory(space, writes);
+  for (size_t i = 0; i < writes.from.size(); ++i) {
+    auto bytes = std::span(static_cast<const std::byte*>(writes.from[i].iov_base), writes.from[i].iov_len);
+    uint64_t page = reinterpret_cast<uint64_t>(writes.to[i].iov_base) >> kPageShift;
+    for (; !bytes.empty(); bytes = bytes.subspan(kPageSize), ++page)
+      MOSE_TRY(rewrite_doubtful(space, page, bytes.first(kPageSize)));
+  }
   return {};
 }
 
@@ -313,7 +319,12 @@ Status Pager::rewrite_doubtful(Space& space, uint64_t page, std::span<const std:
     }
     switch (result.end) {
       case UffdInstall::End::done:
-        return result.installed == 0 ? write_memory(space, page, bytes) : Status{};
+        if (result.installed == 0) {
+          Writes writes;
+          writes.add(page, bytes);
+          return write_memory(space, writes);
+        }
+        return {};
       case UffdInstall::End::event_pending:
         nap(kEventPause);
         continue;
@@ -329,26 +340,39 @@ Status Pager::rewrite_doubtful(Space& space, uint64_t page, std::span<const std:
   }
 }
 
-Status Pager::rewrite_zero(Space& space, PageRun run) {
-  while (run.count != 0) {
-    uint64_t count = std::min(run.count, kZeroPagesMax);
-    MOSE_TRY(rewrite(space, run.first, std::span(kZeroPages).first(count * kPageSize)));
-    run = {run.first + count, run.count - count};
-  }
-  return {};
-}
-
 Status Pager::need_memory(Space& space) {
-  if (space.memory.valid()) return {};
+  if (space.memory.memory.valid()) return {};
   MOSE_ASSIGN(space.memory, callbacks_.open_memory(space.source));
   return {};
 }
 
-Status Pager::write_memory(Space& space, uint64_t page, std::span<const std::byte> bytes) {
+Status Pager::write_memory(Space& space, Writes& writes) {
+  if (writes.from.empty()) return {};
   MOSE_TRY(need_memory(space));
-  auto at = static_cast<off_t>(page << kPageShift);
+  // The number is the process's own as long as it lives, which is looked at before and afterwards.
+  if (!space.memory.process.alive()) return fail("a process of the standby has ended");
+  size_t at = 0;
+  while (at < writes.from.size()) {
+    const size_t count = std::min(writes.from.size() - at, kPiecesPerWrite);
+    ssize_t n = ::process_vm_writev(space.memory.process.pid(), &writes.from[at], count, &writes.to[at], count, 0);
+    size_t done = n > 0 ? static_cast<size_t>(n) : 0;
+    const size_t end = at + count;
+    for (; at < end && done >= writes.from[at].iov_len; ++at) done -= writes.from[at].iov_len;
+    // Stopped at a page that the process itself may not write to, or before the first one: the other way is for all.
+    if (at < end) {
+      MOSE_TRY(write_part(space, writes.from[at], writes.to[at]));
+      ++at;
+    }
+  }
+  if (!space.memory.process.alive()) return fail("a process of the standby has ended");
+  return {};
+}
+
+Status Pager::write_part(Space& space, const iovec& from, const iovec& to) {
+  auto bytes = std::span(static_cast<const std::byte*>(from.iov_base), from.iov_len);
+  auto at = reinterpret_cast<off_t>(to.iov_base);
   while (!bytes.empty()) {
-    ssize_t n = ::pwrite(space.memory.get(), bytes.data(), bytes.size(), at);
+    ssize_t n = ::pwrite(space.memory.memory.get(), bytes.data(), bytes.size(), at);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno("write to the standby's memory");
     if (n == 0) return fail("a process of the standby has ended");
@@ -371,7 +395,7 @@ bool Pager::forget_standby() {
     drop(one);
     one.forgotten = true;
     one.planned = true;
-    one.memory.reset();
+    one.memory = {};
     one.touched = one.stale = one.unstageable = {};
     one.pages = 0;
   }

@@ -75,7 +75,12 @@ class PagerRig {
     ++failures_;
     if (!failures_expected_) ADD_FAILURE() << error.what;
   }
-  Result<Fd> open_memory() const { return open_file("/proc/" + std::to_string(standby_pid_) + "/mem", O_RDWR); }
+  Result<restore::SpaceMemory> open_memory() const {
+    restore::SpaceMemory out;
+    MOSE_ASSIGN(out.process, ProcessHandle::open(standby_pid_));
+    MOSE_ASSIGN(out.memory, open_file("/proc/" + std::to_string(standby_pid_) + "/mem", O_RDWR));
+    return out;
+  }
 
   PageProvider& provider_;
   restore::PagerPolicy policy_;
