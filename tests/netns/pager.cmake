@@ -14,3 +14,6 @@ mose_test(pager_events_test LABEL netns DEPS base model kernel restore LIBS mose
   SOURCES pager/pager_events_test.cpp)
 mose_test(pager_standby_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
   SOURCES pager/pager_standby_test.cpp)
+mose_test(pager_standby_process_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
+  SOURCES pager/pager_standby_process_test.cpp)
+add_dependencies(pager_standby_process_test mpager-host)

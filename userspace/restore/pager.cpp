@@ -228,6 +228,8 @@ void Pager::drop(Space& space) {
 }
 
 void Pager::fail_once(Error error) {
+  // A standby that is on its way out takes its failures with it.
+  if (drop_asked_) return;
   log::error("the pager has failed", {{"reason", error.what}});
   if (!failed_.exchange(true) && callbacks_.on_failure) callbacks_.on_failure(std::move(error));
 }

@@ -158,6 +158,13 @@ std::byte* toy_page(uint64_t index);  // address of page `index` of the toy's me
 Fd connect_lazy(const std::string& directory);
 void send_word(int socket, int32_t word);
 inline constexpr int32_t kRstf = 0x52535446;
+// What mpager-host with STANDBY holds of a page in the end: nothing, or kHostSalt's contents, local or remote; and whether
+// the first round brought it with other contents.
+enum class HostFate : uint8_t { as_sent, came_again, remote_again, zero };
+inline HostFate host_fate(uint64_t index) {
+  return index % 7 == 0 ? HostFate::zero : index % 6 == 0 ? HostFate::came_again : index % 3 == 0 ? HostFate::remote_again
+                                                                                                : HostFate::as_sent;
+}
 inline constexpr uint64_t kHostSalt = 0x4057;  // of the pages that mpager-host provides
 
 // Ends the test process with 77 where userfaultfd or its events are missing.
