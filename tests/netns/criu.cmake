@@ -14,4 +14,4 @@ mose_test(criu_failure_test LABEL netns TIMEOUT 180 SOURCES criu/failure_test.cp
 mose_test(launch_test LABEL netns SOURCES criu/launch_test.cpp DEPS kernel)
 target_include_directories(launch_test PRIVATE criu)
 add_dependencies(launch_test mcriu-workload mose-exec)
-mose_test(criu_lazy_test LABEL netns SOURCES criu/lazy_test.cpp LIBS mcriu_bed)
+mose_test(criu_lazy_test LABEL netns SOURCES criu/lazy_test.cpp LIBS mcriu_bed mose_pager_test_support)

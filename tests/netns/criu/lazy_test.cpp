@@ -18,6 +18,7 @@
 
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
+#include "netns/pager/support.h"
 #include "restore/images.h"
 #include "restore/lazy_socket.h"
 #include "restore/pager.h"
@@ -170,6 +171,149 @@ TEST(LazyHop, EveryPageComesFromThePager) {
     ASSERT_TRUE(ok(clear(*from)));
     ASSERT_TRUE(ok(bed.wait_ticks(*to, 20)));
   }
+}
+
+// A standby: CRIU restores while the store holds something else than the truth in every third page, and nothing in some;
+// what is stale is made good while the tree is frozen. Its threads' own areas (rseq, TLS) are among the stale ones.
+TEST(LazyHop, AStandbyIsMadeGoodBeforeItRuns) {
+  CriuBed bed({});
+  ASSERT_TRUE(ok(bed.start(bed.a, kWorkloadCommand)));
+  ASSERT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
+  CriuBed::Node *from = &bed.a, *to = &bed.b;
+  auto source_images = restore::make_images_dir(from->images);
+  auto destination_images = restore::make_images_dir(to->images);
+  ASSERT_TRUE(source_images && destination_images);
+  auto dumper = Swrk::start_for_dump(bed.criu(), bed.source_place(*from));
+  auto restorer = Swrk::start_for_restore(bed.criu(), bed.destination_place(*to));
+  ASSERT_TRUE(ok(dumper));
+  ASSERT_TRUE(ok(restorer));
+  ASSERT_TRUE(ok(from->cgroup.freeze(kBound)));
+  ASSERT_TRUE(ok(dump(*from, *dumper, source_images->get())));
+  FrozenPages truth;
+  ASSERT_TRUE(ok(truth.take(*from, source_images->get())));
+  ASSERT_TRUE(ok(carry_images(source_images->get(), destination_images->get())));
+  ASSERT_TRUE(ok(copy_tree(from->data, to->data)));
+  ASSERT_TRUE(ok(copy_tree(from->log, to->log)));
+
+  constexpr uint64_t kEarly = 1, kFinal = 2;
+  StoreProvider pages(256u << 20, std::chrono::milliseconds(1),
+                      [&](uint64_t version, SpaceId space, uint64_t page, std::byte* out) {
+                        if (version == kEarly && page % 3 == 0) std::memset(out, 0, kPageSize);
+                        else
+                          std::memcpy(out, truth.contents(space, page, 1).data(), kPageSize);
+                      });
+  // Of nine pages one comes again before the map, one with the map, one is never sent before it; and behind every run
+  // the store has pages that the map does not name.
+  std::vector<SpacePages> map;
+  auto each_page = [&](auto visit) {
+    for (SpaceId space : truth.spaces())
+      for (const PageRun& run : truth.present(space).runs())
+        for (uint64_t page = run.first; page < run.end(); ++page) visit(space, page);
+  };
+  for (SpaceId space : truth.spaces()) map.push_back({space, truth.present(space), {}, {}});
+  each_page([&](SpaceId space, uint64_t page) {
+    if (page % 9 != 4) pages.put(space, {{page, 1}}, kEarly);
+    if (page % 9 == 3 || page % 9 == 4)
+      std::ranges::find(map, space, &SpacePages::space)->remote.add({page, 1});
+  });
+
+  auto state = restore::PagerState::create(MigrationId::random());
+  ASSERT_TRUE(ok(state));
+  std::atomic<bool> complete{false}, failed{false}, staged{false}, refreshed{false};
+  restore::Pager::Callbacks callbacks;
+  callbacks.on_complete = [&] { complete = true; };
+  callbacks.on_failure = [&](const Error& error) {
+    failed = true;
+    std::fprintf(stderr, "pager: %s\n", error.what.c_str());
+  };
+  callbacks.on_staged = [&] { staged = true; };
+  callbacks.on_refreshed = [&] { refreshed = true; };
+  callbacks.open_memory = [&](SpaceId space) -> Result<restore::SpaceMemory> {
+    MOSE_ASSIGN(std::vector<pid_t> pids, to->cgroup.procs());
+    for (pid_t pid : pids) {
+      MOSE_ASSIGN(ProcessHandle process, ProcessHandle::open(pid));
+      MOSE_ASSIGN(pid_t number, virtual_pid(process));
+      if (static_cast<SpaceId>(number) != space) continue;
+      restore::SpaceMemory out;
+      MOSE_ASSIGN(out.memory, open_file("/proc/" + std::to_string(pid) + "/mem", O_RDWR));
+      out.process = std::move(process);
+      return out;
+    }
+    return fail("no such process");
+  };
+  auto pager = restore::Pager::start(**state, pages, {}, std::move(callbacks));
+  ASSERT_TRUE(ok(pager));
+  ASSERT_TRUE(ok((*pager)->standby()));
+  auto socket = restore::LazySocket::listen(to->images);
+  ASSERT_TRUE(ok(socket));
+  std::thread receiver([&] {
+    while (socket->fd() >= 0) {
+      pollfd p{socket->fd(), POLLIN, 0};
+      if (::poll(&p, 1, 10'000) <= 0) return;
+      for (auto& message : socket->receive()) {
+        if (auto* task = std::get_if<restore::LazySocket::Task>(&message)) {
+          if (!(*pager)->add_task(task->space, std::move(task->uffd))) failed = true;
+        } else if (std::holds_alternative<restore::LazySocket::Ended>(message)) {
+          return;
+        }
+      }
+    }
+  });
+  auto pid = restore_tree(*to, *restorer, destination_images->get(), {}, true);
+  receiver.join();
+  ASSERT_TRUE(ok(pid));
+  to->first = std::move(*ProcessHandle::open(*pid));
+  (*pager)->restore_ended();
+  auto wait_for = [](const std::atomic<bool>& fact) {
+    for (Timestamp deadline = now() + kBound; !fact && now() < deadline;)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return fact.load();
+  };
+  EXPECT_TRUE(wait_for(staged));
+  each_page([&](SpaceId space, uint64_t page) {
+    if (page % 9 == 0 || page % 9 == 6) pages.put(space, {{page, 1}}, kFinal);
+  });
+  EXPECT_FALSE(refreshed);
+  pages.seal(map, kFinal);
+  (*pager)->notice_sealed();
+  ASSERT_TRUE(wait_for(refreshed));
+  restore::PagerStats stats = (*pager)->stats();
+  std::printf("  standby: %llu faults of the restore, %llu pages staged, %llu again, %llu stale, %llu of them remote, "
+              "%llu zero\n",
+              static_cast<unsigned long long>(stats.faults), static_cast<unsigned long long>(stats.standby.staged_pages),
+              static_cast<unsigned long long>(stats.standby.restaged_pages),
+              static_cast<unsigned long long>(stats.standby.stale_pages),
+              static_cast<unsigned long long>(stats.standby.remote_pages),
+              static_cast<unsigned long long>(stats.standby.zeroed_pages));
+  EXPECT_EQ(stats.unregistered_pages, 0u);
+  pages.push();
+  // Every page of the frozen standby, as it will be when it runs; one that is missing cannot be read this way.
+  EXPECT_TRUE(eventually([&] {
+    auto now_in = (*pager)->stats();
+    return now_in.installed_pages == now_in.present_pages;
+  }));
+  uint64_t wrong = 0, looked_at = 0;
+  auto tree = process_tree(to->first);
+  ASSERT_TRUE(ok(tree));
+  for (const ProcessHandle& task : *tree) {
+    auto space = static_cast<SpaceId>(*virtual_pid(task));
+    auto mem = open_file("/proc/" + std::to_string(task.pid()) + "/mem", O_RDONLY);
+    ASSERT_TRUE(ok(mem));
+    std::vector<std::byte> bytes(kPageSize);
+    for (const PageRun& run : truth.present(space).runs())
+      for (uint64_t page = run.first; page < run.end(); ++page, ++looked_at) {
+        bool read = ::pread(mem->get(), bytes.data(), kPageSize, static_cast<off_t>(page * kPageSize)) == kPageSize;
+        if (!read || std::memcmp(bytes.data(), truth.contents(space, page, 1).data(), kPageSize) != 0) ++wrong;
+      }
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(looked_at, 2000u);
+  ASSERT_TRUE(ok(to->cgroup.thaw()));
+  (*pager)->running();
+  ASSERT_TRUE(ok(bed.wait_ticks(*to, 20)));
+  EXPECT_TRUE(wait_for(complete));
+  EXPECT_FALSE(failed);
+  ASSERT_TRUE(ok(clear(*from)));
 }
 
 // Redis with its libraries copied into the root of both places.

@@ -39,7 +39,7 @@ class PagerProcessBed : public testing::Test {
     socket_ = directory_ + "/pager.sock";
     auto mount = cgroup_mount();
     if (!mount) skip_process("no cgroup v2 here");
-    auto group = Cgroup::create(*mount + "/mose-test-mpager");
+    auto group = Cgroup::create(*mount + "/mose-test-mpager-" + std::to_string(::getpid()));
     if (!group) skip_process("no cgroup can be made: " + group.error().what);
     cgroup_ = std::move(*group);
     ASSERT_TRUE(cgroup_.thaw());

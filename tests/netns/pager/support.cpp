@@ -151,8 +151,13 @@ const PageSet& FakeProvider::present(SpaceId space) const {
   return it == spaces_.end() ? none : it->second.present;
 }
 
-StoreProvider::StoreProvider(uint64_t bytes_max, Nanoseconds delay)
-    : store_(move::PageStore::create(MigrationId::random(), 1, bytes_max).value()), delay_(delay) {}
+StoreProvider::StoreProvider(uint64_t bytes_max, Nanoseconds delay, Contents contents)
+    : store_(move::PageStore::create(MigrationId::random(), 1, bytes_max).value()),
+      contents_(std::move(contents)),
+      delay_(delay) {
+  if (!contents_)
+    contents_ = [](uint64_t version, SpaceId, uint64_t page, std::byte* to) { write_page(version, page, to); };
+}
 
 StoreProvider::~StoreProvider() {
   {
@@ -177,14 +182,18 @@ void StoreProvider::put(SpaceId space, std::vector<PageRun> runs, uint64_t versi
         std::memset(to, 0xee, kPageSize / 2);
         ::usleep(20);
       }
-      write_page(version, *next++, to);
+      contents_(version, space, *next++, to);
     }
   (void)store_->publish(std::move(pending));
 }
 
 void StoreProvider::seal(SpaceId space, PageSet present, PageSet remote, uint64_t remote_version) {
-  remote_version_ = remote_version;
   std::vector<SpacePages> map = {{space, std::move(present), std::move(remote), {}}};
+  seal(std::move(map), remote_version);
+}
+
+void StoreProvider::seal(std::vector<SpacePages> map, uint64_t remote_version) {
+  remote_version_ = remote_version;
   auto payload = move::encode_page_map(map).value();
   auto done = store_->seal(payload, std::move(map));
   ASSERT_TRUE(done) << done.error().what;
@@ -203,7 +212,7 @@ void StoreProvider::arrive(SpaceId space, PageRun run) {
   uint64_t page = run.first;
   for (const iovec& part : pending.parts())
     for (size_t at = 0; at < part.iov_len; at += kPageSize)
-      write_page(remote_version_, page++, static_cast<std::byte*>(part.iov_base) + at);
+      contents_(remote_version_, space, page++, static_cast<std::byte*>(part.iov_base) + at);
   auto local = store_->publish(std::move(pending));
   std::lock_guard lock(listener_mutex_);
   for (const PageRun& one : local)

@@ -72,12 +72,14 @@ class FakeProvider final : public PageProvider {
 // and the version that put it there; remote ones come `delay` after they were asked for.
 class StoreProvider final : public PageProvider {
  public:
-  StoreProvider(uint64_t bytes_max, Nanoseconds delay);
+  using Contents = std::function<void(uint64_t version, SpaceId space, uint64_t page, std::byte* to)>;
+  StoreProvider(uint64_t bytes_max, Nanoseconds delay, Contents contents = {});
   ~StoreProvider() override;
   // One frame of a round: the bytes come in slowly when `slow`.
   void put(SpaceId space, std::vector<PageRun> runs, uint64_t version, bool slow = false);
   // `remote_version` is what the remote pages hold.
   void seal(SpaceId space, PageSet present, PageSet remote, uint64_t remote_version);
+  void seal(std::vector<SpacePages> map, uint64_t remote_version);
   // All remote pages that are not here, now.
   void push();
   [[nodiscard]] uint64_t requested() const { return requested_; }
@@ -107,6 +109,7 @@ class StoreProvider final : public PageProvider {
   void arrive(SpaceId space, PageRun run);
 
   std::unique_ptr<move::PageStore> store_;
+  Contents contents_;
   Nanoseconds delay_;
   uint64_t remote_version_ = 0;
   std::atomic<uint64_t> requested_{0};
