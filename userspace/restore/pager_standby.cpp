@@ -167,7 +167,8 @@ bool Pager::stage_fresh(Space& space, PageRun& rest) {
     fail_once(fail("pages of the standby are there already").error());
     return false;
   }
-  if (result.handled != run.count) provider_.unstage(space.source, {run.first + result.handled, run.count - result.handled});
+  if (result.handled != run.count)
+    provider_.unstage(space.source, {run.first + result.handled, run.count - result.handled});
   advance(result.handled);
   switch (result.end) {
     case UffdInstall::End::done:
@@ -264,7 +265,8 @@ void Pager::refresh_space(Space& space) {
     for (PageRun rest = run; rest.count != 0;) {
       auto extent = provider_.place(space.source, rest.first, rest.count);
       PageRun part{rest.first, std::min(extent.count, rest.count)};
-      if (extent.place == PagePlace::remote || extent.place == PagePlace::unknown) remote.push_back(part);
+      if (extent.place == PagePlace::remote || extent.place == PagePlace::unknown)
+        remote.push_back(part);
       else
         here.push_back({part, extent.place});
       rest = {part.end(), rest.count - part.count};

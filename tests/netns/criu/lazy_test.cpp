@@ -202,8 +202,8 @@ TEST(LazyHop, AStandbyIsMadeGoodBeforeItRuns) {
                         else
                           std::memcpy(out, truth.contents(space, page, 1).data(), kPageSize);
                       });
-  // Of nine pages one comes again before the map, one with the map, one is never sent before it; and behind every run
-  // the store has pages that the map does not name.
+  // Of nine pages three have other contents first: two of them come again before the map, one stays with the source, and so
+  // does one that was never sent.
   std::vector<SpacePages> map;
   auto each_page = [&](auto visit) {
     for (SpaceId space : truth.spaces())

@@ -63,8 +63,8 @@ class PagerStandbyProcess : public PagerProcessBed {
   struct Marker {
     std::atomic<bool> restored, thawed;
   };
-  Marker* marker_ = static_cast<Marker*>(
-      ::mmap(nullptr, sizeof(Marker), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  Marker* marker_ =
+      static_cast<Marker*>(::mmap(nullptr, sizeof(Marker), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 };
 
 TEST_F(PagerStandbyProcess, IsStagedRefreshedAndRight) {

@@ -34,7 +34,8 @@ class PagerStandby : public testing::Test {
   void TearDown() override { ::munmap(shared_, sizeof(Shared)); }
   void start_over() { shared_->restored = shared_->thawed = 0; }
 
-  // Behaves like CRIU's restorer first (memory is touched, and written), then waits for the thaw and looks at every page.
+  // Behaves like CRIU's restorer first (memory is touched, and written), then waits for the thaw and looks at every
+  // page.
   Toy::Scenario tree() {
     return [shared = shared_]() -> int {
       bool right = page_is(1, kToyPage + kBareRead, toy_page(kBareRead));
@@ -157,7 +158,8 @@ TEST_F(PagerStandby, WhatIsStagedIsNotCopiedAgainAndCausesNoFault) {
   ASSERT_TRUE(eventually([&] { return rig.staged(); }));
   uint64_t faults = rig.pager().stats().faults;
   EXPECT_EQ(rig.pager().stats().standby.staged_pages, kPages - 4);
-  ASSERT_TRUE(eventually([&] { return rig.pager().stats().standby.restaged_pages >= 4; })) << "what the restore touched";
+  ASSERT_TRUE(eventually([&] { return rig.pager().stats().standby.restaged_pages >= 4; }))
+      << "what the restore touched";
   put(provider, {{100, 10}}, 2);
   provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}), {}, 3);
   rig.pager().notice_sealed();
