@@ -227,5 +227,61 @@ TEST_F(AdoptedStore, IsRefusedUnsealedForeignOrDamaged) {
   EXPECT_FALSE(PageStore::adopt(take_fds(), kId, kEpoch));
 }
 
+// The account of a standby's pages.
+class Staging : public Store {
+ protected:
+  void SetUp() override {
+    Store::SetUp();
+    put({{100, 20}}, 1);
+    store_->begin_staging();
+  }
+  size_t stage(uint64_t page, uint64_t max) { return store_->stage(kSpace, page, max).size() / kPageSize; }
+  static PageSet set(std::vector<PageRun> runs) { return PageSet::from_runs(std::move(runs)); }
+};
+
+TEST_F(Staging, WhatComesAgainIsUnstagedBeforeItsFirstByte) {
+  EXPECT_EQ(store_->unstaged(kSpace), set({{100, 20}}));
+  EXPECT_EQ(stage(100, 8), 8u);
+  EXPECT_EQ(store_->unstaged(kSpace), set({{108, 12}}));
+  auto pending = store_->prepare(kSpace, {{104, 2}, {110, 1}});
+  ASSERT_TRUE(pending);
+  EXPECT_EQ(store_->unstaged(kSpace), set({{104, 2}, {108, 12}}));
+  EXPECT_EQ(stage(104, 4), 0u) << "its bytes are on their way";
+  EXPECT_EQ(stage(108, 10), 2u) << "up to the next that is";
+  write(*pending, 2);
+  (void)store_->publish(std::move(*pending));
+  EXPECT_EQ(stage(104, 4), 4u);
+  EXPECT_EQ(static_cast<int>(store_->stage(kSpace, 104, 1)[0]), 2);
+}
+
+TEST_F(Staging, TheSealKeepsWhatIsStagedAndFinal) {
+  EXPECT_EQ(stage(100, 20), 20u);
+  put({{103, 1}}, 2);
+  store_->unstage(kSpace, {106, 1});
+  ASSERT_TRUE(seal({pages({{100, 10}, {200, 1}}, {{101, 1}, {200, 1}})}));
+  EXPECT_EQ(store_->staged(kSpace), set({{100, 1}, {102, 1}, {104, 2}, {107, 3}}));
+  EXPECT_EQ(stage(103, 1), 0u);
+  EXPECT_TRUE(store_->unstaged(kSpace).empty());
+  put({{101, 1}}, 3);
+  EXPECT_FALSE(store_->staged(kSpace).contains(101));
+}
+
+TEST_F(Staging, APageWhoseBytesDidNotComeIsNeverStaged) {
+  auto pending = store_->prepare(kSpace, {{100, 1}});
+  ASSERT_TRUE(pending);
+  store_->drop(std::move(*pending));
+  EXPECT_EQ(stage(100, 1), 0u);
+}
+
+TEST_F(Staging, BeginsAnew) {
+  EXPECT_EQ(stage(100, 20), 20u);
+  uint64_t news = store_->staging_news();
+  store_->begin_staging();
+  EXPECT_NE(store_->staging_news(), news);
+  EXPECT_EQ(store_->unstaged(kSpace), set({{100, 20}}));
+  EXPECT_TRUE(store_->unstaged(77).empty());
+  EXPECT_TRUE(store_->stage(77, 100, 1).empty());
+}
+
 }  // namespace
 }  // namespace mose::move

@@ -177,6 +177,31 @@ TEST_F(State, RandomStepsAgreeWithASimpleModel) {
   }
 }
 
+TEST_F(State, WhatAStandbyTouchedOutlivesThePagerAndIsForgottenWithIt) {
+  space = *state->add_space(5, 300);
+  PageSet expected;
+  // More than a part of the list holds, some of them behind one another.
+  for (uint64_t i = 0; i < 1000; ++i) {
+    PageRun run{1000 + i * 10 + (i % 2 == 0 ? 8 : 0), 2};
+    ASSERT_TRUE(state->touch(space, run));
+    expected.add(run);
+  }
+  state->header().standby = 1;
+  auto second = adopted();
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->touched(space), expected);
+  EXPECT_EQ(second->header().standby, 1u);
+  second->header().restore_ended = 1;
+  second->header().faults = 7;
+  second->forget_standby();
+  EXPECT_EQ(state->state(space), SpaceState::forgotten);
+  EXPECT_EQ(state->header().standby, 0u);
+  EXPECT_EQ(state->header().restore_ended, 0u);
+  EXPECT_EQ(state->header().faults, 0u);
+  uint32_t next = *state->add_space(5, 301);
+  EXPECT_TRUE(state->touched(next).empty());
+}
+
 // A lazy socket and CRIU's end of it.
 class Lazy : public testing::Test {
  protected:

@@ -15,7 +15,11 @@ constexpr SpaceId kSpace = 11;
 constexpr uint64_t kPages = 4096;
 constexpr uint64_t kRound1 = 3000;  // pages of the first round; the others come later, or never
 // Pages that the restore itself touches: in the store, and not.
-constexpr uint64_t kBareRead = 9, kBareWritten[] = {5, 700, 3500};
+constexpr uint64_t kBareRead = 9, kBareAbsent = 3600, kBareWritten[] = {5, 700, 3500};
+
+// Pages that the tree itself may not write to, or not even read.
+constexpr uint64_t kProtectedPages = 100;
+constexpr std::pair<uint64_t, int> kProtected[] = {{1200, PROT_READ}, {2500, PROT_NONE}};
 
 // What test and child share: the version that each page must have in the end (0: zero), and where the child has got to.
 struct Shared {
@@ -38,10 +42,16 @@ class PagerStandby : public testing::Test {
   // page.
   Toy::Scenario tree() {
     return [shared = shared_]() -> int {
-      bool right = page_is(1, kToyPage + kBareRead, toy_page(kBareRead));
+      bool right = page_is(1, kToyPage + kBareRead, toy_page(kBareRead)) &&
+                   (shared->truth[kBareAbsent] == 0 ? page_is_zero(toy_page(kBareAbsent))
+                                                    : page_is(1, kToyPage + kBareAbsent, toy_page(kBareAbsent)));
+      for (auto [first, protection] : kProtected)
+        right = right && ::mprotect(toy_page(first), kProtectedPages * kPageSize, protection) == 0;
       for (uint64_t page : kBareWritten) toy_page(page)[8] = std::byte{0x77};
       shared->restored = right ? 1 : 2;
       while (shared->thawed == 0) ::usleep(200);
+      for (auto [first, protection] : kProtected)
+        if (::mprotect(toy_page(first), kProtectedPages * kPageSize, PROT_READ | PROT_WRITE) != 0) return 4;
       for (uint64_t i = 0; i < kPages; ++i) {
         uint64_t version = shared->truth[i];
         if (version != 0 ? !page_is(version, kToyPage + i, toy_page(i)) : !page_is_zero(toy_page(i))) {
@@ -157,8 +167,8 @@ TEST_F(PagerStandby, WhatIsStagedIsNotCopiedAgainAndCausesNoFault) {
   fence(rig);
   ASSERT_TRUE(eventually([&] { return rig.staged(); }));
   uint64_t faults = rig.pager().stats().faults;
-  EXPECT_EQ(rig.pager().stats().standby.staged_pages, kPages - 4);
-  ASSERT_TRUE(eventually([&] { return rig.pager().stats().standby.restaged_pages >= 4; }))
+  EXPECT_EQ(rig.pager().stats().standby.staged_pages, kPages - 5);
+  ASSERT_TRUE(eventually([&] { return rig.pager().stats().standby.restaged_pages >= 5; }))
       << "what the restore touched";
   put(provider, {{100, 10}}, 2);
   provider.seal(kSpace, PageSet::from_runs({{kToyPage, kPages}}), {}, 3);
@@ -207,7 +217,7 @@ TEST_F(PagerStandby, ASealBeforeTheFence) {
   EXPECT_FALSE(rig.refreshed()) << "the restorer may still write";
   fence(rig);
   ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
-  EXPECT_EQ(rig.pager().stats().standby.stale_pages, 4u);
+  EXPECT_EQ(rig.pager().stats().standby.stale_pages, 5u);
   thaw(rig);
   EXPECT_EQ(toy->wait(), 0);
 }
