@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT
+// What the standby tests move: one process, several threads, every kind of state that a refresh knows. Each part checks
+// itself and writes "BAD what" to its log; a timer writes "tick N".
+//
+// Main thread: an epoll server on port 7000 (IPv4) and 7001 (both). A request is 8 bytes, a number; the answer 8 bytes
+// with the same number, then 8 bytes with how many requests this connection has had. Numbers with kCommand make a
+// change that a standby cannot follow.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "standby_workload.h"
+
+namespace {
+
+[[noreturn]] void bad(const char* what) {
+  std::printf("BAD %s\n", what);
+  std::fflush(stdout);
+  ::pause();
+  std::_Exit(1);
+}
+
+void pause_us(long us) {
+  ::usleep(static_cast<useconds_t>(us));
+}
+
+// Values that live in vector and general registers for long, checked against what must come out.
+void spin(uint64_t seed) {
+  for (;;) {
+    double a[4] = {1.0, 2.0, 3.0, 4.0};
+    uint64_t x = seed;
+    for (int i = 0; i < 200000; ++i) {
+      for (double& v : a) v = v * 1.0000001 + 0.5;
+      x = x * 6364136223846793005ull + 1442695040888963407ull;
+    }
+    static thread_local double expected[4] = {};
+    static thread_local uint64_t expected_x = 0;
+    if (expected_x == 0) {
+      std::memcpy(expected, a, sizeof a);
+      expected_x = x;
+    }
+    if (std::memcmp(expected, a, sizeof a) != 0) bad("vector registers");
+    if (expected_x != x) bad("general registers");
+    pause_us(2000);
+  }
+}
+
+// All 16 ymm and 6 general registers hold a pattern over a long stretch in which nothing else is done.
+void hold_registers() {
+#if defined(__x86_64__)
+  for (uint64_t round = 1;; ++round) {
+    alignas(32) uint64_t pattern[4], got[4 * 3] = {};
+    for (uint64_t i = 0; i < 4; ++i) pattern[i] = round * 0x9e3779b97f4a7c15ull + i;
+    uint64_t r12 = round ^ 0xabcdef, r13 = round * 3;
+    if (__builtin_cpu_supports("avx")) {
+      asm volatile(
+          "vmovdqa (%[in]), %%ymm3\n vmovdqa (%[in]), %%ymm9\n vmovdqa (%[in]), %%ymm15\n"
+          "mov $3000000, %%rcx\n 1: dec %%rcx\n jnz 1b\n"
+          "vmovdqa %%ymm3, (%[out])\n vmovdqa %%ymm9, 32(%[out])\n vmovdqa %%ymm15, 64(%[out])\n vzeroupper\n"
+          : "+r"(r12), "+r"(r13)
+          : [in] "r"(pattern), [out] "r"(got)
+          : "rcx", "ymm3", "ymm9", "ymm15", "memory", "cc");
+      for (size_t i = 0; i < 12; ++i) {
+        if (got[i] != pattern[i % 4]) bad("wide registers");
+      }
+    }
+    if (r12 != (round ^ 0xabcdef) || r13 != round * 3) bad("held registers");
+    pause_us(1000);
+  }
+#endif
+}
+
+// A pipe, an event counter, a file's position and flags, the signal mask: set, left for a while, checked.
+void keep_state() {
+  int ends[2];
+  if (::pipe2(ends, O_NONBLOCK) < 0) bad("pipe");
+  int events = ::eventfd(0, EFD_NONBLOCK);
+  int file = ::open("/data/state", O_RDWR | O_CREAT, 0644);
+  if (events < 0 || file < 0) bad("files");
+  off_t position = 0;
+  for (uint64_t round = 1;; ++round) {
+    char out[1000], in[1000];
+    const size_t length = round * 37 % sizeof out;
+    for (size_t i = 0; i < length; ++i) out[i] = static_cast<char>(round + i);
+    const uint64_t count = round % 5;
+    if (length > 0 && ::write(ends[1], out, length) != static_cast<ssize_t>(length)) bad("pipe write");
+    if (count > 0 && ::write(events, &count, 8) != 8) bad("eventfd write");
+    if (::write(file, &round, 8) != 8) bad("file write");
+    position += 8;
+    if (position > 4096) position = ::lseek(file, 0, SEEK_SET);
+    const int flags = round % 2 ? O_NONBLOCK : 0;
+    if (::fcntl(file, F_SETFL, flags) < 0) bad("fcntl");
+    sigset_t set;
+    sigemptyset(&set);
+    if (round % 3 == 0) sigaddset(&set, SIGUSR2);
+    if (round % 4 == 0) sigaddset(&set, SIGWINCH);
+    ::pthread_sigmask(SIG_SETMASK, &set, nullptr);
+
+    pause_us(700);
+
+    sigset_t got;
+    ::pthread_sigmask(SIG_SETMASK, nullptr, &got);
+    if (sigismember(&got, SIGUSR2) != (round % 3 == 0) || sigismember(&got, SIGWINCH) != (round % 4 == 0))
+      bad("signal mask");
+    if ((::fcntl(file, F_GETFL) & O_NONBLOCK) != flags) bad("file flags");
+    if (::lseek(file, 0, SEEK_CUR) != position) bad("file position");
+    uint64_t value = 0;
+    if (count > 0 && (::read(events, &value, 8) != 8 || value != count)) bad("event counter");
+    if (::read(events, &value, 8) > 0) bad("counter too high");
+    if (length > 0 &&
+        (::read(ends[0], in, sizeof in) != static_cast<ssize_t>(length) || std::memcmp(in, out, length) != 0))
+      bad("pipe contents");
+    if (::read(ends[0], in, sizeof in) > 0) bad("pipe holds too much");
+  }
+}
+
+void tick() {
+  int timer = ::timerfd_create(CLOCK_MONOTONIC, 0);
+  itimerspec spec{{0, 10'000'000}, {0, 10'000'000}};
+  ::timerfd_settime(timer, 0, &spec, nullptr);
+  timespec last{};
+  for (uint64_t n = 1;; ++n) {
+    uint64_t ticks = 0;
+    ssize_t got = ::read(timer, &ticks, sizeof ticks);
+    if (got < 0 && errno == EINTR) continue;
+    if (got != sizeof ticks || ticks == 0) bad("timer");
+    timespec present{};
+    ::clock_gettime(CLOCK_MONOTONIC, &present);
+    if (present.tv_sec < last.tv_sec || (present.tv_sec == last.tv_sec && present.tv_nsec < last.tv_nsec))
+      bad("clock went back");
+    last = present;
+    std::printf("tick %llu\n", static_cast<unsigned long long>(n));
+    std::fflush(stdout);
+  }
+}
+
+// Memory that changes all the time, some of it given back and touched anew.
+void churn() {
+  constexpr size_t kPages = 256, kWords = 512;
+  void* m = ::mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (m == MAP_FAILED) bad("mmap");
+  auto* words = static_cast<uint64_t*>(m);
+  static uint64_t versions[kPages];
+  for (uint64_t round = 1;; ++round) {
+    for (size_t page = 0; page < kPages; ++page) {
+      if (words[page * kWords + round % kWords] != versions[page]) bad("memory");
+    }
+    for (size_t i = 0; i < 16; ++i) {
+      const size_t page = (round * 16 + i * 7) % kPages;
+      versions[page] = round % 8 == 0 ? 0 : round;
+      if (versions[page] == 0) {
+        ::madvise(words + page * kWords, 4096, MADV_DONTNEED);
+      } else {
+        for (size_t w = 0; w < kWords; ++w) words[page * kWords + w] = versions[page];
+      }
+    }
+    pause_us(1500);
+  }
+}
+
+int listen_on(int family, uint16_t port) {
+  int fd = ::socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  int one = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  sockaddr_storage address{};
+  address.ss_family = static_cast<sa_family_t>(family);
+  if (family == AF_INET)
+    reinterpret_cast<sockaddr_in*>(&address)->sin_port = htons(port);
+  else
+    reinterpret_cast<sockaddr_in6*>(&address)->sin6_port = htons(port);
+  const socklen_t length = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+  if (::bind(fd, reinterpret_cast<sockaddr*>(&address), length) < 0 || ::listen(fd, 64) < 0) bad("listen");
+  return fd;
+}
+
+void obey(uint64_t command) {
+  using namespace mose::test;
+  if (command == kOpenFile) (void)::open("/dev/null", O_RDONLY);
+  if (command == kMap) (void)::mmap(nullptr, 1 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (command == kThread) std::thread([] { ::pause(); }).detach();
+  if (command == kHandler) ::signal(SIGUSR1, [](int) {});
+  if (command == kCloseFile) ::close(0);
+  if (command == kTimer) ::alarm(1000);
+  if (command == kUmask) ::umask(0);
+}
+
+struct Connection {
+  uint64_t requests = 0;
+  std::vector<char> out;
+};
+
+void serve() {
+  int poll = ::epoll_create1(0);
+  int listeners[] = {listen_on(AF_INET, mose::test::kPort4), listen_on(AF_INET6, mose::test::kPort6)};
+  for (int listener : listeners) {
+    epoll_event event{EPOLLIN, {.fd = listener}};
+    ::epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event);
+  }
+  std::map<int, Connection> connections;
+  for (;;) {
+    epoll_event events[16];
+    int n = ::epoll_wait(poll, events, 16, 1000);
+    if (n < 0 && errno != EINTR) bad("epoll_wait");
+    for (int i = 0; i < n; ++i) {
+      int fd = events[i].data.fd;
+      if (fd == listeners[0] || fd == listeners[1]) {
+        int accepted = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK);
+        if (accepted < 0) continue;
+        int one = 1;
+        ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        // Every other one edge-triggered.
+        epoll_event event{accepted % 2 ? EPOLLIN | EPOLLET : EPOLLIN, {.fd = accepted}};
+        ::epoll_ctl(poll, EPOLL_CTL_ADD, accepted, &event);
+        connections[accepted];
+        continue;
+      }
+      for (;;) {
+        uint64_t request = 0;
+        ssize_t got = ::recv(fd, &request, sizeof request, MSG_PEEK);
+        if (got < 0) break;
+        if (got == 0) {
+          ::close(fd);
+          connections.erase(fd);
+          break;
+        }
+        if (got < 8) break;
+        (void)::recv(fd, &request, sizeof request, 0);
+        if (request >= mose::test::kCommand) obey(request);
+        uint64_t answer[2] = {request, ++connections[fd].requests};
+        // Answers of different lengths: the number, then a tail that says its length.
+        std::vector<char> bytes(sizeof answer + (request % 8 == 0 ? mose::test::kTail : 0), 'x');
+        std::memcpy(bytes.data(), answer, sizeof answer);
+        size_t sent = 0;
+        while (sent < bytes.size()) {
+          ssize_t m = ::send(fd, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+          if (m > 0)
+            sent += static_cast<size_t>(m);
+          else if (errno == EAGAIN)
+            pause_us(200);
+          else
+            bad(std::strerror(errno));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::thread(spin, 1).detach();
+  std::thread(hold_registers).detach();
+  std::thread(keep_state).detach();
+  std::thread(tick).detach();
+  std::thread(churn).detach();
+  serve();
+}
