@@ -18,6 +18,9 @@ class ImageSet {
  public:
   [[nodiscard]] static Result<ImageSet> load(int dir);
 
+  // As if the image had been read so.
+  void replace(const std::string& name, std::string bytes) { files_[name] = std::move(bytes); }
+
   struct Content {
     std::vector<std::string_view> messages;
     std::string_view rest;  // raw bytes behind the messages, where the kind has them

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Mappings and the pages that the images hold.
 #include <algorithm>
-#include <cstring>
+#include <cstdio>
 
 #include "model/page_set.h"
 #include "restore/standby_parts.h"
@@ -72,11 +72,19 @@ struct Areas {
   PageSet vdso;
 };
 
+std::string hex(uint64_t number) {
+  char text[20];
+  std::snprintf(text, sizeof text, "%llx", static_cast<unsigned long long>(number));
+  return text;
+}
+
 Status compare_vmas(StandbyComparison& c, FieldPair& mm, const std::string& what, ImageProcess& process) {
   std::vector<std::string_view> early = mm.early.take_messages(14), final = mm.final.take_messages(14);
-  const std::string mappings = "the mappings of " + what + " have changed since the standby was made";
-  if (early.size() != final.size()) return fail(mappings);
-  for (size_t i = 0; i < early.size(); ++i) {
+  auto changed = [&](uint64_t address, const std::string& how) {
+    return fail("the mappings of " + what + " have changed since the standby was made (from " + hex(address) + " on: " + how + ")");
+  };
+  const std::string counts = std::to_string(early.size()) + " have become " + std::to_string(final.size());
+  for (size_t i = 0; i < std::min(early.size(), final.size()); ++i) {
     MOSE_ASSIGN(FieldPair vma, FieldPair::parse(what, early[i], final[i]));
     ImageFields copy = vma.final;
     ImageVma out;
@@ -95,10 +103,13 @@ Status compare_vmas(StandbyComparison& c, FieldPair& mm, const std::string& what
       auto final_file = vma.final.take_number(4);
       if (!early_file || !final_file ||
           !c.pair_files(static_cast<uint32_t>(*early_file), static_cast<uint32_t>(*final_file)))
-        return fail(mappings);
+        return changed(out.start, "another file");
     }
-    if (auto field = ImageFields::difference(vma.early, vma.final)) return fail(mappings);
+    auto field = ImageFields::difference(vma.early, vma.final);
+    if (field && early.size() == final.size()) return changed(out.start, "field " + *field);
+    if (field) return changed(out.start, counts);
   }
+  if (early.size() != final.size()) return changed(0, counts);
   return {};
 }
 

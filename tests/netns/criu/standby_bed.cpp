@@ -153,11 +153,13 @@ Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::N
   MOSE_TRY(dump_into(from, "final"));
   MOSE_TRY(carry(from, to, "final"));
   Move move;
-  Timestamp start = now();
   MOSE_ASSIGN(restore::ImageSet early, images(to, "early"));
+  const Timestamp start = now();
   MOSE_ASSIGN(restore::ImageSet final, images(to, "final"));
+  const Timestamp loaded = now();
   MOSE_ASSIGN(restore::StandbyDelta delta, restore::compare_images(early, final, restore::StandbyMemory::all));
-  move.compare = now() - start;
+  move.load = loaded - start;
+  move.compare = now() - loaded;
   for (const auto& pages : delta.pages) move.pages += pages.run.count;
   move.connections = delta.connections.size();
   restore::StandbyProcess process{1, &to.first};

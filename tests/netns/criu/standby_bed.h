@@ -33,7 +33,7 @@ class StandbyBed {
 
   struct Move {
     restore::StandbyTimes times;
-    Nanoseconds compare{};
+    Nanoseconds load{}, compare{};
     size_t pages = 0, connections = 0;
   };
   // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards.
