@@ -109,6 +109,7 @@ Status set_buffers(int fd, int send, int receive) {
   return set(fd, SOL_SOCKET, SO_RCVBUFFORCE, receive, "set the size of the receive buffer");
 }
 
+// Wakes whoever waits for the socket; epolls look at it anew, and find what has been put into its queues by then.
 Status take_down(int fd) {
   const sockaddr nowhere{AF_UNSPEC, {}};
   if (::connect(fd, &nowhere, sizeof nowhere) < 0) return fail_errno("take the connection down");
@@ -159,11 +160,7 @@ Status restore_one(int fd, const StandbyConnection& c) {
 Status release_one(int fd, const StandbyConnection& c) {
   MOSE_TRY(set(fd, IPPROTO_TCP, TCP_REPAIR, kRepairOff, "leave repair mode"));
   MOSE_TRY(set(fd, SOL_SOCKET, SO_REUSEADDR, c.reuse_address ? 1 : 0, "set SO_REUSEADDR"));
-  MOSE_TRY(fill_queue(fd, c.unsent));
-  // Filling a queue in repair mode tells nobody; setting this to what it is does.
-  int low_water = option(fd, SOL_SOCKET, SO_RCVLOWAT);
-  if (!c.in_queue.empty() && low_water >= 0) MOSE_TRY(set(fd, SOL_SOCKET, SO_RCVLOWAT, low_water, "wake readers"));
-  return {};
+  return fill_queue(fd, c.unsent);
 }
 
 }  // namespace

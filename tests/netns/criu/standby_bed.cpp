@@ -160,7 +160,10 @@ Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::N
   MOSE_ASSIGN(restore::StandbyDelta delta, restore::compare_images(early, final, restore::StandbyMemory::all));
   move.load = loaded - start;
   move.compare = now() - loaded;
-  for (const auto& pages : delta.pages) move.pages += pages.run.count;
+  for (const auto& pages : delta.pages) {
+    move.pages += pages.run.count;
+    if (pages.contents.empty()) move.zeroed += pages.run.count;
+  }
   move.connections = delta.connections.size();
   restore::StandbyProcess process{1, &to.first};
   MOSE_ASSIGN(move.times, restore::refresh_standby(delta, {&process, 1}));

@@ -34,7 +34,7 @@ class StandbyBed {
   struct Move {
     restore::StandbyTimes times;
     Nanoseconds load{}, compare{};
-    size_t pages = 0, connections = 0;
+    size_t pages = 0, zeroed = 0, connections = 0;
   };
   // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards.
   [[nodiscard]] Result<Move> switch_over(CriuBed::Node& from, CriuBed::Node& to);

@@ -134,12 +134,14 @@ TEST(Standby, ClientsGoOnOnARefreshedStandby) {
   wait_answers(clients, 20);
   CriuBed::Node *from = &s.bed.a, *to = &s.bed.b;
   std::vector<StandbyBed::Move> moves;
+  size_t zeroed = 0;
   for (int round = 0; round < 20; ++round, std::swap(from, to)) {
     ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
     std::this_thread::sleep_for(kWork);
     auto move = s.switch_over(*from, *to);
     ASSERT_TRUE(ok(move)) << "round " << round;
     moves.push_back(*move);
+    zeroed += move->zeroed;
     ASSERT_TRUE(ok(s.bed.wait_ticks(*to, 10))) << "round " << round;
     wait_answers(clients, 10);
   }
@@ -149,6 +151,7 @@ TEST(Standby, ClientsGoOnOnARefreshedStandby) {
   }
   for (StandbyClient& client : quiet) EXPECT_EQ(client.stop(), "");
   ASSERT_TRUE(ok(s.bed.wait_ticks(*from, 2)));
+  EXPECT_GT(zeroed, 0u) << "no page was given back";
   print(moves);
 }
 

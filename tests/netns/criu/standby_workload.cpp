@@ -165,7 +165,7 @@ void churn() {
     }
     for (size_t i = 0; i < 16; ++i) {
       const size_t page = (round * 16 + i * 7) % kPages;
-      versions[page] = round % 8 == 0 ? 0 : round;
+      versions[page] = (round / 16 + i) % 4 == 0 ? 0 : round;  // each page is met once in 16 rounds
       if (versions[page] == 0) {
         ::madvise(words + page * kWords, 4096, MADV_DONTNEED);
       } else {
