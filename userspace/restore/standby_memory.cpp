@@ -81,7 +81,8 @@ std::string hex(uint64_t number) {
 Status compare_vmas(StandbyComparison& c, FieldPair& mm, const std::string& what, ImageProcess& process) {
   std::vector<std::string_view> early = mm.early.take_messages(14), final = mm.final.take_messages(14);
   auto changed = [&](uint64_t address, const std::string& how) {
-    return fail("the mappings of " + what + " have changed since the standby was made (from " + hex(address) + " on: " + how + ")");
+    return fail("the mappings of " + what + " have changed since the standby was made (from " + hex(address) +
+                " on: " + how + ")");
   };
   const std::string counts = std::to_string(early.size()) + " have become " + std::to_string(final.size());
   for (size_t i = 0; i < std::min(early.size(), final.size()); ++i) {

@@ -32,7 +32,8 @@ struct StandbyTimes {
   [[nodiscard]] Nanoseconds total() const { return seize + sockets + files + memory + threads + release; }
 };
 // Everything on the calling thread, which becomes the tracer for a moment. Leaving repair mode, each connection sends a
-// window probe, and then what had never been sent: egress decides whether that gets out.
+// window probe, and then what had never been sent. Keep egress shut until this has succeeded, and while a standby that
+// was refreshed in vain is killed: out of repair mode its sockets would say goodbye to their peers.
 [[nodiscard]] Result<StandbyTimes> refresh_standby(const StandbyDelta& delta, std::span<const StandbyProcess> tree);
 
 }  // namespace mose::restore

@@ -151,16 +151,16 @@ Status restore_one(int fd, const StandbyConnection& c) {
   MOSE_TRY(set(fd, IPPROTO_TCP, TCP_REPAIR, kRepairOn, "enter repair mode"));
   // Also one on which nothing has happened: its clocks and its segment size are put right on the way.
   MOSE_TRY(take_down(fd));
-  MOSE_TRY(build_up(fd, c));
-  MOSE_TRY(set_buffers(fd, static_cast<int>(c.send_buffer / 2),
-                       static_cast<int>(c.receive_buffer / 2)));  // the kernel doubles
-  return set(fd, SOL_SOCKET, kOptionBufferLock, static_cast<int>(c.buffer_lock), "let the kernel tune the buffers");
+  return build_up(fd, c);
 }
 
 Status release_one(int fd, const StandbyConnection& c) {
   MOSE_TRY(set(fd, IPPROTO_TCP, TCP_REPAIR, kRepairOff, "leave repair mode"));
   MOSE_TRY(set(fd, SOL_SOCKET, SO_REUSEADDR, c.reuse_address ? 1 : 0, "set SO_REUSEADDR"));
-  return fill_queue(fd, c.unsent);
+  // While the buffers are still large: what the source had queued may take more room here.
+  MOSE_TRY(fill_queue(fd, c.unsent));
+  MOSE_TRY(set_buffers(fd, static_cast<int>(c.send_buffer / 2), static_cast<int>(c.receive_buffer / 2)));  // it doubles
+  return set(fd, SOL_SOCKET, kOptionBufferLock, static_cast<int>(c.buffer_lock), "let the kernel tune the buffers");
 }
 
 }  // namespace

@@ -149,6 +149,8 @@ Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned
 }
 
 Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::Node& to) {
+  // What arrives between the two stays unread.
+  MOSE_TRY(from.cgroup.freeze(kBound));
   hold();
   MOSE_TRY(dump_into(from, "final"));
   MOSE_TRY(carry(from, to, "final"));
@@ -165,6 +167,11 @@ Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::N
     if (pages.contents.empty()) move.zeroed += pages.run.count;
   }
   move.connections = delta.connections.size();
+  for (const auto& connection : delta.connections) {
+    move.unread += !connection.in_queue.empty();
+    move.unacknowledged += !connection.sent.empty();
+    move.unsent += !connection.unsent.empty();
+  }
   restore::StandbyProcess process{1, &to.first};
   MOSE_ASSIGN(move.times, restore::refresh_standby(delta, {&process, 1}));
   MOSE_TRY(to.cgroup.wait_frozen(kBound));

@@ -34,7 +34,8 @@ class StandbyBed {
   struct Move {
     restore::StandbyTimes times;
     Nanoseconds load{}, compare{};
-    size_t pages = 0, zeroed = 0, connections = 0;
+    size_t pages = 0, zeroed = 0;
+    size_t connections = 0, unread = 0, unacknowledged = 0, unsent = 0;  // the last three: with bytes in that queue
   };
   // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards.
   [[nodiscard]] Result<Move> switch_over(CriuBed::Node& from, CriuBed::Node& to);
