@@ -173,6 +173,31 @@ TEST_F(CriuImages, NamesFromAPeerAreNotTrusted) {
   EXPECT_FALSE(store_image(dir.get(), {"link.img", "x"}));
 }
 
+TEST_F(CriuImages, ClocksAreAdvancedOnce) {
+  constexpr uint32_t kClocks = 0x43114433;
+  auto clocks = [](uint64_t mono_s, uint64_t mono_ns, uint64_t boot_s, uint64_t boot_ns) {
+    return field(1, field(1, mono_s) + field(2, mono_ns)) + field(2, field(1, boot_s) + field(2, boot_ns)) + field(9, uint64_t{7});
+  };
+  for (int i = 0; i < 50; ++i) put("timens-" + std::to_string(i) + ".img", image(kClocks, {clocks(5, 999'999'999, 7, 0)}));
+  put("core-1.img", "untouched");
+  auto advanced = advance_clocks(dir.get(), std::chrono::nanoseconds(2'000'000'002));
+  ASSERT_TRUE(advanced) << advanced.error().what;
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(get("timens-" + std::to_string(i) + ".img"), image(kClocks, {clocks(8, 1, 9, 2)})) << i;
+  EXPECT_EQ(get("core-1.img"), "untouched");
+  EXPECT_FALSE(advance_clocks(dir.get(), std::chrono::nanoseconds(-1)));
+  put("timens-0.img", image(kClocks, {clocks(5, 1'000'000'000, 7, 0)}));
+  EXPECT_FALSE(advance_clocks(dir.get(), std::chrono::nanoseconds(1)));
+}
+
+TEST_F(CriuImages, AreRemovedWithoutWhatElseLiesThere) {
+  put("core-1.img", "x");
+  put("pages-1.img", "y");
+  put("criu.log", "z");
+  ASSERT_TRUE(remove_images(dir.get()));
+  EXPECT_EQ(get("core-1.img") + get("pages-1.img"), "");
+  EXPECT_EQ(get("criu.log"), "z");
+}
+
 TEST_F(CriuImages, TheDirectoryIsPrivateAndEmptiedForTheNextUse) {
   put("core-1.img", "abc");
   auto again = make_images_dir(path);

@@ -48,6 +48,14 @@ Result<ImageSet> ImageSet::load(int dir) {
   return out;
 }
 
+Result<ImageSet> ImageSet::of(const std::vector<ImageFile>& images) {
+  ImageSet out;
+  for (const ImageFile& image : images) {
+    if (!out.files_.emplace(image.name, image.bytes).second) return fail("image " + image.name.substr(0, kImageNameMax) + " comes twice");
+  }
+  return out;
+}
+
 std::optional<std::string_view> ImageSet::bytes(const std::string& name) const {
   auto found = files_.find(name);
   if (found == files_.end()) return std::nullopt;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "restore/images.h"
 
 namespace mose::restore {
 
@@ -17,6 +18,8 @@ namespace mose::restore {
 class ImageSet {
  public:
   [[nodiscard]] static Result<ImageSet> load(int dir);
+  // As they came from a peer.
+  [[nodiscard]] static Result<ImageSet> of(const std::vector<ImageFile>& images);
 
   // As if the image had been read so.
   void replace(const std::string& name, std::string bytes) { files_[name] = std::move(bytes); }

@@ -24,6 +24,7 @@ constexpr uint32_t kTreeMagic = 0x50273030;
 constexpr uint32_t kMmMagic = 0x57492820;
 constexpr uint32_t kPageMapMagic = 0x56084025;
 constexpr uint32_t kFilesMagic = 0x56303138;
+constexpr uint32_t kClocksMagic = 0x43114433;
 constexpr size_t kHeaderBytes = 8;
 constexpr size_t kMessageBytesMax = 64u << 20;  // an mm image of 65530 mappings has about 4 MiB
 
@@ -324,6 +325,50 @@ Result<unsigned> forget_file_sizes(int dir, const std::vector<std::string>& dire
   }
   if (changed > 0) MOSE_TRY(replace_file(dir, name, out));
   return changed;
+}
+
+namespace {
+
+Status advance(criu::ClockTime& clock, uint64_t by) {
+  constexpr uint64_t kSecond = 1'000'000'000;
+  if (clock.nanoseconds() >= kSecond || clock.seconds() > INT64_MAX / kSecond - by / kSecond - 1) return fail("a clock out of range");
+  uint64_t nanoseconds = clock.nanoseconds() + by % kSecond;
+  clock.set_seconds(clock.seconds() + by / kSecond + nanoseconds / kSecond);
+  clock.set_nanoseconds(nanoseconds % kSecond);
+  return {};
+}
+
+}  // namespace
+
+Status advance_clocks(int dir, Nanoseconds by) {
+  if (by.count() < 0) return fail("clocks are only advanced");
+  std::vector<std::string> names;  // first: a file that is replaced meanwhile may be listed twice
+  MOSE_TRY(for_each_entry(dir, [&](const std::string& name) -> Status {
+    if (name.starts_with("timens-") && plain_image_name(name)) names.push_back(name);
+    return {};
+  }));
+  for (const std::string& name : names) {
+    MOSE_ASSIGN(std::string bytes, read_image(dir, name));
+    MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kClocksMagic));
+    std::string out = header(kClocksMagic);
+    for (std::string_view message : messages) {
+      criu::Clocks clocks;
+      MOSE_TRY(parse(name, message, clocks));
+      for (criu::ClockTime* clock : {clocks.mutable_monotonic(), clocks.mutable_boottime()}) {
+        if (auto moved = advance(*clock, static_cast<uint64_t>(by.count())); !moved) return context(name, moved.error());
+      }
+      append(out, clocks);
+    }
+    MOSE_TRY(replace_file(dir, name, out));
+  }
+  return {};
+}
+
+Status remove_images(int dir) {
+  return for_each_entry(dir, [&](const std::string& name) -> Status {
+    if (plain_image_name(name) && ::unlinkat(dir, name.c_str(), 0) < 0) return fail_errno("remove " + name);
+    return {};
+  });
 }
 
 Result<std::vector<ImageFile>> load_images(int dir) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
 #include "kernel/process.h"
@@ -60,6 +61,10 @@ struct ImageProcess {
 // every regular file whose path (in the workload) lies in one of `directories`; returns how many.
 [[nodiscard]] Result<unsigned> forget_file_sizes(int dir, const std::vector<std::string>& directories);
 
+// The workload's monotonic and boottime clocks, as the images say, go on by that much: a restore that comes later than the
+// dump must not set them behind what the workload has seen in between.
+[[nodiscard]] Status advance_clocks(int dir, Nanoseconds by);
+
 // Regular files that the workload has open or mapped, as the images name them.
 struct ImageRegularFile {
   std::string path;
@@ -80,6 +85,8 @@ inline constexpr size_t kImageNameMax = 128;
 [[nodiscard]] Result<std::vector<ImageFile>> load_images(int dir);
 // Writes one image as it came from a peer: plain name of an image, no path, never over an existing file.
 [[nodiscard]] Status store_image(int dir, const ImageFile& image);
+// Images go, sockets and logs stay.
+[[nodiscard]] Status remove_images(int dir);
 // Makes (0700) or empties a directory for images.
 [[nodiscard]] Result<Fd> make_images_dir(const std::string& path);
 
