@@ -51,6 +51,7 @@ struct Command {
   Nanoseconds max_downtime{0}, max_total{0}, max_stall{0};
   uint64_t max_bandwidth_bps = 0;
   unsigned rounds_max = 0;
+  std::string standby;
   bool dry_run = false, detach = false;
   // status, events
   bool watch = false;

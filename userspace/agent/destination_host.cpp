@@ -281,12 +281,17 @@ Status DestinationHost::run_restore() {
   return cgroup_.wait_frozen(kFreezeBound);
 }
 
-Status DestinationHost::restore(const ImagesPayload& images) {
-  Timeline::Span span(timeline_, "restore");
+Status DestinationHost::store_images(int dir, const ImagesPayload& images) {
   uint64_t bytes = 0;
   for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();
   MOSE_TRY(check_space(config_.node.runtime_dir, bytes));
-  for (const restore::ImageFile& image : images.images) MOSE_TRY(restore::store_image(images_dir_.get(), image));
+  for (const restore::ImageFile& image : images.images) MOSE_TRY(restore::store_image(dir, image));
+  return {};
+}
+
+Status DestinationHost::restore(const ImagesPayload& images) {
+  Timeline::Span span(timeline_, "restore");
+  MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
   return run_restore();

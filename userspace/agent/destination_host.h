@@ -16,6 +16,7 @@
 #include "kernel/cgroup.h"
 #include "kernel/process.h"
 #include "restore/pager_client.h"
+#include "restore/standby_refresh.h"
 #include "restore/swrk.h"
 
 namespace mose::agent {
@@ -38,6 +39,12 @@ class DestinationHost {
 
   // From the images to a frozen tree that CRIU has let go of.
   [[nodiscard]] Status restore(const ImagesPayload& images);
+  // A warm standby (destination_standby.cpp): restored ahead from an earlier dump, egress shut, and stopped until
+  // refresh_standby() makes it what the later images say. Images that came at `received`.
+  [[nodiscard]] Status build_standby(const ImagesPayload& images, Timestamp received);
+  // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.
+  [[nodiscard]] Status refresh_standby(const ImagesPayload& images);
+  [[nodiscard]] Status drop_standby();
   // False: CRIU was not ready when this was made.
   [[nodiscard]] bool has_criu() const { return criu_ != nullptr; }
   // Any thread: ends a CRIU under way.
@@ -68,6 +75,8 @@ class DestinationHost {
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();
   [[nodiscard]] Status run_restore();
+  [[nodiscard]] Status store_images(int dir, const ImagesPayload& images);
+  [[nodiscard]] Result<std::vector<restore::StandbyProcess>> standby_tree(std::vector<ProcessHandle>& handles) const;
   [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);
   [[nodiscard]] std::future<Status> move_out(pid_t criu) const;
   void set_restore(std::optional<restore::Swrk> swrk);
@@ -81,6 +90,7 @@ class DestinationHost {
   Timeline& timeline_;
   Cgroup cgroup_;
   Fd netns_, ipcns_, utsns_, images_dir_;
+  restore::ImageSet early_images_;  // what the standby was made from
   ProcessHandle pager_;
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> egress_queue_;

@@ -89,6 +89,8 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
     driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
   };
   switch (type) {
+    case wire::FrameType::standby:
+      return make_standby(payload);
     case wire::FrameType::images: {
       auto images = decode_images(payload);
       if (!images) {
@@ -216,12 +218,22 @@ void DestinationMigration::watch_pager() {
     timeline_.end("fence_confirm");
     post_([this] { restored_if_waiting(); });
   };
+  handlers.on_standby = [this](const std::string& refusal) { standby_announced(refusal); };
+  handlers.on_staged = [this] { standby_staged(); };
+  handlers.on_refreshed = [this] {
+    memory_fresh_ = true;
+    post_([this] { restored_if_waiting(); });
+  };
+  handlers.on_standby_gone = [this] { standby_let_go(); };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
     complete_at_ = now();
     post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
   handlers.on_failed = [this](const std::string& reason) {
+    // A standby is nobody's workload yet.
+    if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
+    if (standby_ == Standby::building || standby_ == Standby::dropping) return;
     log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
   };
   pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));
@@ -229,6 +241,12 @@ void DestinationMigration::watch_pager() {
 }
 
 void DestinationMigration::restore() {
+  if (standby_ == Standby::building || standby_ == Standby::dropping) {
+    restore_waits_ = true;
+    return;
+  }
+  if (standby_ == Standby::standing) return refresh();
+  if (!standby_failed_) return post_([this] { done(DestinationActionKind::restore, standby_failed_); });
   criu_lane_.run([this, images = std::move(*images_)] { return host_->restore(images); },
                  [this](const Status& status) { restored(status); });
   images_.reset();
@@ -241,7 +259,8 @@ void DestinationMigration::restored_if_waiting() {
 // READY only after the pager has said that it has raised the fence: it must not do so after a thaw.
 void DestinationMigration::restored(const Status& status) {
   if (!status) return done(DestinationActionKind::restore, status);
-  if (fenced_) {
+  const bool fresh = standby_ != Standby::refreshed || memory_fresh_;
+  if (fenced_ && fresh) {
     // Pages that no userfaultfd covers would be lost: the images and the page map do not belong together.
     uint64_t lost = pager_ ? pager_->status().progress.unregistered_pages : 0;
     Status whole = lost == 0 ? Status{} : Status(fail(fmt::format("{} pages of the page map lie outside of what was restored", lost)));
@@ -290,6 +309,8 @@ void DestinationMigration::discard() {
   // Refused before anything was made: what has the workload's name here is somebody else's.
   if (!arrived_) return post_([this] { done(DestinationActionKind::discard, {}); });
   host_->kill_restore();
+  if (standby_ != Standby::refreshed) standby_ = Standby::gone;  // its lane ends what it does, nothing follows from it
+  if (std::exchange(restore_waits_, false)) done(DestinationActionKind::restore, fail("discarded"));
   if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));
   pager_.reset();
   criu_lane_.run([this] { return host_->discard(); },
@@ -386,7 +407,10 @@ std::string DestinationMigration::report_json() const {
   report.destination_node = context_.core.config.node.name;
   report.outcome = to_string(driver_.state().outcome);
   report.reason = driver_.state().reason;
-  report.phases_ms.restore = timeline_.milliseconds("restore");
+  report.phases_ms.restore = timeline_.milliseconds(standby_ == Standby::refreshed ? "refresh" : "restore");
+  report.standby.used = standby_ == Standby::refreshed;
+  report.standby.reason = standby_problem_;
+  report.standby.refresh_ms = timeline_.milliseconds("refresh");
   const restore::PagerProgress& pager = (pager_ ? pager_->status() : pager_status_).progress;
   report.lazy.faults = pager.faults;
   if (pager.faults > 0) {

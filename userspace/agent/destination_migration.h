@@ -71,6 +71,15 @@ class DestinationMigration {
   void watch_pager();
   void restored(const Status& status);
   void restored_if_waiting();
+  // destination_standby.cpp
+  void make_standby(const std::string& payload);
+  void standby_announced(const std::string& refusal);
+  void standby_built(const Status& status);
+  void standby_staged();
+  void drop_standby(const std::string& why);
+  void standby_let_go();
+  void standby_gone(const Status& status);
+  void refresh();
   [[nodiscard]] Status register_here();
   void release_egress();
   void schedule_announcements();
@@ -86,6 +95,17 @@ class DestinationMigration {
   bool arrived_ = false;  // the arriving workload in the registry is this migration's
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
   bool restored_ = false;  // the restore action waits for that
+  // none -> building -> standing -> refreshed, or dropping -> gone.
+  enum class Standby : uint8_t { none, building, standing, refreshed, dropping, gone };
+  Standby standby_ = Standby::none;
+  bool staged_ = false;           // the pager has put into the standby what there was
+  bool memory_fresh_ = false;     // and has replaced what changed since
+  bool pager_let_go_ = false, tree_gone_ = false;  // while dropping
+  std::optional<ImagesPayload> standby_images_;    // until the pager is ready for them
+  Timestamp standby_received_{};
+  bool restore_waits_ = false;    // for the standby to stand, or to be gone
+  Status standby_failed_;         // it could not even be dropped: no restore is possible here
+  std::string standby_problem_;   // why there is none
   bool egress_released_ = false;
   bool finish_waits_ = false;
 

@@ -9,6 +9,7 @@ MigrationPaths migration_paths(const Config& config, const MigrationId& id) {
   MigrationPaths paths;
   paths.dir = config.node.runtime_dir + "/migrations/" + id.hex();
   paths.images = paths.dir + "/images";
+  paths.switchover_images = paths.dir + "/switchover";
   paths.pager_socket = paths.dir + "/pager.sock";
   paths.pager_log = paths.dir + "/pager.log";
   paths.ingress_holder = paths.dir + "/ingress.holder";

@@ -15,6 +15,7 @@ namespace mose::agent {
 struct MigrationPaths {
   std::string dir;           // <runtime_dir>/migrations/ID, 0700
   std::string images;        // CRIU's images and logs
+  std::string switchover_images;  // beside those of a standby
   std::string pager_socket;
   std::string pager_log;
   std::string ingress_holder, egress_holder;  // who keeps the queues of held packets

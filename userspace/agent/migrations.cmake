@@ -3,6 +3,7 @@
 target_sources(mose_agent PRIVATE
   destination_host.cpp
   destination_migration.cpp
+  destination_standby.cpp
   file_sync.cpp
   free_space.cpp
   migration_paths.cpp
@@ -14,6 +15,7 @@ target_sources(mose_agent PRIVATE
   source_host.cpp
   source_memory.cpp
   source_migration.cpp
+  source_standby.cpp
   wire_messages.cpp)
 target_link_libraries(mose_agent
   PUBLIC mose_sense mose_move mose_handover mose_restore

@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <sys/epoll.h>
 
+#include <utility>
+
 #include "base/log.h"
 
 namespace mose::agent {
@@ -32,6 +34,8 @@ void PagerLink::connect() {
   if (auto watched = loop_.watch(client_->fd(), EPOLLIN, [this](uint32_t events) { on_ready(events); }); !watched) {
     return lost(watched.error().what);
   }
+  if (standby_asked_) (void)client_->standby();
+  if (dropping_) (void)client_->standby_dropped();
   if (thawed_) (void)client_->thawed();
 }
 
@@ -40,9 +44,36 @@ void PagerLink::thawed() {
   if (client_) (void)client_->thawed();
 }
 
+void PagerLink::standby() {
+  standby_asked_ = true;
+  if (client_) (void)client_->standby();
+}
+
+void PagerLink::standby_dropped() {
+  standby_asked_ = false;
+  dropping_ = true;
+  if (client_) (void)client_->standby_dropped();
+}
+
+void PagerLink::note_standby() {
+  const restore::PagerStandby& standby = status_.standby;
+  if (dropping_) {
+    if (standby.standby || status_.phase != restore::PagerPhase::listening) return;
+    dropping_ = fenced_ = staged_ = false;
+    return handlers_.on_standby_gone();
+  }
+  if (standby_asked_ && (standby.standby || !standby.refusal.empty())) {
+    standby_asked_ = false;
+    handlers_.on_standby(standby.standby ? "" : standby.refusal);
+  }
+  if (standby.staged && !std::exchange(staged_, true)) handlers_.on_staged();
+  if (standby.refreshed && !std::exchange(refreshed_, true)) handlers_.on_refreshed();
+}
+
 void PagerLink::on_ready(uint32_t) {
   auto events = client_->on_ready();
   status_ = client_->status();
+  note_standby();
   // The last word may come together with the end of the connection: looked at first.
   bool complete = status_.phase == restore::PagerPhase::complete;
   bool fenced = complete || status_.phase == restore::PagerPhase::fenced || status_.phase == restore::PagerPhase::running;

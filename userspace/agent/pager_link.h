@@ -16,6 +16,10 @@ class PagerLink {
  public:
   struct Handlers {
     std::function<void()> on_fenced;  // the restored tree is frozen and CRIU's stream has ended
+    std::function<void(std::string refusal)> on_standby;  // empty: what CRIU restores next is a standby
+    std::function<void()> on_staged;        // what had come is in the standby
+    std::function<void()> on_refreshed;     // and by now nothing in it is stale
+    std::function<void()> on_standby_gone;  // the pager is as it was before
     std::function<void()> on_complete;
     std::function<void(std::string reason)> on_failed;
   };
@@ -28,10 +32,14 @@ class PagerLink {
   void connect();
   // Tells the pager that the tree runs, now or as soon as there is a connection.
   void thawed();
+  // See PagerClient; asked again after a reconnect.
+  void standby();
+  void standby_dropped();
   [[nodiscard]] const restore::PagerStatus& status() const { return status_; }
 
  private:
   void on_ready(uint32_t events);
+  void note_standby();
   void lost(const std::string& reason);
   void retry();
   void replace_dead_pager();
@@ -45,6 +53,7 @@ class PagerLink {
   unsigned failures_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;
+  bool standby_asked_ = false, staged_ = false, refreshed_ = false, dropping_ = false;
   bool complete_ = false;
 };
 

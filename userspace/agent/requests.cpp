@@ -131,6 +131,10 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
   if (!request.steer().empty() && request.steer() != "tc") {
     return refuse(fmt::format("steering by \"{}\" is not available in this version; use tc", request.steer()));
   }
+  if (!request.standby().empty() && request.standby() != "auto" && request.standby() != "never") {
+    return refuse(fmt::format("standby \"{}\" is not known; use auto or never", request.standby()), 2);
+  }
+  options.standby = request.standby() != "never";
   return options;
 }
 

@@ -217,13 +217,37 @@ Result<ImagesPayload> SourceHost::complete_images() {
   return payload;
 }
 
-Result<ImagesPayload> SourceHost::dump() {
+Status SourceHost::dump_tree() {
   Timeline::Span span(timeline_, "dump");
   MOSE_TRY(swrk_->answer(true));
   MOSE_TRY(wait_hook("post-dump", "dump"));
-  MOSE_TRY(at_post_dump());
+  return at_post_dump();
+}
+
+Result<ImagesPayload> SourceHost::dump() {
+  MOSE_TRY(dump_tree());
   Timeline::Span images(timeline_, "images");
   return complete_images();
+}
+
+SourceHost::StandbyDump SourceHost::dump_for_standby() {
+  Timeline::Span span(timeline_, "standby_dump");
+  Timestamp clocks_read = now();
+  Status dumped = [&]() -> Status {
+    MOSE_TRY(arm_dump());
+    MOSE_TRY(quiesce());
+    clocks_read = now();
+    MOSE_TRY(freeze());
+    return dump_tree();
+  }();
+  // CRIU waits at post-dump with every task in its hands, so a task that is free has been let go. Its end takes longer.
+  if (dumped) break_dump();
+  Status resumed = dumped ? resume_tree() : resume();
+  set_dump({});
+  if (!dumped) return {std::unexpected(dumped.error()), std::move(resumed), clocks_read};
+  // While it runs again: contents that are of yesterday are replaced at the switchover, mappings that are make it fail there.
+  Timeline::Span images(timeline_, "images");
+  return {complete_images(), std::move(resumed), clocks_read};
 }
 
 Status SourceHost::finish_dump() {
@@ -252,18 +276,26 @@ void SourceHost::adopt_queue() {
 }
 
 Status SourceHost::resume() {
-  Timeline::Span span(timeline_, "resume");
   set_dump({});  // a CRIU that is still there gives up and cleans the tasks up
+  return resume_tree();
+}
+
+Status SourceHost::resume_tree() {
+  Timeline::Span span(timeline_, "resume");
   if (!network_) MOSE_TRY(open_network());
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   // The CRIU of an agent that has died cleans up as well, in its own time.
-  MOSE_TRY(wait_untraced(tree, config_.limits.dump_time_max));
+  {
+    Timeline::Span let_go(timeline_, "let_go");
+    MOSE_TRY(wait_untraced(tree, config_.limits.dump_time_max));
+  }
   MOSE_TRY(network_->pass(handover::Direction::egress));
   MOSE_ASSIGN(RepairCount repaired, set_tcp_repair(tree, false));
   if (repaired.failed > 0) log::warn("sockets stay in repair mode", {{"workload", spec_.name}, {"sockets", repaired.failed}});
   // CRIU leaves a dumped tree stopped by a signal: without this it stays stopped after the thaw.
   for (const ProcessHandle& process : tree) (void)process.signal(SIGCONT);
   MOSE_TRY(cgroup_.thaw());
+  Timeline::Span reopen(timeline_, "reopen");
   adopt_queue();
   MOSE_ASSIGN(auto policy, network_->steering().policy(handover::Direction::ingress));
   if (policy.state == handover::SteerState::pass) {

@@ -37,6 +37,15 @@ class SourceHost {
   [[nodiscard]] Result<PreparePayload> inspect();
   [[nodiscard]] Status adopt();
 
+  // A dump like that of the switchover, after which the workload runs again. Without images there is no standby; a tree that
+  // could not be resumed is another matter.
+  struct StandbyDump {
+    Result<ImagesPayload> images;
+    Status resumed;
+    Timestamp clocks_read;  // not later than CRIU read the workload's clocks
+  };
+  [[nodiscard]] StandbyDump dump_for_standby();
+
   // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists and new connections
   // wait in it.
   [[nodiscard]] Status arm_dump();
@@ -73,7 +82,9 @@ class SourceHost {
   [[nodiscard]] Status open_network();
   void adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
+  [[nodiscard]] Status dump_tree();
   [[nodiscard]] Status at_post_dump();
+  [[nodiscard]] Status resume_tree();
   [[nodiscard]] Result<ImagesPayload> complete_images();
   void set_dump(std::optional<restore::Swrk> swrk);
   void count_packets();

@@ -69,6 +69,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
 
 SourceMigration::~SourceMigration() {
   context_.core.loop.cancel(retry_timer_);
+  context_.core.loop.cancel(standby_timer_);
   memory_->cancel();
   host_->break_dump();
 }
@@ -124,6 +125,8 @@ void SourceMigration::execute(const plan::SourceAction& action) {
       return send(action);
     case SourceActionKind::precopy_round:
       return precopy_round(action.round);
+    case SourceActionKind::make_standby:
+      return make_standby();
     case SourceActionKind::arm_dump:
       return on_host(action.kind, [this] { return host_->arm_dump(); });
     case SourceActionKind::quiesce:
@@ -226,6 +229,7 @@ void SourceMigration::adopt_connection(Fd socket) {
   handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
   handlers.on_closed = [this](const std::string& reason) {
     driver_.dispatch(plan::ConnectionLost{fmt::format("the connection to node {} was lost: {}", meta_.peer, reason)});
+    standby_given_up();
   };
   if (auto opened = connection_->open(std::move(handlers)); !opened) {
     log::error("a connection cannot be watched", {{"reason", opened.error().what}});
@@ -245,6 +249,10 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
     }
     case wire::FrameType::refused:
       return received(plan::Message::refused, fmt::format("node {} refuses: {}", meta_.peer, decode_reason(payload)));
+    case wire::FrameType::standing: {
+      auto problem = decode_standing(payload);
+      return standby_ended(problem ? *problem : problem.error().what);
+    }
     case wire::FrameType::ready:
       timeline_.end("restore_wait");
       return received(plan::Message::ready);
@@ -336,6 +344,7 @@ void SourceMigration::resume(const std::string& reason) {
   log::warn("the source resumes", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", reason}});
   memory_->cancel();
   host_->break_dump();
+  standby_given_up();
   criu_lane_.run([this] { return host_->resume(); },
                  [this](const Status& status) {
                    // The workload runs again: what tracked its memory goes away beside it.
@@ -445,6 +454,9 @@ Report SourceMigration::report() const {
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);
+  report.standby.dump_ms = timeline_.milliseconds("standby_dump");
+  if (!report.standby.used) report.standby.used = false;
+  if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = options_.standby ? standby_problem_ : "not wanted";
   report.steer.layer = "tc";
   report.steer.mode = "l2";
   report.packets = host_->packets();

@@ -67,6 +67,10 @@ class SourceMigration {
   void connect();
   void send(const plan::SourceAction& action);
   void precopy_round(unsigned number);
+  // source_standby.cpp
+  void make_standby();
+  void standby_ended(const std::string& problem);
+  void standby_given_up();
   void dump();
   void final_scan();
   void finish_dump();
@@ -101,7 +105,9 @@ class SourceMigration {
   std::string destination_report_;
   std::optional<Timestamp> thawed_seen_at_;
   PacketCounts packets_;
-  EventLoop::TimerId retry_timer_ = 0;
+  EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
+  bool standby_awaited_ = false;  // STANDBY is out
+  std::string standby_problem_;
 
   StepDriver<Machine> driver_;
   // Last, so that they end first: their jobs use everything above.

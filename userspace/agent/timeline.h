@@ -44,10 +44,11 @@ class Timeline {
     }
     return {};
   }
+  // Of the last one of that name.
   [[nodiscard]] std::optional<int64_t> start_us(const std::string& phase) const {
     std::lock_guard lock(mutex_);
-    for (const TimelineEntry& entry : entries_) {
-      if (entry.phase == phase) return entry.start_us;
+    for (auto it = entries_.rbegin(); it != entries_.rend(); ++it) {
+      if (it->phase == phase) return it->start_us;
     }
     return {};
   }

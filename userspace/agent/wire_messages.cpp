@@ -10,6 +10,7 @@ namespace pb = mose::wire::v1;
 
 constexpr size_t kReasonBytesMax = 4096;
 constexpr size_t kTokenBytes = 16;
+constexpr Nanoseconds kImagesAgeMax = std::chrono::hours(1);
 
 template <typename Message>
 Result<Message> parse(const std::string& bytes, const char* name) {
@@ -116,6 +117,7 @@ Result<PreparedPayload> decode_prepared(const std::string& bytes) {
 
 std::string encode(ImagesPayload payload) {
   pb::Images out;
+  out.set_age_ns(static_cast<uint64_t>(payload.age.count()));
   for (restore::ImageFile& image : payload.images) {
     pb::ImageFile* f = out.add_files();
     f->set_name(std::move(image.name));
@@ -137,6 +139,8 @@ std::string encode(ImagesPayload payload) {
 Result<ImagesPayload> decode_images(const std::string& bytes) {
   MOSE_ASSIGN(pb::Images in, parse<pb::Images>(bytes, "IMAGES"));
   ImagesPayload payload;
+  if (in.age_ns() > static_cast<uint64_t>(kImagesAgeMax.count())) return fail("IMAGES are older than is possible");
+  payload.age = Nanoseconds(in.age_ns());
   for (pb::ImageFile& image : *in.mutable_files()) {
     payload.images.push_back({std::move(*image.mutable_name()), std::move(*image.mutable_contents())});
   }
@@ -145,6 +149,17 @@ Result<ImagesPayload> decode_images(const std::string& bytes) {
                               file.directory(), std::move(*file.mutable_contents())});
   }
   return payload;
+}
+
+std::string encode_standing(const std::string& problem) {
+  pb::Standing out;
+  out.set_problem(problem);
+  return out.SerializeAsString();
+}
+
+Result<std::string> decode_standing(const std::string& bytes) {
+  MOSE_ASSIGN(pb::Standing in, parse<pb::Standing>(bytes, "STANDING"));
+  return in.problem();
 }
 
 std::string encode_committed(int64_t thaw_us) {

@@ -37,9 +37,14 @@ struct PreparedPayload {
 struct ImagesPayload {
   std::vector<restore::ImageFile> images;
   std::vector<CopiedFile> copied;
+  Nanoseconds age{0};  // STANDBY: since the workload's clocks in them were read, or longer
 };
 [[nodiscard]] std::string encode(ImagesPayload payload);
 [[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes);
+
+// STANDING: why there is no standby; empty: it stands.
+[[nodiscard]] std::string encode_standing(const std::string& problem);
+[[nodiscard]] Result<std::string> decode_standing(const std::string& bytes);
 
 // COMMITTED: when the destination thawed, on its clock.
 [[nodiscard]] std::string encode_committed(int64_t thaw_us);

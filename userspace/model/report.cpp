@@ -27,6 +27,10 @@ struct Writer {
 struct Reader {
   const Json& in;
   // Half of a report comes from the peer: a number that its type cannot hold is no number, like any other wrong type.
+  void field(const char* key, std::optional<bool>& value) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_boolean()) value = it->get<bool>();
+  }
   void field(const char* key, std::optional<double>& value) {
     auto it = in.find(key);
     if (it != in.end() && it->is_number()) value = it->get<double>();
@@ -91,6 +95,12 @@ void visit(Visitor v, R& r) {
     o.field("reason", r.tracking.reason);
     o.field("ebpf_events", r.tracking.ebpf_events);
     o.field("ebpf_lost", r.tracking.ebpf_lost);
+  });
+  v.object("standby", [&](auto o) {
+    o.field("used", r.standby.used);
+    o.field("reason", r.standby.reason);
+    o.field("dump_ms", r.standby.dump_ms);
+    o.field("refresh_ms", r.standby.refresh_ms);
   });
   v.object("steer", [&](auto o) {
     o.field("layer", r.steer.layer);

@@ -48,6 +48,11 @@ struct Report {
     std::optional<uint64_t> ebpf_events, ebpf_lost;
   } tracking;
   struct {
+    std::optional<bool> used;                   // the switchover went on with a tree built ahead
+    std::string reason;                         // why not
+    std::optional<double> dump_ms, refresh_ms;  // the pause for its dump; bringing it up to date
+  } standby;
+  struct {
     std::string layer, mode;  // "tc", "l2"
   } steer;
   std::optional<uint64_t> bytes_sent;

@@ -41,6 +41,8 @@ constexpr TypeRow kTypes[] = {
     {FrameType::complete, "COMPLETE", wire::kControlPayloadMax},
     {FrameType::released, "RELEASED", wire::kControlPayloadMax},
     {FrameType::drained, "DRAINED", wire::kControlPayloadMax},
+    {FrameType::standby, "STANDBY", wire::kImagesPayloadMax},
+    {FrameType::standing, "STANDING", wire::kControlPayloadMax},
     {FrameType::abort, "ABORT", wire::kControlPayloadMax},
     {FrameType::aborted, "ABORTED", wire::kControlPayloadMax},
     {FrameType::pages, "PAGES", kPagesPayloadMax},

@@ -48,6 +48,8 @@ enum class FrameType : uint16_t {
   abort = 20,
   aborted = 21,
   drained = 22,  // source -> destination: every frame that was held has been redirected
+  standby = 23,   // source -> destination: images to build a stopped tree from, ahead; answered by standing
+  standing = 24,  // destination -> source: it stands; or why not
   pages = 30,
   round_end = 31,
   page_map = 32,

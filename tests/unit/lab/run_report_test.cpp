@@ -89,7 +89,7 @@ TEST(RunReport, UnknownIsNullNeverZeroAndNoKeyIsMissing) {
   for (const char* key : {"service_interruption_ms", "interruption_any_ms", "downtime_ms", "total_ms", "bytes_sent", "baseline"}) {
     EXPECT_TRUE(run[key].is_null()) << key;
   }
-  for (const char* object : {"phases_ms", "precopy", "lazy", "tracking", "steer", "packets", "client", "predicted"}) {
+  for (const char* object : {"phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "packets", "client", "predicted"}) {
     for (const auto& [key, value] : run[object].items()) EXPECT_TRUE(value.is_null()) << object << "." << key;
   }
   EXPECT_EQ(run["verified"], false);

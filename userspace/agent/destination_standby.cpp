@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+// The destination's part of a warm standby: a tree restored ahead of the switchover from an earlier dump, which never runs
+// before it has been made equal to the last one. Whatever goes wrong with it before the switchover costs the standby alone.
+#include <fmt/format.h>
+
+#include "agent/destination_host.h"
+#include "agent/destination_migration.h"
+#include "agent/migration_paths.h"
+#include "agent/workloads.h"
+#include "base/log.h"
+#include "kernel/tcp_repair.h"
+#include "restore/images.h"
+#include "restore/standby_refresh.h"
+
+namespace mose::agent {
+namespace {
+
+using plan::DestinationActionKind;
+
+constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
+constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
+// Between here and CRIU's look at the clock: its start, and the reading of the images. Too much makes the workload's clocks
+// jump ahead by that; too little would set them back.
+constexpr Nanoseconds kClockMargin = std::chrono::milliseconds(30);
+// Nothing else is under way in the pager at these moments.
+constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
+
+}  // namespace
+
+Result<std::vector<restore::StandbyProcess>> DestinationHost::standby_tree(std::vector<ProcessHandle>& handles) const {
+  MOSE_ASSIGN(auto pids, cgroup_.procs());
+  handles.clear();
+  handles.reserve(pids.size());
+  std::vector<restore::StandbyProcess> tree;
+  for (pid_t pid : pids) {
+    MOSE_ASSIGN(ProcessHandle process, ProcessHandle::open(pid));
+    MOSE_ASSIGN(pid_t space, virtual_pid(process));
+    handles.push_back(std::move(process));
+    tree.push_back({static_cast<SpaceId>(space), &handles.back()});
+  }
+  return tree;
+}
+
+Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp received) {
+  Timeline::Span span(timeline_, "standby");
+  // Some trees could never be refreshed: known before anything is built.
+  MOSE_ASSIGN(early_images_, restore::ImageSet::of(images.images));
+  MOSE_TRY(restore::compare_images(early_images_, early_images_, restore::StandbyMemory::eager));
+  // What its sockets say while they stand is of yesterday.
+  MOSE_TRY(network_->shut(handover::Direction::egress, true));
+  MOSE_TRY(store_images(images_dir_.get(), images));
+  MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
+  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
+  MOSE_TRY(restore::advance_clocks(images_dir_.get(), images.age + (now() - received) + kClockMargin));
+  MOSE_TRY(run_restore());
+  std::vector<ProcessHandle> handles;
+  MOSE_ASSIGN(auto tree, standby_tree(handles));
+  return restore::quiet_standby(tree);
+}
+
+Status DestinationHost::refresh_standby(const ImagesPayload& images) {
+  Timeline::Span span(timeline_, "refresh");
+  MOSE_ASSIGN(restore::ImageSet later, restore::ImageSet::of(images.images));
+  MOSE_ASSIGN(restore::StandbyDelta delta, restore::compare_images(early_images_, later, restore::StandbyMemory::eager));
+  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
+  // Leaving repair mode, connections send window probes: they wait for the commit.
+  MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
+  std::vector<ProcessHandle> handles;
+  MOSE_ASSIGN(auto tree, standby_tree(handles));
+  MOSE_ASSIGN(restore::StandbyTimes times, restore::refresh_standby(delta, tree));
+  log::debug("the standby is refreshed", {{"workload", payload_.spec.name},
+                                          {"seize_ms", to_ms(times.seize)},
+                                          {"sockets_ms", to_ms(times.sockets)},
+                                          {"files_ms", to_ms(times.files)},
+                                          {"memory_ms", to_ms(times.memory)},
+                                          {"threads_ms", to_ms(times.threads)},
+                                          {"release_ms", to_ms(times.release)}});
+  return {};
+}
+
+Status DestinationHost::drop_standby() {
+  Timeline::Span span(timeline_, "standby_drop");
+  set_restore({});
+  MOSE_TRY(network_->shut(handover::Direction::egress, true));
+  // In repair mode sockets vanish with their processes; else they would linger and be in the way of the next.
+  std::vector<ProcessHandle> handles;
+  if (auto tree = standby_tree(handles)) (void)set_tcp_repair(handles, true);
+  MOSE_TRY(cgroup_.kill());
+  MOSE_TRY(cgroup_.wait_empty(kExitBound));
+  MOSE_TRY(cgroup_.thaw());
+  MOSE_TRY(restore::remove_images(images_dir_.get()));
+  MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
+  return start_restore_process();
+}
+
+// ---- In the loop
+
+void DestinationMigration::make_standby(const std::string& payload) {
+  auto refuse = [this](const std::string& why) { connection_->send(wire::FrameType::standing, encode_standing(why)); };
+  if (driver_.state().phase != plan::DestinationPhase::prepared || standby_ != Standby::none || !pager_) {
+    return refuse("not at this moment");
+  }
+  auto images = decode_images(payload);
+  if (!images) return refuse(images.error().what);
+  standby_ = Standby::building;
+  standby_images_ = std::move(*images);
+  standby_received_ = now();
+  pager_->standby();
+}
+
+// The pager serves from now on what it has, before it knows what is final.
+void DestinationMigration::standby_announced(const std::string& refusal) {
+  if (standby_ != Standby::building || !standby_images_) return;
+  if (!refusal.empty()) return standby_built(fail("the pager refuses a standby: " + refusal));
+  criu_lane_.run([this, images = std::move(*standby_images_), received = standby_received_] { return host_->build_standby(images, received); },
+                 [this](const Status& status) { standby_built(status); });
+  standby_images_.reset();
+}
+
+void DestinationMigration::standby_built(const Status& status) {
+  if (standby_ != Standby::building) return;
+  if (!status) return drop_standby(status.error().what);
+  standby_ = Standby::standing;
+  if (std::exchange(restore_waits_, false)) return restore();  // the source did not wait for it
+  if (staged_) standby_staged();
+}
+
+// As much of its memory is in as has come.
+void DestinationMigration::standby_staged() {
+  staged_ = true;
+  if (standby_ != Standby::standing || !connection_) return;
+  connection_->send(wire::FrameType::standing, encode_standing({}));
+}
+
+// The pager hears of it first: processes that vanish would be a failure. Both must have let go before the next restore.
+void DestinationMigration::drop_standby(const std::string& why) {
+  log::info("the standby is dropped", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", why}});
+  standby_ = Standby::dropping;
+  standby_problem_ = why;
+  pager_let_go_ = tree_gone_ = false;
+  if (pager_) pager_->standby_dropped();
+  criu_lane_.run([this] { return host_->drop_standby(); },
+                 [this](const Status& status) {
+                   if (standby_ != Standby::dropping) return;
+                   if (!status) return standby_gone(status);
+                   tree_gone_ = true;
+                   if (pager_let_go_) return standby_gone({});
+                   timers_.push_back(context_.core.loop.after(kPagerAnswerBound, [this] {
+                     standby_gone(fail("the pager does not let go of the standby"));
+                   }));
+                 });
+}
+
+void DestinationMigration::standby_let_go() {
+  if (standby_ != Standby::dropping) return;
+  fenced_ = false;
+  pager_let_go_ = true;
+  if (tree_gone_) standby_gone({});
+}
+
+void DestinationMigration::standby_gone(const Status& status) {
+  if (standby_ != Standby::dropping) return;
+  standby_ = Standby::gone;
+  standby_failed_ = status;
+  if (connection_) connection_->send(wire::FrameType::standing, encode_standing(standby_problem_));
+  if (std::exchange(restore_waits_, false)) restore();
+}
+
+void DestinationMigration::refresh() {
+  criu_lane_.run([this, images = *images_] { return host_->refresh_standby(images); },
+                 [this](const Status& status) {
+                   if (standby_ != Standby::standing) return done(DestinationActionKind::restore, fail("discarded"));
+                   if (!status) {
+                     restore_waits_ = true;
+                     return drop_standby(status.error().what);
+                   }
+                   standby_ = Standby::refreshed;
+                   images_.reset();
+                   restored({});
+                 });
+}
+
+}  // namespace mose::agent
