@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "bed.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +16,7 @@
 #include <sstream>
 
 #include "agent/control_client.h"
+#include "kernel/netns.h"
 #include "kernel/spawn.h"
 #include "lab/agent.h"
 #include "lab/child_process.h"
@@ -263,6 +267,7 @@ FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& 
     migrate.set_detach(true);
     migrate.set_strategy(wish.strategy);
     migrate.set_max_bandwidth_bps(wish.max_bandwidth_bps);
+    migrate.set_standby(wish.standby ? "auto" : "never");
     if (!client->call(request, response, kCallBound)) return out;
     if (response.has_started()) out.id = response.started().migration_id();
     if (response.has_failure()) {
@@ -310,6 +315,33 @@ Result<std::vector<std::string>> FaultBed::under_way(const std::string& node) {
   std::vector<std::string> out;
   for (const auto& m : response.migration_list().migrations()) out.push_back(m.migration_id() + " " + m.role() + " " + m.phase());
   return out;
+}
+
+Result<std::string> FaultBed::report(const std::string& node, const std::string& id) {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  request.mutable_show()->set_migration_id(id);
+  MOSE_TRY(client.call(request, response, kCallBound));
+  if (response.has_failure()) return fail(response.failure().reason());
+  return response.json().text();
+}
+
+Result<Fd> FaultBed::connect_client() {
+  MOSE_ASSIGN(Fd netns, open_file(names_.netns_path("client"), O_RDONLY));
+  return in_netns_get<Fd>(netns.get(), []() -> Result<Fd> {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(lab::kRedisPort);
+    inet_pton(AF_INET, lab::kServiceAddress, &address.sin_addr);
+    Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!socket) return fail_errno("socket");
+    timeval bound{.tv_sec = 5, .tv_usec = 0};
+    setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
+    if (connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return fail_errno("connect to the service");
+    return socket;
+  });
 }
 
 Result<std::string> FaultBed::workload_state(const std::string& node) {

@@ -70,12 +70,18 @@ class FaultBed {
   struct Wish {
     std::string strategy;            // empty: the agent's choice
     uint64_t max_bandwidth_bps = 0;  // 0: unlimited
+    bool standby = false;
   };
-  [[nodiscard]] Started migrate(const std::string& from, const std::string& to, const Wish& wish = {"", 0});
+  [[nodiscard]] Started migrate(const std::string& from, const std::string& to, const Wish& wish);
+  [[nodiscard]] Started migrate(const std::string& from, const std::string& to) { return migrate(from, to, Wish()); }
   [[nodiscard]] Status cancel(const std::string& node, const std::string& id);
   void recover(const std::string& node, const std::string& id);
   // Migrations under way: "ID role phase" each; an error when the agent does not answer.
   [[nodiscard]] Result<std::vector<std::string>> under_way(const std::string& node);
+  // The run object of a migration that has ended.
+  [[nodiscard]] Result<std::string> report(const std::string& node, const std::string& id);
+  // One more connection of the client to the service.
+  [[nodiscard]] Result<Fd> connect_client();
   // State of the workload at that node ("running", "away", ...), empty: unknown there.
   [[nodiscard]] Result<std::string> workload_state(const std::string& node);
   // Ends when both agents have nothing under way and the workload runs at exactly one node; that node.

@@ -35,7 +35,7 @@ std::string camel(const std::string& text) {
 
 void at_criu(std::vector<KillCase>& out, const std::string& role, const std::string& point, const std::string& moment,
              Victim victim, Side expected = Side::source) {
-  out.push_back({camel(role) + "_" + camel(point) + "_" + camel(moment) + "_" + name_of(victim), victim, expected, role, point,
+  out.push_back({camel(role) + "_" + camel(point) + "_" + camel(moment) + "_" + name_of(victim), victim, expected, false, role, point,
                  moment, std::nullopt});
 }
 
@@ -47,8 +47,51 @@ void at_frame(std::vector<KillCase>& out, const std::string& name, FrameType typ
   rule.moment = moment;
   // A frame that a dead agent has not sent yet does not arrive.
   if (victim == Victim::link || moment == Moment::before) rule.then = FrameRule::Then::cut;
-  out.push_back({"Frame_" + name + (moment == Moment::before ? "_Before_" : "_After_") + name_of(victim), victim, expected, "", "",
-                 "", rule});
+  out.push_back({"Frame_" + name + (moment == Moment::before ? "_Before_" : "_After_") + name_of(victim), victim, expected, false, "",
+                 "", "", rule});
+}
+
+// With a warm standby. An agent that dies ends the migration as ever; what happens to the standby's CRIU costs the standby.
+std::vector<KillCase> with_standby() {
+  constexpr Victim S = Victim::source_agent, D = Victim::destination_agent, C = Victim::criu, L = Victim::link;
+  constexpr Direction to = Direction::to_target, from = Direction::from_target;
+  constexpr Moment before = Moment::before, after = Moment::after;
+  std::vector<KillCase> t;
+  at_criu(t, "dump", "request", "before", S);
+  at_criu(t, "dump", "pre-dump", "before", S);
+  at_criu(t, "dump", "pre-dump", "answered", C, Side::destination);
+  at_criu(t, "dump", "post-dump", "before", S);
+  at_criu(t, "dump", "post-dump", "before", D);
+  at_criu(t, "dump", "post-dump", "before", C, Side::destination);
+  at_criu(t, "restore", "request", "before", D);
+  at_criu(t, "restore", "setup-namespaces", "answered", C, Side::destination);
+  at_criu(t, "restore", "post-restore", "before", D);
+  at_criu(t, "restore", "post-restore", "before", S);
+  at_criu(t, "restore", "pre-resume", "before", D);
+  at_criu(t, "restore", "pre-resume", "after", D);
+  at_criu(t, "restore", "pre-resume", "after", C, Side::destination);
+  at_criu(t, "restore", "response", "before", D);
+  at_frame(t, "Standby", FrameType::standby, to, before, S, Side::source);
+  at_frame(t, "Standby", FrameType::standby, to, after, D, Side::source);
+  at_frame(t, "Standby", FrameType::standby, to, after, L, Side::source);
+  at_frame(t, "Standing", FrameType::standing, from, before, S, Side::source);
+  at_frame(t, "Standing", FrameType::standing, from, before, D, Side::source);
+  at_frame(t, "Standing", FrameType::standing, from, before, L, Side::source);
+  at_frame(t, "Images", FrameType::images, to, before, D, Side::source);
+  at_frame(t, "Images", FrameType::images, to, after, S, Side::source);
+  at_frame(t, "Images", FrameType::images, to, after, L, Side::source);
+  at_frame(t, "Ready", FrameType::ready, from, before, D, Side::source);
+  at_frame(t, "Ready", FrameType::ready, from, after, S, Side::either);
+  at_frame(t, "Commit", FrameType::commit, to, before, D, Side::destination);
+  at_frame(t, "Commit", FrameType::commit, to, before, L, Side::destination);
+  at_frame(t, "Commit", FrameType::commit, to, after, D, Side::destination);
+  at_frame(t, "Committed", FrameType::committed, from, before, S, Side::destination);
+  at_frame(t, "Complete", FrameType::complete, from, before, D, Side::destination);
+  for (KillCase& kill : t) {
+    kill.name = "Standby_" + kill.name;
+    kill.standby = true;
+  }
+  return t;
 }
 
 std::vector<KillCase> make() {
@@ -125,6 +168,8 @@ std::vector<KillCase> make() {
   at_frame(t, "Complete", FrameType::complete, from, after, S, Side::destination);
   at_frame(t, "Released", FrameType::released, to, before, S, Side::destination);
   at_frame(t, "Released", FrameType::released, to, before, D, Side::destination);
+  std::vector<KillCase> more = with_standby();
+  t.insert(t.end(), more.begin(), more.end());
   return t;
 }
 

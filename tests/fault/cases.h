@@ -20,6 +20,7 @@ struct KillCase {
   std::string name;
   Victim victim = Victim::source_agent;
   Side expected = Side::source;
+  bool standby = false;  // one is made: what comes first at CRIU is its dump and its restore
   // At a point of CRIU's dump or restore (see criu_interposer.cpp) ...
   std::string role, point, moment;
   // ... or at a frame between the agents.

@@ -114,7 +114,7 @@ class Faults : public ::testing::Test {
     Stage::drop();
   }
 
-  void start(const FaultBed::Wish& wish = {"", 0}) {
+  void start(const FaultBed::Wish& wish = {}) {
     auto started = bed_->migrate(source_, destination_, wish);
     ASSERT_EQ(started.refusal, "");
     id_ = started.id;
@@ -181,7 +181,7 @@ class Kill : public Faults, public ::testing::WithParamInterface<KillCase> {
     bool own_agent = kill.victim != Victim::criu && place == victim_node();
     std::string action = kill.victim == Victim::criu ? "kill-criu" : own_agent ? "kill-agent" : "hold";
     bed_->plan(place, {kill.role, kill.point, kill.moment, action});
-    start();
+    start({.standby = kill.standby});
     if (HasFatalFailure()) return;
     ASSERT_TRUE(wait_until([&] { return bed_->harm_done(place); }, kReachBound)) << "the moment never came";
     if (action == "hold") {
@@ -195,7 +195,7 @@ class Kill : public Faults, public ::testing::WithParamInterface<KillCase> {
     if (GetParam().victim != Victim::link) rule.action = [bed = bed_, node = victim_node()] { bed->kill_agent(node); };
     FrameProxy& proxy = bed_->proxy_of(destination_);
     proxy.set_rule(rule);
-    start();
+    start({.standby = GetParam().standby});
     if (HasFatalFailure()) return;
     ASSERT_TRUE(wait_until([&] { return proxy.fired(); }, kReachBound)) << "the moment never came";
   }
@@ -240,6 +240,53 @@ TEST_F(Pager, KilledAfterTheCommitIsReplacedAndNothingIsLost) {
   auto under_way = bed_->under_way(destination_);
   EXPECT_TRUE(under_way && under_way->size() == 1) << "the pages were all there already: nothing was tested";
   check_end(Side::destination);
+}
+
+// ---- A warm standby
+
+class WithStandby : public Faults {
+ protected:
+  std::string report_value(const std::string& key) {
+    auto text = bed_->report(source_, id_);
+    EXPECT_TRUE(text) << text.error().what;
+    if (!text) return "";
+    auto standby = text->find("\"standby\":");
+    auto at = text->find("\"" + key + "\":", standby == std::string::npos ? 0 : standby);
+    return at == std::string::npos ? "" : text->substr(at + key.size() + 3, text->find_first_of(",}", at) - at - key.size() - 3);
+  }
+};
+
+TEST_F(WithStandby, IsUsedWhereNothingStandsAgainstIt) {
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  check_end(Side::destination);
+  EXPECT_EQ(report_value("used"), "true") << report_value("reason");
+  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+}
+
+// A connection that the standby knows nothing of: it must not get lost with it.
+TEST_F(WithStandby, IsLeftWhenAConnectionHasComeSince) {
+  FrameRule rule;
+  rule.type = FrameType::standing;
+  rule.direction = Direction::from_target;
+  rule.then = FrameRule::Then::delay;
+  rule.delay = std::chrono::milliseconds(400);
+  bed_->proxy_of(destination_).set_rule(rule);
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
+  auto connection = bed_->connect_client();
+  ASSERT_TRUE(connection) << connection.error().what;
+  auto ping = [&] {
+    char answer[16] = "";
+    bool sent = write_all(connection->get(), "PING\r\n").has_value();
+    return sent && ::read(connection->get(), answer, sizeof answer - 1) > 0 ? std::string(answer) : std::string("nothing");
+  };
+  EXPECT_EQ(ping(), "+PONG\r\n");
+  check_end(Side::destination);
+  EXPECT_EQ(report_value("used"), "false");
+  EXPECT_NE(report_value("reason"), "null");
+  EXPECT_EQ(ping(), "+PONG\r\n");
 }
 
 // ---- Without a death: the workload hardly notices
