@@ -122,7 +122,7 @@ class Pager {
   // Nothing happens without a standby.
   void drop_standby();
   [[nodiscard]] bool is_standby() const { return standby_.load(std::memory_order_acquire); }
-  [[nodiscard]] bool refreshed() const { return refreshed_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool refreshed() const { return refreshed_; }
 
   [[nodiscard]] bool complete() const { return complete_.load(std::memory_order_acquire); }
   [[nodiscard]] PagerStats stats() const;

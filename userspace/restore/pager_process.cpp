@@ -104,6 +104,8 @@ Status PagerProcess::set_up() {
   // Last: who connects learns a state that is true.
   MOSE_ASSIGN(server_, PagerServer::start(options_.socket, std::move(handlers)));
   server_now_ = server_.get();
+  // An adopted standby may have become so while there was nobody to tell it by, and somebody connected to hear it.
+  if (pager_->refreshed()) server_->post(PagerEventKind::refreshed);
   if (phase_ == PagerPhase::fencing) raise_fence();
   if (phase_ == PagerPhase::failed) restore_failed("the pager died while CRIU restored");
   server_->post(PagerEventKind::listening);

@@ -258,7 +258,7 @@ bool Pager::refresh() {
   if (space_count() != state_.spaces()) return true;
   state_.header().refreshed = 1;
   refreshed_us_ = to_us(now());
-  refreshed_.store(true, std::memory_order_release);
+  refreshed_ = true;
   if (callbacks_.on_refreshed) callbacks_.on_refreshed();
   for (uint32_t i = 0; i < space_count(); ++i) space(i)->memory = {};
   return true;
