@@ -264,6 +264,46 @@ TEST_F(WithStandby, IsUsedWhereNothingStandsAgainstIt) {
   EXPECT_LT(row_.gap_ms, kGapMaxMs);
 }
 
+TEST_F(WithStandby, CancelWhileItIsDumped) {
+  bed_->plan(source_, {"dump", "post-dump", "before", "hold"});
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(source_); }, kReachBound));
+  auto cancelled = bed_->cancel(source_, id_);
+  EXPECT_TRUE(cancelled) << cancelled.error().what;
+  bed_->go(source_);
+  check_end(Side::source);
+  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+}
+
+TEST_F(WithStandby, CancelWhileItIsRestored) {
+  bed_->plan(destination_, {"restore", "post-restore", "before", "hold"});
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
+  auto cancelled = bed_->cancel(source_, id_);
+  EXPECT_TRUE(cancelled) << cancelled.error().what;
+  bed_->go(destination_);
+  check_end(Side::source);
+  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+}
+
+TEST_F(WithStandby, CancelWhileItStands) {
+  FrameRule rule;
+  rule.type = FrameType::standing;
+  rule.direction = Direction::from_target;
+  rule.then = FrameRule::Then::delay;
+  rule.delay = std::chrono::milliseconds(300);
+  bed_->proxy_of(destination_).set_rule(rule);
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
+  auto cancelled = bed_->cancel(source_, id_);
+  EXPECT_TRUE(cancelled) << cancelled.error().what;
+  check_end(Side::source);
+  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+}
+
 // A connection that the standby knows nothing of: it must not get lost with it.
 TEST_F(WithStandby, IsLeftWhenAConnectionHasComeSince) {
   FrameRule rule;

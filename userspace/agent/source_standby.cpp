@@ -25,8 +25,8 @@ void SourceMigration::make_standby() {
                  [this](SourceHost::StandbyDump dumped) {
                    if (!dumped.resumed) return done(SourceActionKind::make_standby, dumped.resumed);
                    standby_awaited_ = true;
+                   if (driver_.state().phase != plan::SourcePhase::standby || !connection_) return standby_given_up();
                    if (!dumped.images) return standby_ended(dumped.images.error().what);
-                   if (!connection_ || !driver_.state().connected) return standby_given_up();
                    dumped.images->age = now() - dumped.clocks_read;
                    connection_->send(wire::FrameType::standby, encode(std::move(*dumped.images)));
                    timeline_.begin("standby_wait");
