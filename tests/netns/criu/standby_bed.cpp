@@ -136,9 +136,11 @@ Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::stri
 }
 
 Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections) {
+  hold();  // CRIU fails when bytes arrive while it reads a queue
   MOSE_TRY(dump_into(from, "early"));
   MOSE_TRY(carry(from, to, "early"));
   MOSE_TRY(resume(from, connections));
+  connect(from);
   MOSE_TRY(set_clocks_ahead(to.images + "/early"));
   MOSE_ASSIGN(Fd dir, open_file(to.images + "/early", O_RDONLY | O_DIRECTORY));
   MOSE_ASSIGN(Swrk restorer, Swrk::start_for_restore(bed.criu(), bed.destination_place(to)));
@@ -148,9 +150,8 @@ Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned
   return restore::quiet_standby({&process, 1});
 }
 
-Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::Node& to) {
-  // What arrives between the two stays unread.
-  MOSE_TRY(from.cgroup.freeze(kBound));
+Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::Node& to, bool leave_unread) {
+  if (leave_unread) MOSE_TRY(from.cgroup.freeze(kBound));
   hold();
   MOSE_TRY(dump_into(from, "final"));
   MOSE_TRY(carry(from, to, "final"));

@@ -37,8 +37,9 @@ class StandbyBed {
     size_t pages = 0, zeroed = 0;
     size_t connections = 0, unread = 0, unacknowledged = 0, unsent = 0;  // the last three: with bytes in that queue
   };
-  // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards.
-  [[nodiscard]] Result<Move> switch_over(CriuBed::Node& from, CriuBed::Node& to);
+  // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards. `leave_unread`: requests arrive
+  // after it has been frozen; else the answers find nobody who would acknowledge them.
+  [[nodiscard]] Result<Move> switch_over(CriuBed::Node& from, CriuBed::Node& to, bool leave_unread);
 
  private:
   void run(int net, const std::string& command) const;

@@ -144,7 +144,7 @@ TEST(Standby, ClientsGoOnOnARefreshedStandby) {
   for (int round = 0; round < 20; ++round, std::swap(from, to)) {
     ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
     std::this_thread::sleep_for(kWork);
-    auto move = s.switch_over(*from, *to);
+    auto move = s.switch_over(*from, *to, round % 2 == 0);
     ASSERT_TRUE(ok(move)) << "round " << round;
     moves.push_back(*move);
     zeroed += move->zeroed;
@@ -220,7 +220,7 @@ TEST_F(RedisStandby, ClientsGoOn) {
   for (unsigned round = 0; round < 8; ++round) {
     ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
     std::this_thread::sleep_for(kWork);
-    auto move = s.switch_over(*from, *to);
+    auto move = s.switch_over(*from, *to, round % 2 == 0);
     // Its allocator asks for memory when it wants to. Then the standby goes, and here the source goes on.
     if (!move && move.error().what.starts_with("the mappings of")) {
       std::printf("  round %u: %s\n", round, move.error().what.c_str());
