@@ -332,7 +332,7 @@ TEST(StandbyImages, DamageNeverCrashes) {
   unsigned refused = 0, rounds = 0;
   for (const auto& [name, bytes] : early->files()) {
     if (name.starts_with("pages-")) continue;
-    for (int i = 0; i < 150; ++i, ++rounds) {
+    for (int i = 0; i < 60; ++i, ++rounds) {
       std::string damaged = bytes;
       const size_t at = damaged.empty() ? 0 : random() % damaged.size();
       switch (random() % 4) {
