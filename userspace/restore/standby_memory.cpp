@@ -9,7 +9,7 @@
 namespace mose::restore {
 namespace {
 
-constexpr uint32_t kStatusVdso = 1u << 3, kStatusFilePrivate = 1u << 6, kStatusFileShared = 1u << 7;
+constexpr uint32_t kStatusFilePrivate = 1u << 6, kStatusFileShared = 1u << 7;
 constexpr uint32_t kFlagParent = 1, kFlagLazy = 2, kFlagPresent = 4;
 constexpr uint64_t kUserPages = (uint64_t{1} << 47) >> kPageShift;
 

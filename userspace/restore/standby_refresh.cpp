@@ -2,7 +2,6 @@
 #include "restore/standby_refresh.h"
 
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -16,6 +15,7 @@
 #include <map>
 #include <sstream>
 
+#include "kernel/rooted.h"
 #include "kernel/tcp_repair.h"
 #include "restore/standby_actions.h"
 
@@ -45,15 +45,10 @@ constexpr size_t kZeroBytes = 65536;
 
 // What `path` names in the standby now: its files may have been carried over once more since its restore.
 Result<struct stat> stat_in_root(const StandbyProcess& process, const std::string& path) {
-  MOSE_ASSIGN(Fd root, open_file("/proc/" + std::to_string(process.process->pid()) + "/root", O_PATH | O_DIRECTORY));
-  open_how how{};
-  how.flags = O_PATH | O_CLOEXEC | O_NOFOLLOW;
-  how.resolve = RESOLVE_IN_ROOT;
-  int fd = static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how));
-  if (fd < 0) return fail_errno("look up " + path);
-  Fd file(fd);
+  const std::string root = "/proc/" + std::to_string(process.process->pid()) + "/root";
+  MOSE_ASSIGN(Fd file, open_in_root(root, path, O_PATH | O_NOFOLLOW));
   struct stat out {};
-  if (::fstat(fd, &out) < 0) return fail_errno("look at " + path);
+  if (::fstat(file.get(), &out) < 0) return fail_errno("look at " + path);
   return out;
 }
 
