@@ -2,8 +2,10 @@
 // What is left when a dump or a restore does not go well: the fence, not CRIU, decides who runs.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -293,6 +295,38 @@ TEST_F(CriuFailure, TheCanaryProvesDumpsWithoutMemory) {
   EXPECT_FALSE(std::filesystem::exists(options.scratch));
   std::printf("  canary: CRIU %s, %.1f ms, %llu bytes\n", result.criu_version.c_str(), result.dump_ms,
               static_cast<unsigned long long>(result.image_bytes));
+}
+
+// As long as a connection without it lives, nobody else could listen on its port: a service could not be restarted.
+TEST(TcpRepair, AConnectionThatLeavesRepairModeHasItsListenersReuseOfAddresses) {
+  auto reuse = [](int fd) {
+    int value = -1;
+    socklen_t length = sizeof value;
+    getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &value, &length);
+    return value;
+  };
+  Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)), client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  int one = 1;
+  ASSERT_EQ(setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  Fd accepted(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(accepted.valid());
+  std::vector<ProcessHandle> self;
+  self.push_back(std::move(*ProcessHandle::open(getpid())));
+  for (bool on : {true, false}) {
+    auto count = set_tcp_repair(self, on);
+    ASSERT_TRUE(count) << count.error().what;
+    EXPECT_EQ(count->changed, 2u);
+  }
+  EXPECT_EQ(reuse(accepted.get()), 1);
+  EXPECT_EQ(reuse(client.get()), 0);
 }
 
 }  // namespace
