@@ -98,7 +98,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
         connection_->send(wire::FrameType::failed, encode_reason(images.error().what));
         return received(plan::Message::abort, images.error().what);
       }
-      images_ = std::move(*images);
+      images_ = std::make_shared<const ImagesPayload>(std::move(*images));
       return received(plan::Message::images);
     }
     case wire::FrameType::commit:
@@ -247,9 +247,8 @@ void DestinationMigration::restore() {
   }
   if (standby_ == Standby::standing) return refresh();
   if (!standby_failed_) return post_([this] { done(DestinationActionKind::restore, standby_failed_); });
-  criu_lane_.run([this, images = std::move(*images_)] { return host_->restore(images); },
+  criu_lane_.run([this, images = std::move(images_)] { return host_->restore(*images); },
                  [this](const Status& status) { restored(status); });
-  images_.reset();
 }
 
 void DestinationMigration::restored_if_waiting() {

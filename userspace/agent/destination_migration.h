@@ -115,7 +115,7 @@ class DestinationMigration {
   std::unique_ptr<PagerLink> pager_;
   restore::PagerStatus pager_status_;
   PreparedPayload prepared_;
-  std::optional<ImagesPayload> images_;
+  std::shared_ptr<const ImagesPayload> images_;  // until they are restored from
   std::optional<Timestamp> thawed_at_, complete_at_;
   std::vector<EventLoop::TimerId> timers_;
 

@@ -167,7 +167,7 @@ void DestinationMigration::standby_gone(const Status& status) {
 }
 
 void DestinationMigration::refresh() {
-  criu_lane_.run([this, images = *images_] { return host_->refresh_standby(images); },
+  criu_lane_.run([this, images = images_] { return host_->refresh_standby(*images); },
                  [this](const Status& status) {
                    if (standby_ != Standby::standing) return done(DestinationActionKind::restore, fail("discarded"));
                    if (!status) {
