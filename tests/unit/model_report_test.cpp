@@ -28,7 +28,7 @@ Report full() {
   r.timeline = {{"a", "freeze", 1000, 1400}, {"b", "restore", -5, 3}};
   r.precopy = {.rounds = 2, .bytes = 4096, .pages = 1};
   r.lazy = {.pages = 9, .faults = 7, .fault_p50_us = 30.5, .fault_p99_us = 100, .complete_ms = 8};
-  r.standby = {.used = true, .reason = "", .dump_ms = 21.5, .refresh_ms = 3.25};
+  r.standby = {.used = true, .reason = "", .pause_ms = 21.5, .refresh_ms = 3.25};
   r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf_events = 0, .ebpf_lost = 0};
   r.steer = {.layer = "tc", .mode = "l2"};
   r.bytes_sent = std::numeric_limits<uint64_t>::max();

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "kernel/spawn.h"
 
 namespace mose {
@@ -144,6 +146,23 @@ TEST(Spawn, AMissingProgramIsAnError) {
   auto child = spawn(request);
   ASSERT_FALSE(child);
   EXPECT_EQ(child.error().code, ENOENT);
+}
+
+TEST(EndedChildren, AreListedUntilTheyAreReaped) {
+  pid_t child = fork();
+  if (child == 0) _exit(0);
+  auto listed = [&] {
+    auto all = ended_children();
+    return std::find_if(all.begin(), all.end(), [&](const EndedChild& ended) { return ended.pid == child; }) != all.end();
+  };
+  while (!listed()) usleep(1000);
+  EndedChild ended;
+  for (const EndedChild& each : ended_children()) {
+    if (each.pid == child) ended = each;
+  }
+  EXPECT_FALSE(reap_child({child, ended.start_time + 1})) << "another process of that number";
+  EXPECT_TRUE(reap_child(ended));
+  EXPECT_FALSE(listed());
 }
 
 }  // namespace

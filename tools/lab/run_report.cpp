@@ -28,7 +28,7 @@ Json unknown_run() {
   out["precopy"] = nulls({"rounds", "bytes", "pages"});
   out["lazy"] = nulls({"pages", "faults", "fault_p50_us", "fault_p99_us", "complete_ms"});
   out["tracking"] = nulls({"source", "reason", "ebpf_events", "ebpf_lost"});
-  out["standby"] = nulls({"used", "reason", "dump_ms", "refresh_ms"});
+  out["standby"] = nulls({"used", "reason", "pause_ms", "refresh_ms"});
   out["steer"] = nulls({"layer", "mode"});
   out["bytes_sent"] = nullptr;
   out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open"});

@@ -18,6 +18,7 @@
 #include "agent/durable_file.h"
 #include "agent/migration_service.h"
 #include "agent/notify.h"
+#include "agent/orphan_reaper.h"
 #include "agent/requests.h"
 #include "agent/version.h"
 #include "base/log.h"
@@ -156,6 +157,7 @@ class Agent {
 
   const Config& config_;
   EventLoop& loop_;
+  OrphanReaper orphans_{loop_};
   History history_;
   WorkerPool workers_;
   Workloads workloads_;

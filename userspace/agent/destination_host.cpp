@@ -257,11 +257,11 @@ Status DestinationHost::on_hook(const std::string& name, std::future<Status>& mo
   return swrk_->answer(true);
 }
 
-Status DestinationHost::run_restore() {
+Status DestinationHost::run_restore(Nanoseconds bound) {
   restore::Swrk::RestoreRequest request;
   request.images_dir = images_dir_.get();
   MOSE_TRY(swrk_->request_restore(request));
-  Timestamp deadline = now() + kRestoreBound;
+  Timestamp deadline = now() + bound;
   std::future<Status> moved;  // its end is awaited with every return
   for (;;) {
     MOSE_ASSIGN(auto event, swrk_->next(deadline - now()));
@@ -273,7 +273,7 @@ Status DestinationHost::run_restore() {
     } else if (auto* died = std::get_if<restore::Swrk::Died>(&event)) {
       return fail("CRIU died in the restore (" + died->how + ")");
     } else {
-      return fail(fmt::format("CRIU's restore did not end within {} s", kRestoreBound.count() / 1'000'000'000));
+      return fail(fmt::format("CRIU's restore did not end within {} s", bound.count() / 1'000'000'000));
     }
   }
   MOSE_TRY(swrk_->wait_exit(kExitBound));
@@ -294,7 +294,7 @@ Status DestinationHost::restore(const ImagesPayload& images) {
   MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
-  return run_restore();
+  return run_restore(kRestoreBound);
 }
 
 Status DestinationHost::activate() {

@@ -74,7 +74,7 @@ class DestinationHost {
   [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();
-  [[nodiscard]] Status run_restore();
+  [[nodiscard]] Status run_restore(Nanoseconds bound);
   [[nodiscard]] Status store_images(int dir, const ImagesPayload& images);
   [[nodiscard]] Result<std::vector<restore::StandbyProcess>> standby_tree(std::vector<ProcessHandle>& handles) const;
   [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);

@@ -230,8 +230,9 @@ void DestinationMigration::watch_pager() {
     complete_at_ = now();
     post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
+  handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager(reason); }); };
   handlers.on_failed = [this](const std::string& reason) {
-    // A standby is nobody's workload yet.
+    // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
     if (standby_ == Standby::building || standby_ == Standby::dropping) return;
     log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
@@ -251,6 +252,14 @@ void DestinationMigration::restore() {
                  [this](const Status& status) { restored(status); });
 }
 
+// Before the final map it takes the pages with it: nothing that has come can be used. The source still has everything.
+void DestinationMigration::lose_pager(const std::string& reason) {
+  if (driver_.state().phase > plan::DestinationPhase::restoring) return;
+  log::error("the pager has died before it had the final map", {{"migration", meta_.id.hex()}, {"reason", reason}});
+  if (connection_) connection_->send(wire::FrameType::failed, encode_reason("the pager has died"));
+  driver_.dispatch(plan::ConnectionLost{"the pager has died"});
+}
+
 void DestinationMigration::restored_if_waiting() {
   if (std::exchange(restored_, false)) restored({});
 }
@@ -267,6 +276,7 @@ void DestinationMigration::restored(const Status& status) {
   }
   restored_ = true;
   timeline_.begin("fence_confirm");
+  if (!fresh) return await_fresh_memory();
   timers_.push_back(context_.core.loop.after(kFenceBound, [this] {
     if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
   }));

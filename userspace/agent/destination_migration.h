@@ -71,6 +71,7 @@ class DestinationMigration {
   void watch_pager();
   void restored(const Status& status);
   void restored_if_waiting();
+  void lose_pager(const std::string& reason);
   // destination_standby.cpp
   void make_standby(const std::string& payload);
   void standby_announced(const std::string& refusal);
@@ -80,6 +81,8 @@ class DestinationMigration {
   void standby_let_go();
   void standby_gone(const Status& status);
   void refresh();
+  void refreshed(const Status& status);
+  void await_fresh_memory();
   [[nodiscard]] Status register_here();
   void release_egress();
   void schedule_announcements();

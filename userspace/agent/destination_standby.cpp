@@ -24,6 +24,12 @@ constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 constexpr Nanoseconds kClockMargin = std::chrono::milliseconds(30);
 // Nothing else is under way in the pager at these moments.
 constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
+// Together less than the source waits for STANDING, so that no switchover meets a standby that is being built.
+constexpr Nanoseconds kAnnounceBound = std::chrono::seconds(1);
+constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
+// Pages of the standby that only the source has: a lazy restore would go on without them. It costs about 50 ms.
+constexpr uint64_t kRemoteStaleMax = 1024;
+constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -52,7 +58,7 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
   MOSE_TRY(restore::advance_clocks(images_dir_.get(), images.age + (now() - received) + kClockMargin));
-  MOSE_TRY(run_restore());
+  MOSE_TRY(run_restore(kBuildBound));
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
   return restore::quiet_standby(tree);
@@ -106,12 +112,18 @@ void DestinationMigration::make_standby(const std::string& payload) {
   standby_images_ = std::move(*images);
   standby_received_ = now();
   pager_->standby();
+  timers_.push_back(context_.core.loop.after(kAnnounceBound, [this] {
+    if (standby_images_) standby_announced("no answer");
+  }));
 }
 
 // The pager serves from now on what it has, before it knows what is final.
 void DestinationMigration::standby_announced(const std::string& refusal) {
   if (standby_ != Standby::building || !standby_images_) return;
-  if (!refusal.empty()) return standby_built(fail("the pager refuses a standby: " + refusal));
+  if (!refusal.empty()) {
+    standby_images_.reset();
+    return standby_built(fail("the pager refuses a standby: " + refusal));
+  }
   criu_lane_.run([this, images = std::move(*standby_images_), received = standby_received_] { return host_->build_standby(images, received); },
                  [this](const Status& status) { standby_built(status); });
   standby_images_.reset();
@@ -168,16 +180,36 @@ void DestinationMigration::standby_gone(const Status& status) {
 
 void DestinationMigration::refresh() {
   criu_lane_.run([this, images = images_] { return host_->refresh_standby(*images); },
-                 [this](const Status& status) {
-                   if (standby_ != Standby::standing) return done(DestinationActionKind::restore, fail("discarded"));
-                   if (!status) {
-                     restore_waits_ = true;
-                     return drop_standby(status.error().what);
-                   }
-                   standby_ = Standby::refreshed;
-                   images_.reset();
-                   restored({});
-                 });
+                 [this](const Status& status) { refreshed(status); });
+}
+
+void DestinationMigration::refreshed(const Status& status) {
+  if (driver_.state().phase != plan::DestinationPhase::restoring) return done(DestinationActionKind::restore, fail("discarded"));
+  restore_waits_ = true;  // unless everything is well
+  if (standby_ == Standby::dropping) return;  // the pager had a reason of its own
+  if (standby_ == Standby::gone) {
+    restore_waits_ = false;
+    return restore();
+  }
+  if (!status) return drop_standby(status.error().what);
+  restore_waits_ = false;
+  standby_ = Standby::refreshed;
+  restored({});
+}
+
+// What was written since the last round and is still at the source must not be waited for while the workload stands still.
+void DestinationMigration::await_fresh_memory() {
+  auto too_late = [this](const std::string& why) {
+    if (!std::exchange(restored_, false)) return;
+    restore_waits_ = true;
+    drop_standby(why);
+  };
+  if (pager_ && pager_->status().standby.remote_pages > kRemoteStaleMax) {
+    return too_late(fmt::format("{} of its pages were written again and are still at the source", pager_->status().standby.remote_pages));
+  }
+  timers_.push_back(context_.core.loop.after(kFreshBound, [this, too_late] {
+    if (!memory_fresh_) too_late("its memory did not become up to date in time");
+  }));
 }
 
 }  // namespace mose::agent

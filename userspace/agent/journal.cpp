@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kChecksumDigits = 16;
 constexpr size_t kJournalBytesMax = 4u << 20;
 constexpr int kFormat = 1;
-// Written once with zeros: a later line changes the contents of blocks that the file has, and its fdatasync has neither a size
+// Behind the lines, written with zeros: a later line changes the contents of blocks that the file has, and its fdatasync has neither a size
 // nor blocks to make durable, for which it would wait for what others write.
 constexpr size_t kRoom = 16u << 10;
 
@@ -204,7 +204,14 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
 Status Journal::append(plan::Record record, const Notes& notes, Survives survives) {
   nlohmann::json line{{"record", plan::to_string(record)}};
   if (!notes.empty()) line["notes"] = notes;
-  MOSE_TRY(write_line(dump(line), survives));
+  // The first record may be long (all that PREPARE says): the room is for those that follow.
+  const bool first = contents_.records.empty();
+  MOSE_TRY(write_line(dump(line), first ? Survives::agent : survives));
+  if (first && survives == Survives::power_loss) {
+    broken_ = true;
+    MOSE_TRY(make_room());
+    broken_ = false;
+  }
   contents_.records.push_back(record);
   for (const auto& [key, value] : notes) contents_.notes[key] = value;
   return {};
@@ -223,10 +230,7 @@ Status Journal::write_at(std::string_view bytes) {
 }
 
 Status Journal::make_room() {
-  if (end_ < kRoom) {
-    std::string zeros(kRoom - end_, '\0');
-    if (auto status = write_at(zeros); !status) return context("make room in journal " + path_, status.error());
-  }
+  if (auto status = write_at(std::string(kRoom, '\0')); !status) return context("make room in journal " + path_, status.error());
   if (fsync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
   return {};
 }

@@ -22,6 +22,7 @@ class PagerLink {
     std::function<void()> on_standby_gone;  // the pager is as it was before
     std::function<void()> on_complete;
     std::function<void(std::string reason)> on_failed;
+    std::function<void(std::string reason)> on_died;  // before the final map: there is nothing that another could go on with
   };
   // `launch`: how the pager was started, for a replacement.
   PagerLink(EventLoop& loop, restore::PagerLaunch launch, Handlers handlers);

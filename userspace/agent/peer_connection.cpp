@@ -84,6 +84,8 @@ void PeerConnection::flush() {
   (void)loop_.change(socket_.get(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
 }
 
+Nanoseconds PeerConnection::round_trip() const { return round_trip_time(socket_.get()).value_or(Nanoseconds(0)); }
+
 void PeerConnection::expect_life(Nanoseconds silence_max) {
   if (silence_max == silence_max_) return;
   silence_max_ = silence_max;

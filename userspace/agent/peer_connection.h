@@ -43,6 +43,8 @@ class PeerConnection {
   // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has
   // acknowledged the PING has several times as long to answer it. 0: no longer.
   void expect_life(Nanoseconds silence_max);
+  // As the kernel measures it; 0: not known.
+  [[nodiscard]] Nanoseconds round_trip() const;
 
  private:
   void on_events(uint32_t events);

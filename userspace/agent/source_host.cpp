@@ -36,6 +36,18 @@ std::string hostname_in(int uts) {
   return name;
 }
 
+// Or will be when it is thawed.
+bool stopped_by_signal(const ProcessHandle& process) {
+  constexpr uint64_t kStop = 1ull << (SIGSTOP - 1);
+  auto state = status_field(process, "State");
+  if (state && state->starts_with("T")) return true;
+  for (const char* field : {"SigPnd", "ShdPnd"}) {
+    auto pending = status_field(process, field);
+    if (pending && (std::strtoull(pending->c_str(), nullptr, 16) & kStop) != 0) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 SourceHost::SourceHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
@@ -112,6 +124,15 @@ Status SourceHost::wait_hook(const std::string& name, const std::string& phase) 
   }
 }
 
+Status SourceHost::note_stopped() {
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  stopped_before_.clear();
+  for (const ProcessHandle& process : tree) {
+    if (stopped_by_signal(process)) stopped_before_.insert(process.pid());
+  }
+  return {};
+}
+
 Status SourceHost::arm_dump() {
   Timeline::Span span(timeline_, "arm");
   MigrationPaths paths = migration_paths(config_, id_);
@@ -141,6 +162,11 @@ Status SourceHost::arm_dump() {
   request.pid = init_->pid();
   request.cgroup_path = cgroup_.path();
   for (const ExternalMount& mount : external_mounts(config_, spec_)) request.mounts.push_back({mount.target, mount.key});
+  MOSE_TRY(note_stopped());
+  // Once for both dumps: what the programs counted before belongs to earlier times.
+  if (!before_) {
+    MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
+  }
   // While CRIU prepares itself, what has begun to connect is let in. Last, because new connections wait from here on.
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
   listen_queues_.emplace(std::move(listen_queues));
@@ -168,8 +194,6 @@ Status SourceHost::quiesce() {
 }
 
 Status SourceHost::freeze() {
-  // What the programs counted before belongs to earlier times: silence before the service was opened, earlier moves.
-  MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   {
     Timeline::Span span(timeline_, "hold");
     MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
@@ -237,12 +261,14 @@ SourceHost::StandbyDump SourceHost::dump_for_standby() {
     MOSE_TRY(arm_dump());
     MOSE_TRY(quiesce());
     clocks_read = now();
+    timeline_.begin("standby_pause");
     MOSE_TRY(freeze());
     return dump_tree();
   }();
   // CRIU waits at post-dump with every task in its hands, so a task that is free has been let go. Its end takes longer.
   if (dumped) break_dump();
   Status resumed = dumped ? resume_tree() : resume();
+  timeline_.end("standby_pause");  // where it has not ended with the drain
   set_dump({});
   if (!dumped) return {std::unexpected(dumped.error()), std::move(resumed), clocks_read};
   // While it runs again: contents that are of yesterday are replaced at the switchover, mappings that are make it fail there.
@@ -292,8 +318,11 @@ Status SourceHost::resume_tree() {
   MOSE_TRY(network_->pass(handover::Direction::egress));
   MOSE_ASSIGN(RepairCount repaired, set_tcp_repair(tree, false));
   if (repaired.failed > 0) log::warn("sockets stay in repair mode", {{"workload", spec_.name}, {"sockets", repaired.failed}});
-  // CRIU leaves a dumped tree stopped by a signal: without this it stays stopped after the thaw.
-  for (const ProcessHandle& process : tree) (void)process.signal(SIGCONT);
+  // CRIU leaves a tree that it has finished dumping stopped by a signal: it would stay so after the thaw. Others must not see
+  // one, and what was stopped before stays so.
+  for (const ProcessHandle& process : tree) {
+    if (!stopped_before_.contains(process.pid()) && stopped_by_signal(process)) (void)process.signal(SIGCONT);
+  }
   MOSE_TRY(cgroup_.thaw());
   Timeline::Span reopen(timeline_, "reopen");
   adopt_queue();
@@ -306,6 +335,7 @@ Status SourceHost::resume_tree() {
   MOSE_TRY(network_->drain_to_pass(handover::Direction::ingress));
   MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
   if (!drained) return fail("held packets of " + spec_.name + " did not drain");
+  timeline_.end("standby_pause");
   count_packets();
   ingress_queue_.reset();
   return {};
@@ -355,14 +385,15 @@ void SourceHost::count_packets() {
   auto in = network_->steering().counters(handover::Direction::ingress);
   if (!in) return;
   PacketCounts counts = packets();
-  counts.held = in->held.frames - before_.held.frames;
-  counts.drained = in->drained - before_.drained;
-  counts.redirected = in->redirected.frames - before_.redirected.frames;
+  const handover::SteerCounters before = before_.value_or(handover::SteerCounters());
+  counts.held = in->held.frames - before.held.frames;
+  counts.drained = in->drained - before.drained;
+  counts.redirected = in->redirected.frames - before.redirected.frames;
   // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
   // address that the old place must not answer any more.
   auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
-  counts.dropped = lost(*in) - lost(before_);
-  counts.overflow = in->dropped_overflow.frames - before_.dropped_overflow.frames;
+  counts.dropped = lost(*in) - lost(before);
+  counts.overflow = in->dropped_overflow.frames - before.dropped_overflow.frames;
   std::lock_guard lock(results_mutex_);
   packets_ = counts;
 }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,7 @@ class SourceHost {
   [[nodiscard]] Status open_network();
   void adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
+  [[nodiscard]] Status note_stopped();
   [[nodiscard]] Status dump_tree();
   [[nodiscard]] Status at_post_dump();
   [[nodiscard]] Status resume_tree();
@@ -100,7 +102,8 @@ class SourceHost {
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> ingress_queue_;
   std::optional<ListenQueues> listen_queues_;
-  handover::SteerCounters before_;     // ingress, when the hold began
+  std::optional<handover::SteerCounters> before_;  // ingress, when anything was held first
+  std::set<pid_t> stopped_before_;     // processes that a signal had stopped before the dump
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_breaker_
   restore::Swrk::Breaker dump_breaker_;  // of swrk_, for break_dump

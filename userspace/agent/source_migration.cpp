@@ -307,6 +307,9 @@ void SourceMigration::precopy_round(unsigned number) {
                    [this](Result<plan::RoundStats> stats) {
                      if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
                      bytes_done_ += stats->bytes_sent;
+                     if (stats->bytes_sent > 0) {
+                       nanoseconds_per_byte_ = static_cast<double>(stats->duration.count()) / static_cast<double>(stats->bytes_sent);
+                     }
                      done(SourceActionKind::precopy_round, {}, *stats);
                    });
 }
@@ -454,9 +457,9 @@ Report SourceMigration::report() const {
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);
-  report.standby.dump_ms = timeline_.milliseconds("standby_dump");
+  report.standby.pause_ms = timeline_.milliseconds("standby_pause");
   if (!report.standby.used) report.standby.used = false;
-  if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = options_.standby ? standby_problem_ : "not wanted";
+  if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
   report.steer.layer = "tc";
   report.steer.mode = "l2";
   report.packets = host_->packets();

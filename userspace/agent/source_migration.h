@@ -71,6 +71,9 @@ class SourceMigration {
   void make_standby();
   void standby_ended(const std::string& problem);
   void standby_given_up();
+  void send_standby(ImagesPayload images, Timestamp clocks_read);
+  [[nodiscard]] std::optional<std::string> no_standby() const;
+  [[nodiscard]] std::string standby_reason() const;
   void dump();
   void final_scan();
   void finish_dump();
@@ -108,6 +111,7 @@ class SourceMigration {
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
   bool standby_awaited_ = false;  // STANDBY is out
   std::string standby_problem_;
+  double nanoseconds_per_byte_ = 0;  // of the last round
 
   StepDriver<Machine> driver_;
   // Last, so that they end first: their jobs use everything above.

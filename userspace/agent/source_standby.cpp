@@ -20,15 +20,37 @@ Nanoseconds standby_bound(uint64_t memory_bytes) {
 
 }  // namespace
 
+// Of no use where the standby and the running workload could write to the same files: a fence that closes late would let it.
+std::optional<std::string> SourceMigration::no_standby() const {
+  for (const WorkloadMount& mount : spec_.mounts) {
+    if (mount.mode == MountMode::shared && !mount.read_only) return "mount " + mount.target + " is shared and can be written to";
+  }
+  return {};
+}
+
+// The destination's copy of the clocks must not be behind: it is told how old they will be when the last byte has arrived, on a
+// path that is as fast as the first round was.
+void SourceMigration::send_standby(ImagesPayload images, Timestamp clocks_read) {
+  uint64_t bytes = 0;
+  for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();
+  for (const CopiedFile& file : images.copied) bytes += file.contents.size();
+  Nanoseconds transmission(static_cast<int64_t>(static_cast<double>(bytes) * nanoseconds_per_byte_));
+  images.age = now() - clocks_read + transmission + connection_->round_trip();
+  connection_->send(wire::FrameType::standby, encode(std::move(images)));
+}
+
 void SourceMigration::make_standby() {
+  if (auto reason = no_standby()) {
+    standby_problem_ = *reason;
+    return post_([this] { done(SourceActionKind::make_standby, {}); });
+  }
   criu_lane_.run([this] { return host_->dump_for_standby(); },
                  [this](SourceHost::StandbyDump dumped) {
                    if (!dumped.resumed) return done(SourceActionKind::make_standby, dumped.resumed);
                    standby_awaited_ = true;
                    if (driver_.state().phase != plan::SourcePhase::standby || !connection_) return standby_given_up();
                    if (!dumped.images) return standby_ended(dumped.images.error().what);
-                   dumped.images->age = now() - dumped.clocks_read;
-                   connection_->send(wire::FrameType::standby, encode(std::move(*dumped.images)));
+                   send_standby(std::move(*dumped.images), dumped.clocks_read);
                    timeline_.begin("standby_wait");
                    standby_timer_ = context_.core.loop.after(standby_bound(prepare_ ? prepare_->memory_bytes : 0), [this] {
                      standby_ended("the destination did not build it in time");
@@ -52,6 +74,12 @@ void SourceMigration::standby_given_up() {
   if (!std::exchange(standby_awaited_, false)) return;
   context_.core.loop.cancel(standby_timer_);
   done(SourceActionKind::make_standby, fail("ended before the standby stood"));
+}
+
+std::string SourceMigration::standby_reason() const {
+  if (!options_.standby) return "not wanted";
+  if (!standby_problem_.empty()) return standby_problem_;
+  return driver_.state().standby_tried ? "the migration ended before" : "no round of pre-copy followed that it could have been made in";
 }
 
 }  // namespace mose::agent

@@ -194,6 +194,20 @@ Result<pid_t> virtual_pid(const ProcessHandle& process) {
   return pid;
 }
 
+std::vector<EndedChild> ended_children() {
+  std::vector<EndedChild> out;
+  for (pid_t pid : children_of(::getpid())) {
+    auto process = ProcessHandle::open(pid);
+    if (process && !process->alive()) out.push_back({pid, process->start_time()});
+  }
+  return out;
+}
+
+bool reap_child(const EndedChild& child) {
+  auto process = ProcessHandle::open_same(child.pid, child.start_time);
+  return process && process->reap(Nanoseconds(0)).has_value();
+}
+
 namespace {
 
 // Any of its threads; one that ends meanwhile is not traced. A process that has ended is not either.

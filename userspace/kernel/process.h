@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -59,6 +60,16 @@ class ProcessHandle {
   pid_t pid_ = 0;
   uint64_t start_time_ = 0;
 };
+
+// Our own children that have ended and that nobody has reaped.
+struct EndedChild {
+  pid_t pid = 0;
+  uint64_t start_time = 0;
+  auto operator<=>(const EndedChild&) const = default;
+};
+[[nodiscard]] std::vector<EndedChild> ended_children();
+// False: it is none of ours, or not ended.
+bool reap_child(const EndedChild& child);
 
 // "exit status 3" or "signal 9".
 [[nodiscard]] std::string describe(const ProcessHandle::Exit& exit);

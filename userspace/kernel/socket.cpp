@@ -152,6 +152,13 @@ Result<size_t> unacknowledged_bytes(int socket) {
   return static_cast<size_t>(bytes);
 }
 
+Result<Nanoseconds> round_trip_time(int socket) {
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return fail_errno("ask for the round-trip time");
+  return std::chrono::microseconds(info.tcpi_rtt);
+}
+
 Status tune_migration_socket(int socket) {
   // Without these the connection still works, only slower to notice or to carry: their failure is none of ours.
   static_cast<void>(setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, "cubic", strlen("cubic")));

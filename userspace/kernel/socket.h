@@ -26,6 +26,9 @@ struct Accepted {
 // Bytes that were written and that the peer's kernel has not acknowledged yet.
 [[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);
 
+// Smoothed, as TCP measures it.
+[[nodiscard]] Result<Nanoseconds> round_trip_time(int socket);
+
 // No delay, cubic (this matters: bbr is 2.5 times slower between nodes of one rack), keepalive, an end to unacknowledged
 // data after kUserTimeout. Best effort where an option is missing.
 inline constexpr Nanoseconds kUserTimeout = std::chrono::seconds(10);

@@ -99,7 +99,7 @@ void visit(Visitor v, R& r) {
   v.object("standby", [&](auto o) {
     o.field("used", r.standby.used);
     o.field("reason", r.standby.reason);
-    o.field("dump_ms", r.standby.dump_ms);
+    o.field("pause_ms", r.standby.pause_ms);
     o.field("refresh_ms", r.standby.refresh_ms);
   });
   v.object("steer", [&](auto o) {

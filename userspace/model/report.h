@@ -50,7 +50,7 @@ struct Report {
   struct {
     std::optional<bool> used;                   // the switchover went on with a tree built ahead
     std::string reason;                         // why not
-    std::optional<double> dump_ms, refresh_ms;  // the pause for its dump; bringing it up to date
+    std::optional<double> pause_ms, refresh_ms;  // the earlier pause, for its dump; bringing it up to date
   } standby;
   struct {
     std::string layer, mode;  // "tc", "l2"

@@ -8,6 +8,7 @@
 namespace mose::restore {
 namespace {
 
+constexpr size_t kFieldsMax = 1u << 18;  // a peer may send 128 MiB of fields of two bytes; mappings are 65530 at most
 constexpr uint32_t kCommonMagic = 0x54564319;  // in front of the magic of every image but inventory.img
 constexpr unsigned kDepthMax = 8;              // CRIU's messages nest less deep
 constexpr unsigned kVarintBytesMax = 10;
@@ -117,6 +118,7 @@ Result<ImageFields> ImageFields::parse(std::string_view in) {
     }
     if (!value) return fail("holds a damaged message");
     field.value = *value;
+    if (out.fields_.size() == kFieldsMax) return fail("holds a message of more than " + std::to_string(kFieldsMax) + " fields");
     out.fields_.push_back(field);
   }
   return out;
