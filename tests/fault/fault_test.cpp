@@ -242,6 +242,26 @@ TEST_F(Pager, KilledAfterTheCommitIsReplacedAndNothingIsLost) {
   check_end(Side::destination);
 }
 
+// What it has received goes with it, and nobody could take over: the source must not be kept waiting for it.
+TEST_F(Pager, KilledBeforeTheFinalMapEndsTheMigrationAtOnce) {
+  for (bool standby : {true, false}) {
+    FrameRule rule;
+    rule.type = standby ? FrameType::standing : FrameType::prepared;
+    rule.direction = Direction::from_target;
+    rule.action = [this] {
+      for (int pid : bed_->pagers(destination_)) (void)::kill(pid, SIGKILL);
+    };
+    bed_->proxy_of(destination_).set_rule(rule);
+    start({.standby = standby});
+    if (HasFatalFailure()) return;
+    ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
+    auto owner = bed_->settle(kSettleBound);
+    ASSERT_TRUE(owner) << owner.error().what;
+  }
+  check_end(Side::source);
+  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+}
+
 // ---- A warm standby
 
 class WithStandby : public Faults {
