@@ -27,8 +27,7 @@ constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
 // Together less than the source waits for STANDING, so that no switchover meets a standby that is being built.
 constexpr Nanoseconds kAnnounceBound = std::chrono::seconds(1);
 constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
-// Pages of the standby that only the source has: a lazy restore would go on without them. It costs about 50 ms.
-constexpr uint64_t kRemoteStaleMax = 1024;
+// For pages of the standby that only the source has: a lazy restore goes on without them, and costs about 50 ms.
 constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(100);
 
 }  // namespace
@@ -204,7 +203,7 @@ void DestinationMigration::await_fresh_memory() {
     restore_waits_ = true;
     drop_standby(why);
   };
-  if (pager_ && pager_->status().standby.remote_pages > kRemoteStaleMax) {
+  if (pager_ && pager_->status().standby.remote_pages > restore::kStandbyRemoteMax) {
     return too_late(fmt::format("{} of its pages were written again and are still at the source", pager_->status().standby.remote_pages));
   }
   timers_.push_back(context_.core.loop.after(kFreshBound, [this, too_late] {

@@ -22,6 +22,9 @@ namespace mose::restore {
 inline constexpr uint32_t kPagerFrameMax = 64u << 10;  // no message carries page contents or a list
 inline constexpr size_t kPagerOutputMax = 256u << 10;  // requests waiting to be written: more means the pager hangs
 
+// Pages of a standby that were written since and are still at the source: so many are worth waiting for at the switchover.
+inline constexpr uint64_t kStandbyRemoteMax = 1024;
+
 enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };
 [[nodiscard]] const char* to_string(PagerPhase phase);
 

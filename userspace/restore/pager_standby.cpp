@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "restore/pager.h"
+#include "restore/pager_client.h"
 #include "restore/pager_space.h"
 
 // A standby's pages: put in before the seal, judged at the seal, rewritten where they are stale.
@@ -283,8 +284,10 @@ void Pager::refresh_space(Space& space) {
     }
   if (space.refresh == Space::Refresh::due) {
     // Before anything is written: the source works meanwhile.
-    provider_.request_all(space.source, remote);
     for (const PageRun& run : remote) stale_remote_ += run.count;
+    // More than that nobody waits for: the standby is dropped, and what was asked for would stand before the faults of the next
+    // tree. If it is not, they come with the rest.
+    if (stale_remote_ <= kStandbyRemoteMax) provider_.request_all(space.source, remote);
     space.refresh = Space::Refresh::waiting;
   }
   Writes writes;
