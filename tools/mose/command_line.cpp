@@ -117,7 +117,7 @@ class Grammar {
                                              "such as 500mbit");
     migrate.add_option_function<std::string>("--max-stall", into(command_.max_stall, parse_duration), "such as 10ms");
     migrate.add_option("--rounds", command_.rounds_max, "at most so many pre-copy rounds")->check(CLI::Range(1, 64));
-    migrate.add_option("--standby", command_.standby, "a stopped tree at the destination, built ahead: auto or never")
+    migrate.add_option("--standby", command_.standby, "auto (default: a tree built ahead at the destination, for one short pause more) or never")
         ->check(CLI::IsMember({"auto", "never"}));
     migrate.add_option("--tracker", command_.tracker, "how changed pages are found");
     migrate.add_option("--steer", command_.steer, "where packets are held and redirected");
