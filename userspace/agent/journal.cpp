@@ -265,7 +265,7 @@ Result<std::vector<JournalEntry>> list_journals(const std::string& directory) {
     auto id = MigrationId::parse(name.substr(0, dot));
     auto role = role_from(name.substr(dot + 1));
     if (!id || !role) continue;
-    std::string path = directory + "/" + name;
+    std::string path = fmt::format("{}/{}", directory, name);
     entries.push_back({path, *id, *role, read_journal(path)});
   }
   closedir(dir);
