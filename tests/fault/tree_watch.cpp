@@ -47,6 +47,9 @@ std::optional<std::string> task_evidence(const std::string& pid, const std::stri
   if (!exe.substr(exe.rfind('/') + 1).starts_with(program)) return {};
   std::string status = text_of(base + "/status");
   std::string state = value_of(status, "State:");
+  // A group that is killed is "frozen" no longer with the first death in it; the others wait in the freezer until their own.
+  std::string where = text_of(base + "/wchan");
+  if (where == "get_signal" || where == "do_freezer_trap") return {};
   if (value_of(status, "TracerPid:") != "0" || state.empty() || std::string("TtZX").contains(state[0])) return {};
   // "NUMBER arguments... SP PC" of a waiting task, "running" of one on a processor: where that one is cannot be seen.
   std::string call = text_of(base + "/syscall");
