@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
+
 #include "sim/bench.h"
 #include "sim/network.h"
 #include "sim/world.h"

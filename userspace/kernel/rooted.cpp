@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdint>
+
 namespace mose {
 
 Result<Fd> open_in_root(const std::string& root, const std::string& path, int flags) {
