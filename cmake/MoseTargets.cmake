@@ -17,6 +17,27 @@ function(mose_library name)
   target_link_libraries(mose_${name} PRIVATE ${ARG_LIBS})
 endfunction()
 
+# mose_messages(TARGET ROOT proto...): the generated code of ROOT/proto, included by its path below ROOT. By hand, because
+# where protobuf_generate() puts its output differs between versions of CMake.
+function(mose_messages target root)
+  set(out ${CMAKE_CURRENT_BINARY_DIR}/messages/${target})
+  foreach(proto IN LISTS ARGN)
+    string(REGEX REPLACE "[.]proto$" ".pb" stem ${out}/${proto})
+    get_filename_component(directory ${stem} DIRECTORY)
+    file(MAKE_DIRECTORY ${directory})
+    add_custom_command(
+      OUTPUT ${stem}.cc ${stem}.h
+      COMMAND protobuf::protoc --cpp_out=${out} -I ${root} ${proto}
+      DEPENDS ${root}/${proto} protobuf::protoc
+      VERBATIM)
+    list(APPEND generated ${stem}.cc ${stem}.h)
+  endforeach()
+  add_library(${target} STATIC ${generated})
+  target_include_directories(${target} SYSTEM PUBLIC ${out})
+  target_link_libraries(${target} PUBLIC protobuf::libprotobuf-lite)
+  target_compile_options(${target} PRIVATE -w)  # generated code is not ours to warn about
+endfunction()
+
 # mose_test(NAME LABEL label DEPS folder... LIBS library... SOURCES file...)
 # Labels: unit bpf netns sim fault soak. A test that lacks a prerequisite exits 77 with the reason.
 function(mose_test name)
@@ -29,6 +50,9 @@ function(mose_test name)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
+  endif()
+  if(MOSE_SANITIZE)
+    math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 5")
   endif()
   set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} SKIP_RETURN_CODE 77 TIMEOUT ${ARG_TIMEOUT})
   if(NOT ARG_LABEL STREQUAL "unit" AND NOT ARG_LABEL STREQUAL "sim")
