@@ -297,6 +297,7 @@ int open_in_root(int root, const std::string& path) {
   if (::syscall(SYS_close_range, 3u, ~0u, 1u << 2 /* CLOSE_RANGE_CLOEXEC */) < 0) fail("close descriptors");
   if (::chdir(o.directory.empty() ? "/" : o.directory.c_str()) < 0) fail("change to " + o.directory);
   std::vector<char*> environment;
+  environment.reserve(o.environment.size() + 1);
   for (std::string& entry : o.environment) environment.push_back(entry.data());
   environment.push_back(nullptr);
   ::execve(o.command[0], o.command, environment.data());

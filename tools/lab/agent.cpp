@@ -53,7 +53,7 @@ bool agent_answers(const LabState& state, const std::string& node) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (!path || path->size() >= sizeof address.sun_path) return false;
-  std::strcpy(address.sun_path, path->c_str());
+  path->copy(address.sun_path, sizeof address.sun_path - 1);
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   return socket && ::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
 }

@@ -31,7 +31,7 @@ Result<Pipe> make_pipe() {
 // Tells the parent what went wrong before exec; a pipe that closes without a word means success.
 [[noreturn]] void report_and_exit(int fd, const Error& error) {
   std::string text = std::to_string(error.code) + " " + error.what;
-  auto ignored = write_all(fd, text);
+  (void)write_all(fd, text);
   ::_exit(127);
 }
 
@@ -70,6 +70,7 @@ Error become(const ProgramSpec& spec) {
     ::setenv(entry.substr(0, equals).c_str(), entry.c_str() + equals + 1, 1);
   }
   std::vector<char*> argv;
+  argv.reserve(spec.argv.size() + 1);
   for (const std::string& a : spec.argv) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
   ::execvp(argv[0], argv.data());

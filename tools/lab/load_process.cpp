@@ -51,7 +51,7 @@ LoadProcess::~LoadProcess() {
 Result<std::string> LoadProcess::call(const std::string& command) {
   MOSE_TRY(write_all(to_.get(), command + "\n"));
   Timestamp deadline = now() + kCommandBound;
-  for (size_t end; (end = buffer_.find('\n')) == std::string::npos;) {
+  while (!buffer_.contains('\n')) {
     pollfd p{from_.get(), POLLIN, 0};
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now()).count();
     if (left <= 0) return fail_errno("client " + command, ETIMEDOUT);

@@ -54,7 +54,7 @@ Result<std::string> carry_out(StockService& service, const std::string& step) {
   while (true) {
     auto step = read_line(socket);
     if (!step || step->empty()) {
-      auto ignored = service.stop();
+      (void)service.stop();
       ::_exit(0);
     }
     auto result = carry_out(service, *step);

@@ -107,6 +107,7 @@ Status become_service(const std::vector<std::string>& command) {
   if (null < 0) return fail_errno("open /dev/null");
   for (int fd : {0, 1, 2}) ::dup2(null, fd);
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& a : command) argv.push_back(const_cast<char*>(a.c_str()));
   argv.push_back(nullptr);
   char* envp[] = {const_cast<char*>("PATH=/usr/bin:/bin"), nullptr};
@@ -154,7 +155,7 @@ Status StockService::launch(const std::vector<std::string>& command) {
     if (status && ::unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0) status = fail_errno("unshare");
     pid_t first = status ? ::fork() : -1;
     if (first == 0) status = become_service(command);
-    auto ignored = write_all(write.get(), first > 0 ? "pid " + std::to_string(first) + "\n" : "error " + status.error().what);
+    (void)write_all(write.get(), first > 0 ? "pid " + std::to_string(first) + "\n" : "error " + status.error().what);
     ::_exit(0);
   }
   write.reset();

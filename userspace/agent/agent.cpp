@@ -98,7 +98,7 @@ class Agent {
     MOSE_TRY(workloads_.load());
     service_->recover_all();
     release_unclaimed();
-    MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, Reply reply) {
+    MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, const Reply& reply) {
                   requests_.handle(request, reply);
                 }));
     tell("READY=1\nSTATUS=node " + config_.node.name);

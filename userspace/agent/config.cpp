@@ -231,7 +231,7 @@ Result<std::vector<std::string>> fragments(const std::string& directory) {
   }
   while (dirent* entry = readdir(dir)) {
     std::string name = entry->d_name;
-    if (name.size() > 5 && name.ends_with(".toml") && name[0] != '.') names.push_back(directory + "/" + name);
+    if (name.size() > 5 && name.ends_with(".toml") && name[0] != '.') names.push_back(fmt::format("{}/{}", directory, name));
   }
   closedir(dir);
   std::sort(names.begin(), names.end());

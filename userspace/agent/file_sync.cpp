@@ -183,6 +183,7 @@ Result<std::vector<FileIdentity>> identify_files(const WorkloadSpec& spec, const
     }
   }
   std::vector<FileIdentity> out;
+  out.reserve(found.size());
   for (auto& [path, identity] : found) out.push_back(std::move(identity));
   return out;
 }

@@ -71,6 +71,7 @@ Workloads::~Workloads() {
 
 std::vector<const Workload*> Workloads::list() const {
   std::vector<const Workload*> out;
+  out.reserve(entries_.size());
   for (const auto& [name, entry] : entries_) out.push_back(&entry->workload);
   return out;
 }
@@ -166,8 +167,8 @@ Answer<void> Workloads::free_name(const std::string& name) {
 // ---- run and stop
 // ----------------------------------------------------------------------------------------------------
 
-void Workloads::run(WorkloadSpec spec, Done done) {
-  auto refuse_later = [&](Refusal refusal) { loop_.post([done, refusal] { done(std::unexpected(refusal)); }); };
+void Workloads::run(const WorkloadSpec& spec, Done done) {
+  auto refuse_later = [&](const Refusal& refusal) { loop_.post([done, refusal] { done(std::unexpected(refusal)); }); };
   // A record's name is a file's name: nothing is done with a name that is not one.
   if (auto status = validate(spec); !status) return refuse_later({2, status.error().what});
   if (auto ok = free_name(spec.name); !ok) return refuse_later(ok.error());
@@ -236,7 +237,7 @@ void Workloads::run(WorkloadSpec spec, Done done) {
 }
 
 void Workloads::stop(const std::string& name, Nanoseconds grace, Done done) {
-  auto refuse_later = [&](std::string reason, int code) {
+  auto refuse_later = [&](const std::string& reason, int code) {
     loop_.post([done, reason, code] { done(refuse(reason, code)); });
   };
   Entry* present = entry(name);
@@ -296,7 +297,7 @@ void Workloads::clean_up(std::function<void(std::vector<std::string>)> done) {
         for (const WorkloadSpec& spec : *work) results.push_back(remove_workload_resources(*config, spec, kKillBound));
         return results;
       },
-      [this, work, done](std::vector<Status> results) {
+      [this, work, done = std::move(done)](const std::vector<Status>& results) {
         std::vector<std::string> notes;
         for (size_t i = 0; i < work->size(); ++i) {
           const std::string& name = (*work)[i].name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -76,7 +77,7 @@ class Workloads {
 
   // Blocking parts run in a worker; `done` in the loop. A refusal has touched nothing, a failure has undone all.
   using Done = std::function<void(Answer<const Workload*>)>;
-  void run(WorkloadSpec spec, Done done);
+  void run(const WorkloadSpec& spec, Done done);
   void stop(const std::string& name, Nanoseconds grace, Done done);  // the Workload in `done` is a last look
   // Forgets exited workloads with their resources; a line for each thing done.
   void clean_up(std::function<void(std::vector<std::string>)> done);

@@ -68,7 +68,7 @@ std::string host_end(const ProcessHandle& process) {
 Status Workloads::load() {
   std::string directory = config_.node.state_dir + "/workloads";
   MOSE_TRY(make_directories(directory));
-  for (const std::string& name : names_with_ending(directory, ".json")) load_one(directory + "/" + name + ".json");
+  for (const std::string& name : names_with_ending(directory, ".json")) load_one(fmt::format("{}/{}.json", directory, name));
   load_descriptions();
   look_timer_ = loop_.every(kLookPeriod, [this] {
     for (auto& [name, entry] : entries_) {

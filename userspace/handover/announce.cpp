@@ -11,7 +11,7 @@
 
 namespace mose::handover {
 
-Result<Announcer> Announcer::open(unsigned device_ifindex, std::vector<ServiceAddress> addresses,
+Result<Announcer> Announcer::open(unsigned device_ifindex, const std::vector<ServiceAddress>& addresses,
                                   const MacAddress& mac) {
   MOSE_ASSIGN(Fd socket, open_packet_socket(device_ifindex));
   std::vector<std::vector<uint8_t>> frames;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <vector>
 
 #include "base/clock.h"
@@ -24,7 +25,7 @@ inline constexpr std::array<Nanoseconds, 4> kAnnounceOffsets{
 class Announcer {
  public:
   // `device`: the uplink, in the caller's network namespace.
-  [[nodiscard]] static Result<Announcer> open(unsigned device_ifindex, std::vector<ServiceAddress> addresses,
+  [[nodiscard]] static Result<Announcer> open(unsigned device_ifindex, const std::vector<ServiceAddress>& addresses,
                                               const MacAddress& mac);
 
   // One round for every address. Tries all of them; the first failure is returned.

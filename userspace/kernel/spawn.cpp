@@ -12,8 +12,6 @@
 #include <map>
 #include <set>
 
-extern char** environ;
-
 namespace mose {
 namespace {
 
@@ -31,12 +29,14 @@ std::vector<std::string> merged_environment(const std::vector<std::string>& adde
   for (char** e = environ; e && *e; ++e) put(*e);
   for (const std::string& entry : added) put(entry);
   std::vector<std::string> out;
+  out.reserve(order.size());
   for (const std::string& name : order) out.push_back(names[name]);
   return out;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
+  out.reserve(strings.size() + 1);
   for (std::string& s : strings) out.push_back(s.data());
   out.push_back(nullptr);
   return out;

@@ -98,7 +98,7 @@ class Answerer {
 PageServer::PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate)
     : processes_(std::move(processes)), gate_(gate) {}
 
-Status PageServer::serve(Channel& channel, std::stop_token stop) {
+Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
   for (;;) {
     if (stop.stop_requested()) return fail_errno("page server", ECANCELED);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <span>
 #include <stop_token>
 #include <vector>
@@ -27,7 +28,7 @@ class PageServer {
 
   // Serves one URGENT connection until the peer closes (success), `stop` is requested (ECANCELED) or something fails.
   // May run in several threads, one connection each.
-  [[nodiscard]] Status serve(Channel& channel, std::stop_token stop);
+  [[nodiscard]] Status serve(Channel& channel, const std::stop_token& stop);
   [[nodiscard]] const ServeStats& stats() const { return stats_; }
 
  private:

@@ -59,7 +59,7 @@ Status PagerProcess::set_up() {
     complete_ = true;
     wake();
   };
-  Pager::Callbacks callbacks{.on_complete = on_complete, .on_failure = [this](Error error) { fail_here(std::move(error)); }};
+  Pager::Callbacks callbacks{.on_complete = on_complete, .on_failure = [this](const Error& error) { fail_here(error); }};
   callbacks.open_memory = [this](SpaceId space) { return open_memory(space); };
   // Posted by the pager's own thread: the switchover waits for one of them.
   // Before there is a server, who connects learns it from the status.
@@ -131,10 +131,10 @@ void PagerProcess::notice_sealed() {
   wake();
 }
 
-void PagerProcess::fail(Error error) { fail_as(std::move(error), true); }
-void PagerProcess::fail_here(Error error) { fail_as(std::move(error), false); }
+void PagerProcess::fail(const Error& error) { fail_as(error, true); }
+void PagerProcess::fail_here(const Error& error) { fail_as(error, false); }
 
-void PagerProcess::fail_as(Error error, bool for_good) {
+void PagerProcess::fail_as(const Error& error, bool for_good) {
   {
     std::lock_guard lock(mutex_);
     if (reason_.empty() || (for_good && !failed_for_good_)) reason_ = error.what;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -58,7 +59,7 @@ class PagerProcess {
 
   // From any thread: the final map is in; the provider has failed for good.
   void notice_sealed();
-  void fail(Error error);
+  void fail(const Error& error);
   // Returns when the process should end. No descriptor is left whose closing could matter.
   void run();
 
@@ -72,8 +73,8 @@ class PagerProcess {
   void wake();
 
   // A failure of this restore, which a dropped standby takes with it.
-  void fail_here(Error error);
-  void fail_as(Error error, bool for_good);
+  void fail_here(const Error& error);
+  void fail_as(const Error& error, bool for_good);
   [[nodiscard]] Status begin_standby();
   void check_standby();
   void standby_gone();

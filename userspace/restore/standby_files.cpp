@@ -57,7 +57,7 @@ Status compare_regular(FileContext& file) {
     return fail(file.what + " has no position in its image");
   StandbyFile out;
   out.descriptor = file.descriptor;
-  if (*early_position != *final_position) out.position = *final_position;
+  if (*early_position != *final_position) out.position = final_position;
   (void)file.fields.early.take_number(8);
   out.size = file.fields.final.take_number(8);
   ImageFields copy = file.fields.final;
@@ -290,7 +290,7 @@ Status compare_socket(FileContext& file) {
                                          {"8", "its peer"},
                                          {"19", "what it has shut down"},
                                          {"20", "its options"}}));
-  file.c.delta.connections.push_back(std::move(out));
+  file.c.delta.connections.push_back(out);
   return {};
 }
 

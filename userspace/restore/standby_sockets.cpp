@@ -68,7 +68,8 @@ Status fill_queue(int fd, std::string_view bytes) {
   size_t chunk = kChunkMax;
   while (!bytes.empty()) {
     ssize_t n = ::send(fd, bytes.data(), std::min(chunk, bytes.size()), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n <= 0) {
+    if (n == 0) return fail("fill a queue: it takes nothing");
+    if (n < 0) {
       if (errno == EINTR) continue;
       if (chunk <= kChunkMin) return fail_errno("fill a queue");
       chunk /= 2;

@@ -211,7 +211,9 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
       ASSERT_TRUE(armed) << armed.error().what;
       const bool tracks = kind != "hash" && row.fate != Fate::hashed;
       EXPECT_EQ(source->name(), tracks ? "write-protection" : "hash-scan") << source->reason();
-      if (kind != "hash" && row.fate == Fate::hashed) EXPECT_THAT(source->reason(), testing::HasSubstr("direct I/O"));
+      if (kind != "hash" && row.fate == Fate::hashed) {
+        EXPECT_THAT(source->reason(), testing::HasSubstr("direct I/O"));
+      }
       actor.step(row.comes_back);
       if (!row.comes_back) usleep(100'000);
       actor.freeze();
@@ -219,8 +221,12 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
       ASSERT_TRUE(final) << final.error().what;
       // A child of a fork is new to the source: read in full.
       const bool alone = final->spaces.size() == 1;
-      if (tracks && alone && row.fate == Fate::tracked) EXPECT_LT(final->stats.pages_read, kPages / 2);
-      if (!tracks && row.comes_back) EXPECT_GT(final->stats.pages_read, kPages / 2);
+      if (tracks && alone && row.fate == Fate::tracked) {
+        EXPECT_LT(final->stats.pages_read, kPages / 2);
+      }
+      if (!tracks && row.comes_back) {
+        EXPECT_GT(final->stats.pages_read, kPages / 2);
+      }
       EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
       PageSet in_region = PageSet::from_runs({{reinterpret_cast<uint64_t>(aligned) / kPage, kPages}});
       for (const SpacePages& space : final->spaces) {
@@ -231,7 +237,7 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Sources, DirtyTable, testing::Values("hash", "late", "each"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& source) { return std::string(source.param); });
 
 }  // namespace
 }  // namespace mose::sense
