@@ -17,7 +17,6 @@ namespace {
 
 using plan::DestinationActionKind;
 
-constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 // Between here and CRIU's look at the clock: its start, and the reading of the images. Too much makes the workload's clocks
 // jump ahead by that; too little would set them back.
