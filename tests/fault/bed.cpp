@@ -450,6 +450,27 @@ std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner
   return out;
 }
 
+std::string FaultBed::connections() const {
+  std::vector<std::pair<std::string, std::string>> namespaces{{"client", names_.netns_path("client")}};
+  for (const char* node : lab::kNodes) {
+    std::istringstream pids(read_file(cgroup(node) + "/cgroup.procs").value_or(""));
+    std::string pid;
+    if (pids >> pid) namespaces.emplace_back(node, "/proc/" + pid + "/ns/net");
+  }
+  std::string out;
+  for (const auto& [who, path] : namespaces) {
+    out += "-- " + who + '\n';
+    auto place = lab::Place::of_netns(path);
+    if (!place) continue;
+    lab::ProgramSpec spec;
+    spec.argv = {"ss", "-tneim"};
+    spec.place = &*place;
+    auto result = lab::run_program(spec, "", kCallBound);
+    out += result ? result->out : result.error().what + '\n';
+  }
+  return out;
+}
+
 Result<ProcessHandle> FaultBed::start_command(const std::string& node, const std::vector<std::string>& words, int out) {
   MOSE_ASSIGN(auto place, lab::open_node(state_, node));
   lab::ProgramSpec spec;

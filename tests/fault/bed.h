@@ -94,6 +94,9 @@ class FaultBed {
   // What a node has that it should not have when the workload is elsewhere (`owner` false) or nothing is under way.
   [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner);
 
+  // The service's connections as the kernels of both ends see them, for whoever reads of a case that failed.
+  [[nodiscard]] std::string connections() const;
+
   // Runs `mose` in the node; for what only the command line does.
   [[nodiscard]] Result<ProcessHandle> start_command(const std::string& node, const std::vector<std::string>& words, int out);
   // Size of the node's /run ("8m"), where images and page stores lie.

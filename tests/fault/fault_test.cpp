@@ -141,7 +141,7 @@ class Faults : public ::testing::Test {
   void check_client() {
     auto figures = bed_->load().end_window();
     ASSERT_TRUE(figures) << figures.error().what;
-    EXPECT_TRUE(figures->all_answered);
+    EXPECT_TRUE(figures->all_answered) << bed_->connections();
     EXPECT_EQ(figures->counts.errors, 0u);
     EXPECT_EQ(figures->counts.resets, 0u);
     EXPECT_EQ(figures->counts.lost, 0u);
