@@ -79,7 +79,7 @@ struct Queue {
 struct Lane::Impl : Queue {
   using Queue::Queue;
 };
-Lane::Lane(EventLoop& loop, std::string name) : impl_(std::make_unique<Impl>(loop, 1, std::move(name))) {}
+Lane::Lane(EventLoop& loop, const std::string& name) : impl_(std::make_unique<Impl>(loop, 1, name)) {}
 Lane::~Lane() = default;
 void Lane::submit(std::function<void()> job, std::function<void()> done) {
   impl_->submit(std::move(job), std::move(done));

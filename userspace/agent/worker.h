@@ -17,7 +17,7 @@ namespace mose::agent {
 // The destructor drops jobs not yet begun (with their completions), and waits for the one under way.
 class Lane {
  public:
-  Lane(EventLoop& loop, std::string name);
+  Lane(EventLoop& loop, const std::string& name);
   ~Lane();
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
