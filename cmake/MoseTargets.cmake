@@ -21,6 +21,7 @@ endfunction()
 # where protobuf_generate() puts its output differs between versions of CMake.
 function(mose_messages target root)
   set(out ${CMAKE_CURRENT_BINARY_DIR}/messages/${target})
+  set(generated)
   foreach(proto IN LISTS ARGN)
     string(REGEX REPLACE "[.]proto$" ".pb" stem ${out}/${proto})
     get_filename_component(directory ${stem} DIRECTORY)

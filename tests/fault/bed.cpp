@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
 #include "agent/control_client.h"
 #include "kernel/netns.h"
@@ -57,32 +56,6 @@ std::string proxy_endpoint(const std::string& node) {
 // What stays the same over all cases, so that a hung dump is noticed in time.
 std::string extra_config(const std::string& node) {
   return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\n";
-}
-
-// Everything below a directory whose contents may vanish meanwhile.
-std::vector<fs::path> walk(const std::string& directory) {
-  std::vector<fs::path> out;
-  std::error_code error;
-  for (auto it = fs::recursive_directory_iterator(directory, error); !error && it != fs::end(it); it.increment(error)) {
-    out.push_back(it->path());
-  }
-  return out;
-}
-
-bool directory_exists(const fs::path& path) {
-  std::error_code error;
-  return fs::is_directory(path, error);
-}
-
-void add_names(std::vector<std::string>& out, const std::string& what, const std::string& directory) {
-  for (const fs::path& path : walk(directory)) {
-    if (path.parent_path() == directory) out.push_back(what + " " + path.filename().string());
-  }
-}
-
-std::string comm(const std::string& pid) {
-  std::string text = read_file("/proc/" + pid + "/comm").value_or("");
-  return text.substr(0, text.find('\n'));
 }
 
 }  // namespace
@@ -389,86 +362,6 @@ Result<std::string> FaultBed::settle(Nanoseconds bound) {
     pause_ms(20);
   }
   return fail("not settled: " + picture);
-}
-
-// ---- Remains
-
-std::vector<int> FaultBed::pagers(const std::string& node) const {
-  std::vector<int> out;
-  for (const fs::path& path : walk(state_.cgroup + "/" + node)) {
-    if (path.filename() != "cgroup.procs") continue;
-    std::istringstream pids(read_file(path).value_or(""));
-    for (std::string pid; pids >> pid;) {
-      if (comm(pid) != "mose-pager") continue;
-      std::string stat = read_file("/proc/" + pid + "/stat").value_or("");
-      size_t after = stat.rfind(')');
-      int parent = after == std::string::npos || after + 4 > stat.size() ? 0 : std::atoi(stat.c_str() + after + 4);
-      if (comm(std::to_string(parent)) != "mose-pager") out.push_back(std::atoi(pid.c_str()));
-    }
-  }
-  return out;
-}
-
-std::vector<std::string> FaultBed::leftovers(const std::string& node, bool owner) {
-  std::vector<std::string> out;
-  auto state = workload_state(node);
-  std::string seen = state ? *state : state.error().what;
-  if (owner ? seen != "running" : !seen.empty() && seen != "away") out.push_back("a workload that is " + seen);
-  add_names(out, "migration directory", root(node) + "/run/mose/migrations");
-  add_names(out, "journal", root(node) + "/var/lib/mose/journal");
-  if (!owner && directory_exists(cgroup(node))) out.push_back("cgroup " + cgroup(node));
-  for (const fs::path& path : walk(state_.cgroup + "/" + node)) {
-    if (path.filename() != "cgroup.procs" || path.parent_path() == cgroup(node)) continue;
-    std::istringstream pids(read_file(path).value_or(""));
-    for (std::string pid; pids >> pid;) {
-      std::string name = comm(pid);
-      if (!name.empty() && name != "mosed" && name != "mose-lab-keeper") out.push_back("process " + pid + " " + name);
-    }
-  }
-  lab::ProgramSpec spec;
-  spec.argv = {"/usr/sbin/ip", "-n", names_.netns(node), "-brief", "link"};
-  if (::access(spec.argv[0].c_str(), X_OK) != 0) spec.argv[0] = "/sbin/ip";
-  if (auto result = lab::run_program(spec, "", kCallBound)) {
-    std::istringstream lines(result->out);
-    for (std::string line; std::getline(lines, line);) {
-      std::string name = line.substr(0, line.find_first_of(" @"));
-      bool known = name == "lo" || name == lab::kBridge || name == lab::kUplink || (owner && name.starts_with("mv"));
-      if (!known) out.push_back("device " + name);
-    }
-  }
-  if (!owner) {
-    for (const fs::path& path : walk(root(node) + "/sys/fs/bpf")) {
-      if (!directory_exists(path) && path.extension() != ".debug") out.push_back("pin " + path.filename().string());  // the kernel's own
-    }
-    // An open network namespace keeps a dead workload's sockets and address.
-    std::string fds = "/proc/" + std::to_string(state_.agents.at(node).pid) + "/fd";
-    for (const fs::path& path : walk(fds)) {
-      std::error_code error;
-      if (fs::read_symlink(path, error).string().starts_with("net:[")) out.push_back("open network namespace in mosed");
-    }
-  }
-  return out;
-}
-
-std::string FaultBed::connections() const {
-  std::vector<std::pair<std::string, std::string>> namespaces{{"client", names_.netns_path("client")}};
-  for (const char* node : lab::kNodes) {
-    std::istringstream pids(read_file(cgroup(node) + "/cgroup.procs").value_or(""));
-    std::string pid;
-    if (pids >> pid) namespaces.emplace_back(node, "/proc/" + pid + "/ns/net");
-  }
-  std::string out;
-  for (const auto& [who, path] : namespaces) {
-    out += "-- " + who + '\n';
-    auto place = lab::Place::of_netns(path);
-    if (!place) continue;
-    lab::ProgramSpec spec;
-    spec.argv = {"ss", "-tneim"};
-    spec.place = &*place;
-    auto result = lab::run_program(spec, "", kCallBound);
-    out += result ? result->out : result.error().what + '\n';
-  }
-  return out;
 }
 
 Result<ProcessHandle> FaultBed::start_command(const std::string& node, const std::vector<std::string>& words, int out) {

@@ -144,7 +144,8 @@ Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t hand
   std::string where = "TC filter on device " + std::to_string(ifindex);
   bpf_tc_hook hook = hook_of(ifindex, point);
   bpf_tc_hook both = hook;
-  // Both at once, which libbpf means and its enumeration has no name for. NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange)
+  // Both at once, which libbpf means and its enumeration has no name for.
+  // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange)
   both.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
   if (int code = bpf_tc_hook_create(&both); code < 0 && code != -EEXIST) return fail_libbpf(where + ": clsact", code);
   MOSE_ASSIGN(uint32_t id, program_id(program));
