@@ -44,6 +44,14 @@ std::string comm(const std::string& pid) {
   return text.substr(0, text.find('\n'));
 }
 
+std::string seen_from(const lab::Place& place, std::vector<std::string> command) {
+  lab::ProgramSpec spec;
+  spec.argv = std::move(command);
+  spec.place = &place;
+  auto result = lab::run_program(spec, "", kProgramBound);
+  return result ? result->out : result.error().what + '\n';
+}
+
 }  // namespace
 
 std::vector<int> FaultBed::pagers(const std::string& node) const {
@@ -115,11 +123,9 @@ std::string FaultBed::connections() const {
     out += "-- " + who + '\n';
     auto place = lab::Place::of_netns(path);
     if (!place) continue;
-    lab::ProgramSpec spec;
-    spec.argv = {"ss", "-tneim"};
-    spec.place = &*place;
-    auto result = lab::run_program(spec, "", kProgramBound);
-    out += result ? result->out : result.error().what + '\n';
+    out += seen_from(*place, {"ss", "-tneim"});
+    // Whether a request that the kernel has acknowledged got stuck in the service itself.
+    if (who != "client") out += seen_from(*place, {"redis-cli", "-h", lab::kServiceAddress, "client", "list"});
   }
   return out;
 }
