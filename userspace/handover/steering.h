@@ -91,6 +91,8 @@ struct SteeringConfig {
   TcAttach attach = TcAttach::automatic;  // of an attached object: what came of it
 };
 
+struct SteeringMaps;
+
 class Steering {
  public:
   // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this
@@ -137,11 +139,10 @@ class Steering {
  private:
   void write_off(Direction direction);
 
-  struct Kernel;  // descriptors and the mapped counters
-  Steering(SteeringConfig config, std::unique_ptr<Kernel> kernel);
+  Steering(SteeringConfig config, std::unique_ptr<SteeringMaps> maps);
 
   SteeringConfig config_;
-  std::unique_ptr<Kernel> kernel_;
+  std::unique_ptr<SteeringMaps> maps_;
 };
 
 // How programs would be attached here, or why they cannot be.

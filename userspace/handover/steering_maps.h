@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "handover/steering.h"
+#include "mose/bpf/steer.h"
+
+// The maps of one workload's programs, by the contract in include/mose/bpf/steer.h: what the parts of Steering share.
+namespace mose::handover {
+
+[[nodiscard]] std::string pin_directory(const std::string& bpffs, const std::string& workload);
+[[nodiscard]] mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch);
+[[nodiscard]] SteerPolicy from_kernel(const mose_steer_policy& in);
+// A value of a map must have the size this agent knows, else reading would overrun or misread it.
+[[nodiscard]] Status expect_size(int map, size_t size, const std::string& name);
+
+struct SteeringMaps {
+  Fd services, queues, drained, counts, tap_program;
+  Fd socket;                           // of the node's network namespace, whoever calls later
+  uint64_t* drained_frames = nullptr;  // mapped, one per direction
+  unsigned cpus = 0;
+
+  SteeringMaps() = default;
+  SteeringMaps(const SteeringMaps&) = delete;
+  SteeringMaps& operator=(const SteeringMaps&) = delete;
+  ~SteeringMaps();
+
+  // Once the descriptors are there.
+  [[nodiscard]] Status complete();
+  // Without the routing lock, which others may hold for milliseconds.
+  [[nodiscard]] bool device_exists(unsigned ifindex) const;
+  // Release: whoever sees the count sees the frames delivered.
+  [[nodiscard]] std::atomic_ref<uint64_t> frames(Direction direction) const;
+  [[nodiscard]] Result<mose_steer_policy> policy(Direction direction) const;
+  [[nodiscard]] Status set_policy(Direction direction, const mose_steer_policy& value) const;
+  [[nodiscard]] Result<mose_steer_queue> queue(Direction direction) const;
+  // Of every CPU.
+  [[nodiscard]] Result<std::vector<mose_steer_counts>> counts_of(Direction direction, uint32_t slot) const;
+  [[nodiscard]] Result<uint64_t> in_tap(Direction direction) const;
+  // Frames written off that came in the end have been counted twice: the next hold would end so many too early.
+  [[nodiscard]] Status level(Direction direction) const;
+};
+
+}  // namespace mose::handover

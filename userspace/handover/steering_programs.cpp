@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "handover/steering_programs.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "handover/steering_maps.h"
+
+namespace mose::handover {
+namespace {
+
+Status fill_config(mose_steer_config& out, const SteeringConfig& config) {
+  if (config.addresses.empty() || config.addresses.size() > MOSE_STEER_SERVICES_MAX) {
+    return fail("steering takes 1 to " + std::to_string(MOSE_STEER_SERVICES_MAX) + " addresses, not " +
+                std::to_string(config.addresses.size()));
+  }
+  out.version = MOSE_STEER_VERSION;
+  out.services_count = static_cast<uint32_t>(config.addresses.size());
+  for (size_t i = 0; i < config.addresses.size(); ++i) {
+    const ServiceAddress& address = config.addresses[i];
+    out.services[i].family = address.family == AF_INET ? 4 : 6;
+    std::copy(address.bytes.begin(), address.bytes.end(), out.services[i].address);
+  }
+  out.host_ifindex = config.host_ifindex;
+  out.uplink_ifindex = config.uplink_ifindex;
+  std::copy(config.mac.begin(), config.mac.end(), out.service_mac);
+  std::copy(config.uplink_mac.begin(), config.uplink_mac.end(), out.uplink_mac);
+  out.attach = config.attach == TcAttach::clsact ? MOSE_STEER_CLSACT : MOSE_STEER_TCX;
+  return {};
+}
+
+}  // namespace
+
+Result<TcAttach> choose_attach(TcAttach wanted) {
+  if (wanted != TcAttach::automatic) return wanted;
+  if (const char* forced = getenv("MOSE_TC_ATTACH"); forced != nullptr && *forced != 0) {
+    if (std::string_view(forced) == "tcx") return TcAttach::tcx;
+    if (std::string_view(forced) == "clsact") return TcAttach::clsact;
+    return fail(std::string("MOSE_TC_ATTACH is \"") + forced + "\": tcx or clsact");
+  }
+  return bpf::probe_tcx() ? TcAttach::tcx : TcAttach::clsact;
+}
+
+std::vector<ProgramPlace> places_of(const SteeringConfig& config) {
+  std::vector<ProgramPlace> places{{"ingress", config.host_ifindex, bpf::TcPoint::egress},
+                                   {"egress", config.host_ifindex, bpf::TcPoint::ingress}};
+  if (config.uplink_ifindex != 0) places.push_back({"uplink", config.uplink_ifindex, bpf::TcPoint::ingress});
+  return places;
+}
+
+Result<Skeleton> load_programs(const SteeringConfig& config) {
+  bpf::capture_libbpf_log();
+  Skeleton skeleton(steer_tc__open());
+  if (!skeleton) return bpf::fail_libbpf("open the steering programs", errno);
+  // The read-only section is ours until loaded; the skeleton declares it const.
+  mose_steer_config fixed{};
+  MOSE_TRY(fill_config(fixed, config));
+  std::memcpy(const_cast<mose_steer_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
+  if (int code = steer_tc__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load the steering programs", code);
+  return skeleton;
+}
+
+Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string& workload) {
+  std::string directory = pin_directory(bpffs, workload) + "/";
+  MOSE_ASSIGN(Fd fixed, bpf::open_pinned(directory + "config"));
+  MOSE_TRY(expect_size(fixed.get(), sizeof(mose_steer_config), "config"));
+  mose_steer_config in{};
+  uint32_t zero = 0;
+  MOSE_TRY(bpf::map_lookup(fixed.get(), &zero, &in));
+  if (in.version != MOSE_STEER_VERSION || in.services_count > MOSE_STEER_SERVICES_MAX) {
+    return fail("pinned steering of " + workload + " has version " + std::to_string(in.version) +
+                ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
+  }
+  SteeringConfig config{.workload = workload, .bpffs = bpffs};
+  config.attach = static_cast<TcAttach>(in.attach);
+  config.host_ifindex = in.host_ifindex;
+  config.uplink_ifindex = in.uplink_ifindex;
+  std::copy(std::begin(in.service_mac), std::end(in.service_mac), config.mac.begin());
+  std::copy(std::begin(in.uplink_mac), std::end(in.uplink_mac), config.uplink_mac.begin());
+  for (uint32_t i = 0; i < in.services_count; ++i) {
+    ServiceAddress address{.family = in.services[i].family == 4 ? AF_INET : AF_INET6,
+                           .prefix = in.services[i].family == 4 ? 32u : 128u};
+    std::copy(std::begin(in.services[i].address), std::end(in.services[i].address), address.bytes.begin());
+    config.addresses.push_back(address);
+  }
+  return config;
+}
+
+}  // namespace mose::handover
