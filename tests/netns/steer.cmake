@@ -5,6 +5,7 @@ target_include_directories(mose_steer_test_support PUBLIC steer)
 target_link_libraries(mose_steer_test_support PUBLIC mose_handover mose_test_support GTest::gtest fmt::fmt Threads::Threads)
 
 mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp LIBS mose_steer_test_support)
+mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_test.cpp LIBS mose_steer_test_support)
 mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic_test.cpp LIBS mose_steer_test_support)
 mose_test(switchover_test LABEL netns DEPS handover SOURCES steer/switchover_test.cpp LIBS mose_steer_test_support)
 # As often as the requirements say; times are judged only here.

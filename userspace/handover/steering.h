@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "model/flow.h"
 #include "model/workload.h"
 
 // What becomes of the packets of one workload on this node: three TC programs (towards the workload, from it, and on
@@ -93,6 +94,20 @@ struct SteeringConfig {
 
 struct SteeringMaps;
 
+// What the programs would do with a packet now.
+struct SteerExplanation {
+  enum class Verdict : uint8_t { pass, hold, redirect, drop };
+  Direction direction = Direction::ingress;
+  Verdict verdict = Verdict::drop;
+  std::string_view reason;          // reason_name()
+  std::optional<SteerState> state;  // that it meets; none when it is not judged by state
+  unsigned ifindex = 0;             // hold: the tap, redirect: the device it leaves by
+  MacAddress destination_mac{};     // redirect: as it leaves
+  MacAddress source_mac{};
+  bool same_programs = false;  // those attached have the same instructions as those that were asked
+};
+[[nodiscard]] const char* to_string(SteerExplanation::Verdict verdict);
+
 class Steering {
  public:
   // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this
@@ -123,6 +138,10 @@ class Steering {
   // By place in config().addresses, without queued and drained, which are counted for all together. What passes in the
   // state pass is not looked at and counts for none.
   [[nodiscard]] Result<std::vector<SteerCounters>> service_counters(Direction direction) const;
+
+  // By the real programs, run on a frame of this flow with a copy of what the maps say now; nothing is counted or held.
+  // Refuses a flow that has no address of this workload. Loads the programs once more: some milliseconds.
+  [[nodiscard]] Result<SteerExplanation> explain(const Flow& flow) const;
 
   // Frames in the tap. Zero while in drain means: the drain is over, and no frame can come to the tap any more.
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;

@@ -199,6 +199,38 @@ Result<std::array<uint8_t, 8>> program_tag(int program) {
   return tag;
 }
 
+Result<Fd> program_of_link(int link) {
+  bpf_link_info info{};
+  uint32_t size = sizeof info;
+  if (int code = bpf_obj_get_info_by_fd(link, &info, &size); code < 0) return fail_errno("link info", -code);
+  int fd = bpf_prog_get_fd_by_id(info.prog_id);
+  if (fd < 0) return fail_errno("open program " + std::to_string(info.prog_id), -fd);
+  return Fd(fd);
+}
+
+namespace {
+
+// TC_ACT_* of linux/pkt_cls.h.
+constexpr int kTcNext = -1, kTcDrop = 2, kTcRedirect = 7;
+constexpr size_t kRunHeadroom = 256;  // a program may put headers in front
+
+}  // namespace
+
+Result<TcRun> run_at_tc(int program, std::span<const uint8_t> frame) {
+  TcRun run;
+  run.frame.resize(frame.size() + kRunHeadroom);
+  LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = run.frame.data(),
+              .data_size_in = static_cast<uint32_t>(frame.size()),
+              .data_size_out = static_cast<uint32_t>(run.frame.size()));
+  if (int code = bpf_prog_test_run_opts(program, &options); code < 0) return fail_errno("run a TC program", -code);
+  run.frame.resize(options.data_size_out);
+  int verdict = static_cast<int>(options.retval);
+  if (verdict == kTcNext) run.verdict = TcVerdict::next;
+  if (verdict == kTcDrop) run.verdict = TcVerdict::drop;
+  if (verdict == kTcRedirect) run.verdict = TcVerdict::redirect;
+  return run;
+}
+
 Status probe_tcx() {
   std::array<bpf_insn, 2> code{};
   code[0] = {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .src_reg = 0, .off = 0, .imm = -1};

@@ -3,8 +3,10 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -56,6 +58,18 @@ enum class XdpMode : uint8_t { native, generic };
 [[nodiscard]] Result<uint32_t> program_id(int program);
 // Follows from the instructions alone: equal for two loads of one program.
 [[nodiscard]] Result<std::array<uint8_t, 8>> program_tag(int program);
+
+// The program behind a link.
+[[nodiscard]] Result<Fd> program_of_link(int link);
+
+// One frame through a TC program, as if it were attached: what it decides and what the frame is like afterwards. Nothing
+// is sent; maps change as they would.
+enum class TcVerdict : uint8_t { next, drop, redirect, other };
+struct TcRun {
+  TcVerdict verdict = TcVerdict::other;
+  std::vector<uint8_t> frame;
+};
+[[nodiscard]] Result<TcRun> run_at_tc(int program, std::span<const uint8_t> frame);
 
 // Attaches an empty program to the loopback of the caller's network namespace for a moment. The error is the reason why
 // TCX links do not work here.
