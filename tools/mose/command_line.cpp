@@ -152,12 +152,13 @@ class Grammar {
     CLI::App& steer = *app_.add_subcommand("steer", "what happens to packets");
     steer.require_subcommand(1);
     verb(steer, Verb::steer_show, "show", "states and counters")
-        .add_option("service", command_.subject, "address of one service");
-    verb(steer, Verb::steer_explain, "explain", "why a flow goes where it goes")
-        .add_option("flow", command_.subject)
-        ->required();
-    verb(steer, Verb::steer_release, "release", "end the redirection of a service")
-        .add_option("service", command_.subject)
+        .add_option("service", command_.subject, "address of one service, or a workload");
+    verb(steer, Verb::steer_explain, "explain", "what would happen to a packet now, and why")
+        .add_option("flow", command_.flow, "PROTOCOL SOURCE DESTINATION [syn]: tcp 192.0.2.9:40000 192.0.2.10:6379")
+        ->required()
+        ->expected(1, 4);
+    verb(steer, Verb::steer_release, "release", "end what is held, shut or redirected of a service that no migration decides about")
+        .add_option("service", command_.subject, "address of a service, or a workload")
         ->required();
 
     CLI::App& config = *app_.add_subcommand("config", "the agent's configuration");

@@ -38,7 +38,9 @@ struct Command {
   Verb verb = Verb::ping;
   std::string socket;   // --socket
   bool json = false;    // --json
-  std::string subject;  // workload, migration id, service, flow; by verb
+  std::string subject;  // workload, migration id, service; by verb
+
+  std::vector<std::string> flow;  // steer explain: protocol, source, destination, "syn"
 
   // run
   std::vector<std::string> addresses, environment, command;

@@ -84,6 +84,11 @@ std::string text_of(const json& report, const char* key) {
   return it != report.end() && it->is_string() ? it->get<std::string>() : std::string("-");
 }
 
+std::string count_of(const json& report, const char* key) {
+  auto it = report.find(key);
+  return it != report.end() && it->is_number() ? fmt::format("{}", it->get<uint64_t>()) : std::string("-");
+}
+
 std::string milliseconds_of(const json& report, const char* key) {
   auto it = report.find(key);
   return it != report.end() && it->is_number() ? fmt::format("{:.1f} ms", it->get<double>()) : std::string("-");
@@ -228,6 +233,39 @@ std::string show_notes(const std::vector<std::string>& notes, bool as_json) {
 std::string show_json(const std::string& text, bool as_json) {
   auto value = json::parse(text, nullptr, false);
   return value.is_discarded() ? text + "\n" : line(value, as_json ? -1 : 2);
+}
+
+std::string show_steering(const std::string& text, bool as_json) {
+  auto services = json::parse(text, nullptr, false);
+  if (as_json || !services.is_array()) return show_json(text, true);
+  if (services.empty()) return "no service is steered here\n";
+  std::vector<std::vector<std::string>> rows{
+      {"SERVICE", "WORKLOAD", "DIRECTION", "STATE", "EXPIRES", "WAITING", "PASSED", "HELD", "REDIRECTED", "DROPPED"}};
+  for (const json& service : services) {
+    for (const char* direction : {"ingress", "egress"}) {
+      auto found = service.find(direction);
+      if (found == service.end()) continue;
+      auto frames = found->value("frames", json::object());
+      std::string state = text_of(*found, "state");
+      if (found->contains("after_drain")) state += ", then " + text_of(*found, "after_drain");
+      if (found->contains("expired")) state += " (" + text_of(*found, "expired") + " expired)";
+      rows.push_back({text_of(service, "service"), text_of(service, "workload"), direction, state,
+                      milliseconds_of(*found, "expires_in_ms"), count_of(*found, "waiting"), count_of(frames, "passed"),
+                      count_of(frames, "held"), count_of(frames, "redirected"), count_of(*found, "dropped")});
+    }
+  }
+  return format_table(rows);
+}
+
+std::string show_explanation(const std::string& text, bool as_json) {
+  auto seen = json::parse(text, nullptr, false);
+  if (as_json || !seen.is_object()) return show_json(text, true);
+  std::string out = fmt::format("{} ({} of {}) {}\n", text_of(seen, "flow"), text_of(seen, "direction"),
+                                text_of(seen, "workload"), text_of(seen, "why"));
+  if (!seen.value("same_programs", true)) {
+    out += "the programs at work are of another build than those that were asked\n";
+  }
+  return out;
 }
 
 std::string show_report(const std::string& text, bool as_json) {

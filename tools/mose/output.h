@@ -31,6 +31,8 @@ namespace mose::cli {
 [[nodiscard]] std::string show_report(const std::string& report_json, bool json);
 [[nodiscard]] std::string show_history(const std::string& reports_json, bool json);
 // Any other JSON text: as it is, or indented.
+[[nodiscard]] std::string show_steering(const std::string& text, bool as_json);
+[[nodiscard]] std::string show_explanation(const std::string& text, bool as_json);
 [[nodiscard]] std::string show_json(const std::string& text, bool json);
 
 // Columns as wide as their widest cell, two blanks between.

@@ -133,9 +133,6 @@ int run_verb(const Command& command) {
       return follow_events(command);
     case Verb::config_check:
       return config_check(command);
-    case Verb::steer_explain:
-    case Verb::steer_release:
-      return report(command, {2, "not available in this version"});
     case Verb::show:
       request.mutable_show()->set_migration_id(command.subject);
       return one_answer(command, request, [&](const Response& r) { return show_report(r.json().text(), json); });
@@ -153,7 +150,13 @@ int run_verb(const Command& command) {
       return one_answer(command, request, [&](const Response& r) { return show(r.pong(), json); });
     case Verb::steer_show:
       request.mutable_steer_show()->set_service(command.subject);
-      return one_answer(command, request, [&](const Response& r) { return show_json(r.json().text(), json); });
+      return one_answer(command, request, [&](const Response& r) { return show_steering(r.json().text(), json); });
+    case Verb::steer_explain:
+      request.mutable_steer_explain()->set_flow(fmt::format("{}", fmt::join(command.flow, " ")));
+      return one_answer(command, request, [&](const Response& r) { return show_explanation(r.json().text(), json); });
+    case Verb::steer_release:
+      request.mutable_steer_release()->set_service(command.subject);
+      return one_answer(command, request, [&](const Response& r) { return done_text(command, r); }, kWorkBound);
     case Verb::cancel:
       request.mutable_cancel()->set_migration_id(command.subject);
       return one_answer(command, request, [&](const Response& r) { return done_text(command, r); });

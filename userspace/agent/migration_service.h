@@ -57,8 +57,6 @@ class MigrationService {
   [[nodiscard]] virtual std::vector<MigrationProgress> list() const = 0;
   // JSON of one migration, under way or finished (from the history); refused with exit code 2 when unknown.
   [[nodiscard]] virtual Answer<std::string> show(const MigrationId& id) const = 0;
-  // JSON of what steering does now: [{"service":..,"state":..,"counters":{..}}]; `service` empty: all.
-  [[nodiscard]] virtual Answer<std::string> steer_show(const std::string& service) const = 0;
 
   // The core subscribes once, before any other call. `on_progress` at each change of phase or round and at most ten
   // times a second otherwise; `on_end` once per migration.

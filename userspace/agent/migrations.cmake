@@ -16,6 +16,7 @@ target_sources(mose_agent PRIVATE
   source_memory.cpp
   source_migration.cpp
   source_standby.cpp
+  steer_requests.cpp
   wire_messages.cpp)
 target_link_libraries(mose_agent
   PUBLIC mose_sense mose_move mose_handover mose_restore

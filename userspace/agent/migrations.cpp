@@ -11,7 +11,6 @@
 #include "agent/peer_query.h"
 #include "base/heap.h"
 #include "base/log.h"
-#include "handover/steering.h"
 #include "handover/tap_holder.h"
 #include "restore/canary.h"
 
@@ -284,34 +283,6 @@ Answer<std::string> Migrations::show(const MigrationId& id) const {
   auto found = core_.history.find(id.hex());
   if (!found) return refuse(found.error().what, kExitUsage);
   return *found;
-}
-
-Answer<std::string> Migrations::steer_show(const std::string& service) const {
-  nlohmann::ordered_json out = nlohmann::ordered_json::array();
-  for (const Workload* workload : core_.workloads.list()) {
-    for (const ServiceAddress& address : workload->spec.addresses) {
-      if (!service.empty() && format_address(address) != service && workload->spec.name != service) continue;
-      auto steering = handover::Steering::adopt(network_config(core_.config, workload->spec).bpffs, workload->spec.name);
-      if (!steering) continue;
-      nlohmann::ordered_json item{{"service", format_address(address)}, {"workload", workload->spec.name}};
-      for (auto direction : {handover::Direction::ingress, handover::Direction::egress}) {
-        auto policy = steering->policy(direction);
-        auto counters = steering->counters(direction);
-        if (!policy || !counters) continue;
-        item[handover::to_string(direction)] = {{"state", handover::to_string(policy->state)},
-                                                {"passed", counters->passed.frames},
-                                                {"held", counters->held.frames},
-                                                {"waiting", counters->queued - counters->drained},
-                                                {"reinjected", counters->reinjected.frames},
-                                                {"redirected", counters->redirected.frames},
-                                                {"dropped", counters->dropped()},
-                                                {"overflow", counters->dropped_overflow.frames}};
-      }
-      out.push_back(std::move(item));
-    }
-  }
-  if (!service.empty() && out.empty()) return refuse(fmt::format("no service \"{}\" on node {}", service, core_.config.node.name), kExitUsage);
-  return out.dump();
 }
 
 void Migrations::recover_all() {

@@ -28,7 +28,6 @@ class Migrations : public MigrationService {
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
   [[nodiscard]] std::vector<MigrationProgress> list() const override;
   [[nodiscard]] Answer<std::string> show(const MigrationId& id) const override;
-  [[nodiscard]] Answer<std::string> steer_show(const std::string& service) const override;
   void subscribe(Listener listener) override { listener_ = std::move(listener); }
   void recover_all() override;
   void shut_down(std::function<void()> done) override;

@@ -141,7 +141,7 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
 }  // namespace
 
 Requests::Requests(Core& core, MigrationService& service, HostCheck probe_host)
-    : core_(core), service_(service), probe_host_(std::move(probe_host)) {
+    : core_(core), service_(service), steer_(core, service), probe_host_(std::move(probe_host)) {
   service_.subscribe({[this](const MigrationProgress& progress) { on_progress(progress); },
                       [this](const MigrationEnd& end) { on_end(end); }});
 }
@@ -188,9 +188,17 @@ void Requests::handle(const Request& request, const Reply& reply) {
     case Request::kCleanup:
       return clean_up(reply);
     case Request::kSteerShow: {
-      auto json = service_.steer_show(request.steer_show().service());
+      auto json = steer_.show(request.steer_show().service());
       return json ? send_json(reply, *json) : send_refusal(reply, json.error());
     }
+    case Request::kSteerExplain:
+      return steer_.explain(request.steer_explain().flow(), [reply](const Answer<std::string>& json) {
+        return json ? send_json(reply, *json) : send_refusal(reply, json.error());
+      });
+    case Request::kSteerRelease:
+      return steer_.release(request.steer_release().service(), [reply](const Answer<std::string>& sentence) {
+        return sentence ? send_notes(reply, {*sentence}) : send_refusal(reply, sentence.error());
+      });
     case Request::BODY_NOT_SET:
       break;
   }

@@ -11,6 +11,7 @@
 #include "agent/control_server.h"
 #include "agent/core.h"
 #include "agent/migration_service.h"
+#include "agent/steer_requests.h"
 
 namespace mose::control::v1 {
 class CheckResult;
@@ -53,6 +54,7 @@ class Requests {
 
   Core& core_;
   MigrationService& service_;
+  SteerRequests steer_;
   HostCheck probe_host_;
   std::vector<Reply> followers_;
   std::map<MigrationId, std::vector<Reply>> watchers_;

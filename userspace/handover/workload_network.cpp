@@ -234,6 +234,21 @@ Status WorkloadNetwork::drain_to_pass(Direction direction) {
   return steering_.set(direction, policy);
 }
 
+Result<uint64_t> WorkloadNetwork::release() {
+  uint64_t lost = 0;
+  for (Direction direction : {Direction::ingress, Direction::egress}) {
+    MOSE_ASSIGN(uint64_t left, steering_.queued_now(direction));
+    if (left == 0) continue;
+    lost += left;
+    MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    if (auto tap = netlink.link(policy.tap_ifindex)) MOSE_TRY(netlink.delete_link(tap->name));
+    MOSE_TRY(drain_to_pass(direction));
+  }
+  MOSE_TRY(open());
+  return lost;
+}
+
 Status WorkloadNetwork::drain_to_peer(const MacAddress& peer_uplink_mac) {
   if (uplink_ifindex_ == 0) return fail("network of " + config_.workload + ": no uplink to redirect to");
   MOSE_TRY(shut(Direction::egress, true));

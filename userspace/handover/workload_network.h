@@ -77,6 +77,9 @@ class WorkloadNetwork {
   [[nodiscard]] Status pass(Direction direction);
   // From hold: drain, then pass. The caller pumps.
   [[nodiscard]] Status drain_to_pass(Direction direction);
+  // Back in service from whatever state, for an operator, when no migration is left that would do it. What is still in a
+  // tap then has nobody who would put it back and is lost with it: how many frames.
+  [[nodiscard]] Result<uint64_t> release();
   // After the commit: egress shut, ARP and neighbour discovery no longer answered; ingress drains, then redirects to
   // the peer's uplink. The caller pumps.
   [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);

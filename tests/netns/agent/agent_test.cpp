@@ -318,7 +318,10 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
       {{"show", "ffff"}, 2, "no migration ffff is known here"},
       {{"cancel", "ffff"}, 2, "no migration ffff is under way here"},
       {{"recover", "ffff"}, 2, "no migration ffff is under way here"},
-      {{"steer", "explain", "x"}, 2, "not available in this version"},
+      {{"steer", "explain", "x"}, 2, "is not a flow such as"},
+      {{"steer", "explain", "tcp", "192.0.2.1:1", "192.0.2.2:2"}, 2, "is the address of a workload of node"},
+      {{"steer", "show", "192.0.2.77"}, 2, "no service \"192.0.2.77\" is steered"},
+      {{"steer", "release", "192.0.2.77"}, 2, "no service \"192.0.2.77\""},
   };
   for (const RefusedRun& row : table) {
     auto output = bed->mose(row.arguments);

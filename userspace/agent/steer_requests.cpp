@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#include "agent/steer_requests.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "agent/check.h"
+#include "agent/migration_paths.h"
+#include "handover/workload_network.h"
+#include "kernel/netlink.h"
+
+namespace mose::agent {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using handover::Direction;
+using handover::SteerExplanation;
+
+bool has_address(const WorkloadSpec& spec, const std::string& text) {
+  return std::any_of(spec.addresses.begin(), spec.addresses.end(),
+                     [&](const ServiceAddress& address) { return format_address(address) == text; });
+}
+
+std::string bpffs_of(const Config& config, const WorkloadSpec& spec) {
+  return network_config(config, spec).bpffs;
+}
+
+std::string device_name_of(unsigned ifindex) {
+  auto netlink = Netlink::open();
+  if (!netlink) return "";
+  auto link = netlink->link(ifindex);
+  return link ? link->name : fmt::format("device {}", ifindex);
+}
+
+// One direction of one address. What has been counted for no address (broadcast, the state pass) is in the workload's
+// sums alone.
+Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCounters& counters) {
+  Json out{{"state", handover::to_string(policy.state)}};
+  if (policy.state == handover::SteerState::drain) out["after_drain"] = handover::to_string(policy.after_drain);
+  out["silent"] = policy.silent;
+  out["expires_in_ms"] = nullptr;
+  if (policy.deadline) {
+    out["expires_in_ms"] = to_ms(std::max(*policy.deadline - now(), Nanoseconds::zero()));
+    out["on_expiry"] = handover::to_string(policy.on_expiry);
+  }
+  if (policy.expired) out["expired"] = handover::to_string(*policy.expired);
+  out["waiting"] = counters.queued - std::min(counters.queued, counters.drained);
+  out["dropped"] = counters.dropped();
+  for (size_t reason = 0; reason < counters.reasons.size(); ++reason) {
+    std::string_view name = handover::reason_name(reason);
+    if (!name.empty()) out["frames"][name] = counters.reasons[reason].frames;
+  }
+  return out;
+}
+
+std::string why_of(const SteerExplanation& seen, const std::string& device) {
+  std::string state = seen.state ? fmt::format(" in the state {}", handover::to_string(*seen.state)) : "";
+  switch (seen.verdict) {
+    case SteerExplanation::Verdict::pass:
+      return fmt::format("passes{}", state);
+    case SteerExplanation::Verdict::hold:
+      return fmt::format("is held{}: it waits in {} until the handover has been decided", state, device);
+    case SteerExplanation::Verdict::redirect:
+      return fmt::format("is redirected{}: it leaves by {} to {}, as if {} had sent it", state, device,
+                         format_mac(seen.destination_mac), format_mac(seen.source_mac));
+    case SteerExplanation::Verdict::drop:
+      return fmt::format("is dropped{} ({})", state, seen.reason);
+  }
+  return "";
+}
+
+Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow) {
+  auto steering = handover::Steering::adopt(bpffs, workload);
+  if (!steering) return refuse(fmt::format("nothing steers {} on this node: {}", workload, steering.error().what));
+  auto seen = steering->explain(flow);
+  if (!seen) return refuse(seen.error().what, 1);
+  std::string device = seen->ifindex != 0 ? device_name_of(seen->ifindex) : "";
+  Json out{{"flow", format_flow(flow)},
+           {"workload", workload},
+           {"direction", handover::to_string(seen->direction)},
+           {"state", nullptr},
+           {"verdict", handover::to_string(seen->verdict)},
+           {"reason", seen->reason},
+           {"device", nullptr},
+           {"destination_mac", nullptr},
+           {"source_mac", nullptr},
+           {"same_programs", seen->same_programs},
+           {"why", why_of(*seen, device)}};
+  if (seen->state) out["state"] = handover::to_string(*seen->state);
+  if (!device.empty()) out["device"] = device;
+  if (seen->verdict == SteerExplanation::Verdict::redirect) {
+    out["destination_mac"] = format_mac(seen->destination_mac);
+    out["source_mac"] = format_mac(seen->source_mac);
+  }
+  return out.dump();
+}
+
+Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const ProcessHandle& init) {
+  MOSE_ASSIGN(Fd netns, open_namespace(init, NamespaceKind::net));
+  MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(config, netns.get()));
+  MOSE_ASSIGN(handover::SteerPolicy ingress, network.steering().policy(Direction::ingress));
+  MOSE_ASSIGN(handover::SteerPolicy egress, network.steering().policy(Direction::egress));
+  MOSE_ASSIGN(uint64_t lost, network.release());
+  return fmt::format("{} is in service: ingress was {}, egress was {}{}", config.workload,
+                     handover::to_string(ingress.state), handover::to_string(egress.state),
+                     lost > 0 ? fmt::format(", {} frames that nobody could put back are lost", lost) : "");
+}
+
+}  // namespace
+
+const Workload* SteerRequests::find(const std::string& service) const {
+  for (const Workload* workload : core_.workloads.list()) {
+    if (workload->spec.name == service || has_address(workload->spec, service)) return workload;
+  }
+  return nullptr;
+}
+
+Answer<std::string> SteerRequests::show(const std::string& service) const {
+  Json out = Json::array();
+  for (const Workload* workload : core_.workloads.list()) {
+    const WorkloadSpec& spec = workload->spec;
+    if (!service.empty() && spec.name != service && !has_address(spec, service)) continue;
+    auto steering = handover::Steering::adopt(bpffs_of(core_.config, spec), spec.name);
+    if (!steering) continue;
+    for (size_t i = 0; i < spec.addresses.size(); ++i) {
+      std::string address = format_address(spec.addresses[i]);
+      if (!service.empty() && spec.name != service && address != service) continue;
+      Json item{{"service", address},
+                {"workload", spec.name},
+                {"workload_state", to_string(workload->state)},
+                {"attached_by", handover::to_string(steering->config().attach)}};
+      for (auto direction : {Direction::ingress, Direction::egress}) {
+        auto policy = steering->policy(direction);
+        auto counters = steering->counters(direction);
+        if (policy && counters) item[handover::to_string(direction)] = direction_of(*policy, *counters);
+      }
+      out.push_back(std::move(item));
+    }
+  }
+  if (!service.empty() && out.empty()) {
+    return refuse(fmt::format("no service \"{}\" is steered on node {}: see `mose steer show`", service, core_.config.node.name),
+                  kExitUsage);
+  }
+  return out.dump();
+}
+
+void SteerRequests::explain(const std::string& text, std::function<void(Answer<std::string>)> done) const {
+  auto flow = parse_flow(text);
+  if (!flow) return done(refuse(flow.error().what, kExitUsage));
+  const Workload* workload = find(format_address(flow->destination));
+  if (workload == nullptr) workload = find(format_address(flow->source));
+  if (workload == nullptr) {
+    return done(refuse(fmt::format("neither {} nor {} is the address of a workload of node {}: see `mose steer show`",
+                                   format_address(flow->source), format_address(flow->destination), core_.config.node.name),
+                       kExitUsage));
+  }
+  core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name,
+                     flow = *flow] { return explain_flow(bpffs, name, flow); },
+                    std::move(done));
+}
+
+void SteerRequests::release(const std::string& service, std::function<void(Answer<std::string>)> done) const {
+  const Workload* workload = find(service);
+  if (workload == nullptr) {
+    return done(refuse(fmt::format("no service \"{}\" on node {}: see `mose steer show`", service, core_.config.node.name),
+                       kExitUsage));
+  }
+  const std::string& name = workload->spec.name;
+  for (const MigrationProgress& migration : service_.list()) {
+    if (migration.workload != name) continue;
+    return done(refuse(fmt::format("migration {} decides about the packets of {}: `mose cancel` it before its commit, "
+                                   "`mose recover` it when it is stuck",
+                                   migration.id.hex(), name)));
+  }
+  handover::WorkloadNetworkConfig config = network_config(core_.config, workload->spec);
+  if (workload->state == WorkloadState::running && workload->init) {
+    core_.workers.run([config, init = workload->init] { return release_running(config, *init); },
+                      [done = std::move(done)](Result<std::string> sentence) {
+                        if (!sentence) return done(refuse(sentence.error().what, 1));
+                        done(std::move(*sentence));
+                      });
+    return;
+  }
+  if (workload->state != WorkloadState::away) {
+    return done(refuse(fmt::format("{} is {}: only what steers a running workload, or one that has left, can be released",
+                                   name, to_string(workload->state))));
+  }
+  core_.workers.run([config] { return handover::WorkloadNetwork::destroy(config.workload, config.bpffs); },
+                    [name, node = workload->node, done = std::move(done)](const Status& gone) {
+                      if (!gone) return done(refuse(gone.error().what, 1));
+                      done(fmt::format("nothing of {} is redirected to node {} any more", name, node));
+                    });
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "agent/core.h"
+#include "agent/migration_service.h"
+#include "agent/refusal.h"
+
+// What an operator may ask and do about packets: `mose steer`. Loop thread; what takes milliseconds runs in a worker.
+namespace mose::agent {
+
+class SteerRequests {
+ public:
+  // Borrowed, outlive this.
+  SteerRequests(Core& core, const MigrationService& service) : core_(core), service_(service) {}
+
+  // JSON, one object for each address: by direction state, deadline, counters by reason. `service`: an address or the
+  // name of a workload; empty: all.
+  [[nodiscard]] Answer<std::string> show(const std::string& service) const;
+  // JSON: what the programs would do with a packet of this flow now, and why.
+  void explain(const std::string& flow, std::function<void(Answer<std::string>)> done) const;
+  // Whatever is held, shut or redirected of a service is so no longer. Refused while a migration decides about it. `done`
+  // gets a sentence.
+  void release(const std::string& service, std::function<void(Answer<std::string>)> done) const;
+
+ private:
+  [[nodiscard]] const Workload* find(const std::string& service) const;
+
+  Core& core_;
+  const MigrationService& service_;
+};
+
+}  // namespace mose::agent
