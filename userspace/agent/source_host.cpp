@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "handover/quiesce.h"
 #include "kernel/procfs.h"
+#include "kernel/receive_backlog.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
 
@@ -23,6 +24,8 @@ namespace mose::agent {
 namespace {
 
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
+// For frames that passed before the hold to reach their sockets; some microseconds are usual.
+constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
 constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 
@@ -199,7 +202,18 @@ Status SourceHost::freeze() {
     MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
   }
   Timeline::Span span(timeline_, "freeze");
-  return cgroup_.freeze(kFreezeBound);
+  MOSE_TRY(cgroup_.freeze(kFreezeBound));
+  return wait_for_passed_frames();
+}
+
+// A frame that passed before the hold must be in its socket before the dump reads that: it would be acknowledged to the
+// client and be in nobody's queue, and the connection would wait for it for ever.
+Status SourceHost::wait_for_passed_frames() {
+  auto taken = wait_receive_backlog(kBacklogBound);
+  if (taken && *taken) return {};
+  log::warn("frames may still be on their way into the workload: what it would answer is dropped, and comes again",
+            {{"workload", spec_.name}, {"reason", taken ? "the CPUs' receive queues do not run dry" : taken.error().what}});
+  return network_->shut(handover::Direction::egress, false);
 }
 
 Status SourceHost::at_post_dump() {

@@ -85,6 +85,7 @@ class SourceHost {
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status note_stopped();
   [[nodiscard]] Status dump_tree();
+  [[nodiscard]] Status wait_for_passed_frames();
   [[nodiscard]] Status at_post_dump();
   [[nodiscard]] Status resume_tree();
   [[nodiscard]] Result<ImagesPayload> complete_images();
