@@ -19,6 +19,8 @@ namespace {
 constexpr Nanoseconds kFenceBound = std::chrono::seconds(5);
 // From the thaw until the source has redirected what it held: a round trip and a few ms. A source that has died never says so.
 constexpr Nanoseconds kDrainedBound = std::chrono::milliseconds(200);
+// After a death of this agent the source has to find it again first (it tries every 100 ms, and at once when it is asked).
+constexpr Nanoseconds kDrainedBoundAgain = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -48,6 +50,7 @@ void DestinationMigration::begin(std::unique_ptr<PeerConnection> connection) {
 void DestinationMigration::recover(Journal journal) {
   auto records = journal.contents().records;
   journal_ = std::move(journal);
+  recovered_ = true;
   const Workload* workload = context_.core.workloads.find(payload_.spec.name);
   arrived_ = workload != nullptr && workload->state == WorkloadState::arriving && workload->migration == meta_.id.hex();
   bool committed = false, ready = false;
@@ -288,7 +291,7 @@ void DestinationMigration::activate() {
                  [this](const Status& status) {
                    if (!status) return done(DestinationActionKind::activate, status);
                    if (pager_) pager_->thawed();
-                   timers_.push_back(context_.core.loop.after(kDrainedBound, [this] { release_egress(); }));
+                   timers_.push_back(context_.core.loop.after(recovered_ ? kDrainedBoundAgain : kDrainedBound, [this] { release_egress(); }));
                    // COMMITTED first: the source holds packets until it hears of it. The registry may wait for a disk.
                    done(DestinationActionKind::activate, {});
                    if (auto registered = register_here(); !registered) {

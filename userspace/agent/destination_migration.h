@@ -120,6 +120,7 @@ class DestinationMigration {
   restore::PagerStatus pager_status_;
   PreparedPayload prepared_;
   std::shared_ptr<const ImagesPayload> images_;  // until they are restored from
+  bool recovered_ = false;  // an agent before this one has begun it
   std::optional<Timestamp> thawed_at_, complete_at_;
   std::vector<EventLoop::TimerId> timers_;
 

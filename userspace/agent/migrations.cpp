@@ -421,6 +421,10 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
                                 const std::string& payload) {
   if (type == wire::FrameType::query_verdict) {
     connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration)));
+    auto asked_about = sources_.find(stream.migration);
+    if (asked_about != sources_.end() && asked_about->second->meta().peer == connection->peer_node()) {
+      asked_about->second->end_retry_pause();
+    }
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
   auto it = destinations_.find(stream.migration);

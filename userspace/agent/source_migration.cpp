@@ -20,6 +20,8 @@ using plan::SourceActionKind;
 
 constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
+// While packets are held for a destination that has the commit, every moment counts: it has died and comes back.
+constexpr Nanoseconds kRetryHeld = std::chrono::milliseconds(100);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
 constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 // Stragglers are redirected that long after the source tree has gone.
@@ -357,8 +359,16 @@ void SourceMigration::resume(const std::string& reason) {
 }
 
 void SourceMigration::wait_retry(unsigned failures) {
-  Nanoseconds pause = std::min(kRetryMax, kRetryFirst * (1u << std::min(failures, 5u)));
-  retry_timer_ = context_.core.loop.after(pause, [this] { done(SourceActionKind::wait_retry, {}); });
+  bool holds = driver_.state().phase == plan::SourcePhase::committed;
+  Nanoseconds pause = std::min(holds ? kRetryHeld : kRetryMax, kRetryFirst * (1u << std::min(failures, 5u)));
+  retry_waits_ = true;
+  retry_timer_ = context_.core.loop.after(pause, [this] { end_retry_pause(); });
+}
+
+void SourceMigration::end_retry_pause() {
+  if (!std::exchange(retry_waits_, false)) return;
+  context_.core.loop.cancel(retry_timer_);
+  done(SourceActionKind::wait_retry, {});
 }
 
 void SourceMigration::changed() {

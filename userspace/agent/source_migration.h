@@ -37,6 +37,8 @@ class SourceMigration {
   void begin();
   void recover(Journal journal);
   void cancel();
+  // The destination has shown that it is there: no pause between attempts to reach it any more.
+  void end_retry_pause();
 
   // A data connection of the destination's pager, HELLO read and checked; its token decides.
   [[nodiscard]] bool accepts(const std::string& token) const;
@@ -110,6 +112,7 @@ class SourceMigration {
   std::optional<Timestamp> thawed_seen_at_;
   PacketCounts packets_;
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
+  bool retry_waits_ = false;
   bool standby_awaited_ = false;  // STANDBY is out
   std::string standby_problem_;
   double nanoseconds_per_byte_ = 0;  // of the last round
