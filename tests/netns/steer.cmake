@@ -8,8 +8,10 @@ mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp LIBS
 mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_test.cpp LIBS mose_steer_test_support)
 mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic_test.cpp LIBS mose_steer_test_support)
 mose_test(switchover_test LABEL netns DEPS handover SOURCES steer/switchover_test.cpp LIBS mose_steer_test_support)
+mose_test(uplink_test LABEL netns DEPS handover SOURCES steer/uplink_test.cpp LIBS mose_steer_test_support)
 # As often as the requirements say; times are judged only here.
 add_dependencies(steer_test mose-holder)
+add_dependencies(uplink_test mose-holder)
 foreach(name hold_traffic_test switchover_test)
   add_test(NAME ${name}_full COMMAND ${name})
   set_tests_properties(${name}_full PROPERTIES LABELS "netns;full" ENVIRONMENT MOSE_FULL=1 SKIP_RETURN_CODE 77

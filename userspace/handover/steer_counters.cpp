@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include "handover/steer_counters.h"
+
 #include <algorithm>
 
-#include "handover/steering.h"
 #include "handover/steering_maps.h"
 
 namespace mose::handover {
@@ -57,7 +58,8 @@ SteerCounters::Stamps stamps_of(const std::vector<mose_steer_counts>& each, size
   return out;
 }
 
-// `each`: of all CPUs, and of one or more slots.
+}  // namespace
+
 SteerCounters sum_counts(const std::vector<mose_steer_counts>& each) {
   SteerCounters sum;
   for (const mose_steer_counts& counts : each) {
@@ -81,8 +83,6 @@ SteerCounters sum_counts(const std::vector<mose_steer_counts>& each) {
   for (size_t state = 0; state < sum.stamps.size(); ++state) sum.stamps[state] = stamps_of(each, state);
   return sum;
 }
-
-}  // namespace
 
 Result<SteerCounters> Steering::counters(Direction direction) const {
   std::vector<mose_steer_counts> all;

@@ -7,6 +7,7 @@
 
 #include "base/rollback.h"
 #include "handover/device_name.h"
+#include "handover/uplink_steering.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
 
@@ -144,10 +145,13 @@ Result<WorkloadNetwork> WorkloadNetwork::open_existing(const WorkloadNetworkConf
 
 Status WorkloadNetwork::destroy(const std::string& workload, const std::string& bpffs) {
   MOSE_ASSIGN(auto netlink, Netlink::open());
+  // What the uplink redirects comes to the programs here again, which are the last to go.
+  Status erased = UplinkSteering::erase_workload(bpffs, workload);
   // Device first: while it exists the programs must stand in front of it.
   auto deleted = netlink.delete_link(host_device_name(workload));
   if (!deleted) return context("network of " + workload, deleted.error());
-  return Steering::remove_pins(bpffs, workload);
+  MOSE_TRY(Steering::remove_pins(bpffs, workload));
+  return erased;
 }
 
 Status WorkloadNetwork::open() {

@@ -49,7 +49,8 @@ class WorkloadNetwork {
   [[nodiscard]] static Result<WorkloadNetwork> create(const WorkloadNetworkConfig& config, int netns);
   // Finds the host end and the pinned programs again. `netns` as in create.
   [[nodiscard]] static Result<WorkloadNetwork> open_existing(const WorkloadNetworkConfig& config, int netns);
-  // Removes device, programs and pins of a workload by name; nothing to remove is fine. (Taps go with their queues.)
+  // Removes device, programs, pins and uplink entries of a workload by name; nothing to remove is fine. (Taps go with
+  // their queues.)
   [[nodiscard]] static Status destroy(const std::string& workload, const std::string& bpffs);
 
   // In service: the bridge told that the service is here, nothing silent, ingress passes. A held egress goes to drain

@@ -91,6 +91,18 @@ Status map_update(int map, const void* key, const void* value, uint64_t flags) {
   return {};
 }
 
+Status map_delete(int map, const void* key) {
+  if (int code = bpf_map_delete_elem(map, key); code < 0 && code != -ENOENT) return fail_errno("map delete", -code);
+  return {};
+}
+
+Result<bool> map_next_key(int map, const void* key, void* next) {
+  int code = bpf_map_get_next_key(map, key, next);
+  if (code == -ENOENT) return false;
+  if (code < 0) return fail_errno("next key of a map", -code);
+  return true;
+}
+
 Result<uint32_t> map_value_size(int map) {
   bpf_map_info info{};
   uint32_t size = sizeof info;
@@ -183,8 +195,35 @@ Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode) {
   int fd = bpf_link_create(program, static_cast<int>(ifindex), BPF_XDP, &options);
   if (fd >= 0) return Fd(fd);
   std::string what = "XDP link on device " + std::to_string(ifindex);
-  if (fd == -EBUSY || fd == -EEXIST) what += ": another XDP program is there";
+  // The kernel gives EEXIST where the other one is there in another mode.
+  if (fd == -EBUSY || fd == -EEXIST) return fail_errno(what + ": another XDP program is there", EBUSY);
+  if (fd == -EOPNOTSUPP) what += ": its driver has no XDP of this mode";
   return fail_errno(what, -fd);
+}
+
+Status attach_xdp_pass(unsigned ifindex) {
+  constexpr int kXdpPass = 2;         // XDP_PASS
+  constexpr uint32_t kFlags = 1 | 4;  // XDP_FLAGS_UPDATE_IF_NOEXIST, XDP_FLAGS_DRV_MODE
+  std::array<bpf_insn, 2> code{};
+  code[0] = {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .src_reg = 0, .off = 0, .imm = kXdpPass};
+  code[1] = {.code = BPF_JMP | BPF_EXIT};
+  LIBBPF_OPTS(bpf_prog_load_opts, options);
+  // Frames of many fragments as well, or a device with a large MTU refuses it.
+  options.prog_flags = 1u << 5;  // BPF_F_XDP_HAS_FRAGS
+  Fd program(bpf_prog_load(BPF_PROG_TYPE_XDP, "mose_pass", "Dual MIT/GPL", code.data(), code.size(), &options));
+  if (!program) return fail_errno("load an empty XDP program");
+  if (int code_of = bpf_xdp_attach(static_cast<int>(ifindex), program.get(), kFlags, nullptr); code_of < 0) {
+    return fail_errno("XDP program on device " + std::to_string(ifindex), -code_of);
+  }
+  return {};
+}
+
+Result<unsigned> xdp_link_device(int link) {
+  bpf_link_info info{};
+  uint32_t size = sizeof info;
+  if (int code = bpf_obj_get_info_by_fd(link, &info, &size); code < 0) return fail_errno("link info", -code);
+  if (info.type != BPF_LINK_TYPE_XDP) return fail("a pinned link is not one at XDP");
+  return info.xdp.ifindex;
 }
 
 Result<uint32_t> program_id(int program) {

@@ -34,6 +34,10 @@ void capture_libbpf_log();
 inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of the value
 [[nodiscard]] Status map_lookup(int map, const void* key, void* value, uint64_t flags = 0);
 [[nodiscard]] Status map_update(int map, const void* key, const void* value, uint64_t flags = 0);
+// Nothing there is fine.
+[[nodiscard]] Status map_delete(int map, const void* key);
+// `next` gets the key behind `key` (null: the first). False: there is none.
+[[nodiscard]] Result<bool> map_next_key(int map, const void* key, void* next);
 
 // Size of one value; per-CPU maps give possible_cpus() of them, each rounded up to 8 bytes.
 [[nodiscard]] Result<uint32_t> map_value_size(int map);
@@ -52,8 +56,14 @@ enum class TcPoint : uint8_t { ingress, egress };
 [[nodiscard]] Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle);
 
 enum class XdpMode : uint8_t { native, generic };
-// A link of `program` in the one slot that a device has for such a mode; fails with EBUSY when another is there.
+// A link of `program` in the one slot that a device has, whatever the mode; fails with EBUSY when another is there and
+// with EOPNOTSUPP when its driver has no such mode.
 [[nodiscard]] Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode);
+// A program that lets everything through, native, without a link: it goes with the device. A veth takes what a program at
+// its other end sends back only where it has one itself.
+[[nodiscard]] Status attach_xdp_pass(unsigned ifindex);
+// The device that a link at XDP is on; 0: none any more (the device is gone, or somebody has detached it).
+[[nodiscard]] Result<unsigned> xdp_link_device(int link);
 
 [[nodiscard]] Result<uint32_t> program_id(int program);
 // Follows from the instructions alone: equal for two loads of one program.

@@ -150,6 +150,7 @@ Netlink::LinkInfo link_info(const nlmsghdr* header) {
   if (nlattr* master = find(IFLA_MASTER)) info.master = nla_get_u32(master);
   if (nlattr* peer = find(IFLA_LINK)) info.peer = nla_get_u32(peer);
   if (nlattr* mtu = find(IFLA_MTU)) info.mtu = nla_get_u32(mtu);
+  info.physical = find(IFLA_PARENT_DEV_NAME) != nullptr;
   bool carrier = false, queue = false, forwards = info.master == 0;
   if (nlattr* state = find(IFLA_OPERSTATE)) carrier = nla_get_u8(state) == IF_OPER_UP;
   if (nlattr* qdisc = find(IFLA_QDISC)) queue = std::strcmp(nla_get_string(qdisc), "noop") != 0;

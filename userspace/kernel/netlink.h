@@ -29,6 +29,7 @@ class Netlink {
     unsigned master = 0;  // ifindex of the bridge it is a port of
     unsigned peer = 0;    // veth: ifindex of the other end in its own namespace
     unsigned mtu = 0;
+    bool physical = false;     // the device of a bus (PCI, virtio), not one that the kernel has made up
     bool up = false;           // set to up
     bool operational = false;  // has carrier, its queue works and, as a port of a bridge, it forwards
   };

@@ -165,12 +165,18 @@ struct mose_uplink_entry {
 	char workload[MOSE_STEER_NAME_SIZE];
 };
 
+enum mose_uplink_mode {
+	MOSE_UPLINK_NATIVE = 1,  /* in the driver */
+	MOSE_UPLINK_GENERIC = 2, /* on packets, after the driver: for drivers without XDP */
+};
+
 /* Fixed when the program of an uplink is loaded (read-only data). */
 struct mose_uplink_config {
 	__u32 version;
 	__u32 ifindex;
 	__u8 mac[6]; /* peers address redirected frames to it */
-	__u8 pad[2];
+	__u8 mode;   /* enum mose_uplink_mode */
+	__u8 pad;
 };
 
 #ifdef __cplusplus

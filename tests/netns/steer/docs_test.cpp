@@ -6,6 +6,8 @@
 #include <fstream>
 
 #include "bed.h"
+#include "handover/uplink_steering.h"
+#include "kernel/netlink.h"
 
 namespace mose::test {
 namespace {
@@ -38,9 +40,19 @@ TEST(SteeringGuide, ItsCommandsWork) {
   Bed bed;
   handover::WorkloadNetwork network = bed.create(bed.a);
   setenv("PINS", (bed.a.bpffs + "/mose/mnet-redis").c_str(), 1);
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto link, netlink.link("up"));
+    MOSE_ASSIGN(auto uplink, handover::UplinkSteering::attach({.device = "up",
+                                                               .ifindex = link.ifindex,
+                                                               .mac = bed.a.uplink_mac,
+                                                               .bpffs = bed.a.bpffs}));
+    return uplink.put(service4(), {.workload = "mnet-redis", .service_mac = mac_for(service4())});
+  });
+  setenv("UPLINK", (bed.a.bpffs + "/mose/uplink:up").c_str(), 1);
   setenv("PATH", (std::string(MOSE_TEST_PREFIX "/bin:") + getenv("PATH")).c_str(), 1);
   std::vector<std::string> commands = commands_of(MOSE_TEST_GUIDE);
-  ASSERT_EQ(commands.size(), 5u);
+  ASSERT_EQ(commands.size(), 7u);
   std::string all;
   for (const std::string& command : commands) {
     int code = -1;
@@ -49,7 +61,8 @@ TEST(SteeringGuide, ItsCommandsWork) {
     all += out;
   }
   // Names, not bytes: the maps carry their types.
-  for (const char* name : {"\"state\": \"MOSE_STEER_PASS\"", "hold_packets_max", "queued", "service_mac", "stamps"}) {
+  for (const char* name : {"\"state\": \"MOSE_STEER_PASS\"", "hold_packets_max", "queued", "service_mac", "stamps",
+                           "\"state\": \"MOSE_UPLINK_LOCAL\""}) {
     EXPECT_NE(all.find(name), std::string::npos) << name << " in\n" << all.substr(0, 4000);
   }
 }

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT
+#include "handover/uplink_steering.h"
+
+#include <dirent.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/rollback.h"
+#include "handover/steer_counters.h"
+#include "mose/bpf/steer.h"
+#include "steer_xdp.skel.h"
+
+namespace mose::handover {
+namespace {
+
+constexpr std::string_view kPrefix = "uplink:";
+
+// A bpffs takes no dots, the name of a device no colons.
+std::string pin_directory(const std::string& bpffs, const std::string& device) {
+  std::string name = device;
+  std::replace(name.begin(), name.end(), '.', ':');
+  return bpffs + "/mose/" + std::string(kPrefix) + name;
+}
+
+mose_steer_service key_of(const ServiceAddress& address) {
+  mose_steer_service key{};
+  key.family = address.family == AF_INET ? 4 : 6;
+  std::copy_n(address.bytes.begin(), address.family == AF_INET ? 4 : 16, key.address);
+  return key;
+}
+
+bool operator==(const mose_steer_service& a, const mose_steer_service& b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+ServiceAddress address_of(const mose_steer_service& key) {
+  ServiceAddress address{.family = key.family == 4 ? AF_INET : AF_INET6, .prefix = key.family == 4 ? 32u : 128u};
+  std::copy(std::begin(key.address), std::end(key.address), address.bytes.begin());
+  return address;
+}
+
+mose_uplink_entry to_kernel(const UplinkEntry& entry, uint32_t slot, uint32_t epoch) {
+  mose_uplink_entry out{};
+  out.state = static_cast<mose_uplink_state>(entry.state);
+  out.slot = slot;
+  out.epoch = epoch;
+  out.peer_ifindex = entry.peer_ifindex;
+  std::copy(entry.service_mac.begin(), entry.service_mac.end(), out.service_mac);
+  std::copy(entry.peer_mac.begin(), entry.peer_mac.end(), out.peer_mac);
+  std::copy(entry.own_mac.begin(), entry.own_mac.end(), out.own_mac);
+  entry.workload.copy(out.workload, sizeof out.workload - 1);
+  return out;
+}
+
+UplinkEntry from_kernel(const mose_uplink_entry& in) {
+  UplinkEntry entry;
+  entry.state = static_cast<UplinkState>(in.state);
+  entry.workload.assign(in.workload, strnlen(in.workload, sizeof in.workload));
+  entry.peer_ifindex = in.peer_ifindex;
+  std::copy(std::begin(in.service_mac), std::end(in.service_mac), entry.service_mac.begin());
+  std::copy(std::begin(in.peer_mac), std::end(in.peer_mac), entry.peer_mac.begin());
+  std::copy(std::begin(in.own_mac), std::end(in.own_mac), entry.own_mac.begin());
+  return entry;
+}
+
+Status check(const ServiceAddress& address, const UplinkEntry& entry) {
+  auto bad = [&](std::string_view why) {
+    return fail("uplink entry of " + format_address(address) + ": " + std::string(why));
+  };
+  if (entry.workload.empty() || entry.workload.size() >= MOSE_STEER_NAME_SIZE) return bad("no name of a workload");
+  if (entry.service_mac == MacAddress{}) return bad("the service's MAC address is missing");
+  if (entry.state != UplinkState::redirect) return {};
+  if (entry.peer_ifindex == 0) return bad("no device towards the peer is given");
+  if (entry.peer_mac == MacAddress{} || entry.own_mac == MacAddress{}) return bad("a MAC address is missing");
+  return {};
+}
+
+struct SkeletonFree {
+  void operator()(steer_xdp* skeleton) const { steer_xdp__destroy(skeleton); }
+};
+using Skeleton = std::unique_ptr<steer_xdp, SkeletonFree>;
+
+Result<Skeleton> load(const UplinkSteeringConfig& config) {
+  bpf::capture_libbpf_log();
+  Skeleton skeleton(steer_xdp__open());
+  if (!skeleton) return bpf::fail_libbpf("open the uplink's program", errno);
+  mose_uplink_config fixed{};
+  fixed.version = MOSE_STEER_VERSION;
+  fixed.ifindex = config.ifindex;
+  std::copy(config.mac.begin(), config.mac.end(), fixed.mac);
+  fixed.mode = config.mode == bpf::XdpMode::generic ? MOSE_UPLINK_GENERIC : MOSE_UPLINK_NATIVE;
+  // The read-only section is ours until loaded; the skeleton declares it const.
+  std::memcpy(const_cast<mose_uplink_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
+  for (auto [map, size] : {std::pair{skeleton->maps.mose_uplink, kUplinkEntriesMax},
+                           std::pair{skeleton->maps.mose_uplink_counts, kUplinkEntriesMax + 1}}) {
+    if (int code = bpf_map__set_max_entries(map, size); code < 0) return bpf::fail_libbpf("size a map", code);
+  }
+  if (int code = steer_xdp__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load the uplink's program", code);
+  return skeleton;
+}
+
+Status expect_size(int map, size_t size, const std::string& path) {
+  MOSE_ASSIGN(uint32_t actual, bpf::map_value_size(map));
+  if (actual == size) return {};
+  return fail("pinned map " + path + " is of another version (" + std::to_string(actual) + " bytes instead of " +
+              std::to_string(size) + ")");
+}
+
+// Calls `each` with every key of the map; one that goes meanwhile begins the walk anew, so that a key may come twice.
+template <typename F>
+Status for_each_key(int map, F each) {
+  mose_steer_service key{}, next{};
+  MOSE_ASSIGN(bool more, bpf::map_next_key(map, nullptr, &next));
+  while (more) {
+    key = next;
+    MOSE_ASSIGN(more, bpf::map_next_key(map, &key, &next));
+    MOSE_TRY(each(key));
+  }
+  return {};
+}
+
+Result<std::optional<mose_uplink_entry>> lookup(int map, const mose_steer_service& key) {
+  mose_uplink_entry value{};
+  auto found = bpf::map_lookup(map, &key, &value);
+  if (found) return value;
+  if (found.error().code == ENOENT) return std::nullopt;
+  return std::unexpected(found.error());
+}
+
+}  // namespace
+
+const char* to_string(UplinkState state) {
+  switch (state) {
+    case UplinkState::local:
+      return "local";
+    case UplinkState::redirect:
+      return "redirect";
+  }
+  return "?";
+}
+
+const char* to_string(bpf::XdpMode mode) {
+  return mode == bpf::XdpMode::generic ? "generic" : "native";
+}
+
+struct UplinkSteering::Kernel {
+  Fd entries, counts, link;
+  unsigned cpus = 0;
+
+  [[nodiscard]] Result<SteerCounters> counted(uint32_t slot) const {
+    std::vector<mose_steer_counts> each(cpus);
+    MOSE_TRY(bpf::map_lookup(counts.get(), &slot, each.data()));
+    return sum_counts(each);
+  }
+};
+
+UplinkSteering::UplinkSteering(UplinkSteeringConfig config, std::unique_ptr<Kernel> kernel)
+    : config_(std::move(config)), kernel_(std::move(kernel)) {}
+UplinkSteering::UplinkSteering(UplinkSteering&&) noexcept = default;
+UplinkSteering& UplinkSteering::operator=(UplinkSteering&&) noexcept = default;
+UplinkSteering::~UplinkSteering() = default;
+
+Result<UplinkSteering> UplinkSteering::attach(const UplinkSteeringConfig& config) {
+  const std::string where = "XDP on uplink " + config.device;
+  const std::string directory = pin_directory(config.bpffs, config.device);
+  struct stat exists{};
+  if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
+  auto loaded = load(config);
+  if (!loaded) return context(where, loaded.error());
+  steer_xdp& skeleton = **loaded;
+  auto kernel = std::make_unique<Kernel>();
+  MOSE_ASSIGN(kernel->cpus, bpf::possible_cpus());
+  MOSE_ASSIGN(kernel->entries, duplicate(bpf_map__fd(skeleton.maps.mose_uplink)));
+  MOSE_ASSIGN(kernel->counts, duplicate(bpf_map__fd(skeleton.maps.mose_uplink_counts)));
+
+  Rollback rollback;
+  rollback.push([&] { (void)remove_pins(config.bpffs, config.device); });
+  MOSE_TRY(bpf::pin(kernel->entries.get(), directory + "/entries"));
+  MOSE_TRY(bpf::pin(kernel->counts.get(), directory + "/counts"));
+  MOSE_TRY(bpf::pin(bpf_map__fd(skeleton.maps.rodata), directory + "/config"));
+  auto link = bpf::attach_xdp(bpf_program__fd(skeleton.progs.steer_xdp), config.ifindex, config.mode);
+  if (!link) return context(where + " (" + to_string(config.mode) + ")", link.error());
+  kernel->link = std::move(*link);
+  MOSE_TRY(bpf::pin(kernel->link.get(), directory + "/link"));
+  rollback.commit();
+  return UplinkSteering(config, std::move(kernel));
+}
+
+Result<UplinkSteering> UplinkSteering::adopt(const std::string& bpffs, const std::string& device) {
+  bpf::capture_libbpf_log();
+  const std::string directory = pin_directory(bpffs, device) + "/";
+  MOSE_ASSIGN(Fd fixed, bpf::open_pinned(directory + "config"));
+  MOSE_TRY(expect_size(fixed.get(), sizeof(mose_uplink_config), directory + "config"));
+  mose_uplink_config in{};
+  uint32_t zero = 0;
+  MOSE_TRY(bpf::map_lookup(fixed.get(), &zero, &in));
+  if (in.version != MOSE_STEER_VERSION) {
+    return fail("pinned XDP of uplink " + device + " has version " + std::to_string(in.version) +
+                ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
+  }
+  UplinkSteeringConfig config{.device = device, .ifindex = in.ifindex, .bpffs = bpffs};
+  std::copy(std::begin(in.mac), std::end(in.mac), config.mac.begin());
+  config.mode = in.mode == MOSE_UPLINK_GENERIC ? bpf::XdpMode::generic : bpf::XdpMode::native;
+  auto kernel = std::make_unique<Kernel>();
+  MOSE_ASSIGN(kernel->cpus, bpf::possible_cpus());
+  MOSE_ASSIGN(kernel->entries, bpf::open_pinned(directory + "entries"));
+  MOSE_ASSIGN(kernel->counts, bpf::open_pinned(directory + "counts"));
+  MOSE_ASSIGN(kernel->link, bpf::open_pinned(directory + "link"));
+  MOSE_TRY(expect_size(kernel->entries.get(), sizeof(mose_uplink_entry), directory + "entries"));
+  MOSE_TRY(expect_size(kernel->counts.get(), sizeof(mose_steer_counts), directory + "counts"));
+  UplinkSteering found(std::move(config), std::move(kernel));
+  if (!found.attached()) return fail("pinned XDP of uplink " + device + " is on no device any more");
+  return found;
+}
+
+Status UplinkSteering::remove_pins(const std::string& bpffs, const std::string& device) {
+  return bpf::unpin_directory(pin_directory(bpffs, device));
+}
+
+std::vector<std::string> UplinkSteering::pinned_devices(const std::string& bpffs) {
+  std::vector<std::string> devices;
+  DIR* dir = opendir((bpffs + "/mose").c_str());
+  if (dir == nullptr) return devices;
+  while (const dirent* item = readdir(dir)) {
+    std::string name = item->d_name;
+    if (!name.starts_with(kPrefix)) continue;
+    name.erase(0, kPrefix.size());
+    std::replace(name.begin(), name.end(), ':', '.');
+    devices.push_back(std::move(name));
+  }
+  closedir(dir);
+  return devices;
+}
+
+Status UplinkSteering::erase_workload(const std::string& bpffs, const std::string& workload) {
+  for (const std::string& device : pinned_devices(bpffs)) {
+    auto map = bpf::open_pinned(pin_directory(bpffs, device) + "/entries");
+    if (!map && map.error().code == ENOENT) continue;  // goes at this moment
+    if (!map) return std::unexpected(map.error());
+    MOSE_TRY(expect_size(map->get(), sizeof(mose_uplink_entry), "entries of uplink " + device));
+    MOSE_TRY(for_each_key(map->get(), [&](const mose_steer_service& key) -> Status {
+      MOSE_ASSIGN(auto found, lookup(map->get(), key));
+      if (!found || from_kernel(*found).workload != workload) return {};
+      return bpf::map_delete(map->get(), &key);
+    }));
+  }
+  return {};
+}
+
+Result<uint32_t> UplinkSteering::free_slot() const {
+  std::vector<bool> taken(kUplinkEntriesMax + 1);
+  taken[0] = true;  // of frames for no service
+  MOSE_TRY(for_each_key(kernel_->entries.get(), [&](const mose_steer_service& key) -> Status {
+    MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key));
+    if (found && found->slot < taken.size()) taken[found->slot] = true;
+    return {};
+  }));
+  auto free = std::find(taken.begin(), taken.end(), false);
+  if (free == taken.end()) {
+    return fail("uplink " + config_.device + " redirects " + std::to_string(kUplinkEntriesMax) + " addresses already");
+  }
+  return static_cast<uint32_t>(free - taken.begin());
+}
+
+Status UplinkSteering::put(const ServiceAddress& address, const UplinkEntry& entry) {
+  MOSE_CHECK(kernel_ != nullptr, "uplink steering used after remove()");
+  MOSE_TRY(check(address, entry));
+  const mose_steer_service key = key_of(address);
+  MOSE_ASSIGN(auto before, lookup(kernel_->entries.get(), key));
+  uint32_t slot = before ? before->slot : 0, epoch = before ? before->epoch : 0;
+  if (!before) {
+    MOSE_ASSIGN(slot, free_slot());
+    std::vector<mose_steer_counts> zero(kernel_->cpus);
+    MOSE_TRY(bpf::map_update(kernel_->counts.get(), &slot, zero.data()));
+  }
+  const mose_uplink_entry value = to_kernel(entry, slot, epoch + 1);
+  return bpf::map_update(kernel_->entries.get(), &key, &value);
+}
+
+Status UplinkSteering::erase(const ServiceAddress& address) {
+  MOSE_CHECK(kernel_ != nullptr, "uplink steering used after remove()");
+  const mose_steer_service key = key_of(address);
+  return bpf::map_delete(kernel_->entries.get(), &key);
+}
+
+Result<std::optional<UplinkEntry>> UplinkSteering::entry(const ServiceAddress& address) const {
+  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key_of(address)));
+  if (!found) return std::nullopt;
+  return from_kernel(*found);
+}
+
+Result<std::vector<UplinkSteering::Item>> UplinkSteering::entries() const {
+  std::vector<Item> items;
+  MOSE_TRY(for_each_key(kernel_->entries.get(), [&](const mose_steer_service& key) -> Status {
+    MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key));
+    bool known = std::any_of(items.begin(), items.end(), [&](const Item& item) { return key_of(item.address) == key; });
+    if (found && !known) items.push_back({address_of(key), from_kernel(*found)});
+    return {};
+  }));
+  return items;
+}
+
+Result<SteerCounters> UplinkSteering::counters(const ServiceAddress& address) const {
+  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key_of(address)));
+  if (!found) return SteerCounters{};
+  return kernel_->counted(found->slot);
+}
+
+Result<SteerCounters> UplinkSteering::other_counters() const {
+  return kernel_->counted(0);
+}
+
+bool UplinkSteering::attached() const {
+  if (kernel_ == nullptr) return false;
+  auto device = bpf::xdp_link_device(kernel_->link.get());
+  return device && *device == config_.ifindex;
+}
+
+Status UplinkSteering::remove() {
+  kernel_.reset();
+  return remove_pins(config_.bpffs, config_.device);
+}
+
+}  // namespace mose::handover
