@@ -120,7 +120,8 @@ class Grammar {
     migrate.add_option("--standby", command_.standby, "auto (default: a tree built ahead at the destination, for one short pause more) or never")
         ->check(CLI::IsMember({"auto", "never"}));
     migrate.add_option("--tracker", command_.tracker, "how changed pages are found");
-    migrate.add_option("--steer", command_.steer, "where packets are held and redirected");
+    migrate.add_option("--steer", command_.steer, "where stragglers are redirected: auto (default: at XDP where the uplink has it), tc or xdp")
+        ->check(CLI::IsMember({"auto", "tc", "xdp"}));
     migrate.add_flag("--dry-run", command_.dry_run, "only say what stands in the way");
     migrate.add_flag("--detach", command_.detach, "return once it has begun");
 

@@ -17,6 +17,7 @@
 #include "agent/core.h"
 #include "agent/durable_file.h"
 #include "agent/migration_service.h"
+#include "agent/node_uplink.h"
 #include "agent/notify.h"
 #include "agent/orphan_reaper.h"
 #include "agent/requests.h"
@@ -79,6 +80,7 @@ class Agent {
         loop_(loop),
         history_(std::move(history)),
         workers_(loop, kWorkers),
+        uplink_(config),
         workloads_(config, loop, workers_,
                    [this](const Workload& workload, const std::string& sentence) {
                      announce({unix_now_ms(), fmt::format("workload.{}", to_string(workload.state)), workload.spec.name,
@@ -88,6 +90,7 @@ class Agent {
               loop,
               workers_,
               workloads_,
+              uplink_,
               history_,
               config.node.state_dir + "/journal",
               [this](const AgentEvent& event) { announce(event); }},
@@ -95,9 +98,11 @@ class Agent {
         requests_(core_, *service_, check_host) {}
 
   Status start() {
+    MOSE_TRY(uplink_.start());
     MOSE_TRY(workloads_.load());
     service_->recover_all();
     release_unclaimed();
+    tell_uplink();
     MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, const Reply& reply) {
                   requests_.handle(request, reply);
                 }));
@@ -150,6 +155,19 @@ class Agent {
     }
   }
 
+  // Its entries outlive the agent, the workloads they speak of need not have.
+  void tell_uplink() {
+    std::vector<WorkloadSpec> here;
+    for (const Workload* workload : workloads_.list()) {
+      bool arrived = workload->origin == WorkloadOrigin::moved && workload->state == WorkloadState::running;
+      if (arrived) here.push_back(workload->spec);
+    }
+    auto active = service_->list();
+    uplink_.reconcile(here, [&](const std::string& name) {
+      return std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.workload == name; });
+    });
+  }
+
   void tell(const std::string& state) {
     if (auto status = notify_manager(state); !status)
       log::warn("the service manager was not told", {{"reason", status.error().what}});
@@ -160,6 +178,7 @@ class Agent {
   OrphanReaper orphans_{loop_};
   History history_;
   WorkerPool workers_;
+  NodeUplink uplink_;
   Workloads workloads_;
   Core core_;
   std::unique_ptr<MigrationService> service_;

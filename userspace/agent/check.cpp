@@ -8,11 +8,14 @@
 #include <mutex>
 #include <optional>
 
+#include "agent/node_uplink.h"
 #include "handover/steering.h"
+#include "handover/uplink_steering.h"
 #include "kernel/cgroup.h"
 #include "kernel/inspect.h"
 #include "kernel/netlink.h"
 #include "kernel/probe.h"
+#include "kernel/xdp_features.h"
 #include "mose/control/control.pb.h"
 #include "restore/canary.h"
 #include "restore/criu_setup.h"
@@ -79,6 +82,28 @@ void check_device(control::v1::CheckResult& out, std::string_view key, const std
       lost, required);
 }
 
+// Attached is the proof; what the driver says of itself is not.
+void check_uplink_xdp(control::v1::CheckResult& out, const Config& config) {
+  const std::string& device = config.node.uplink;
+  auto say = [&](ProbeState state, const std::string& detail) {
+    add(out, "uplink-xdp", state, fmt::format("{} (node.steer is \"{}\")", detail, to_string(config.node.steer)),
+        "stragglers are redirected at TC, after the kernel has made packets of them", false);
+  };
+  if (device.empty()) return say(ProbeState::no, "no uplink is configured");
+  if (auto attached = handover::UplinkSteering::adopt(pin_root(config), device)) {
+    bool native = attached->config().mode == bpf::XdpMode::native;
+    return say(native ? ProbeState::yes : ProbeState::no,
+               fmt::format("{} has our program, {}", device, handover::to_string(attached->config().mode)));
+  }
+  auto netlink = Netlink::open();
+  auto link = netlink ? netlink->link(device) : Result<Netlink::LinkInfo>(std::unexpected(netlink.error()));
+  auto features = link ? xdp_features(link->ifindex) : Result<XdpFeatures>(std::unexpected(link.error()));
+  if (!features) return say(ProbeState::unknown, features.error().what);
+  say(features->native ? ProbeState::yes : ProbeState::no,
+      fmt::format("the driver of {} says that it {} native XDP{}", device, features->native ? "has" : "does not have",
+                  features->native ? ", which is not in use" : ""));
+}
+
 void check_runtime_dir(control::v1::CheckResult& out, const Config& config) {
   struct statfs info;
   bool known = statfs(config.node.runtime_dir.c_str(), &info) == 0;
@@ -110,6 +135,7 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
   add(result, "criu-canary", criu.canary, criu.canary_detail, "dumps carry all memory: downtime grows with it", false);
   check_device(result, "bridge", config.node.bridge, "no workload can be run here or arrive here", true);
   check_device(result, "uplink", config.node.uplink, "packets cannot be redirected to another node", true);
+  check_uplink_xdp(result, config);
   check_runtime_dir(result, config);
   bool ok = true;
   for (const auto& item : result.items()) ok = ok && (!item.required() || item.state() == "yes");

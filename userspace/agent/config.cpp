@@ -111,6 +111,21 @@ Key level_key() {
           }};
 }
 
+constexpr SteerMode kSteerModes[] = {SteerMode::automatic, SteerMode::tc, SteerMode::xdp, SteerMode::xdp_generic};
+
+Key steer_key() {
+  return {"steer", "auto, tc, xdp or xdp-generic",
+          [](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<std::string>();
+            auto mode = std::find_if(std::begin(kSteerModes), std::end(kSteerModes),
+                                     [&](SteerMode m) { return value && *value == to_string(m); });
+            if (mode == std::end(kSteerModes)) return fail("");
+            config.node.steer = *mode;
+            return {};
+          },
+          [](const Config& config) { return quoted(to_string(config.node.steer)); }};
+}
+
 struct Section {
   const char* name;
   std::vector<Key> keys;
@@ -126,7 +141,7 @@ const std::vector<Section>& sections() {
         text_key("runtime_dir", &Config::node, &NodeConfig::runtime_dir),
         text_key("libexec", &Config::node, &NodeConfig::libexec), text_key("criu", &Config::node, &NodeConfig::criu),
         text_key("workloads_dir", &Config::node, &NodeConfig::workloads_dir),
-        text_key("bpffs", &Config::node, &NodeConfig::bpffs)}},
+        text_key("bpffs", &Config::node, &NodeConfig::bpffs), steer_key()}},
       {"control",
        {text_key("socket", &Config::control, &ControlConfig::socket),
         text_key("group", &Config::control, &ControlConfig::group)}},
@@ -246,6 +261,20 @@ Status merge_file(Config& config, const std::string& path) {
 }
 
 }  // namespace
+
+const char* to_string(SteerMode mode) {
+  switch (mode) {
+    case SteerMode::automatic:
+      return "auto";
+    case SteerMode::tc:
+      return "tc";
+    case SteerMode::xdp:
+      return "xdp";
+    case SteerMode::xdp_generic:
+      return "xdp-generic";
+  }
+  return "?";
+}
 
 Status merge_config(Config& config, const std::string& text, const std::string& name) {
   toml::table root;

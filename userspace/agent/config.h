@@ -15,6 +15,15 @@
 // error with file:line, never a warning: a misspelt limit must not silently be the default.
 namespace mose::agent {
 
+// Where frames of moved services are redirected. TC is there in any case; XDP on the uplink comes before it.
+enum class SteerMode : uint8_t {
+  automatic,    // native XDP where the uplink is a physical device that has it, else TC alone
+  tc,
+  xdp,          // native, or the agent does not start
+  xdp_generic,  // on packets, for drivers without XDP: no faster than TC
+};
+[[nodiscard]] const char* to_string(SteerMode mode);
+
 struct NodeConfig {
   std::string name;                         // default: the host name up to the first dot
   std::string listen = "0.0.0.0:7946";      // where peers connect to, host:port
@@ -27,6 +36,7 @@ struct NodeConfig {
   std::string criu;                         // default: MOSE_PREFIX or /opt/mose, criu/bin/criu
   std::string workloads_dir = "/etc/mose/workloads.d";
   std::string bpffs = "/sys/fs/bpf";  // pins go below its directory mose/
+  SteerMode steer = SteerMode::automatic;
 };
 
 struct ControlConfig {

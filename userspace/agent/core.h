@@ -9,6 +9,7 @@
 #include "agent/event_loop.h"
 #include "agent/history.h"
 #include "agent/journal.h"
+#include "agent/node_uplink.h"
 #include "agent/worker.h"
 #include "agent/workloads.h"
 
@@ -28,6 +29,7 @@ struct Core {
   EventLoop& loop;
   WorkerPool& workers;
   Workloads& workloads;
+  NodeUplink& uplink;
   History& history;
   std::string journal_dir;                          // state_dir/journal, exists
   std::function<void(const AgentEvent&)> announce;  // to every follower and the log; loop thread

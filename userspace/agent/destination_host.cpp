@@ -56,9 +56,9 @@ std::string hex(const std::string& token) {
 
 }  // namespace
 
-DestinationHost::DestinationHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu,
+DestinationHost::DestinationHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu,
                                  PreparePayload payload, const MigrationId& id, const std::string& peer, Timeline& timeline)
-    : config_(config), criu_(std::move(criu)), payload_(std::move(payload)), id_(id), peer_(peer), timeline_(timeline) {}
+    : config_(config), uplink_(uplink), criu_(std::move(criu)), payload_(std::move(payload)), id_(id), peer_(peer), timeline_(timeline) {}
 
 DestinationHost::~DestinationHost() = default;
 
@@ -162,6 +162,7 @@ Status DestinationHost::start_restore_process() {
 Result<PreparedPayload> DestinationHost::prepare() {
   Timeline::Span span(timeline_, "prepare");
   MOSE_TRY(check());
+  MOSE_TRY(uplink_.ready());
   const WorkloadSpec& spec = payload_.spec;
   MigrationPaths paths = migration_paths(config_, id_);
   Rollback rollback;
@@ -313,6 +314,10 @@ void DestinationHost::release_egress() {
     return;
   }
   announce();
+  // TC has taken what the source redirected until here.
+  if (auto known = uplink_.arrived(payload_.spec); !known) {
+    log::warn("redirected frames are taken at TC alone", {{"workload", payload_.spec.name}, {"reason", known.error().what}});
+  }
   if (!egress_queue_) return;
   auto drained = egress_queue_->drain(network_->steering(), kDrainBound);
   if (!drained || !*drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});

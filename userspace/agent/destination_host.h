@@ -9,6 +9,7 @@
 #include <string>
 
 #include "agent/config.h"
+#include "agent/node_uplink.h"
 #include "agent/timeline.h"
 #include "agent/wire_messages.h"
 #include "handover/announce.h"
@@ -29,7 +30,7 @@ namespace mose::agent {
 // prepare() after a restart of the agent, when the restored tree exists.
 class DestinationHost {
  public:
-  DestinationHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, PreparePayload payload,
+  DestinationHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu, PreparePayload payload,
                   const MigrationId& id, const std::string& peer, Timeline& timeline);
   ~DestinationHost();
 
@@ -84,6 +85,7 @@ class DestinationHost {
   void end_egress_queue();
 
   const Config& config_;
+  NodeUplink& uplink_;
   std::shared_ptr<const restore::CriuSetup> criu_;
   PreparePayload payload_;
   MigrationId id_;

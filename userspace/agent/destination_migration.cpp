@@ -31,7 +31,7 @@ DestinationMigration::DestinationMigration(MigrationContext& context, JournalMet
       payload_(std::move(payload)),
       handlers_(std::move(handlers)),
       timeline_(context.core.config.node.name),
-      host_(std::make_unique<DestinationHost>(context.core.config, context.criu, payload_, meta_.id, meta_.peer, timeline_)),
+      host_(std::make_unique<DestinationHost>(context.core.config, context.core.uplink, context.criu, payload_, meta_.id, meta_.peer, timeline_)),
       driver_(context.core.loop, [this](const plan::DestinationAction& action) { execute(action); }, [this] { changed(); }),
       criu_lane_(context.core.loop, "criu"),
       journal_lane_(context.core.loop, "journal"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "agent/migration_paths.h"
 
+#include "agent/node_uplink.h"
 #include "agent/workloads.h"
 
 namespace mose::agent {
@@ -25,10 +26,7 @@ handover::WorkloadNetworkConfig network_config(const Config& config, const Workl
   out.gateway = spec.gateway;
   out.bridge = config.node.bridge;
   out.uplink = config.node.uplink;
-  // The programs pin below <bpffs>/mose themselves.
-  const std::string suffix = "/mose";
-  out.bpffs = config.node.bpffs;
-  if (out.bpffs.ends_with(suffix)) out.bpffs.resize(out.bpffs.size() - suffix.size());
+  out.bpffs = pin_root(config);
   return out;
 }
 

@@ -8,6 +8,7 @@ target_sources(mose_agent PRIVATE
   free_space.cpp
   migration_paths.cpp
   migrations.cpp
+  node_uplink.cpp
   pager_link.cpp
   peer_connection.cpp
   peer_query.cpp

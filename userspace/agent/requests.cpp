@@ -128,9 +128,9 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
   if (!request.tracker().empty() && request.tracker() != "hash-scan") {
     return refuse(fmt::format("tracker \"{}\" is not available in this version; use hash-scan", request.tracker()));
   }
-  if (!request.steer().empty() && request.steer() != "tc") {
-    return refuse(fmt::format("steering by \"{}\" is not available in this version; use tc", request.steer()));
-  }
+  auto steer = parse_steer_layer(request.steer().empty() ? "auto" : request.steer());
+  if (!steer) return refuse(steer.error().what, 2);
+  options.steer = *steer;
   if (!request.standby().empty() && request.standby() != "auto" && request.standby() != "never") {
     return refuse(fmt::format("standby \"{}\" is not known; use auto or never", request.standby()), 2);
   }
@@ -288,6 +288,11 @@ void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) 
   if (!known_node(request.node(), reply)) return;
   auto options = options_of(request);
   if (!options) return send_refusal(reply, options.error());
+  if (auto xdp = core_.uplink.usable(); options->steer == SteerLayer::xdp && !xdp) {
+    return reply.fail(3, fmt::format("stragglers cannot be redirected at XDP on node {}: {}; leave --steer out, or set "
+                                     "node.steer to \"xdp\" in its configuration",
+                                     core_.config.node.name, xdp.error().what));
+  }
   if (request.dry_run()) return check(request.workload(), request.node(), reply);
   auto id = service_.start(request.workload(), request.node(), *options);
   if (!id) return send_refusal(reply, id.error());
@@ -347,9 +352,14 @@ void Requests::recover(const std::string& prefix, const Reply& reply) {
 }
 
 void Requests::clean_up(const Reply& reply) {
-  core_.workloads.clean_up([reply](std::vector<std::string> notes) {
-    if (notes.empty()) notes.emplace_back("nothing to clean up");
-    send_notes(reply, notes);
+  core_.workloads.clean_up([this, reply](std::vector<std::string> notes) {
+    // After the workloads: their entries are gone.
+    core_.workers.run([this] { return core_.uplink.clean_up(); },
+                      [reply, notes = std::move(notes)](const std::vector<std::string>& more) mutable {
+                        notes.insert(notes.end(), more.begin(), more.end());
+                        if (notes.empty()) notes.emplace_back("nothing to clean up");
+                        send_notes(reply, notes);
+                      });
   });
 }
 

@@ -53,9 +53,9 @@ bool stopped_by_signal(const ProcessHandle& process) {
 
 }  // namespace
 
-SourceHost::SourceHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
+SourceHost::SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
                        std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline)
-    : config_(config), criu_(std::move(criu)), spec_(std::move(spec)), init_(std::move(init)), id_(id), timeline_(timeline) {}
+    : config_(config), uplink_(uplink), criu_(std::move(criu)), spec_(std::move(spec)), init_(std::move(init)), id_(id), timeline_(timeline) {}
 
 SourceHost::~SourceHost() = default;
 
@@ -75,6 +75,7 @@ Result<PreparePayload> SourceHost::inspect() {
     return fail(reasons.front() + more);
   }
   MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
+  MOSE_TRY(uplink_.ready());
   MOSE_TRY(mark_copied(workload_paths(config_, spec_.name).state_dir, spec_));
   MOSE_TRY(open_network());
   PreparePayload payload;
@@ -355,15 +356,26 @@ Status SourceHost::resume_tree() {
   return {};
 }
 
-Status SourceHost::redirect(const MacAddress& peer_uplink_mac) {
+// Nothing of ours waits any more, so that no frame can be overtaken. TC goes on redirecting what does not come by the
+// uplink, and everything where this fails.
+void SourceHost::redirect_at_uplink(const MacAddress& peer_uplink_mac) {
+  xdp_before_ = uplink_.redirected(spec_);
+  auto put = uplink_.redirect(spec_, peer_uplink_mac);
+  if (put) at_xdp_ = *put;
+  else log::warn("stragglers are redirected at TC alone", {{"workload", spec_.name}, {"reason", put.error().what}});
+}
+
+Status SourceHost::redirect(const MacAddress& peer_uplink_mac, SteerLayer layer) {
   Timeline::Span span(timeline_, "drain");
   if (!network_) MOSE_TRY(open_network());
   adopt_queue();
   MOSE_TRY(network_->drain_to_peer(peer_uplink_mac));
-  if (!ingress_queue_) return {};
-  MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
-  count_packets();
-  if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
+  if (ingress_queue_) {
+    MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
+    count_packets();
+    if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
+  }
+  if (layer != SteerLayer::tc) redirect_at_uplink(peer_uplink_mac);
   return {};
 }
 
@@ -375,6 +387,7 @@ Status SourceHost::kill_tree() {
 }
 
 Status SourceHost::release() {
+  const uint64_t at_xdp = at_xdp_ ? uplink_.redirected(spec_) - xdp_before_ : 0;
   ingress_queue_.reset();
   handover::TapHolder::end_left(migration_paths(config_, id_).ingress_holder);
   network_.reset();
@@ -382,6 +395,7 @@ Status SourceHost::release() {
   std::error_code error;
   std::filesystem::remove_all(migration_paths(config_, id_).dir, error);
   MOSE_TRY(handover::WorkloadNetwork::destroy(spec_.name, network_config(config_, spec_).bpffs));
+  if (at_xdp_) log::info("the redirection at XDP ends", {{"workload", spec_.name}, {"frames", at_xdp}});
   return cgroup_.valid() ? cgroup_.remove(kExitBound) : Status{};
 }
 
@@ -403,6 +417,7 @@ void SourceHost::count_packets() {
   counts.held = in->held.frames - before.held.frames;
   counts.drained = in->drained - before.drained;
   counts.redirected = in->redirected.frames - before.redirected.frames;
+  if (at_xdp_) *counts.redirected += uplink_.redirected(spec_) - xdp_before_;
   // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
   // address that the old place must not answer any more.
   auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };

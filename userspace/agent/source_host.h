@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "agent/config.h"
+#include "agent/node_uplink.h"
 #include "agent/timeline.h"
 #include "agent/wire_messages.h"
 #include "handover/hold_queue.h"
@@ -30,7 +31,7 @@ namespace mose::agent {
 // resume() at any moment before the commit. adopt() instead of inspect() after a restart of the agent.
 class SourceHost {
  public:
-  SourceHost(const Config& config, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
+  SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
              std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline);
   ~SourceHost();
 
@@ -66,8 +67,8 @@ class SourceHost {
   // Undoes all of the above; idempotent, also after a restart of the agent.
   [[nodiscard]] Status resume();
 
-  // Held packets to the peer in order, then redirect.
-  [[nodiscard]] Status redirect(const MacAddress& peer_uplink_mac);
+  // Held packets to the peer in order, then redirect; at XDP as well where the uplink has it and `layer` allows it.
+  [[nodiscard]] Status redirect(const MacAddress& peer_uplink_mac, SteerLayer layer);
   // The tree dies with its sockets in repair mode: no FIN, no RST.
   [[nodiscard]] Status kill_tree();
   // The network and the cgroup go; after it no straggler is redirected.
@@ -78,6 +79,8 @@ class SourceHost {
   [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }
   // As they were when the last step that moves packets ended. Any thread.
   [[nodiscard]] PacketCounts packets() const;
+  // Stragglers are, or were, redirected at XDP. Any thread.
+  [[nodiscard]] bool at_xdp() const { return at_xdp_; }
 
  private:
   [[nodiscard]] Status open_network();
@@ -91,8 +94,10 @@ class SourceHost {
   [[nodiscard]] Result<ImagesPayload> complete_images();
   void set_dump(std::optional<restore::Swrk> swrk);
   void count_packets();
+  void redirect_at_uplink(const MacAddress& peer_uplink_mac);
 
   const Config& config_;
+  NodeUplink& uplink_;
   std::shared_ptr<const restore::CriuSetup> criu_;
   WorkloadSpec spec_;
   std::shared_ptr<const ProcessHandle> init_;
@@ -104,6 +109,8 @@ class SourceHost {
   std::optional<handover::HoldQueue> ingress_queue_;
   std::optional<ListenQueues> listen_queues_;
   std::optional<handover::SteerCounters> before_;  // ingress, when anything was held first
+  std::atomic<bool> at_xdp_ = false;
+  uint64_t xdp_before_ = 0;            // redirected at XDP before this migration
   std::set<pid_t> stopped_before_;     // processes that a signal had stopped before the dump
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_breaker_

@@ -58,7 +58,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
       timeline_(context.core.config.node.name),
       token_(random_token()),
       init_(std::move(init)),
-      host_(std::make_unique<SourceHost>(context.core.config, context.criu, spec_, init_, meta_.id, timeline_)),
+      host_(std::make_unique<SourceHost>(context.core.config, context.core.uplink, context.criu, spec_, init_, meta_.id, timeline_)),
       driver_(context.core.loop, [this](const plan::SourceAction& action) { execute(action); }, [this] { changed(); }),
       criu_lane_(context.core.loop, "criu"),
       memory_lane_(context.core.loop, "memory"),
@@ -83,6 +83,9 @@ void SourceMigration::recover(Journal journal) {
   const Notes& notes = journal.contents().notes;
   if (auto it = notes.find("token"); it != notes.end()) {
     if (auto id = MigrationId::parse(it->second)) token_.assign(id->bytes.begin(), id->bytes.end());
+  }
+  if (auto it = notes.find("steer"); it != notes.end()) {
+    if (auto layer = parse_steer_layer(it->second)) options_.steer = *layer;
   }
   if (auto it = notes.find("peer_mac"); it != notes.end()) {
     if (auto mac = parse_mac(it->second)) prepared_.uplink_mac = *mac;
@@ -184,7 +187,7 @@ void SourceMigration::record(plan::Record record) {
   if (record == plan::Record::begun) {
     MigrationId token;
     std::copy(token_.begin(), token_.end(), token.bytes.begin());
-    notes = {{"token", token.hex()}, {"pid", std::to_string(init_->pid())}};
+    notes = {{"token", token.hex()}, {"pid", std::to_string(init_->pid())}, {"steer", std::string(to_string(options_.steer))}};
   } else if (record == plan::Record::commit) {
     notes = {{"peer_mac", format_mac(prepared_.uplink_mac)}};
   }
@@ -337,7 +340,7 @@ void SourceMigration::finish_dump() {
 }
 
 void SourceMigration::redirect() {
-  criu_lane_.run([this, mac = prepared_.uplink_mac] { return host_->redirect(mac); },
+  criu_lane_.run([this, mac = prepared_.uplink_mac, layer = options_.steer] { return host_->redirect(mac, layer); },
                  [this](const Status& status) {
                    // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
                    if (connection_) connection_->send(wire::FrameType::drained);
@@ -470,7 +473,7 @@ Report SourceMigration::report() const {
   report.standby.pause_ms = timeline_.milliseconds("standby_pause");
   if (!report.standby.used) report.standby.used = false;
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
-  report.steer.layer = "tc";
+  report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
   report.steer.mode = "l2";
   report.packets = host_->packets();
   auto mine = timeline_.finished();

@@ -8,6 +8,7 @@
 
 #include "agent/check.h"
 #include "agent/migration_paths.h"
+#include "agent/node_uplink.h"
 #include "handover/workload_network.h"
 #include "kernel/netlink.h"
 
@@ -55,6 +56,22 @@ Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCoun
   return out;
 }
 
+// Null: the uplink has no program at XDP, or none of its entries is for the address.
+Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
+  auto view = uplink.view(address);
+  if (!view) return nullptr;
+  const bool away = view->entry.state == handover::UplinkState::redirect;
+  return {{"device", view->device},
+          {"layer", "xdp"},
+          {"mode", view->mode},
+          {"state", handover::to_string(view->entry.state)},
+          {"peer_mac", away ? Json(format_mac(view->entry.peer_mac)) : Json(nullptr)},
+          {"passed", view->counters.passed.frames},
+          {"taken", view->counters.taken.frames},
+          {"redirected", view->counters.redirected.frames},
+          {"dropped", view->counters.dropped()}};
+}
+
 std::string why_of(const SteerExplanation& seen, const std::string& device) {
   std::string state = seen.state ? fmt::format(" in the state {}", handover::to_string(*seen.state)) : "";
   switch (seen.verdict) {
@@ -71,7 +88,7 @@ std::string why_of(const SteerExplanation& seen, const std::string& device) {
   return "";
 }
 
-Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow) {
+Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow, const NodeUplink& uplink) {
   auto steering = handover::Steering::adopt(bpffs, workload);
   if (!steering) return refuse(fmt::format("nothing steers {} on this node: {}", workload, steering.error().what));
   auto seen = steering->explain(flow);
@@ -87,7 +104,12 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
            {"destination_mac", nullptr},
            {"source_mac", nullptr},
            {"same_programs", seen->same_programs},
+           {"uplink", uplink_entry(uplink, flow.destination)},
            {"why", why_of(*seen, device)}};
+  if (out["uplink"].is_object() && out["uplink"]["state"] == handover::to_string(handover::UplinkState::redirect)) {
+    out["why"] = fmt::format("{}; where it comes in by {} it is redirected at XDP before that", why_of(*seen, device),
+                             out["uplink"]["device"].get<std::string>());
+  }
   if (seen->state) out["state"] = handover::to_string(*seen->state);
   if (!device.empty()) out["device"] = device;
   if (seen->verdict == SteerExplanation::Verdict::redirect) {
@@ -136,6 +158,7 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
         auto counters = steering->counters(direction);
         if (policy && counters) item[handover::to_string(direction)] = direction_of(*policy, *counters);
       }
+      item["uplink"] = uplink_entry(core_.uplink, spec.addresses[i]);
       out.push_back(std::move(item));
     }
   }
@@ -157,7 +180,7 @@ void SteerRequests::explain(const std::string& text, std::function<void(Answer<s
                        kExitUsage));
   }
   core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name,
-                     flow = *flow] { return explain_flow(bpffs, name, flow); },
+                     flow = *flow, &uplink = core_.uplink] { return explain_flow(bpffs, name, flow, uplink); },
                     std::move(done));
 }
 

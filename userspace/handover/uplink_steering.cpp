@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/rollback.h"
 #include "handover/steer_counters.h"
+#include "handover/steering_maps.h"
 #include "mose/bpf/steer.h"
 #include "steer_xdp.skel.h"
 
@@ -20,7 +21,7 @@ namespace {
 constexpr std::string_view kPrefix = "uplink:";
 
 // A bpffs takes no dots, the name of a device no colons.
-std::string pin_directory(const std::string& bpffs, const std::string& device) {
+std::string uplink_pins(const std::string& bpffs, const std::string& device) {
   std::string name = device;
   std::replace(name.begin(), name.end(), '.', ':');
   return bpffs + "/mose/" + std::string(kPrefix) + name;
@@ -103,13 +104,6 @@ Result<Skeleton> load(const UplinkSteeringConfig& config) {
   return skeleton;
 }
 
-Status expect_size(int map, size_t size, const std::string& path) {
-  MOSE_ASSIGN(uint32_t actual, bpf::map_value_size(map));
-  if (actual == size) return {};
-  return fail("pinned map " + path + " is of another version (" + std::to_string(actual) + " bytes instead of " +
-              std::to_string(size) + ")");
-}
-
 // Calls `each` with every key of the map; one that goes meanwhile begins the walk anew, so that a key may come twice.
 template <typename F>
 Status for_each_key(int map, F each) {
@@ -166,7 +160,7 @@ UplinkSteering::~UplinkSteering() = default;
 
 Result<UplinkSteering> UplinkSteering::attach(const UplinkSteeringConfig& config) {
   const std::string where = "XDP on uplink " + config.device;
-  const std::string directory = pin_directory(config.bpffs, config.device);
+  const std::string directory = uplink_pins(config.bpffs, config.device);
   struct stat exists{};
   if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
   auto loaded = load(config);
@@ -192,7 +186,7 @@ Result<UplinkSteering> UplinkSteering::attach(const UplinkSteeringConfig& config
 
 Result<UplinkSteering> UplinkSteering::adopt(const std::string& bpffs, const std::string& device) {
   bpf::capture_libbpf_log();
-  const std::string directory = pin_directory(bpffs, device) + "/";
+  const std::string directory = uplink_pins(bpffs, device) + "/";
   MOSE_ASSIGN(Fd fixed, bpf::open_pinned(directory + "config"));
   MOSE_TRY(expect_size(fixed.get(), sizeof(mose_uplink_config), directory + "config"));
   mose_uplink_config in{};
@@ -218,7 +212,7 @@ Result<UplinkSteering> UplinkSteering::adopt(const std::string& bpffs, const std
 }
 
 Status UplinkSteering::remove_pins(const std::string& bpffs, const std::string& device) {
-  return bpf::unpin_directory(pin_directory(bpffs, device));
+  return bpf::unpin_directory(uplink_pins(bpffs, device));
 }
 
 std::vector<std::string> UplinkSteering::pinned_devices(const std::string& bpffs) {
@@ -238,7 +232,7 @@ std::vector<std::string> UplinkSteering::pinned_devices(const std::string& bpffs
 
 Status UplinkSteering::erase_workload(const std::string& bpffs, const std::string& workload) {
   for (const std::string& device : pinned_devices(bpffs)) {
-    auto map = bpf::open_pinned(pin_directory(bpffs, device) + "/entries");
+    auto map = bpf::open_pinned(uplink_pins(bpffs, device) + "/entries");
     if (!map && map.error().code == ENOENT) continue;  // goes at this moment
     if (!map) return std::unexpected(map.error());
     MOSE_TRY(expect_size(map->get(), sizeof(mose_uplink_entry), "entries of uplink " + device));

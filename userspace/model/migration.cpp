@@ -61,6 +61,25 @@ std::string_view to_string(Strategy strategy) {
   return "?";
 }
 
+Result<SteerLayer> parse_steer_layer(std::string_view text) {
+  for (SteerLayer l : {SteerLayer::automatic, SteerLayer::tc, SteerLayer::xdp}) {
+    if (to_string(l) == text) return l;
+  }
+  return fail(fmt::format("\"{}\" is no place to redirect at: auto, tc or xdp", text));
+}
+
+std::string_view to_string(SteerLayer layer) {
+  switch (layer) {
+    case SteerLayer::automatic:
+      return "auto";
+    case SteerLayer::tc:
+      return "tc";
+    case SteerLayer::xdp:
+      return "xdp";
+  }
+  return "?";
+}
+
 std::string_view to_string(Role role) { return role == Role::source ? "source" : "destination"; }
 
 std::string_view to_string(Outcome outcome) {

@@ -28,6 +28,11 @@ enum class Strategy : uint8_t { automatic, cold, precopy, postcopy, hybrid };
 [[nodiscard]] Result<Strategy> parse_strategy(std::string_view text);
 [[nodiscard]] std::string_view to_string(Strategy strategy);
 
+// Where stragglers are redirected: at TC alone, or at XDP before it. Automatic: where the node's uplink has it.
+enum class SteerLayer : uint8_t { automatic, tc, xdp };
+[[nodiscard]] Result<SteerLayer> parse_steer_layer(std::string_view text);
+[[nodiscard]] std::string_view to_string(SteerLayer layer);
+
 enum class Role : uint8_t { source, destination };
 [[nodiscard]] std::string_view to_string(Role role);
 
@@ -53,6 +58,7 @@ struct MigrationOptions {
   uint64_t max_bandwidth_bps = 0;  // 0: unlimited
   unsigned rounds_max = 4;         // pre-copy rounds, at least 1 for strategies that pre-copy
   bool standby = false;            // a warm standby is made during pre-copy
+  SteerLayer steer = SteerLayer::automatic;
 
   bool operator==(const MigrationOptions&) const = default;
 };

@@ -315,6 +315,10 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
       {{"migrate", "redis", "--to", "c"}, 2, "no node named \"c\" is known here"},
       {{"migrate", "redis", "--to", "a"}, 2, "node a is this node"},
       {{"migrate", "redis", "--to", "b", "--objective", "resources"}, 3, "not available in this version"},
+      {{"migrate", "redis", "--to", "b", "--steer", "xdp"},
+       3,
+       "stragglers cannot be redirected at XDP on node a: node.uplink is not set; leave --steer out"},
+      {{"migrate", "redis", "--to", "b", "--steer", "xdp", "--dry-run"}, 3, "stragglers cannot be redirected at XDP"},
       {{"show", "ffff"}, 2, "no migration ffff is known here"},
       {{"cancel", "ffff"}, 2, "no migration ffff is under way here"},
       {{"recover", "ffff"}, 2, "no migration ffff is under way here"},
@@ -426,6 +430,82 @@ TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
   ASSERT_TRUE(items.contains("uplink"));
   EXPECT_EQ(items["uplink"]["state"], "no");
   EXPECT_EQ(value["ok"], false) << "the uplink is required and not configured";
+}
+
+// A device of the test's own as the uplink: a veth, whose driver has native XDP.
+class AgentUplinkTest : public AgentTest {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(run_program({"ip", "link", "add", "wan0", "type", "veth", "peer", "name", "wire"}).exit_code, 0);
+    ASSERT_EQ(run_program({"ip", "link", "set", "wan0", "master", "br0", "up"}).exit_code, 0);
+    ASSERT_EQ(run_program({"ip", "link", "set", "wire", "up"}).exit_code, 0);
+  }
+  void TearDown() override {
+    if (bed->agent_pid() != 0) bed->terminate_agent();
+    (void)run_program({"ip", "link", "del", "wan0"});
+    fs::remove_all("/sys/fs/bpf/mose/uplink:wan0");
+  }
+  // The configuration's [node] is the first section: the key is put there.
+  static std::string with_steer(const std::string& steer) {
+    std::string text = bed->configuration();
+    text.insert(text.find("[node]\n") + 7, "uplink = \"wan0\"\nsteer = \"" + steer + "\"\n");
+    return text;
+  }
+  static void start(const std::string& steer) { bed->start_agent_with(with_steer(steer)); }
+  // "" or the mode in which an XDP program is on the device.
+  static std::string xdp_of(const std::string& device) {
+    json links = json::parse(run_program({"ip", "-j", "-d", "link", "show", "dev", device}).out, nullptr, false);
+    if (!links.is_array() || !links[0].contains("xdp")) return "";
+    return links[0]["xdp"]["mode"] == 1 ? "native" : links[0]["xdp"]["mode"] == 2 ? "generic" : "other";
+  }
+  static json check_item(const std::string& name) {
+    json value = json::parse(bed->mose({"check", "--json"}).out, nullptr, false);
+    for (const json& item : value["items"]) {
+      if (item["name"] == name) return item;
+    }
+    return {};
+  }
+};
+
+TEST_F(AgentUplinkTest, IsAttachedAsConfiguredAdoptedAndGivenBack) {
+  start("xdp");
+  EXPECT_EQ(xdp_of("wan0"), "native");
+  json item = check_item("uplink-xdp");
+  EXPECT_EQ(item["state"], "yes") << item;
+  EXPECT_THAT(item["detail"].get<std::string>(), HasSubstr("wan0 has our program, native"));
+  bed->kill_agent();
+  EXPECT_EQ(xdp_of("wan0"), "native") << "what it redirects must not end with the agent";
+  start("xdp");
+  EXPECT_THAT(bed->agent_log(), HasSubstr("the uplink's XDP program was adopted"));
+  auto cleanup = bed->mose({"cleanup"});
+  EXPECT_THAT(cleanup.out, HasSubstr("the XDP program of uplink wan0 is detached: the next migration attaches it again"));
+  EXPECT_EQ(xdp_of("wan0"), "");
+  EXPECT_FALSE(fs::exists("/sys/fs/bpf/mose/uplink:wan0"));
+  bed->terminate_agent();
+  start("xdp-generic");
+  EXPECT_EQ(xdp_of("wan0"), "generic");
+  bed->terminate_agent();
+  start("tc");
+  EXPECT_EQ(xdp_of("wan0"), "") << "the next configuration removes what the last one left";
+  EXPECT_EQ(check_item("uplink-xdp")["state"], "yes") << "the driver still has it";
+}
+
+TEST_F(AgentUplinkTest, OfAVirtualDeviceStaysAtTcUnlessAskedOtherwise) {
+  start("auto");
+  EXPECT_EQ(xdp_of("wan0"), "");
+}
+
+TEST_F(AgentUplinkTest, IsRefusedWithTheReasonAndWhatToTry) {
+  auto at_bridge = bed->configuration();
+  at_bridge.insert(at_bridge.find("[node]\n") + 7, "uplink = \"br0\"\nsteer = \"xdp\"\n");
+  auto output = bed->mosed_once(at_bridge);
+  EXPECT_EQ(output.exit_code, 1);
+  EXPECT_THAT(output.error, HasSubstr("XDP on uplink br0 (native)"));
+  EXPECT_THAT(output.error, HasSubstr("its driver has no XDP of this mode"));
+  EXPECT_THAT(output.error, HasSubstr("auto"));
+  auto nowhere = bed->configuration();
+  nowhere.insert(nowhere.find("[node]\n") + 7, "steer = \"xdp\"\n");
+  EXPECT_THAT(bed->mosed_once(nowhere).error, HasSubstr("needs a device: set node.uplink"));
 }
 
 TEST_F(AgentTest, ADescribedWorkloadIsFoundByItsCgroup) {

@@ -180,8 +180,12 @@ std::string AgentBed::agent_log() const {
 }
 
 void AgentBed::start_agent(const std::string& more) {
+  start_agent_with(configuration() + more);
+}
+
+void AgentBed::start_agent_with(const std::string& configuration_text) {
   std::string config = directory_ + "/mose.toml";
-  std::ofstream(config) << configuration() << more;
+  std::ofstream(config) << configuration_text;
   // A service manager's socket, to learn when it is ready.
   std::string notify = directory_ + "/notify.sock";
   unlink(notify.c_str());

@@ -34,6 +34,7 @@ class AgentBed {
 
   // Waits for READY=1. Extra text goes to the end of the configuration.
   void start_agent(const std::string& more_configuration = "");
+  void start_agent_with(const std::string& configuration);
   void terminate_agent();  // SIGTERM, and waits for its end
   void kill_agent();       // SIGKILL
   [[nodiscard]] pid_t agent_pid() const { return agent_; }

@@ -72,6 +72,7 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadStrategy", {"migrate", "x", "--to", "b", "--strategy", "fast"}, "fast"},
         Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
         Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
+        Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
         Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "subcommand is required"}),

@@ -52,6 +52,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"DurationZero", "[limits]\nstop_grace = \"0s\"\n", "must be longer than 0"},
         BadConfig{"LevelUnknown", "[log]\nlevel = \"loud\"\n",
                   "m.toml:2: log.level must be debug, info, warn or error"},
+        BadConfig{"SteerUnknown", "[node]\nsteer = \"nftables\"\n",
+                  "m.toml:2: node.steer must be auto, tc, xdp or xdp-generic"},
+        BadConfig{"SteerWrongType", "[node]\nsteer = true\n", "m.toml:2: node.steer must be auto, tc, xdp"},
         BadConfig{"PeerNotTable", "[peers]\nb = \"192.0.2.2:7946\"\n", "m.toml:2: a peer is a table: [peers.b]"},
         BadConfig{"PeerUnknownKey", "[peers.b]\nadress = \"192.0.2.2:7946\"\n",
                   "m.toml:2: unknown key \"adress\" in [peers.b]"},
@@ -83,6 +86,17 @@ TEST(Config, GivesEveryKeyItsValueBack) {
   ASSERT_TRUE(merge_config(again, text, "printed")) << text;
   EXPECT_EQ(format_config(again), text);
   EXPECT_EQ(again.peers.at("b").address, "192.0.2.2:7946");
+}
+
+TEST(Config, EveryWayOfSteeringIsTakenAndPrinted) {
+  EXPECT_THAT(format_config(Config{}), HasSubstr("steer = \"auto\""));
+  for (SteerMode mode : {SteerMode::automatic, SteerMode::tc, SteerMode::xdp, SteerMode::xdp_generic}) {
+    Config config;
+    std::string line = std::string("steer = \"") + to_string(mode) + "\"\n";
+    ASSERT_TRUE(merge_config(config, "[node]\n" + line, "m.toml")) << line;
+    EXPECT_EQ(config.node.steer, mode);
+    EXPECT_THAT(format_config(config), HasSubstr(line));
+  }
 }
 
 TEST(Config, DefaultsThatFollowFromOtherKeys) {
