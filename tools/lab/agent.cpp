@@ -30,14 +30,15 @@ std::string log_tail(const std::string& path) {
 
 }  // namespace
 
-std::string agent_config(const Names& names, const std::string& node) {
+std::string agent_config(const Names& names, const std::string& node, const std::string& steer) {
   std::string peer = node == "a" ? "b" : "a", port = ":" + std::to_string(kPeerPort);
   return "[node]\n"
          "name = \"" + node + "\"\n"
          "listen = \"" + node_address(node) + port + "\"\n"
          "uplink = \"" + kUplink + "\"\n"
          "bridge = \"" + kBridge + "\"\n"
-         "cgroup = \"/sys/fs/cgroup/unified/" + names.node_cgroup(node) + "/workloads\"\n"
+         "cgroup = \"/sys/fs/cgroup/unified/" + names.node_cgroup(node) + "/workloads\"\n" +
+         (steer.empty() ? "" : "steer = \"" + steer + "\"\n") +
          "\n"
          "[peers." + peer + "]\n"
          "address = \"" + node_address(peer) + port + "\"\n";

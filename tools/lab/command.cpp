@@ -33,6 +33,7 @@ int do_up(const CommandLine& line) {
   options.lab = line.lab;
   options.link_rate_mbit = line.link_rate_mbit;
   options.agents = !line.no_agents;
+  options.steer = line.steer;
   auto state = up(options);
   if (!state) return report(state.error(), kFailed);
   if (line.json) print({{"lab", line.lab}, {"up", true}});

@@ -9,12 +9,12 @@
 namespace mose::lab {
 
 inline constexpr const char* kUsage =
-    "usage: mose lab up [--name LAB] [--link rate=1gbit]\n"
+    "usage: mose lab up [--name LAB] [--link rate=1gbit] [--steer xdp]\n"
     "       mose lab down | status | list [--name LAB]\n"
     "       mose lab exec [--name LAB] NODE -- COMMAND...        NODE: a, b or client\n"
     "       mose lab restart-agent [--name LAB] NODE\n"
     "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5] [--baseline stock-cold]\n"
-    "                          [--strategy auto] [--link rate=1gbit] [--seed N] [--json FILE] [--keep] [--name LAB]\n";
+    "                          [--strategy auto] [--steer xdp] [--link rate=1gbit] [--seed N] [--json FILE] [--keep] [--name LAB]\n";
 
 [[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);
 

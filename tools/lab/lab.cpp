@@ -78,10 +78,11 @@ Status refuse_foreign(const Names& names, const std::string& cgroup) {
 Status make_lab(const Names& names, const LabOptions& options, LabState& state, const std::string& mount) {
   for (const char* node : kNodes) MOSE_TRY(make_directories(system_cgroup(mount, names, node)));
   MOSE_TRY(make_topology(names));
+  if (options.steer.starts_with("xdp")) MOSE_TRY(prepare_for_xdp(names));
   if (options.link_rate_mbit) MOSE_TRY(shape_links(names, *options.link_rate_mbit));
   for (const char* node : kNodes) {
     MOSE_TRY(make_directories(names.node_root(node)));
-    MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node)}));
+    MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node, options.steer)}));
     MOSE_ASSIGN(state.keepers[node], start_keeper(names, node, mount));
     MOSE_TRY(save_state(names, state));
   }
@@ -114,7 +115,10 @@ Result<LabState> up(const LabOptions& options) {
   Names names(options.lab);
   MOSE_ASSIGN(std::string mount, cgroup_mount());
   MOSE_ASSIGN(auto before, load_state(names));
-  if (before && whole(*before, options.agents) && before->link_rate_mbit == options.link_rate_mbit) return *before;
+  if (before && whole(*before, options.agents) && before->link_rate_mbit == options.link_rate_mbit &&
+      before->steer == options.steer) {
+    return *before;
+  }
   if (before) {
     log::info("cleaning what is left of the lab", {{"lab", options.lab}});
     MOSE_TRY(take_down(names, *before));
@@ -125,6 +129,7 @@ Result<LabState> up(const LabOptions& options) {
   state.disk = names.disk();
   state.made_disk_parent = ::access(kDiskParent, F_OK) != 0;
   state.link_rate_mbit = options.link_rate_mbit;
+  state.steer = options.steer;
   MOSE_TRY(refuse_foreign(names, state.cgroup));
   for (const char* place : kPlaces) state.netns.push_back(names.netns(place));
   MOSE_TRY(save_state(names, state));

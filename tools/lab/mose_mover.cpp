@@ -19,7 +19,8 @@ constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
 // MOSE through its own command line, run in the node that has the workload: what an operator does.
 class MoseMover final : public Mover {
  public:
-  MoseMover(const LabState& state, std::string strategy) : state_(state), strategy_(std::move(strategy)) {}
+  MoseMover(const LabState& state, std::string strategy, std::string steer)
+      : state_(state), strategy_(std::move(strategy)), steer_(std::move(steer)) {}
 
   ~MoseMover() override {
     if (node_.empty()) return;
@@ -47,6 +48,8 @@ class MoseMover final : public Mover {
   Result<std::string> move(const std::string& from, const std::string& to) override {
     std::vector<std::string> words = {"migrate", kWorkload, "--to", to, "--json"};
     if (strategy_ != "auto") words.insert(words.end(), {"--strategy", strategy_});
+    // Generic or native is the node's matter.
+    if (!steer_.empty()) words.insert(words.end(), {"--steer", steer_.starts_with("xdp") ? "xdp" : steer_});
     auto ran = mose(from, words, kMigrateBound);
     if (!ran) return without_report(from, to, "unknown", "mose migrate: " + ran.error().what);
     const ProgramResult& result = *ran;
@@ -91,13 +94,13 @@ class MoseMover final : public Mover {
   }
 
   const LabState& state_;
-  std::string strategy_, node_;
+  std::string strategy_, steer_, node_;
 };
 
 }  // namespace
 
-std::unique_ptr<Mover> make_mose_mover(const LabState& state, const std::string& strategy) {
-  return std::make_unique<MoseMover>(state, strategy);
+std::unique_ptr<Mover> make_mose_mover(const LabState& state, const std::string& strategy, const std::string& steer) {
+  return std::make_unique<MoseMover>(state, strategy, steer);
 }
 
 }  // namespace mose::lab

@@ -15,14 +15,14 @@ using Values = std::vector<std::string>;
 
 // Which options a verb takes.
 const std::map<std::string, Values> kVerbs = {
-    {"up", {"--name", "--link", "--no-agents"}},
+    {"up", {"--name", "--link", "--steer", "--no-agents"}},
     {"down", {"--name"}},
     {"status", {"--name"}},
     {"list", {}},
     {"exec", {"--name"}},
     {"restart-agent", {"--name"}},
     {"run",
-     {"--name", "--link", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--seed", "--keep",
+     {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--seed", "--keep",
       "--baseline-only"}},
 };
 
@@ -58,6 +58,12 @@ Status parse_baselines(const std::string& text, CommandLine& out) {
   return {};
 }
 
+Status parse_steer(const std::string& text, CommandLine& out) {
+  if (text != "tc" && text != "xdp" && text != "xdp-generic") return fail("--steer takes tc, xdp or xdp-generic, not \"" + text + "\"");
+  out.steer = text;
+  return {};
+}
+
 using Setter = std::function<Status(const std::string&, CommandLine&)>;
 const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> table = {
@@ -67,6 +73,7 @@ const std::map<std::string, Setter>& setters() {
          return check_lab_name(v);
        }},
       {"--link", parse_link},
+      {"--steer", parse_steer},
       {"--baseline", parse_baselines},
       {"--json",
        [](const std::string& v, CommandLine& c) {

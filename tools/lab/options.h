@@ -22,6 +22,7 @@ struct CommandLine {
   bool keep = false, no_agents = false, baseline_only = false;
   std::string json_file;
   std::string strategy = "auto";
+  std::string steer;  // tc, xdp or xdp-generic; empty: what nodes do by themselves
   std::vector<std::string> baselines;
   double megabytes = 200;
   uint32_t connections = 16, probes = 2, repeat = 5;

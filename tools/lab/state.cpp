@@ -55,7 +55,8 @@ std::string to_json(const LabState& s) {
               {"cgroup", s.cgroup}, {"disk", s.disk}, {"made_disk_parent", s.made_disk_parent}, {"keepers", processes(s.keepers)}, {"agents", processes(s.agents)},
               {"run", s.run ? Json{{"pid", s.run->pid}, {"start_time", s.run->start_time}} : Json(nullptr)},
               {"link_rate_mbit", s.link_rate_mbit ? Json(*s.link_rate_mbit) : Json(nullptr)},
-              {"link_rtt_ms", s.link_rtt_ms ? Json(*s.link_rtt_ms) : Json(nullptr)}};
+              {"link_rtt_ms", s.link_rtt_ms ? Json(*s.link_rtt_ms) : Json(nullptr)},
+              {"steer", s.steer}};
   return out.dump(2) + "\n";
 }
 
@@ -72,6 +73,7 @@ Result<LabState> state_from_json(const std::string& text) {
   }
   s.cgroup = text_of(in, "cgroup");
   s.disk = text_of(in, "disk");
+  s.steer = text_of(in, "steer");
   s.made_disk_parent = in.contains("made_disk_parent") && in["made_disk_parent"] == true;
   s.keepers = processes_from(in, "keepers");
   s.agents = processes_from(in, "agents");

@@ -9,6 +9,9 @@
 
 #include <cstring>
 
+#include "kernel/bpf_object.h"
+#include "kernel/netlink.h"
+#include "kernel/offload.h"
 #include "lab/child_process.h"
 
 namespace mose::lab {
@@ -90,6 +93,20 @@ Status make_topology(const Names& names) {
   MOSE_TRY(switch_and_client(names));
   for (const char* node : kNodes) MOSE_TRY(node_links(names, node));
   return {};
+}
+
+Status prepare_for_xdp(const Names& names) {
+  MOSE_ASSIGN(auto client, Place::of_netns(names.netns_path("client")));
+  MOSE_TRY(in_place(client, [] { return set_checksum_offload(kClientDevice, false); }));
+  MOSE_ASSIGN(auto sw, Place::of_netns(names.netns_path("sw")));
+  return in_place(sw, []() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    for (const char* node : kNodes) {
+      MOSE_ASSIGN(auto port, netlink.link(std::string("p") + node));
+      MOSE_TRY(bpf::attach_xdp_pass(port.ifindex));
+    }
+    return {};
+  });
 }
 
 Status take_down_topology(const Names& names) {

@@ -24,6 +24,10 @@ inline constexpr const char* kClientDevice = "dev";
 // Removes the namespaces that exist; the links go with them. Not finding one is no failure.
 [[nodiscard]] Status take_down_topology(const Names& names);
 
+// What native XDP needs where wires are veth pairs: the switch's ends of the uplinks take frames that a program at the
+// other end sends back, and the client completes its checksums as a network card does.
+[[nodiscard]] Status prepare_for_xdp(const Names& names);
+
 [[nodiscard]] bool netns_exists(const Names& names, const std::string& place);
 
 // Runs iproute2 with these lines as a batch, inside the named namespace ("" is ours).

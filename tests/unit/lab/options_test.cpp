@@ -37,6 +37,17 @@ TEST(LabOptions, JsonWithoutAFileIsStandardOutput) {
   EXPECT_EQ(line->lab, "x");
 }
 
+TEST(LabOptions, SteeringIsTheNodesOwnUnlessSaid) {
+  auto line = parse_command_line({"up"});
+  ASSERT_TRUE(line);
+  EXPECT_EQ(line->steer, "");
+  for (const char* mode : {"tc", "xdp", "xdp-generic"}) {
+    line = parse_command_line({"run", "redis", "--steer", mode});
+    ASSERT_TRUE(line) << line.error().what;
+    EXPECT_EQ(line->steer, mode);
+  }
+}
+
 TEST(LabOptions, WordsAfterDashesAreTheCommand) {
   auto line = parse_command_line({"exec", "a", "--", "ls", "--name", "x"});
   ASSERT_TRUE(line);
@@ -58,6 +69,8 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
       {{"run", "redis", "--repeat", "0"}, "--repeat"},
       {{"run", "redis", "--connections", "-1"}, "--connections"},
       {{"run", "redis", "--baseline", "magic"}, "magic"},
+      {{"run", "redis", "--steer", "nft"}, "nft"},
+      {{"down", "--steer", "xdp"}, "--steer"},
       {{"run", "redis", "--link", "rtt=1ms"}, "rtt"},
       {{"run", "redis", "--link", "speed=1"}, "speed=1"},
       {{"run", "redis", "--link", "rate=fast"}, "--link"},

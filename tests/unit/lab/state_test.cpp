@@ -49,11 +49,13 @@ TEST(LabNames, FollowFromTheLab) {
 }
 
 TEST(LabAgent, ConfigurationNamesTheNodeAndItsPeer) {
-  std::string config = agent_config(Names("x"), "b");
+  std::string config = agent_config(Names("x"), "b", "");
   EXPECT_NE(config.find("name = \"b\""), std::string::npos);
   EXPECT_NE(config.find("listen = \"198.51.100.12:7400\""), std::string::npos);
   EXPECT_NE(config.find("[peers.a]\naddress = \"198.51.100.11:7400\""), std::string::npos);
   EXPECT_NE(config.find("mose-lab-x/b"), std::string::npos);
+  EXPECT_EQ(config.find("steer"), std::string::npos);
+  EXPECT_NE(agent_config(Names("x"), "b", "xdp").find("steer = \"xdp\"\n\n[peers.a]"), std::string::npos);
 }
 
 }  // namespace

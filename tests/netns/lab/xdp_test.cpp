@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MIT
+// A live Redis moved between two nodes whose uplinks redirect at XDP, for a client that sends to the old node until the
+// old node says no more.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "bed.h"
+#include "kernel/netlink.h"
+#include "kernel/netns.h"
+#include "lab/child_process.h"
+#include "lab/node.h"
+#include "lab/stock_end.h"
+#include "lab/topology.h"
+#include "model/workload.h"
+
+namespace mose::lab {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using testing::HasSubstr;
+constexpr const char* kLab = "t-lab-xdp";
+
+// One connection that counts a key up, answer by answer.
+class Counting {
+ public:
+  explicit Counting(const std::string& netns) {
+    auto place = open_file(netns, O_RDONLY);
+    // Redis may still be starting.
+    Status made = fail("not tried");
+    for (int i = 0; i < 500 && !made; ++i) {
+      if (i > 0) ::usleep(20'000);
+      made = in_netns(place->get(), [&] { return connect(); });
+    }
+    EXPECT_TRUE(made) << made.error().what;
+    timeval bound{10, 0};
+    int one = 1;
+    setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
+    setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    thread_ = std::thread([this] { run(); });
+  }
+  ~Counting() { stop(); }
+  void stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  [[nodiscard]] uint64_t count() const { return count_; }
+  [[nodiscard]] const std::string& problem() const { return problem_; }  // after stop()
+
+ private:
+  Status connect() {
+    socket_ = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kRedisPort)};
+    inet_pton(AF_INET, kServiceAddress, &to.sin_addr);
+    if (::connect(socket_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return fail_errno("connect");
+    return {};
+  }
+  void run() {
+    constexpr std::string_view kRequest = "INCR straggler\r\n";
+    while (!stop_ && problem_.empty()) {
+      const std::string expected = ":" + std::to_string(count_ + 1) + "\r\n";
+      char answer[64] = "";
+      ssize_t size = -1;
+      if (send(socket_.get(), kRequest.data(), kRequest.size(), MSG_NOSIGNAL) > 0)
+        size = recv(socket_.get(), answer, sizeof answer - 1, 0);
+      if (size > 0 && expected == answer) {
+        ++count_;
+      } else {
+        problem_ = size < 0 ? fail_errno("answer " + expected).error().what : "instead of " + expected + answer;
+      }
+    }
+  }
+
+  Fd socket_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<uint64_t> count_ = 0;
+  std::string problem_;
+  std::thread thread_;
+};
+
+class Xdp : public ::testing::Test {
+ protected:
+  Xdp() : turn_(test::take_turn(kLab)), names_(kLab) {
+    test::need_criu_and_redis();
+    (void)down(names_);
+  }
+  ~Xdp() override {
+    auto clean = down(names_);
+    EXPECT_TRUE(clean) << clean.error().what;
+  }
+  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
+    auto place = open_node(state_, node);
+    if (!place) return {-1, "", place.error().what};
+    words.insert(words.begin(), "/usr/bin/mose");
+    ProgramSpec spec;
+    spec.argv = std::move(words);
+    spec.place = &place->place;
+    spec.cgroup = place->cgroup;
+    auto result = run_program(spec, "", std::chrono::seconds(60));
+    return result ? *result : ProgramResult{-1, "", result.error().what};
+  }
+  [[nodiscard]] std::string log(const std::string& node) const {
+    return read_file(names_.agent_log(node)).value_or("");
+  }
+  // Frames that the agent says it has redirected at XDP when that ended; waits for the end.
+  [[nodiscard]] std::optional<uint64_t> redirected(const std::string& node) const {
+    for (int i = 0; i < 500; ++i, ::usleep(20'000)) {
+      std::string text = log(node);
+      size_t at = text.find("the redirection at XDP ends"), end = text.find('\n', at);
+      if (at == std::string::npos || end == std::string::npos) continue;
+      size_t frames = text.find("frames", at);
+      if (frames == std::string::npos || frames > end) return std::nullopt;
+      return std::strtoull(text.c_str() + text.find_first_of("0123456789", frames), nullptr, 10);
+    }
+    return std::nullopt;
+  }
+
+  Fd turn_;
+  Names names_;
+  LabState state_;
+};
+
+TEST_F(Xdp, AClientWithAStaleEntryLosesNothing) {
+  LabOptions options;
+  options.lab = kLab;
+  options.steer = "xdp";
+  auto made = up(options);
+  ASSERT_TRUE(made) << made.error().what;
+  state_ = std::move(*made);
+  std::vector<std::string> run = {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--"};
+  for (const std::string& word : redis_command()) run.push_back(word);
+  auto started = mose("a", run);
+  ASSERT_EQ(started.exit_code, 0) << started.err << log("a");
+
+  // Whatever it is told, the client sends to the uplink of a.
+  std::string mac;
+  auto a = open_file(names_.netns_path("a"), O_RDONLY);
+  ASSERT_TRUE(a);
+  auto found = in_netns(a->get(), [&]() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto link, netlink.link(kUplink));
+    mac = format_mac(link.mac);
+    return {};
+  });
+  ASSERT_TRUE(found) << found.error().what;
+  const std::string entry = std::string(kServiceAddress) + " lladdr " + mac + " dev " + kClientDevice;
+  ASSERT_TRUE(run_ip(names_.netns("client"), "neigh replace " + entry + " nud permanent\n"));
+  Counting client(names_.netns_path("client"));
+  for (int i = 0; i < 500 && client.count() < 100; ++i) ::usleep(10'000);
+  ASSERT_GE(client.count(), 100u);
+
+  auto moved = mose("a", {"migrate", "redis", "--to", "b", "--steer", "xdp", "--json"});
+  const uint64_t moved_at = client.count();
+  ASSERT_EQ(moved.exit_code, 0) << moved.err << moved.out;
+  Json report = Json::parse(moved.out, nullptr, false);
+  ASSERT_TRUE(report.is_object());
+  EXPECT_EQ(report["steer"]["layer"], "xdp");
+  EXPECT_EQ(report["packets"]["dropped"], 0);
+  // Before a ends it, about half a second from here: the client must know better by then.
+  client.stop();
+  EXPECT_EQ(client.problem(), "");
+  EXPECT_GT(moved_at, 100u);
+  auto at_xdp = redirected("a");
+  ASSERT_TRUE(at_xdp) << log("a");
+  EXPECT_GT(*at_xdp, 0u);
+
+  // b knows the service as its own; what a has left of it is nothing.
+  Json there = Json::parse(mose("b", {"steer", "show", "--json"}).out, nullptr, false);
+  ASSERT_EQ(there.size(), 1u) << there;
+  EXPECT_EQ(there[0]["uplink"]["state"], "local");
+  EXPECT_EQ(there[0]["uplink"]["mode"], "native");
+  EXPECT_GT(there[0]["uplink"]["taken"], 0);
+  EXPECT_THAT(mose("b", {"cleanup"}).out, HasSubstr("nothing to clean up")) << "b still needs its program";
+  EXPECT_THAT(mose("a", {"cleanup"}).out, HasSubstr("the XDP program of uplink up is detached"));
+
+  // Back, to a node that attaches its program again for it, restarts, and still knows the service.
+  ASSERT_TRUE(
+      run_ip(names_.netns("client"), std::string("neigh del ") + kServiceAddress + " dev " + kClientDevice + "\n"));
+  auto back = mose("b", {"migrate", "redis", "--to", "a", "--json"});
+  ASSERT_EQ(back.exit_code, 0) << back.err << back.out;
+  EXPECT_EQ(Json::parse(back.out, nullptr, false)["steer"]["layer"], "xdp");
+  ASSERT_TRUE(redirected("b"));
+  Json here = Json::parse(mose("a", {"steer", "show", "--json"}).out, nullptr, false);
+  ASSERT_EQ(here.size(), 1u) << here;
+  EXPECT_EQ(here[0]["uplink"]["state"], "local");
+  auto again = restart_agent(names_, state_, "a");
+  ASSERT_TRUE(again) << again.error().what;
+  EXPECT_THAT(log("a"), HasSubstr("the uplink's XDP program was adopted"));
+  here = Json::parse(mose("a", {"steer", "show", "--json"}).out, nullptr, false);
+  EXPECT_EQ(here[0]["uplink"]["state"], "local") << "the entry is there after a restart";
+  ProgramResult last{3, "", ""};
+  for (int i = 0; i < 300 && last.exit_code == 3; ++i) {  // its CRIU is not ready at once
+    if (i > 0) ::usleep(100'000);
+    last = mose("a", {"migrate", "redis", "--to", "b", "--steer", "tc", "--json"});
+  }
+  ASSERT_EQ(last.exit_code, 0) << last.err << last.out;
+  EXPECT_EQ(Json::parse(last.out, nullptr, false)["steer"]["layer"], "tc");
+  EXPECT_EQ(mose("b", {"stop", "redis"}).exit_code, 0);
+  EXPECT_THAT(mose("b", {"cleanup"}).out, HasSubstr("the XDP program of uplink up is detached"));
+}
+
+}  // namespace
+}  // namespace mose::lab
