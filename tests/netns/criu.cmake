@@ -20,5 +20,6 @@ mose_test(launch_test LABEL netns SOURCES criu/launch_test.cpp DEPS kernel)
 target_include_directories(launch_test PRIVATE criu)
 add_dependencies(launch_test mcriu-workload mose-exec)
 mose_test(criu_lazy_test LABEL netns SOURCES criu/lazy_test.cpp LIBS mcriu_bed mose_pager_test_support)
-mose_test(criu_standby_test LABEL netns TIMEOUT 240 SOURCES criu/standby_test.cpp criu/standby_bed.cpp LIBS mcriu_bed)
+mose_test(criu_standby_test LABEL netns TIMEOUT 240 SOURCES criu/standby_test.cpp criu/standby_bed.cpp
+  DEPS agent LIBS mcriu_bed)
 add_dependencies(criu_standby_test mcriu-standby-workload)

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "agent/file_sync.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -64,6 +68,85 @@ TEST_F(FileSync, LongerFilesAreCutToTheSourcesLength) {
   ASSERT_TRUE(files);
   ASSERT_TRUE(write_copied(there_, "", *files));
   EXPECT_EQ(read("b/file"), "short");
+}
+
+// A private mapping of the copy, written on its second page.
+class FileSyncMapped : public FileSync {
+ protected:
+  void SetUp() override {
+    FileSync::SetUp();
+    write("b/file", std::string(kBytes, 'F'));
+    auto file = open_file(dir_ + "/b/file", O_RDONLY);
+    ASSERT_TRUE(file);
+    void* m = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, file->get(), 0);
+    ASSERT_NE(m, MAP_FAILED);
+    mapped_ = static_cast<char*>(m);
+    mapped_[kPage] = 'P';
+  }
+  void TearDown() override {
+    munmap(mapped_, kBytes);
+    FileSync::TearDown();
+  }
+  Status carry(const std::string& contents, CopyTarget target) {
+    write("a/file", contents);
+    auto files = read_copied(here_, "");
+    if (!files) return std::unexpected(files.error());
+    return write_copied(there_, "", *files, target);
+  }
+  static constexpr size_t kPage = 4096, kBytes = 4 * kPage;
+  char* mapped_ = nullptr;
+};
+
+TEST_F(FileSyncMapped, PrivatePagesStayWhenTheFileIsTheSame) {
+  struct stat before {}, after {};
+  ASSERT_EQ(stat((dir_ + "/b/file").c_str(), &before), 0);
+  ASSERT_TRUE(carry(std::string(kBytes, 'F'), CopyTarget::standby));
+  ASSERT_EQ(stat((dir_ + "/b/file").c_str(), &after), 0);
+  EXPECT_EQ(mapped_[kPage], 'P');
+  EXPECT_EQ(before.st_mtim.tv_sec, after.st_mtim.tv_sec);
+  EXPECT_EQ(before.st_mtim.tv_nsec, after.st_mtim.tv_nsec) << "it was written";
+}
+
+TEST_F(FileSyncMapped, PrivatePagesStayWhenTheFileChangesAndGrows) {
+  std::string contents(kBytes + 100, 'F');
+  contents[2 * kPage] = contents[kPage] = 'x';
+  ASSERT_TRUE(carry(contents, CopyTarget::standby));
+  EXPECT_EQ(read("b/file"), contents);
+  EXPECT_EQ(mapped_[kPage], 'P');
+  EXPECT_EQ(mapped_[2 * kPage], 'x');
+}
+
+TEST_F(FileSyncMapped, AFileThatHasBecomeShorterIsRefusedUnderAStandby) {
+  auto written = carry("short", CopyTarget::standby);
+  ASSERT_FALSE(written);
+  EXPECT_NE(written.error().what.find("file has become shorter since the standby was made"), std::string::npos) << written.error().what;
+  EXPECT_EQ(mapped_[kPage], 'P');
+  EXPECT_EQ(read("b/file").size(), kBytes);
+  ASSERT_TRUE(carry("short", CopyTarget::nobody));
+  EXPECT_EQ(read("b/file"), "short");
+}
+
+// The kernel lets nobody open it for writing.
+TEST_F(FileSync, AProgramThatRunsAndIsTheSameIsLeftAlone) {
+  for (const char* side : {"/a/program", "/b/program"}) fs::copy_file("/bin/sleep", dir_ + side);
+  pid_t child = fork();
+  if (child == 0) {
+    execl((dir_ + "/b/program").c_str(), "sleep", "60", nullptr);
+    _exit(1);
+  }
+  ASSERT_GT(child, 0);
+  auto runs = [&] {
+    std::error_code error;
+    return fs::read_symlink("/proc/" + std::to_string(child) + "/exe", error) == dir_ + "/b/program";
+  };
+  for (int i = 0; i < 500 && !runs(); ++i) usleep(10'000);
+  EXPECT_TRUE(runs());
+  auto files = read_copied(here_, "");
+  ASSERT_TRUE(files);
+  auto written = write_copied(there_, "", *files, CopyTarget::standby);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_TRUE(written) << written.error().what;
 }
 
 TEST_F(FileSync, RefusesPathsThatLeaveTheMount) {

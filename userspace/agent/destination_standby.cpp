@@ -66,7 +66,8 @@ Status DestinationHost::refresh_standby(const ImagesPayload& images) {
   Timeline::Span span(timeline_, "refresh");
   MOSE_ASSIGN(restore::ImageSet later, restore::ImageSet::of(images.images));
   MOSE_ASSIGN(restore::StandbyDelta delta, restore::compare_images(early_images_, later, restore::StandbyMemory::eager));
-  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
+  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied,
+                        CopyTarget::standby));
   // Leaving repair mode, connections send window probes: they wait for the commit.
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
   std::vector<ProcessHandle> handles;

@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kReadChunk = 256 << 10;
+constexpr size_t kCompareChunk = 64 << 10;
 
 Result<FileIdentity> identify(int fd, std::string path) {
   struct stat info {};
@@ -133,7 +134,47 @@ Result<Fd> open_parent(int root, const std::string& path, std::string& leaf) {
   return at;
 }
 
-Status write_one(int root, const CopiedFile& file) {
+Status write_at(int fd, std::string_view bytes, uint64_t at, const std::string& path) {
+  while (!bytes.empty()) {
+    ssize_t n = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return fail_errno("write " + path, n < 0 ? errno : EIO);
+    at += static_cast<uint64_t>(n);
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+// In place: a file that is cut off takes the pages behind its end from everybody who has mapped it, also the private ones that
+// were written and that no image would bring back.
+Status write_differences(int parent, const std::string& leaf, const CopiedFile& file, int present, uint64_t size,
+                         CopyTarget target) {
+  if (size > file.contents.size() && target == CopyTarget::standby) {
+    return fail(file.path + " has become shorter since the standby was made");
+  }
+  Fd out;
+  auto writable = [&]() -> Status {
+    if (out) return {};
+    MOSE_ASSIGN(out, open_at(parent, leaf, O_WRONLY | O_NOFOLLOW));
+    return {};
+  };
+  std::string buffer(kCompareChunk, '\0');
+  const std::string_view contents(file.contents);
+  for (size_t at = 0; at < contents.size(); at += kCompareChunk) {
+    std::string_view wanted = contents.substr(at, kCompareChunk);
+    ssize_t n = pread(present, buffer.data(), wanted.size(), static_cast<off_t>(at));
+    if (n < 0) return fail_errno("read " + file.path);
+    if (std::string_view(buffer).substr(0, static_cast<size_t>(n)) == wanted) continue;
+    MOSE_TRY(writable());
+    MOSE_TRY(write_at(out.get(), wanted, at, file.path));
+  }
+  if (size <= contents.size()) return {};
+  MOSE_TRY(writable());
+  if (ftruncate(out.get(), static_cast<off_t>(contents.size())) < 0) return fail_errno("cut off " + file.path);
+  return {};
+}
+
+Status write_one(int root, const CopiedFile& file, CopyTarget target) {
   std::string leaf;
   MOSE_ASSIGN(Fd parent, open_parent(root, file.path, leaf));
   if (file.directory) {
@@ -142,9 +183,14 @@ Status write_one(int root, const CopiedFile& file) {
     if (fchown(dir.get(), file.uid, file.gid) < 0 || fchmod(dir.get(), file.mode) < 0) return fail_errno("set owner of " + file.path);
     return {};
   }
-  MOSE_ASSIGN(Fd out, open_at(parent.get(), leaf, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-  MOSE_TRY(write_all(out.get(), file.contents));
-  if (fchown(out.get(), file.uid, file.gid) < 0 || fchmod(out.get(), file.mode) < 0) return fail_errno("set owner of " + file.path);
+  // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
+  MOSE_ASSIGN(Fd present, open_at(parent.get(), leaf, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
+  struct stat info {};
+  if (fstat(present.get(), &info) < 0) return fail_errno("stat " + file.path);
+  if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
+  MOSE_TRY(write_differences(parent.get(), leaf, file, present.get(), static_cast<uint64_t>(info.st_size), target));
+  if (info.st_uid == file.uid && info.st_gid == file.gid && (info.st_mode & 07777u) == file.mode) return {};
+  if (fchown(present.get(), file.uid, file.gid) < 0 || fchmod(present.get(), file.mode) < 0) return fail_errno("set owner of " + file.path);
   return {};
 }
 
@@ -219,7 +265,8 @@ Result<std::vector<CopiedFile>> read_copied(const WorkloadSpec& spec, const std:
   return files;
 }
 
-Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const std::vector<CopiedFile>& files) {
+Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const std::vector<CopiedFile>& files,
+                    CopyTarget target) {
   std::map<uint32_t, std::set<std::string>> wanted;
   for (uint32_t i = 0; i < spec.mounts.size(); ++i) {
     if (spec.mounts[i].mode == MountMode::copy) wanted[i];
@@ -240,7 +287,7 @@ Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const 
     MOSE_ASSIGN(Fd dir, open_file(root, O_RDONLY | O_DIRECTORY));
     for (const CopiedFile& file : files) {
       if (file.mount != mount) continue;
-      if (auto done = write_one(dir.get(), file); !done) return context(root, done.error());
+      if (auto done = write_one(dir.get(), file, target); !done) return context(root, done.error());
     }
   }
   return {};

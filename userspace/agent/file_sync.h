@@ -46,10 +46,15 @@ inline constexpr size_t kCopiedFilesMax = 16384;
 // Reads all `copy` mounts and the log directory. Fails when they hold more than the bounds, or something that is neither
 // a regular file nor a directory.
 [[nodiscard]] Result<std::vector<CopiedFile>> read_copied(const WorkloadSpec& spec, const std::string& log_dir);
-// Makes the destination's copy equal: writes every file and removes what the source does not have. Paths are checked:
-// nothing outside the mounts is touched, no symbolic link is followed.
+// Who has the destination's copy open or mapped while it is written.
+enum class CopyTarget : uint8_t {
+  nobody,
+  standby,  // a tree whose private pages must stay: a file that has become shorter is an error, before it is touched
+};
+// Makes the destination's copy equal: writes what differs, in place, and removes what the source does not have. Paths are
+// checked: nothing outside the mounts is touched, no symbolic link is followed.
 [[nodiscard]] Status write_copied(const WorkloadSpec& spec, const std::string& log_dir,
-                                  const std::vector<CopiedFile>& files);
+                                  const std::vector<CopiedFile>& files, CopyTarget target = CopyTarget::nobody);
 
 // Which directories of this node hold a copy that is the workload's: kept in <state_dir>/copied. Only such a one is
 // overwritten by an arrival.

@@ -28,19 +28,12 @@ std::string fd_path(int fd) {
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd);
 }
 
-// Contents, not files: what the standby has open stays what it is.
-Status sync_in_place(const std::string& from, const std::string& to) {
-  std::error_code error;
-  for (const auto& entry : fs::recursive_directory_iterator(from, error)) {
-    std::string target = to + entry.path().string().substr(from.size());
-    if (entry.is_directory()) fs::create_directories(target);
-    if (!entry.is_regular_file()) continue;
-    MOSE_ASSIGN(std::string bytes, read_file(entry.path().string()));
-    MOSE_ASSIGN(Fd out, open_file(target, O_WRONLY | O_CREAT, 0644));
-    MOSE_TRY(write_all(out.get(), bytes));
-    if (::ftruncate(out.get(), static_cast<off_t>(bytes.size())) < 0) return fail_errno("truncate " + target);
-  }
-  return {};
+// As the agents take a workload's copied mounts along.
+WorkloadSpec copied_data(const CriuBed::Node& node) {
+  WorkloadSpec spec;
+  spec.name = node.name;
+  spec.mounts = {{node.data, "/data", MountMode::copy, false}};
+  return spec;
 }
 
 void put_varint(std::string& out, uint64_t value) {
@@ -127,18 +120,19 @@ Status StandbyBed::dump_into(CriuBed::Node& node, const std::string& name) {
   return add_pages(node, dir.get());
 }
 
-Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name) {
+Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name,
+                         agent::CopyTarget holds) {
   MOSE_ASSIGN(Fd source, open_file(from.images + "/" + name, O_RDONLY | O_DIRECTORY));
   MOSE_ASSIGN(Fd target, restore::make_images_dir(to.images + "/" + name));
   MOSE_TRY(carry_images(source.get(), target.get()));
-  MOSE_TRY(sync_in_place(from.data, to.data));
-  return sync_in_place(from.log, to.log);
+  MOSE_ASSIGN(auto files, agent::read_copied(copied_data(from), from.log));
+  return agent::write_copied(copied_data(to), to.log, files, holds);
 }
 
 Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections) {
   hold();  // CRIU fails when bytes arrive while it reads a queue
   MOSE_TRY(dump_into(from, "early"));
-  MOSE_TRY(carry(from, to, "early"));
+  MOSE_TRY(carry(from, to, "early", agent::CopyTarget::nobody));
   MOSE_TRY(resume(from, connections));
   connect(from);
   MOSE_TRY(set_clocks_ahead(to.images + "/early"));
@@ -154,7 +148,7 @@ Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::N
   if (leave_unread) MOSE_TRY(from.cgroup.freeze(kBound));
   hold();
   MOSE_TRY(dump_into(from, "final"));
-  MOSE_TRY(carry(from, to, "final"));
+  MOSE_TRY(carry(from, to, "final", agent::CopyTarget::standby));
   Move move;
   MOSE_ASSIGN(restore::ImageSet early, images(to, "early"));
   const Timestamp start = now();

@@ -6,6 +6,7 @@
 #include <memory>
 #include <thread>
 
+#include "agent/file_sync.h"
 #include "restore/standby_refresh.h"
 #include "steps.h"
 
@@ -28,8 +29,9 @@ class StandbyBed {
   [[nodiscard]] Status dump_into(CriuBed::Node& node, const std::string& name);
   // What an early dump is good for: the images lie in to.images/early, the standby stands in `to`. `from` runs again.
   [[nodiscard]] Status make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections);
-  // Images of `from` as `name` at `to`.
-  [[nodiscard]] Status carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name);
+  // Images of `from` as `name` at `to`, and its files.
+  [[nodiscard]] Status carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name,
+                             agent::CopyTarget holds);
   [[nodiscard]] static Result<restore::ImageSet> images(const CriuBed::Node& node, const std::string& name);
 
   struct Move {

@@ -176,6 +176,29 @@ void churn() {
   }
 }
 
+// A file of the copied mount, mapped privately: pages that were written are the process's own, whatever becomes of the file,
+// and the others are the file's.
+void keep_private_pages() {
+  constexpr size_t kPage = 4096, kOnce = 1, kOften = 2, kShared = 3, kPages = 4;
+  int file = ::open("/data/mapped", O_RDWR | O_CREAT | O_TRUNC, 0644);
+  std::vector<char> all(kPages * kPage, 'F');
+  if (file < 0 || ::write(file, all.data(), all.size()) != static_cast<ssize_t>(all.size())) bad("mapped file");
+  void* m = ::mmap(nullptr, all.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+  if (m == MAP_FAILED) bad("mmap of a file");
+  auto* bytes = static_cast<char*>(m);
+  const std::vector<char> once(kPage, 'P');
+  std::memcpy(bytes + kOnce * kPage, once.data(), kPage);
+  for (uint64_t round = 1;; ++round) {
+    std::memcpy(bytes + kOften * kPage, &round, sizeof round);
+    if (::pwrite(file, &round, sizeof round, kShared * kPage) != sizeof round) bad("write to the mapped file");
+    pause_us(900);
+    if (std::memcmp(bytes + kOnce * kPage, once.data(), kPage) != 0) bad("private page");
+    if (std::memcmp(bytes + kOften * kPage, &round, sizeof round) != 0) bad("private page that changes");
+    if (std::memcmp(bytes + kShared * kPage, &round, sizeof round) != 0) bad("page of the mapped file");
+    if (bytes[0] != 'F' || bytes[kPage - 1] != 'F') bad("untouched page of the mapped file");
+  }
+}
+
 int listen_on(int family, uint16_t port) {
   int fd = ::socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
   int one = 1;
@@ -271,5 +294,6 @@ int main() {
   std::thread(keep_state).detach();
   std::thread(tick).detach();
   std::thread(churn).detach();
+  std::thread(keep_private_pages).detach();
   serve();
 }
