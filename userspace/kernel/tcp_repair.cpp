@@ -27,6 +27,12 @@ int option(int fd, int level, int name, int missing) {
 
 bool listening(int fd) { return option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0) != 0; }
 
+bool unconnected(int fd) {
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  return ::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state == TCP_CLOSE;
+}
+
 // 0: none.
 uint16_t local_port(int fd) {
   sockaddr_storage address{};
@@ -65,7 +71,7 @@ using ReuseByPort = std::map<uint16_t, int>;
 void switch_one(int fd, bool on, const ReuseByPort& reuse, RepairCount& count) {
   ++count.tcp_sockets;
   int present = option(fd, IPPROTO_TCP, TCP_REPAIR, -1);
-  if (present < 0 || (present == 1) == on || listening(fd)) return;
+  if (present < 0 || (present == 1) == on || listening(fd) || (on && unconnected(fd))) return;
   int wanted = on ? 1 : 0;
   if (::setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &wanted, sizeof wanted) != 0) {
     ++count.failed;

@@ -17,7 +17,8 @@ struct RepairCount {
   unsigned failed = 0;       // could not be switched (a socket in a state without repair is not a failure)
 };
 // Switches repair mode for all TCP sockets of these processes that are not in the wanted mode. Leaving it lets each
-// connection send a window probe: open the way out first. Listening sockets are left alone.
+// connection send a window probe: open the way out first. Listening sockets are left alone, and nothing enters it that is
+// not connected: that one sends nothing, and would lose SO_REUSEADDR.
 [[nodiscard]] Result<RepairCount> set_tcp_repair(const std::vector<ProcessHandle>& processes, bool on);
 
 }  // namespace mose

@@ -39,8 +39,8 @@ class StandbyThreads {
 class StandbyConnections {
  public:
   [[nodiscard]] Status restore(const StandbyDelta& delta, std::span<const StandbyProcess> tree);
-  // Out of repair mode, then what had never been sent.
-  [[nodiscard]] Status release(const StandbyDelta& delta);
+  // Out of repair mode, then what had never been sent. Resting ones as well.
+  [[nodiscard]] Status release(const StandbyDelta& delta, std::span<const StandbyProcess> tree);
 
  private:
   std::vector<Fd> sockets_;  // as delta.connections

@@ -63,6 +63,12 @@ struct StandbyConnection {
   std::string_view in_queue, sent, unsent;
 };
 
+// A connection in any other state: equal in both dumps, quieted with the others all the same.
+struct StandbyRestingConnection {
+  StandbyDescriptor descriptor;
+  bool reuse_address = false;
+};
+
 struct StandbyFile {
   StandbyDescriptor descriptor;
   std::string path;                  // as the workload sees it
@@ -107,6 +113,8 @@ struct StandbyDelta {
   std::vector<std::pair<SpaceId, uint32_t>> processes;  // virtual pid, number of threads
   std::vector<StandbyThread> threads;                   // all
   std::vector<StandbyConnection> connections;           // all established ones
+  std::vector<StandbyRestingConnection> resting;        // all others that are neither listening nor closed
+  std::vector<StandbyDescriptor> unconnected;           // TCP sockets that are: never quieted
   std::vector<StandbyFile> files;                       // all regular files and those whose position is another
   std::vector<StandbyStatusFlags> status_flags;
   std::vector<StandbyEventfd> eventfds;

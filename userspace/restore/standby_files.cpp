@@ -21,7 +21,7 @@ struct KindField {
 constexpr KindField kKinds[] = {{kRegular, 3}, {kInetSocket, 4}, {kEventfd, 8},
                                 {kEpoll, 9},   {kTimerfd, 12},   {kPipe, 18}};
 constexpr uint32_t kChangeableFlags = O_APPEND | O_NONBLOCK;
-constexpr uint64_t kEstablished = 1;
+constexpr uint64_t kEstablished = 1, kClosed = 7, kListening = 10;  // states of TCP
 constexpr uint64_t kQueueBytesMax = 256u << 20;
 constexpr uint64_t kBillion = 1'000'000'000, kSecondsMax = uint64_t{1} << 33;
 
@@ -247,9 +247,16 @@ Status compare_socket(FileContext& file) {
   const auto early_ino = early.take_number(2), final_ino = final.take_number(2);
   if (early_ino != final_ino) return fail(file.what + " is another socket since the standby was made");
   const std::string name = "tcp-stream-" + hex(final_ino.value_or(0)) + ".img";
-  const bool connection = final.take_number(4) == SOCK_STREAM && final.take_number(5) == IPPROTO_TCP &&
-                          final.take_number(6) == kEstablished && early.take_number(6) == kEstablished;
+  const bool tcp = final.take_number(4) == SOCK_STREAM && final.take_number(5) == IPPROTO_TCP;
+  const auto early_state = early.take_number(6), final_state = final.take_number(6);
+  const bool connection = tcp && final_state == kEstablished && early_state == kEstablished;
   if (!connection || !file.c.final.has(name) || !file.c.early.has(name)) {
+    if (tcp && (final_state == kClosed || final_state == kListening)) {
+      file.c.delta.unconnected.push_back(file.descriptor);
+    } else if (tcp) {
+      MOSE_ASSIGN(ImageFields options, ImageFields::parse(final.take_bytes(14).value_or("")));
+      file.c.delta.resting.push_back({file.descriptor, options.take_number(7).value_or(0) != 0});
+    }
     MOSE_TRY(take_flags(file, 9));
     return fields.rest_equal(file.what,
                              {{"6", "the state of its connection"}, {"14", "its options"}, {"20", "its options"}});

@@ -238,7 +238,7 @@ Result<StandbyTimes> refresh_standby(const StandbyDelta& delta, std::span<const 
   lap(times.memory);
   MOSE_TRY(threads.set(delta));
   lap(times.threads);
-  MOSE_TRY(connections.release(delta));
+  MOSE_TRY(connections.release(delta, tree));
   lap(times.release);
   return times;
 }

@@ -164,6 +164,12 @@ Status release_one(int fd, const StandbyConnection& c) {
   return set(fd, SOL_SOCKET, kOptionBufferLock, static_cast<int>(c.buffer_lock), "let the kernel tune the buffers");
 }
 
+// Was quieted with the others, and is what the final dump says.
+Status release_resting(int fd, const StandbyRestingConnection& c) {
+  MOSE_TRY(set(fd, IPPROTO_TCP, TCP_REPAIR, kRepairOff, "leave repair mode"));
+  return set(fd, SOL_SOCKET, SO_REUSEADDR, c.reuse_address ? 1 : 0, "set SO_REUSEADDR");
+}
+
 }  // namespace
 
 Status StandbyConnections::restore(const StandbyDelta& delta, std::span<const StandbyProcess> tree) {
@@ -173,10 +179,21 @@ Status StandbyConnections::restore(const StandbyDelta& delta, std::span<const St
     if (auto status = restore_one(sockets_.back().get(), connection); !status)
       return context("connection behind " + to_string(connection.descriptor), std::move(status).error());
   }
+  // One that is in repair mode would seem to work and send nothing, ever.
+  for (const StandbyDescriptor& descriptor : delta.unconnected) {
+    MOSE_ASSIGN(Fd fd, standby_file(descriptor, tree));
+    if (option(fd.get(), IPPROTO_TCP, TCP_REPAIR) != kRepairOff)
+      return fail("the socket behind " + to_string(descriptor) + " is in repair mode in the standby");
+  }
   return {};
 }
 
-Status StandbyConnections::release(const StandbyDelta& delta) {
+Status StandbyConnections::release(const StandbyDelta& delta, std::span<const StandbyProcess> tree) {
+  for (const StandbyRestingConnection& connection : delta.resting) {
+    MOSE_ASSIGN(Fd fd, standby_file(connection.descriptor, tree));
+    if (auto status = release_resting(fd.get(), connection); !status)
+      return context("connection behind " + to_string(connection.descriptor), std::move(status).error());
+  }
   for (size_t i = 0; i < sockets_.size(); ++i) {
     if (auto status = release_one(sockets_[i].get(), delta.connections[i]); !status)
       return context("connection behind " + to_string(delta.connections[i].descriptor), std::move(status).error());

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -327,6 +328,31 @@ TEST(TcpRepair, AConnectionThatLeavesRepairModeHasItsListenersReuseOfAddresses) 
   }
   EXPECT_EQ(reuse(accepted.get()), 1);
   EXPECT_EQ(reuse(client.get()), 0);
+}
+
+// It has nothing to send; once in the mode it would stay there, or lose what leaving it takes away.
+TEST(TcpRepair, ASocketThatIsNotConnectedStaysOutOfIt) {
+  Fd unconnected(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  int one = 1;
+  ASSERT_EQ(setsockopt(unconnected.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one), 0);
+  std::vector<ProcessHandle> self;
+  self.push_back(std::move(*ProcessHandle::open(getpid())));
+  auto count = set_tcp_repair(self, true);
+  ASSERT_TRUE(count) << count.error().what;
+  EXPECT_EQ(count->changed, 0u);
+  EXPECT_EQ(count->failed, 0u);
+  auto option = [&](int level, int name) {
+    int value = -1;
+    socklen_t length = sizeof value;
+    getsockopt(unconnected.get(), level, name, &value, &length);
+    return value;
+  };
+  EXPECT_EQ(option(IPPROTO_TCP, TCP_REPAIR), 0);
+  EXPECT_EQ(option(SOL_SOCKET, SO_REUSEADDR), 1);
+  // One that somebody else has put there leaves.
+  ASSERT_EQ(setsockopt(unconnected.get(), IPPROTO_TCP, TCP_REPAIR, &one, sizeof one), 0);
+  ASSERT_TRUE(set_tcp_repair(self, false));
+  EXPECT_EQ(option(IPPROTO_TCP, TCP_REPAIR), 0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // A standby from an early dump is refreshed from the final one, and clients go on as if nothing had been: a workload
 // that checks every kind of its state, and Redis.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -164,6 +165,59 @@ TEST(Standby, ClientsGoOnOnARefreshedStandby) {
               unacknowledged, unsent);
   EXPECT_TRUE(zeroed > 0 && unread > 0 && unacknowledged > 0 && unsent > 0) << "not all of the kinds that it is about";
   print(moves);
+}
+
+void ask(int fd, uint64_t request) {
+  uint64_t answer[2] = {};
+  ASSERT_EQ(::send(fd, &request, sizeof request, MSG_NOSIGNAL), static_cast<ssize_t>(sizeof request));
+  ASSERT_TRUE(receive(fd, answer, sizeof answer)) << std::strerror(errno);
+  ASSERT_EQ(answer[0], request);
+}
+
+// Equal in both dumps, and so nothing that a refresh rebuilds: a socket that was never connected, and one whose client has
+// ended its side (without timestamps, whose clock would tell the dumps apart). Both must be of use afterwards.
+TEST(Standby, SocketsThatAreNotEstablishedGoOn) {
+  StandbyBed s;
+  ASSERT_NO_FATAL_FAILURE(start_workload(s));
+  Fd control, kept, listener;
+  std::thread([&] {
+    ASSERT_EQ(::setns(s.client.get(), CLONE_NEWNET), 0);
+    ASSERT_TRUE(ok(write_control("/proc/sys/net/ipv4/tcp_timestamps", "0")));
+    for (Fd* fd : {&control, &kept}) {
+      auto connected = connect_to(Family::ipv4, kPort4, kPort6);
+      ASSERT_TRUE(ok(connected));
+      *fd = std::move(*connected);
+    }
+    listener = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in any{};
+    any.sin_family = AF_INET;
+    any.sin_port = htons(kPortBack);
+    ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&any), sizeof any), 0);
+    ASSERT_EQ(::listen(listener.get(), 1), 0);
+  }).join();
+  ASSERT_NO_FATAL_FAILURE(ask(kept.get(), kKeep));
+  ASSERT_EQ(::shutdown(kept.get(), SHUT_WR), 0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+
+  ASSERT_TRUE(ok(s.make_standby(s.bed.a, s.bed.b, 2)));
+  std::this_thread::sleep_for(kWork);
+  auto move = s.switch_over(s.bed.a, s.bed.b, true);
+  ASSERT_TRUE(ok(move));
+  EXPECT_EQ(move->connections, 1u);
+
+  ASSERT_NO_FATAL_FAILURE(ask(control.get(), kConnect));
+  const timeval bound{10, 0};
+  ASSERT_EQ(::setsockopt(listener.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound), 0);
+  Fd back(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  ASSERT_TRUE(back.valid()) << std::strerror(errno);
+  ASSERT_EQ(::setsockopt(back.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound), 0);
+  ASSERT_NO_FATAL_FAILURE(ask(control.get(), kEndKept));
+  for (const Fd* fd : {&back, &kept}) {
+    std::vector<char> bytes(kTailBack);
+    ASSERT_TRUE(receive(fd->get(), bytes.data(), bytes.size())) << std::strerror(errno);
+    EXPECT_EQ(::recv(fd->get(), bytes.data(), 1, 0), 0) << "it does not end";
+  }
+  ASSERT_TRUE(ok(s.bed.wait_ticks(s.bed.b, 5)));
 }
 
 // Dumps of a workload on which nothing happens; Redis is one, when nobody asks.

@@ -3,8 +3,8 @@
 // itself and writes "BAD what" to its log; a timer writes "tick N".
 //
 // Main thread: an epoll server on port 7000 (IPv4) and 7001 (both). A request is 8 bytes, a number; the answer 8 bytes
-// with the same number, then 8 bytes with how many requests this connection has had. Numbers with kCommand make a
-// change that a standby cannot follow.
+// with the same number, then 8 bytes with how many requests this connection has had. Numbers from kCommand on are commands,
+// most of them for a change that a standby cannot follow.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -25,6 +25,7 @@
 #include <cstring>
 #include <map>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "standby_workload.h"
@@ -88,6 +89,16 @@ void hold_registers() {
 #endif
 }
 
+// Never connected before kConnect.
+int unconnected = -1;
+
+int int_option(int fd, int level, int name) {
+  int value = -1;
+  socklen_t length = sizeof value;
+  ::getsockopt(fd, level, name, &value, &length);
+  return value;
+}
+
 // A pipe, an event counter, a file's position and flags, the signal mask: set, left for a while, checked.
 void keep_state() {
   int ends[2];
@@ -122,6 +133,7 @@ void keep_state() {
       bad("signal mask");
     if ((::fcntl(file, F_GETFL) & O_NONBLOCK) != flags) bad("file flags");
     if (::lseek(file, 0, SEEK_CUR) != position) bad("file position");
+    if (unconnected >= 0 && int_option(unconnected, IPPROTO_TCP, TCP_REPAIR) != 0) bad("socket in repair mode");
     uint64_t value = 0;
     if (count > 0 && (::read(events, &value, 8) != 8 || value != count)) bad("event counter");
     if (::read(events, &value, 8) > 0) bad("counter too high");
@@ -214,6 +226,25 @@ int listen_on(int family, uint16_t port) {
   return fd;
 }
 
+void send_back(int fd) {
+  const std::vector<char> bytes(mose::test::kTailBack, 'b');
+  if (::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(bytes.size())) bad("send back");
+  ::close(fd);
+}
+
+void connect_back() {
+  sockaddr_in client{};
+  client.sin_family = AF_INET;
+  client.sin_port = htons(mose::test::kPortBack);
+  ::inet_pton(AF_INET, "192.0.2.1", &client.sin_addr);
+  const int fd = std::exchange(unconnected, -1);
+  if (int_option(fd, SOL_SOCKET, SO_REUSEADDR) != 1) bad("an option of the unconnected socket");
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&client), sizeof client) < 0) bad("connect back");
+  send_back(fd);
+}
+
+int kept = -1;  // at its end it stays open
+
 void obey(uint64_t command) {
   using namespace mose::test;
   if (command == kOpenFile) (void)::open("/dev/null", O_RDONLY);
@@ -223,6 +254,8 @@ void obey(uint64_t command) {
   if (command == kCloseFile) ::close(0);
   if (command == kTimer) ::alarm(1000);
   if (command == kUmask) ::umask(0);
+  if (command == kConnect) connect_back();
+  if (command == kEndKept) send_back(std::exchange(kept, -1));
 }
 
 struct Connection {
@@ -260,13 +293,17 @@ void serve() {
         ssize_t got = ::recv(fd, &request, sizeof request, MSG_PEEK);
         if (got < 0) break;
         if (got == 0) {
-          ::close(fd);
+          if (fd == kept)
+            ::epoll_ctl(poll, EPOLL_CTL_DEL, fd, nullptr);
+          else
+            ::close(fd);
           connections.erase(fd);
           break;
         }
         if (got < 8) break;
         (void)::recv(fd, &request, sizeof request, 0);
         if (request >= mose::test::kCommand) obey(request);
+        if (request == mose::test::kKeep) kept = fd;
         uint64_t answer[2] = {request, ++connections[fd].requests};
         // Answers of different lengths: the number, then a tail that says its length.
         std::vector<char> bytes(sizeof answer + (request % 8 == 0 ? mose::test::kTail : 0), 'x');
@@ -289,6 +326,9 @@ void serve() {
 }  // namespace
 
 int main() {
+  unconnected = ::socket(AF_INET, SOCK_STREAM, 0);
+  const int one = 1;
+  ::setsockopt(unconnected, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   std::thread(spin, 1).detach();
   std::thread(hold_registers).detach();
   std::thread(keep_state).detach();
