@@ -14,7 +14,7 @@ namespace mose::restore {
 namespace {
 
 // Kinds of files in files.img, and the field that holds each.
-enum Kind : uint32_t { kRegular = 1, kPipe = 2, kInetSocket = 4, kEventfd = 6, kEpoll = 7, kTimerfd = 17 };
+enum Kind : uint32_t { kRegular = 1, kPipe = 2, kInetSocket = 4, kEventfd = 6, kEpoll = 7, kInotify = 8, kFanotify = 12, kTimerfd = 17 };
 struct KindField {
   uint32_t kind, field;
 };
@@ -92,7 +92,7 @@ Status compare_timerfd(FileContext& file) {
   StandbyTimer out;
   out.descriptor = file.descriptor;
   out.clock = static_cast<int>(as_u32(copy.take_number(4)));
-  (void)fields.early.take_number(5);
+  const uint64_t early_ticks = fields.early.take_number(5).value_or(0);
   out.ticks = fields.final.take_number(5).value_or(0);
   auto mode = fields.final.take_number(6).value_or(0);
   auto early_mode = fields.early.take_number(6).value_or(0);
@@ -104,9 +104,9 @@ Status compare_timerfd(FileContext& file) {
   if ((mode | early_mode) & ~uint64_t{TFD_TIMER_ABSTIME}) return fail(file.what + " watches for changes of the clock");
   // One that has expired and was not read since is started again by the read: what was left of its period nobody knows.
   if (out.value_ns == 0 && out.ticks > 0) out.value_ns = out.interval_ns;
-  // It ran on in the standby: everything is set anew unless it stood and stands.
+  // It ran on in the standby: everything is set anew unless it stood and stands, with nothing in it that has been read since.
   const bool idle = early_value == 0 && out.value_ns == 0 && early_interval == out.interval_ns && mode == early_mode &&
-                    out.ticks == 0;
+                    early_ticks == 0 && out.ticks == 0;
   if (!idle) file.c.delta.timers.push_back(out);
   return fields.rest_equal(file.what, {{"4", "its clock"}});
 }
@@ -381,6 +381,8 @@ Status compare_file(StandbyComparison& c, uint32_t id, FieldPair& entry, Pipes& 
                                                 std::to_string(reached->second.space)
                                           : "a file of the workload";
   if (early_kind != final_kind) return fail(what + " is of another kind since the standby was made");
+  // The standby's own hears what happens to the files of the destination, and images hold no events.
+  if (early_kind == kInotify || early_kind == kFanotify) return fail(what + " watches files");
   const auto* known =
       std::find_if(std::begin(kKinds), std::end(kKinds), [&](const KindField& k) { return k.kind == early_kind; });
   if (known == std::end(kKinds)) return entry.rest_equal(what);

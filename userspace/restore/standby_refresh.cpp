@@ -127,6 +127,7 @@ Status refresh_timer(const StandbyTimer& wanted, Tree tree) {
     if (::clock_gettime(wanted.clock, &present) < 0) return fail_errno(what);
     value += static_cast<uint64_t>(present.tv_sec) * kBillion + static_cast<uint64_t>(present.tv_nsec);
   }
+  // Clears what it has counted, too.
   itimerspec spec{to_timespec(wanted.interval_ns), to_timespec(value)};
   if (::timerfd_settime(fd.get(), wanted.absolute ? TFD_TIMER_ABSTIME : 0, &spec, nullptr) < 0) return fail_errno(what);
   uint64_t ticks = wanted.ticks;

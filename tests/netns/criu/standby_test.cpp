@@ -329,6 +329,24 @@ TEST_F(RedisStandby, DumpsOfTheSameStateAreEqual) {
   EXPECT_FALSE(compare_images(*early, *final, StandbyMemory::eager));
 }
 
+// Events that the standby hears are of the destination: known before one is built.
+TEST(Standby, IsRefusedToAWorkloadThatWatchesFiles) {
+  StandbyBed s;
+  ASSERT_NO_FATAL_FAILURE(start_workload(s));
+  std::thread([&] {
+    ASSERT_EQ(::setns(s.client.get(), CLONE_NEWNET), 0);
+    auto fd = connect_to(Family::ipv4, kPort4, kPort6);
+    ASSERT_TRUE(ok(fd));
+    ask(fd->get(), kWatch);
+  }).join();
+  ASSERT_TRUE(ok(s.dump_into(s.bed.a, "early")));
+  auto early = StandbyBed::images(s.bed.a, "early");
+  ASSERT_TRUE(ok(early));
+  auto delta = compare_images(*early, *early, StandbyMemory::all);
+  ASSERT_FALSE(delta);
+  EXPECT_NE(delta.error().what.find("watches files"), std::string::npos) << delta.error().what;
+}
+
 struct Change {
   const char* name;
   uint64_t command;  // 0: another connection

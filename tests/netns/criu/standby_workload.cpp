@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -164,6 +166,22 @@ void tick() {
   }
 }
 
+// Timers that go off once: unread for a while, and then read and still for a while. What has been read does not come again.
+void count_down() {
+  int timer = ::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+  for (;;) {
+    const itimerspec spec{{0, 0}, {0, 1'000'000}};
+    ::timerfd_settime(timer, 0, &spec, nullptr);
+    pause_us(30'000);
+    pollfd wait{timer, POLLIN, 0};
+    while (::poll(&wait, 1, 1000) != 1) {}
+    uint64_t ticks = 0;
+    if (::read(timer, &ticks, sizeof ticks) != sizeof ticks || ticks != 1) bad("timer that goes off once");
+    pause_us(30'000);
+    if (::read(timer, &ticks, sizeof ticks) > 0) bad("timer that went off twice");
+  }
+}
+
 // Memory that changes all the time, some of it given back and touched anew.
 void churn() {
   constexpr size_t kPages = 256, kWords = 512;
@@ -254,6 +272,7 @@ void obey(uint64_t command) {
   if (command == kCloseFile) ::close(0);
   if (command == kTimer) ::alarm(1000);
   if (command == kUmask) ::umask(0);
+  if (command == kWatch) ::inotify_add_watch(::inotify_init1(IN_NONBLOCK), "/data", IN_ALL_EVENTS);
   if (command == kConnect) connect_back();
   if (command == kEndKept) send_back(std::exchange(kept, -1));
 }
@@ -333,6 +352,7 @@ int main() {
   std::thread(hold_registers).detach();
   std::thread(keep_state).detach();
   std::thread(tick).detach();
+  std::thread(count_down).detach();
   std::thread(churn).detach();
   std::thread(keep_private_pages).detach();
   serve();
