@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
 
 #include "agent/check.h"
 #include "agent/control_server.h"
@@ -93,18 +94,19 @@ class Agent {
               uplink_,
               history_,
               config.node.state_dir + "/journal",
-              [this](const AgentEvent& event) { announce(event); }},
-        service_(make_migration_service(core_)),
-        requests_(core_, *service_, check_host) {}
+              [this](const AgentEvent& event) { announce(event); }} {}
 
   Status start() {
     MOSE_TRY(uplink_.start());
+    // Before anything of a workload is looked at: an agent that other nodes cannot reach is none.
+    MOSE_ASSIGN(service_, make_migration_service(core_));
+    requests_.emplace(core_, *service_, check_host);
     MOSE_TRY(workloads_.load());
     service_->recover_all();
     release_unclaimed();
     tell_uplink();
     MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, const Reply& reply) {
-                  requests_.handle(request, reply);
+                  requests_->handle(request, reply);
                 }));
     tell("READY=1\nSTATUS=node " + config_.node.name);
     if (auto period = watchdog_period()) {
@@ -122,7 +124,7 @@ class Agent {
     if (std::exchange(ending_, true)) return loop_.quit();  // asked twice: at once
     log::info("agent ends", {{"signal", number}});
     tell("STOPPING=1");
-    requests_.shutting_down();
+    requests_->shutting_down();
     loop_.after(kShutDownBound, [this] {
       log::warn("migrations did not come to rest in time; their journals decide at the next start");
       loop_.quit();
@@ -131,7 +133,7 @@ class Agent {
   }
 
  private:
-  void announce(const AgentEvent& event) { requests_.publish(event); }
+  void announce(const AgentEvent& event) { requests_->publish(event); }
 
   // A workload that is marked as moving or arriving for a migration that no journal knows: the agent died before the
   // migration's first record, so that nothing has happened to it yet.
@@ -182,7 +184,7 @@ class Agent {
   Workloads workloads_;
   Core core_;
   std::unique_ptr<MigrationService> service_;
-  Requests requests_;
+  std::optional<Requests> requests_;
   std::unique_ptr<ControlServer> server_;
   bool ending_ = false;
 };

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "agent/refusal.h"
+#include "base/result.h"
 #include "model/migration.h"
 
 // The seam between the agent's core (control server, workloads, command line) and the migrations. Everything is called
@@ -73,7 +74,7 @@ class MigrationService {
   virtual void shut_down(std::function<void()> done) = 0;
 };
 
-// Made by mosed after the core is complete.
-std::unique_ptr<MigrationService> make_migration_service(Core& core);
+// Made by mosed after the core is complete. Fails when other nodes could not connect to node.listen.
+[[nodiscard]] Result<std::unique_ptr<MigrationService>> make_migration_service(Core& core);
 
 }  // namespace mose::agent

@@ -37,11 +37,9 @@ bool has_left(const JournalContents& contents, const Workload* workload) {
 
 }  // namespace
 
-std::unique_ptr<MigrationService> make_migration_service(Core& core) {
-  auto service = Migrations::create(core);
-  if (service) return std::move(*service);
-  log::error("migrations are not possible", {{"reason", service.error().what}});
-  return nullptr;
+Result<std::unique_ptr<MigrationService>> make_migration_service(Core& core) {
+  MOSE_ASSIGN(std::unique_ptr<MigrationService> service, Migrations::create(core));
+  return service;
 }
 
 Migrations::Migrations(Core& core)

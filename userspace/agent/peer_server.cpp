@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "agent/peer_server.h"
 
+#include <fmt/format.h>
 #include <sys/epoll.h>
+
+#include <cerrno>
 
 #include "base/log.h"
 #include "kernel/socket.h"
@@ -31,8 +34,13 @@ PeerServer::~PeerServer() {
 
 Result<std::unique_ptr<PeerServer>> PeerServer::listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
                                                        Handlers handlers) {
-  MOSE_ASSIGN(Fd listener, tcp_listen(endpoint));
-  std::unique_ptr<PeerServer> server(new PeerServer(loop, std::move(listener), mine, std::move(handlers)));
+  auto listener = tcp_listen(endpoint);
+  if (!listener) {
+    bool taken = listener.error().code == EADDRINUSE;
+    return fail(fmt::format("other nodes could not connect to this one: {}{}", listener.error().what,
+                            taken ? "; end what listens there or set node.listen" : "; set node.listen to an address of this node"));
+  }
+  std::unique_ptr<PeerServer> server(new PeerServer(loop, std::move(*listener), mine, std::move(handlers)));
   MOSE_TRY(loop.watch(server->listener_.get(), EPOLLIN, [raw = server.get()](uint32_t) { raw->on_listener(); }));
   return server;
 }

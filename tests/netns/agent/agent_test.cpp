@@ -387,6 +387,22 @@ TEST_F(AgentTest, ASecondAgentOnTheSameDirectoryRefusesToStart) {
   EXPECT_EQ(bed->mose({"ping"}).exit_code, 0) << "the first one still answers";
 }
 
+TEST_F(AgentTest, AnAgentThatOtherNodesCannotReachDoesNotStart) {
+  // Directories of its own, so that only the port is taken.
+  std::string config = bed->configuration();
+  for (const std::string name : {"/state\"", "/run\""}) config.replace(config.find(name), name.size() - 1, "/second" + name.substr(1, name.size() - 2));
+  auto second = bed->mosed_once(config);
+  EXPECT_EQ(second.exit_code, 1) << second.error;
+  EXPECT_THAT(second.error, HasSubstr("bind 127.0.0.1:7946: Address already in use; end what listens there or set node.listen"));
+  EXPECT_EQ(bed->mose({"ping"}).exit_code, 0) << "the first one still answers";
+
+  std::string listen = "127.0.0.1:7946";
+  config.replace(config.find(listen), listen.size(), "192.0.2.99:7946");
+  auto elsewhere = bed->mosed_once(config);
+  EXPECT_EQ(elsewhere.exit_code, 1) << elsewhere.error;
+  EXPECT_THAT(elsewhere.error, HasSubstr("bind 192.0.2.99:7946: Cannot assign requested address; set node.listen to an address of this node"));
+}
+
 TEST_F(AgentTest, AConfigurationThatIsWrongIsNamed) {
   auto output = bed->mosed_once(bed->configuration() + "[limits]\nhold = 3\n");
   EXPECT_EQ(output.exit_code, 2);
