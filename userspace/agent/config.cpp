@@ -8,13 +8,13 @@
 
 #include <toml++/toml.h>
 #include <algorithm>
-#include <charconv>
 #include <functional>
 #include <limits>
 
 #include "base/fd.h"
 #include "base/units.h"
 #include "kernel/cgroup.h"
+#include "kernel/socket.h"
 
 namespace mose::agent {
 namespace {
@@ -194,7 +194,7 @@ Status merge_peers(Config& config, const toml::table& table, const std::string& 
   for (const auto& [name, node] : table) {
     const toml::table* peer = node.as_table();
     if (peer == nullptr) {
-      return fail(fmt::format("{}: a peer is a table: [peers.{}] with address = \"HOST:PORT\"",
+      return fail(fmt::format("{}: a peer is a table: [peers.{}] with address = \"ADDRESS:PORT\"",
                               place(file, name.source()), name.str()));
     }
     PeerConfig& entry = config.peers[std::string(name.str())];
@@ -216,16 +216,10 @@ Status merge_peers(Config& config, const toml::table& table, const std::string& 
   return {};
 }
 
-Status check_host_port(const std::string& key, const std::string& text) {
-  size_t colon = text.rfind(':');
-  unsigned port = 0;
-  bool ok = colon != std::string::npos && colon > 0;
-  if (ok) {
-    const char* begin = text.data() + colon + 1;
-    auto [end, error] = std::from_chars(begin, text.data() + text.size(), port);
-    ok = error == std::errc() && end == text.data() + text.size() && end != begin && port >= 1 && port <= 65535;
-  }
-  if (!ok) return fail(fmt::format("{} = \"{}\" is not HOST:PORT with a port from 1 to 65535", key, text));
+// What is listened on or connected to later. Port 0 would be another one at each start.
+Status check_address(const std::string& key, const std::string& text) {
+  if (auto status = check_endpoint(text); !status) return context(key, status.error());
+  if (text.find_first_not_of('0', text.rfind(':') + 1) == std::string::npos) return fail(fmt::format("{}: '{}' has no port from 1 to 65535", key, text));
   return {};
 }
 
@@ -338,11 +332,11 @@ Status complete_config(Config& config) {
   if (config.control.socket.size() > kSocketPathMax) {
     return fail(fmt::format("control.socket is longer than {} bytes", kSocketPathMax));
   }
-  MOSE_TRY(check_host_port("node.listen", node.listen));
+  MOSE_TRY(check_address("node.listen", node.listen));
   for (const auto& [name, peer] : config.peers) {
     if (!node_name_ok(name)) return fail(fmt::format("peers.\"{}\" is not a node name", name));
     if (name == node.name) return fail(fmt::format("peers.{} is this node itself", name));
-    MOSE_TRY(check_host_port("peers." + name + ".address", peer.address));
+    MOSE_TRY(check_address("peers." + name + ".address", peer.address));
   }
   return {};
 }

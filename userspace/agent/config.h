@@ -26,7 +26,7 @@ enum class SteerMode : uint8_t {
 
 struct NodeConfig {
   std::string name;                         // default: the host name up to the first dot
-  std::string listen = "0.0.0.0:7946";      // where peers connect to, host:port
+  std::string listen = "0.0.0.0:7946";      // where peers connect to: a numeric address and a port
   std::string uplink;                       // device that leads to the other nodes, a port of `bridge`
   std::string bridge;                       // workloads' host ends become ports of it
   std::string cgroup;                       // parent of the workloads' cgroups; default: "mose" below cgroup v2
@@ -59,7 +59,7 @@ struct LimitsConfig {
 };
 
 struct PeerConfig {
-  std::string address;  // host:port
+  std::string address;  // numeric, with the port: names are not resolved
 };
 
 struct Config {

@@ -92,6 +92,11 @@ Status wait_connected(int socket, Nanoseconds bound) {
 
 }  // namespace
 
+Status check_endpoint(const std::string& endpoint) {
+  MOSE_TRY(parse_endpoint(endpoint));
+  return {};
+}
+
 Result<Fd> tcp_connect(const std::string& endpoint, Nanoseconds bound) {
   MOSE_ASSIGN(Address address, parse_endpoint(endpoint));
   Fd socket(::socket(address.family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

@@ -11,6 +11,8 @@
 // TCP sockets between nodes. Endpoints are texts "192.0.2.1:7946" or "[2001:db8::1]:7946"; names are not resolved.
 namespace mose {
 
+// Whether tcp_connect and tcp_listen can read the text; the error says what they want.
+[[nodiscard]] Status check_endpoint(const std::string& endpoint);
 // Blocks at most `bound`; the error names the endpoint. The socket is blocking and tuned.
 [[nodiscard]] Result<Fd> tcp_connect(const std::string& endpoint, Nanoseconds bound);
 // Listening, non-blocking, close-on-exec, SO_REUSEADDR. Port 0: any (local_endpoint tells).
