@@ -15,12 +15,17 @@
 #include "base/units.h"
 #include "kernel/cgroup.h"
 #include "kernel/socket.h"
+#include "mose/wire/frame.h"
 
 namespace mose::agent {
 namespace {
 
 constexpr size_t kConfigFileMax = 1u << 20;
 constexpr size_t kNodeNameMax = 63;
+constexpr uint64_t kImagesBytesLeast = 64ull << 10;  // below the images of a tree of one process
+constexpr uint64_t kStoreBytesLeast = 1ull << 20;
+constexpr uint64_t kHoldBytesLeast = 128ull << 10;  // two frames of the largest size (GSO)
+constexpr uint64_t kAnySize = 1ull << 50;
 
 // How a value gets from TOML into the configuration and back. The tables below are the one list of all keys: reading,
 // refusing unknown ones and `mose config check` go by them.
@@ -60,13 +65,13 @@ Key text_key(const char* name, Section Config::* section, std::string Section::*
 }
 
 template <typename T>
-Key number_key(const char* name, T LimitsConfig::* member, T least) {
+Key number_key(const char* name, T LimitsConfig::* member, T least, T most = std::numeric_limits<T>::max()) {
   return {name, "a positive whole number",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<int64_t>();
             if (!value) return fail("");
-            if (*value < static_cast<int64_t>(least) || static_cast<uint64_t>(*value) > std::numeric_limits<T>::max()) {
-              return fail(fmt::format("{} is out of range (at least {})", *value, least));
+            if (*value < static_cast<int64_t>(least) || static_cast<uint64_t>(*value) > most) {
+              return fail(fmt::format("{} is out of range ({} to {})", *value, least, most));
             }
             config.limits.*member = static_cast<T>(*value);
             return {};
@@ -74,12 +79,19 @@ Key number_key(const char* name, T LimitsConfig::* member, T least) {
           [=](const Config& config) { return fmt::format("{}", config.limits.*member); }};
 }
 
-Key bytes_key(const char* name, uint64_t LimitsConfig::* member) {
+enum class Zero : bool { refused, means_default };
+
+Key bytes_key(const char* name, uint64_t LimitsConfig::* member, uint64_t least, uint64_t most, Zero zero = Zero::refused) {
   return {name, "a size with a unit such as \"64MiB\"",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<std::string>();
             if (!value) return fail("");
-            MOSE_ASSIGN(config.limits.*member, parse_bytes(*value));
+            MOSE_ASSIGN(uint64_t bytes, parse_bytes(*value));
+            bool is_default = bytes == 0 && zero == Zero::means_default;
+            if (!is_default && (bytes < least || bytes > most)) {
+              return fail(fmt::format("{} is out of range ({} to {})", *value, format_bytes(least), format_bytes(most)));
+            }
+            config.limits.*member = bytes;
             return {};
           },
           [=](const Config& config) { return quoted(fmt::format("{}B", config.limits.*member)); }};
@@ -146,14 +158,14 @@ const std::vector<Section>& sections() {
        {text_key("socket", &Config::control, &ControlConfig::socket),
         text_key("group", &Config::control, &ControlConfig::group)}},
       {"limits",
-       {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max),
-        bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max),
-        number_key<uint32_t>("hold_packets_max", &LimitsConfig::hold_packets_max, 1),
-        bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max),
+       {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max, kImagesBytesLeast, wire::kImagesPayloadMax),
+        bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max, kStoreBytesLeast, kAnySize, Zero::means_default),
+        // A full tap drops unseen: the program must find its bound first.
+        number_key<uint32_t>("hold_packets_max", &LimitsConfig::hold_packets_max, 1, handover::kTapQueueLength - 1),
+        bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max, kHoldBytesLeast, kAnySize),
         number_key<uint32_t>("migrations_max", &LimitsConfig::migrations_max, 1),
         number_key<uint32_t>("connections_max", &LimitsConfig::connections_max, 2),
         number_key<uint32_t>("history_max", &LimitsConfig::history_max, 1),
-        bytes_key("log_bytes_max", &LimitsConfig::log_bytes_max),
         duration_key("dump_time_max", &LimitsConfig::dump_time_max),
         duration_key("stop_grace", &LimitsConfig::stop_grace),
         duration_key("peer_connect_max", &LimitsConfig::peer_connect_max)}},

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "handover/steering.h"
 
 // The agent's configuration: /etc/mose/mose.toml, then /etc/mose/conf.d/*.toml in the order of their names, or the one
 // file of --config (and the conf.d beside it). A later file overrides single keys. An unknown key or a wrong type is an
@@ -47,12 +48,12 @@ struct ControlConfig {
 struct LimitsConfig {
   uint64_t images_bytes_max = 256ull << 20;  // CRIU images of one migration, in runtime_dir
   uint64_t store_bytes_max = 0;              // page store of one migration; 0: what is free
-  uint32_t hold_packets_max = 20000;         // held at the source; the tap queue is as long
-  uint64_t hold_bytes_max = 64ull << 20;
+  // Held of one direction of a workload at one time; what comes beyond it is dropped and counted.
+  uint32_t hold_packets_max = handover::kHoldPacketsMax;
+  uint64_t hold_bytes_max = handover::kHoldBytesMax;
   uint32_t migrations_max = 4;                           // under way at once, both roles
   uint32_t connections_max = 64;                         // control connections
   uint32_t history_max = 200;                            // finished migrations that are remembered
-  uint64_t log_bytes_max = 16ull << 20;                  // reported when a workload's log is longer; it is never cut
   Nanoseconds dump_time_max = std::chrono::seconds(10);  // CRIU has no time-out of its own
   Nanoseconds stop_grace = std::chrono::seconds(10);     // SIGTERM to SIGKILL in `mose stop`
   Nanoseconds peer_connect_max = std::chrono::seconds(3);

@@ -26,6 +26,8 @@ handover::WorkloadNetworkConfig network_config(const Config& config, const Workl
   out.gateway = spec.gateway;
   out.bridge = config.node.bridge;
   out.uplink = config.node.uplink;
+  out.hold_packets_max = config.limits.hold_packets_max;
+  out.hold_bytes_max = config.limits.hold_bytes_max;
   out.bpffs = pin_root(config);
   return out;
 }

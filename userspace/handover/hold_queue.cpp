@@ -18,10 +18,6 @@
 namespace mose::handover {
 namespace {
 
-// The queue itself must never be what is full: the kernel drops there unseen.
-constexpr unsigned kTapQueueLength = 20000;
-static_assert(kHoldPacketsMax < kTapQueueLength);
-
 constexpr uint64_t kPumpBatch = 256;
 // A frame that the program has counted enters the tap within microseconds. What has not come after this is lost.
 constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);

@@ -29,7 +29,9 @@ enum class SteerState : uint8_t { pass = 1, hold = 2, drain = 3, redirect = 4, s
 [[nodiscard]] const char* to_string(SteerState state);
 
 // Bounds of a hold. The packets stay below the queue length of the tap, because a full tap drops unseen.
+inline constexpr unsigned kTapQueueLength = 20000;
 inline constexpr uint64_t kHoldPacketsMax = 16000;
+static_assert(kHoldPacketsMax < kTapQueueLength);
 inline constexpr uint64_t kHoldBytesMax = 512ull << 20;
 
 // What the programs do with one direction. Redirect and drain-then-redirect need peer_*; hold and drain need a tap.

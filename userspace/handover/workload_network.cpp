@@ -204,16 +204,19 @@ Status WorkloadNetwork::add_neighbours(const std::vector<Neighbour>& neighbours)
 }
 
 Status WorkloadNetwork::hold_new(unsigned tap_ifindex) {
-  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
-  policy.state = SteerState::hold_new;
-  policy.tap_ifindex = tap_ifindex;
-  return steering_.set(Direction::ingress, policy);
+  return hold_as(SteerState::hold_new, Direction::ingress, tap_ifindex);
 }
 
 Status WorkloadNetwork::hold(Direction direction, unsigned tap_ifindex) {
+  return hold_as(SteerState::hold, direction, tap_ifindex);
+}
+
+Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned tap_ifindex) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-  policy.state = SteerState::hold;
+  policy.state = state;
   policy.tap_ifindex = tap_ifindex;
+  policy.hold_packets_max = config_.hold_packets_max;
+  policy.hold_bytes_max = config_.hold_bytes_max;
   return steering_.set(direction, policy);
 }
 

@@ -38,6 +38,8 @@ struct WorkloadNetworkConfig {
   std::string uplink;                 // port of the bridge; empty: none
   std::vector<Neighbour> neighbours;  // put into the namespace as reachable, so that the first answer needs no ARP
   std::string bpffs = "/sys/fs/bpf";
+  uint64_t hold_packets_max = kHoldPacketsMax;  // of hold() and hold_new(), each direction for itself
+  uint64_t hold_bytes_max = kHoldBytesMax;
 };
 
 // Name of the host end of a workload's device: "mv" and eight hex digits that follow from the name.
@@ -86,6 +88,7 @@ class WorkloadNetwork {
   [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
 
  private:
+  [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex);
   [[nodiscard]] static Result<WorkloadNetwork> build(const WorkloadNetworkConfig& config, int netns);
   WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)
       : config_(std::move(config)), netns_(std::move(netns)), steering_(std::move(steering)) {}

@@ -532,11 +532,24 @@ TEST(Policy, ANewHoldWaitsForTheLastDrain) {
 
 TEST(Overflow, IsCountedAndTheRestIsDelivered) {
   Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
+  auto config = bed.config(bed.a);
+  config.hold_packets_max = 50;
+  config.hold_bytes_max = 1u << 20;
+  WorkloadNetwork made = bed.create(bed.a);
+  auto opened = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::open_existing(config, bed.a.workload.get()); });
+  ASSERT_TRUE(opened.has_value()) << opened.error().what;
+  WorkloadNetwork& network = *opened;
   HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
   UdpService service(bed.a.workload, AF_INET, false);
-  EXPECT_OK(network.steering().set(
-      Direction::ingress, {.state = SteerState::hold, .tap_ifindex = queue.tap_ifindex(), .hold_packets_max = 50}));
+  EXPECT_OK(network.hold_new(queue.tap_ifindex()));
+  for (auto state : {SteerState::hold_new, SteerState::hold}) {
+    auto policy = network.steering().policy(Direction::ingress);
+    ASSERT_TRUE(policy.has_value());
+    EXPECT_EQ(policy->state, state);
+    EXPECT_EQ(policy->hold_packets_max, 50u);
+    EXPECT_EQ(policy->hold_bytes_max, 1u << 20);
+    if (state == SteerState::hold_new) EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  }
   {
     UdpClient client(bed.client, AF_INET, 20000);
     EXPECT_TRUE(eventually([&] { return client.sent() >= 200; }));

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "agent/migration_paths.h"
 #include "temp_dir.h"
 
 namespace mose::agent {
@@ -42,7 +43,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"NumberAsText", "[limits]\nhold_packets_max = \"many\"\n",
                   "m.toml:2: limits.hold_packets_max must be a positive whole number"},
         BadConfig{"NumberTooSmall", "[limits]\nhold_packets_max = 0\n",
-                  "m.toml:2: limits.hold_packets_max must be a positive whole number: 0 is out of range"},
+                  "m.toml:2: limits.hold_packets_max must be a positive whole number: 0 is out of range (1 to 19999)"},
+        BadConfig{"HoldAsLongAsTheTap", "[limits]\nhold_packets_max = 20000\n", "20000 is out of range (1 to 19999)"},
+        BadConfig{"HoldOfNoBytes", "[limits]\nhold_bytes_max = \"0B\"\n",
+                  "m.toml:2: limits.hold_bytes_max must be a size with a unit such as \"64MiB\": 0B is out of range"},
+        BadConfig{"ImagesOfNoBytes", "[limits]\nimages_bytes_max = \"0B\"\n", "0B is out of range (64"},
+        BadConfig{"ImagesLargerThanAFrame", "[limits]\nimages_bytes_max = \"257MiB\"\n", "257MiB is out of range"},
+        BadConfig{"StoreOfNothing", "[limits]\nstore_bytes_max = \"4KiB\"\n", "4KiB is out of range"},
         BadConfig{"NumberNegative", "[limits]\nhistory_max = -1\n", "-1 is out of range"},
         BadConfig{"NumberTooLarge", "[limits]\nhistory_max = 4294967296\n", "4294967296 is out of range"},
         BadConfig{"SizeWithoutUnit", "[limits]\nimages_bytes_max = 100\n",
@@ -107,6 +114,18 @@ TEST(Config, EveryWayOfSteeringIsTakenAndPrinted) {
     EXPECT_EQ(config.node.steer, mode);
     EXPECT_THAT(format_config(config), HasSubstr(line));
   }
+}
+
+TEST(Config, TheBoundsOfAHoldReachTheNetworksOfWorkloads) {
+  Config config;
+  ASSERT_TRUE(merge_config(config, "[node]\nname = \"a\"\n[limits]\nhold_packets_max = 70\nhold_bytes_max = \"1MiB\"\n", "m.toml"));
+  ASSERT_TRUE(complete_config(config));
+  WorkloadSpec spec;
+  spec.name = "redis";
+  auto network = network_config(config, spec);
+  EXPECT_EQ(network.hold_packets_max, 70u);
+  EXPECT_EQ(network.hold_bytes_max, 1u << 20);
+  EXPECT_EQ(network_config(Config(), spec).hold_packets_max, handover::kHoldPacketsMax);
 }
 
 TEST(Config, DefaultsThatFollowFromOtherKeys) {
