@@ -174,6 +174,21 @@ TEST(FrameBuffers, RefuseALengthBeforeReadingIt) {
   EXPECT_EQ(writer.push(wire::FrameType::ping, kStream, as_bytes("x")).error().code, EMSGSIZE);
 }
 
+TEST(FrameBuffers, RefuseImagesThatAreLongerThanWanted) {
+  for (auto type : {wire::FrameType::images, wire::FrameType::standby}) {
+    for (uint32_t length : {1000u, 1001u}) {
+      auto [a, b] = socket_pair();
+      wire::FrameHeader header = make_header(type, kStream, length, 0);
+      ASSERT_EQ(send(a.get(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
+      FrameReader reader(kStream);
+      reader.limit_images(1000);
+      auto frame = reader.read(b.get());
+      EXPECT_EQ(frame.has_value(), length == 1000) << to_string(type) << ' ' << length;
+      EXPECT_EQ(frame ? EMSGSIZE : frame.error().code, EMSGSIZE);
+    }
+  }
+}
+
 TEST(HelloFrame, SurvivesTheWire) {
   Hello hello = local_hello("node-a", Purpose::bulk);
   hello.token = std::string("\0\x01token", 7);

@@ -56,6 +56,19 @@ TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
   EXPECT_FALSE(decode_prepare("\xff\xff\xff"));
 }
 
+TEST(WireMessages, PreparedSaysHowLongImagesMayBe) {
+  PreparedPayload sent;
+  sent.images_bytes_max = 5u << 20;
+  auto got = decode_prepared(encode(sent));
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->images_bytes_max, 5u << 20);
+  mose::wire::v1::Prepared silent;
+  silent.set_uplink_mac("02:00:00:00:00:01");
+  EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);
+  silent.set_images_bytes_max(UINT64_MAX);
+  EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);
+}
+
 TEST(WireMessages, ImagesKeepBinaryContents) {
   ImagesPayload sent;
   sent.images = {{"core-1.img", std::string("\0\1\2\xff", 4)}};

@@ -208,6 +208,7 @@ void DestinationMigration::prepare() {
                  [this](Result<PreparedPayload> prepared) {
                    if (!prepared) return done(DestinationActionKind::prepare, std::unexpected(prepared.error()));
                    prepared_ = *prepared;
+                   prepared_.images_bytes_max = context_.core.config.limits.images_bytes_max;
                    watch_pager();
                    done(DestinationActionKind::prepare, {});
                  });

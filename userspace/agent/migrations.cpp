@@ -396,6 +396,7 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
       return;
   }
   auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
+  connection->limit_images(core_.config.limits.images_bytes_max);
   PeerConnection* raw = connection.get();
   const uint64_t number = loose_next_++;
   loose_[number] = std::move(connection);

@@ -10,6 +10,7 @@
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
+#include "base/units.h"
 #include "plan/rounds.h"
 #include "sense/write_scan.h"
 
@@ -287,7 +288,7 @@ void SourceMigration::send(const plan::SourceAction& action) {
       break;
     case plan::Message::images:
       timeline_.begin("restore_wait");
-      connection_->send(wire::FrameType::images, encode(std::move(*images_)));
+      connection_->send(wire::FrameType::images, *images_);
       images_.reset();
       break;
     case plan::Message::commit:
@@ -320,12 +321,27 @@ void SourceMigration::precopy_round(unsigned number) {
 }
 
 void SourceMigration::dump() {
-  criu_lane_.run([this] { return host_->dump(); },
-                 [this](Result<ImagesPayload> images) {
-                   if (!images) return done(SourceActionKind::dump, std::unexpected(images.error()));
-                   images_ = std::move(*images);
-                   done(SourceActionKind::dump, {});
-                 });
+  criu_lane_.run(
+      [this]() -> Result<std::string> {
+        MOSE_ASSIGN(ImagesPayload images, host_->dump());
+        return encode(std::move(images));
+      },
+      [this](Result<std::string> images) {
+        if (!images) return done(SourceActionKind::dump, std::unexpected(images.error()));
+        if (auto fits = check_images(*images); !fits) return done(SourceActionKind::dump, fits);
+        images_ = std::move(*images);
+        done(SourceActionKind::dump, {});
+      });
+}
+
+// While the workload can still go on: the destination would only close the connection.
+Status SourceMigration::check_images(const std::string& encoded) const {
+  uint64_t own = context_.core.config.limits.images_bytes_max;
+  bool here = own <= prepared_.images_bytes_max;
+  uint64_t bytes_max = here ? own : prepared_.images_bytes_max;
+  if (encoded.size() <= bytes_max) return {};
+  return fail(fmt::format("the images of {} and the files that go with them have {}, at most {} are taken by node {}: raise limits.images_bytes_max there",
+                          spec_.name, format_bytes(encoded.size()), format_bytes(bytes_max), here ? context_.core.config.node.name : meta_.peer));
 }
 
 void SourceMigration::final_scan() {

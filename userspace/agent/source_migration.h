@@ -74,9 +74,10 @@ class SourceMigration {
   void make_standby();
   void standby_ended(const std::string& problem);
   void standby_given_up();
-  void send_standby(ImagesPayload images, Timestamp clocks_read);
+  [[nodiscard]] Status send_standby(ImagesPayload images, Timestamp clocks_read);
   [[nodiscard]] std::optional<std::string> no_standby() const;
   [[nodiscard]] std::string standby_reason() const;
+  [[nodiscard]] Status check_images(const std::string& encoded) const;
   void dump();
   void final_scan();
   void finish_dump();
@@ -106,7 +107,7 @@ class SourceMigration {
   std::unique_ptr<SourceMemory> memory_;
   std::unique_ptr<PeerConnection> connection_;
   std::optional<PreparePayload> prepare_;
-  std::optional<ImagesPayload> images_;
+  std::optional<std::string> images_;  // IMAGES, encoded
   PreparedPayload prepared_;
   std::string destination_report_;
   std::optional<Timestamp> thawed_seen_at_;

@@ -30,13 +30,16 @@ std::optional<std::string> SourceMigration::no_standby() const {
 
 // The destination's copy of the clocks must not be behind: it is told how old they will be when the last byte has arrived, on a
 // path that is as fast as the first round was.
-void SourceMigration::send_standby(ImagesPayload images, Timestamp clocks_read) {
+Status SourceMigration::send_standby(ImagesPayload images, Timestamp clocks_read) {
   uint64_t bytes = 0;
   for (const restore::ImageFile& image : images.images) bytes += image.bytes.size();
   for (const CopiedFile& file : images.copied) bytes += file.contents.size();
   Nanoseconds transmission(static_cast<int64_t>(static_cast<double>(bytes) * nanoseconds_per_byte_));
   images.age = now() - clocks_read + transmission + connection_->round_trip();
-  connection_->send(wire::FrameType::standby, encode(std::move(images)));
+  std::string encoded = encode(std::move(images));
+  MOSE_TRY(check_images(encoded));
+  connection_->send(wire::FrameType::standby, encoded);
+  return {};
 }
 
 void SourceMigration::make_standby() {
@@ -50,7 +53,7 @@ void SourceMigration::make_standby() {
                    standby_awaited_ = true;
                    if (driver_.state().phase != plan::SourcePhase::standby || !connection_) return standby_given_up();
                    if (!dumped.images) return standby_ended(dumped.images.error().what);
-                   send_standby(std::move(*dumped.images), dumped.clocks_read);
+                   if (auto sent = send_standby(std::move(*dumped.images), dumped.clocks_read); !sent) return standby_ended(sent.error().what);
                    timeline_.begin("standby_wait");
                    standby_timer_ = context_.core.loop.after(standby_bound(prepare_ ? prepare_->memory_bytes : 0), [this] {
                      standby_ended("the destination did not build it in time");

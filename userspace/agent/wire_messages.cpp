@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "agent/wire_messages.h"
 
+#include <algorithm>
+
 #include "mose/wire/wire.pb.h"
 
 namespace mose::agent {
@@ -105,6 +107,7 @@ Result<PreparePayload> decode_prepare(const std::string& bytes) {
 std::string encode(const PreparedPayload& payload) {
   pb::Prepared out;
   out.set_uplink_mac(format_mac(payload.uplink_mac));
+  out.set_images_bytes_max(payload.images_bytes_max);
   return out.SerializeAsString();
 }
 
@@ -112,6 +115,7 @@ Result<PreparedPayload> decode_prepared(const std::string& bytes) {
   MOSE_ASSIGN(pb::Prepared in, parse<pb::Prepared>(bytes, "PREPARED"));
   PreparedPayload payload;
   MOSE_ASSIGN(payload.uplink_mac, parse_mac(in.uplink_mac()));
+  if (in.images_bytes_max() != 0) payload.images_bytes_max = std::min<uint64_t>(in.images_bytes_max(), wire::kImagesPayloadMax);
   return payload;
 }
 

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "handover/workload_network.h"
 #include "model/workload.h"
+#include "mose/wire/frame.h"
 #include "restore/images.h"
 
 // The control payloads of wire v1 as values of ours: generated code stays behind this header, and everything that comes
@@ -31,6 +32,7 @@ struct PreparePayload {
 
 struct PreparedPayload {
   MacAddress uplink_mac{};
+  uint64_t images_bytes_max = wire::kImagesPayloadMax;  // of a whole IMAGES or STANDBY
 };
 [[nodiscard]] std::string encode(const PreparedPayload& payload);
 [[nodiscard]] Result<PreparedPayload> decode_prepared(const std::string& bytes);

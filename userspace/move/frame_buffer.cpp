@@ -29,6 +29,15 @@ Result<size_t> read_some(int fd, std::vector<std::byte>& to, size_t wanted) {
   return fail_errno("receive", code);
 }
 
+Status check_images(const wire::FrameHeader& header, uint64_t bytes_max) {
+  auto type = static_cast<wire::FrameType>(header.type);
+  bool images = type == wire::FrameType::images || type == wire::FrameType::standby;
+  if (!images || header.length <= bytes_max) return {};
+  return fail_errno(std::string(to_string(type)) + " frame of " + std::to_string(header.length) + " bytes, at most " +
+                        std::to_string(bytes_max) + " are taken here (limits.images_bytes_max)",
+                    EMSGSIZE);
+}
+
 }  // namespace
 
 Result<std::optional<Frame>> FrameReader::read(int fd) {
@@ -36,6 +45,7 @@ Result<std::optional<Frame>> FrameReader::read(int fd) {
     if (header_.size() == sizeof(parsed_)) {
       memcpy(&parsed_, header_.data(), sizeof(parsed_));
       MOSE_TRY(check_header(parsed_, expected_));
+      MOSE_TRY(check_images(parsed_, images_bytes_max_));
       have_header_ = true;
       break;
     }
