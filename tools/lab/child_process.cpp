@@ -65,6 +65,8 @@ Error become(const ProgramSpec& spec) {
     if (source < 0) continue;
     if (auto s = redirect(source, target); !s) return s.error();
   }
+  // What our own starter left open would be open as long as a daemon lives.
+  if (::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) != 0) return fail_errno("close_range").error();
   for (const std::string& entry : spec.environment) {
     size_t equals = entry.find('=');
     ::setenv(entry.substr(0, equals).c_str(), entry.c_str() + equals + 1, 1);
@@ -108,7 +110,7 @@ void die_with_parent(pid_t parent) {
     die_with_parent(0);
     report_and_exit(report, become(spec));
   }
-  ::close(report);
+  ::close_range(3, ~0u, 0);  // the report, and what it is not this process's business to keep open
   end_like(inner);
 }
 

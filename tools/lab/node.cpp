@@ -65,6 +65,8 @@ Status become_keeper(const std::string& root, const std::string& node) {
   int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   if (null < 0) return fail_errno("open /dev/null in the node");
   for (int fd : {0, 1, 2}) ::dup2(null, fd);
+  // Not ours to close: those that our own starter left open (a lock of flock, say), which the node would hold as long as it lives.
+  if (::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) != 0) return fail_errno("close_range");
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);

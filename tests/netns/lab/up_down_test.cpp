@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <fcntl.h>
+#include <signal.h>
 
 #include <filesystem>
 
@@ -155,6 +156,37 @@ TEST_F(UpDown, DaemonIsAChildOfTheKeeper) {
   EXPECT_EQ(*parent, state.keepers["a"].pid);
   ASSERT_TRUE(down(names_));
   EXPECT_FALSE(daemon->alive());
+}
+
+// `flock FILE mose lab up` would hold its lock for as long as the lab stands.
+TEST_F(UpDown, NothingInTheLabKeepsAFileOfItsStarter) {
+  Fd inherited(::open(("/tmp/" + std::string(kLab) + ".lock").c_str(), O_RDWR | O_CREAT, 0600));  // without close-on-exec
+  ASSERT_TRUE(inherited);
+  std::string path = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(inherited.get()));
+  ::unlink(path.c_str());
+  LabState state = must_up();
+  auto place = open_node(state, "a");
+  ASSERT_TRUE(place);
+  ProgramSpec spec;
+  spec.place = &place->place;
+  spec.argv = {"sleep", "1000"};
+  auto daemon = start_daemon(spec);
+  ASSERT_TRUE(daemon) << daemon.error().what;
+  auto program = start_program(spec);
+  ASSERT_TRUE(program) << program.error().what;
+  auto holds = [&](pid_t pid) {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+      std::error_code gone;
+      if (std::filesystem::read_symlink(entry, gone).string().starts_with(path)) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(holds(::getpid())) << "the look itself";
+  for (const char* node : kNodes) EXPECT_FALSE(holds(state.keepers[node].pid)) << "keeper of " << node;
+  EXPECT_FALSE(holds(daemon->pid()));
+  EXPECT_FALSE(holds(program->pid())) << "the process that waits for it";
+  ASSERT_TRUE(program->signal(SIGKILL));
+  EXPECT_TRUE(program->reap(std::chrono::seconds(5)));
 }
 
 TEST_F(UpDown, ForeignThingsOfTheSameNameAreNotTouched) {
