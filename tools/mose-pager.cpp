@@ -161,7 +161,11 @@ int main(int argc, char** argv) {
   app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {  // the library's only way to report, help and version too
+    return app.exit(error) == 0 ? 0 : mose::kExitUsage;
+  }
 
   mose::log::Level level = mose::log::Level::info;
   if (!mose::log::parse_level(options.log_level, level)) {

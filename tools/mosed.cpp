@@ -19,7 +19,11 @@ int main(int argc, char** argv) {
   app.add_option("--config", config_path, "configuration file (default /etc/mose/mose.toml, if there is one)");
   app.add_flag("--foreground", foreground, "stay in the foreground (always so: a service manager does the rest)");
   app.set_version_flag("--version", std::string("mosed ") + mose::agent::kVersion);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {  // the library's only way to report, help and version too
+    return app.exit(error) == 0 ? 0 : kUsage;
+  }
 
   mose::log::init("mosed", mose::log::Level::info);
   bool given = !config_path.empty();

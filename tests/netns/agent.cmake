@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 mose_test(agent_test LABEL netns TIMEOUT 180 DEPS agent SOURCES agent/agent_test.cpp agent/bed.cpp LIBS fmt::fmt nlohmann_json::nlohmann_json)
-add_dependencies(agent_test mosed mose mose-init mose-holder mose-exec)
+add_dependencies(agent_test mosed mose mose-init mose-holder mose-exec mose-pager)
 mose_test(agent_inspect_test LABEL netns DEPS agent SOURCES agent/inspect_test.cpp LIBS util)
 mose_test(steer_verbs_test LABEL netns TIMEOUT 120 DEPS agent handover SOURCES agent/steer_verbs_test.cpp agent/bed.cpp
   LIBS fmt::fmt nlohmann_json::nlohmann_json)

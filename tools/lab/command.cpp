@@ -133,6 +133,10 @@ int do_run(const CommandLine& line) {
 }  // namespace
 
 int run_command(const std::vector<std::string>& args, bool json) {
+  if (asks_for_help(args)) {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
   auto line = parse_command_line(args);
   if (!line) {
     log::error(line.error().what);

@@ -105,6 +105,12 @@ bool set_flag(const std::string& option, CommandLine& out) {
 
 }  // namespace
 
+bool asks_for_help(const std::vector<std::string>& args) {
+  auto end = std::find(args.begin(), args.end(), "--");
+  bool word = !args.empty() && args[0] == "help";
+  return word || std::any_of(args.begin(), end, [](const std::string& arg) { return arg == "--help" || arg == "-h"; });
+}
+
 Result<CommandLine> parse_command_line(const std::vector<std::string>& args) {
   CommandLine out;
   if (args.empty()) return fail("lab needs a command");

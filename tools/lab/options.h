@@ -32,6 +32,8 @@ struct CommandLine {
 inline constexpr uint32_t kRepeatMax = 1000;
 inline constexpr double kMegabytesMax = 1 << 16;
 
+// Whether help is asked for, before "--".
+[[nodiscard]] bool asks_for_help(const std::vector<std::string>& args);
 [[nodiscard]] Result<CommandLine> parse_command_line(const std::vector<std::string>& args);
 
 }  // namespace mose::lab

@@ -176,6 +176,26 @@ class Grammar {
   CLI::App app_;
 };
 
+// CLI11 says of an unknown verb only that one is required. Nothing: it is another mistake.
+std::optional<std::string> verb_problem(const CLI::App& root) {
+  const CLI::App* app = &root;
+  std::string path = "mose";
+  while (!app->get_subcommands().empty()) {
+    app = app->get_subcommands().front();
+    path += " " + app->get_name();
+  }
+  std::string known;
+  for (const CLI::App* sub : app->get_subcommands([](const CLI::App*) { return true; })) known += (known.empty() ? "" : ", ") + sub->get_name();
+  if (known.empty()) return {};
+  std::string problem = "a command is missing";
+  for (const std::string& word : app->remaining()) {
+    if (word.starts_with("-")) continue;
+    problem = "unknown command \"" + word + "\"";
+    break;
+  }
+  return path + ": " + problem + "; there are: " + known + "\n";
+}
+
 // Everything behind the first "--" is the workload's command, whatever it looks like.
 std::vector<std::string> split_command(std::vector<std::string>& arguments) {
   auto separator = std::find(arguments.begin(), arguments.end(), "--");
@@ -202,6 +222,9 @@ Parsed parse_command_line(const std::vector<std::string>& arguments) {
   try {
     grammar.parse(rest);
   } catch (const CLI::ParseError& error) {
+    bool required = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+    auto problem = required ? verb_problem(grammar.app()) : std::nullopt;
+    if (problem) return {std::nullopt, kUsage, "", *problem};
     std::ostringstream out, err;
     int code = grammar.app().exit(error, out, err);
     return {std::nullopt, code == 0 ? 0 : kUsage, out.str(), err.str()};

@@ -415,6 +415,18 @@ TEST_F(AgentTest, AConfigurationThatIsWrongIsNamed) {
   EXPECT_THAT(good.out, HasSubstr("bridge = \"br0\""));
 }
 
+TEST_F(AgentTest, AnUnknownOptionOfADaemonIsAUsageError) {
+  for (const char* name : {"mosed", "mose-pager"}) {
+    auto unknown = run_program({bed->program(name), "--foo"});
+    EXPECT_EQ(unknown.exit_code, 2) << name;
+    EXPECT_NE(unknown.error, "") << name;
+    auto help = run_program({bed->program(name), "--help"});
+    EXPECT_EQ(help.exit_code, 0) << name;
+    EXPECT_THAT(help.out, HasSubstr("--help")) << name;
+  }
+  EXPECT_THAT(run_program({bed->program("mosed"), "--foo"}).error, HasSubstr("--foo"));
+}
+
 TEST_F(AgentTest, DirectoriesAndSocketBelongToRootOnly) {
   for (const char* name : {"/state", "/state/journal", "/state/workloads", "/run"}) {
     EXPECT_EQ(fs::status(bed->directory() + name).permissions(), fs::perms::owner_all) << name;

@@ -60,7 +60,10 @@ TEST_P(CommandLineRefuses, WithExitCode2AndAReason) {
 INSTANTIATE_TEST_SUITE_P(
     Table, CommandLineRefuses,
     testing::Values(
-        Usage{"Nothing", {}, "subcommand is required"}, Usage{"UnknownVerb", {"move", "x"}, "subcommand is required"},
+        Usage{"Nothing", {}, "mose: a command is missing; there are: run, stop, workloads, migrate, "},
+        Usage{"UnknownVerb", {"move", "x"}, "mose: unknown command \"move\"; there are: run, stop, workloads, migrate, "},
+        Usage{"UnknownVerbBehindAnOption", {"--socket", "/s", "move", "--json"}, "mose: unknown command \"move\""},
+        Usage{"UnknownVerbOfSteer", {"steer", "drop"}, "mose steer: unknown command \"drop\"; there are: show, explain, release"},
         Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
         Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
         Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
@@ -75,7 +78,7 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
-        Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "subcommand is required"}),
+        Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "mose steer: a command is missing; there are: show, explain, release"}),
     [](const auto& param) { return param.param.name; });
 
 TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {

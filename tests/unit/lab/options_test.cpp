@@ -88,6 +88,15 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
   }
 }
 
+TEST(LabCommand, HelpIsDataAndNoFailure) {
+  for (const std::vector<std::string>& args : {std::vector<std::string>{"--help"}, {"-h"}, {"help"}, {"up", "--help"}}) {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(run_command(args, false), 0);
+    EXPECT_NE(testing::internal::GetCapturedStdout().find("lab up"), std::string::npos);
+  }
+  EXPECT_FALSE(asks_for_help({"exec", "a", "--", "ls", "--help"}));
+}
+
 TEST(LabCommand, UsageErrorsAreExitCodeTwo) {
   EXPECT_EQ(run_command({}, false), 2);
   EXPECT_EQ(run_command({"fly"}, false), 2);
