@@ -94,6 +94,9 @@ Status DestinationHost::drop_standby() {
   MOSE_TRY(cgroup_.wait_empty(kExitBound));
   MOSE_TRY(cgroup_.thaw());
   MOSE_TRY(restore::remove_images(images_dir_.get()));
+  // What a refreshed one has sent would leave at the commit, ahead of what the restored tree says on the same connections.
+  MOSE_ASSIGN(uint64_t frames, egress_queue_->discard(network_->steering()));
+  if (frames > 0) log::debug("frames of the dropped standby are thrown away", {{"workload", payload_.spec.name}, {"frames", frames}});
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
   return start_restore_process();
 }

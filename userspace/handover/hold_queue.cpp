@@ -222,4 +222,29 @@ Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
   }
 }
 
+Result<uint64_t> HoldQueue::discard(Steering& steering) {
+  MOSE_ASSIGN(SteerPolicy policy, steering.policy(direction_));
+  if (policy.state != SteerState::shut) {
+    return fail(std::string("frames of ") + to_string(direction_) + " are thrown away only when it is shut");
+  }
+  uint64_t frames = 0;
+  for (Missing missing;;) {
+    MOSE_ASSIGN(uint64_t left, steering.queued_now(direction_));
+    MOSE_ASSIGN(size_t frame, pending_ != 0 ? Result<size_t>(pending_) : next_frame());
+    pending_ = 0;
+    if (frame != 0) {
+      steering.add_drained(direction_, 1);
+      ++frames;
+      continue;
+    }
+    if (left == 0) return frames;
+    if (uint64_t lost = missing.sample(left); lost > 0) {
+      lose(steering, lost, "given to the tap but not in its queue");
+      continue;
+    }
+    pollfd wait{.fd = tap_.get(), .events = POLLIN};
+    (void)poll(&wait, 1, 1);
+  }
+}
+
 }  // namespace mose::handover

@@ -62,6 +62,9 @@ class HoldQueue {
   // is still drain and drain() must be called again: nobody else empties the tap. The calling thread runs with
   // real-time priority meanwhile.
   [[nodiscard]] Result<bool> drain(Steering& steering, Nanoseconds limit);
+  // Throws away everything that is held; how many frames. Only with the direction shut, so that nothing more can come: the
+  // next hold begins with an empty queue.
+  [[nodiscard]] Result<uint64_t> discard(Steering& steering);
 
  private:
   HoldQueue() = default;

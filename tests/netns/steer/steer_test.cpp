@@ -234,6 +234,43 @@ TEST(HeldEgress, LeavesInOrderWhenTheDestinationOpens) {
   EXPECT_EQ(counters->dropped(), counters->dropped_silent.frames + counters->dropped_shut.frames);
 }
 
+TEST(HeldEgress, WhatIsThrownAwayNeverLeavesAndTheNextHoldIsComplete) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.b, false);
+  HoldQueue queue = hold_queue(bed, bed.b, network, Direction::egress);
+  EXPECT_OK(network.hold(Direction::egress, queue.tap_ifindex()));
+  Fd inside = udp_socket(bed.b.workload, AF_INET, "192.0.2.10", kPort);
+  Fd outside = udp_socket(bed.client, AF_INET, "192.0.2.2", kPort + 1);
+  sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kPort + 1), .sin_addr = {htonl(0xc0000202)}};
+  auto send = [&](uint64_t number) {
+    sendto(inside.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&to), sizeof to);
+  };
+  auto queued = [&] { return network.steering().queued_now(Direction::egress).value_or(0); };
+  constexpr uint64_t kDropped = 7, kKept = 5;
+  for (uint64_t number = 0; number < kDropped; ++number) send(100 + number);
+  EXPECT_TRUE(eventually([&] { return queued() >= kDropped; }));
+  EXPECT_FALSE(queue.discard(network.steering()).has_value()) << "while more can come";
+  EXPECT_OK(network.shut(Direction::egress, true));
+  auto dropped = queue.discard(network.steering());
+  ASSERT_TRUE(dropped.has_value()) << dropped.error().what;
+  EXPECT_GE(*dropped, kDropped);
+  EXPECT_EQ(queued(), 0u);
+  EXPECT_EQ(queue.stats().lost, 0u);
+
+  EXPECT_OK(network.hold(Direction::egress, queue.tap_ifindex()));
+  for (uint64_t number = 1; number <= kKept; ++number) send(number);
+  EXPECT_TRUE(eventually([&] { return queued() >= kKept; }));
+  bed.in(bed.b.netns, [&] { return network.open(); });
+  expect_drained(queue, network);
+  Sequence got;
+  EXPECT_TRUE(eventually([&] {
+    uint64_t number = 0;
+    while (recv(outside.get(), &number, sizeof number, MSG_DONTWAIT) == sizeof number) got.seen.push_back(number);
+    return got.seen.size() >= kKept;
+  }));
+  EXPECT_EQ(got.fault(1, kKept), "");
+}
+
 TEST(Silence, ADestinationEmitsNoFrameBeforeItOpens) {
   Bed bed;
   WorkloadNetwork source = bed.create(bed.a);
