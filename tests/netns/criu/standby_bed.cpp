@@ -22,7 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using restore::Swrk;
-constexpr uint64_t kAheadSeconds = 2;  // what the standby's clocks are ahead of the early dump's
+// What the standby's clocks are ahead of the workload's when CRIU makes its first task.
+constexpr Nanoseconds kAhead = std::chrono::seconds(2);
 
 std::string fd_path(int fd) {
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd);
@@ -34,35 +35,6 @@ WorkloadSpec copied_data(const CriuBed::Node& node) {
   spec.name = node.name;
   spec.mounts = {{node.data, "/data", MountMode::copy, false}};
   return spec;
-}
-
-void put_varint(std::string& out, uint64_t value) {
-  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
-  out.push_back(static_cast<char>(value));
-}
-std::string clock_message(uint64_t ns) {
-  std::string out = "\x08";
-  put_varint(out, ns / 1'000'000'000);
-  out += "\x10";
-  put_varint(out, ns % 1'000'000'000);
-  return out;
-}
-
-// The standby's clocks run from its restore on; so that they are never behind, they start ahead.
-Status set_clocks_ahead(const std::string& dir) {
-  MOSE_ASSIGN(Fd fd, open_file(dir, O_RDONLY | O_DIRECTORY));
-  MOSE_ASSIGN(restore::ImageSet images, restore::ImageSet::load(fd.get()));
-  MOSE_ASSIGN(restore::StandbyDelta same, restore::compare_images(images, images, restore::StandbyMemory::all));
-  if (!same.clocks) return fail("the images have no clocks");
-  const uint64_t ahead = kAheadSeconds * 1'000'000'000;
-  std::string monotonic = clock_message(same.clocks->monotonic_ns + ahead),
-              boottime = clock_message(same.clocks->boottime_ns + ahead);
-  std::string message = "\x0a" + std::string(1, static_cast<char>(monotonic.size())) + monotonic + "\x12" +
-                        std::string(1, static_cast<char>(boottime.size())) + boottime;
-  std::string image(*images.bytes("timens-0.img"), 0, 8);
-  image += std::string{static_cast<char>(message.size()), 0, 0, 0} + message;
-  MOSE_ASSIGN(Fd out, open_file(dir + "/timens-0.img", O_WRONLY | O_TRUNC));
-  return write_all(out.get(), image);
 }
 
 }  // namespace
@@ -131,14 +103,17 @@ Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::stri
 
 Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections) {
   hold();  // CRIU fails when bytes arrive while it reads a queue
+  const Timestamp dumped = now();
   MOSE_TRY(dump_into(from, "early"));
   MOSE_TRY(carry(from, to, "early", agent::CopyTarget::nobody));
   MOSE_TRY(resume(from, connections));
   connect(from);
-  MOSE_TRY(set_clocks_ahead(to.images + "/early"));
   MOSE_ASSIGN(Fd dir, open_file(to.images + "/early", O_RDONLY | O_DIRECTORY));
   MOSE_ASSIGN(Swrk restorer, Swrk::start_for_restore(bed.criu(), bed.destination_place(to)));
-  MOSE_ASSIGN(pid_t pid, restore_tree(to, restorer, dir.get()));
+  MOSE_ASSIGN(pid_t pid, restore_tree(to, restorer, dir.get(), [&](const Swrk::Hook& hook) -> Result<bool> {
+                if (hook.name == "pre-restore") MOSE_TRY(restore::advance_clocks(dir.get(), now() - dumped + kAhead));
+                return true;
+              }));
   MOSE_ASSIGN(to.first, ProcessHandle::open(pid));
   restore::StandbyProcess process{1, &to.first};
   return restore::quiet_standby({&process, 1});
