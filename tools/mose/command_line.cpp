@@ -24,7 +24,8 @@ constexpr const char* kExamples = R"(Examples:
   mose lab run redis                  try it all in network namespaces of this machine
 
 Exit codes: 0 complete; 1 failed, the source still runs; 2 usage or unknown name; 3 refused before touching anything;
-4 failed after the commit; 5 cancelled; 6 agent unreachable, state unknown; 7 moved, but a target was missed.)";
+4 failed after the commit; 5 cancelled; 6 agent unreachable, state unknown. 7 is kept for a move
+that misses a target (--max-downtime, --max-total, --max-stall), which this version refuses (3).)";
 
 // A validator that stores what `parse` makes of the text, so that a wrong one is a usage error with our sentence.
 template <typename T, typename Parse>

@@ -178,10 +178,10 @@ void Migrations::on_end(const MigrationEnd& end) {
 }
 
 Answer<MigrationId> Migrations::start(const std::string& workload, const std::string& node, const MigrationOptions& options) {
-  if (auto possible = check_start(workload, node); !possible) return std::unexpected(possible.error());
   if (options.max_downtime.count() != 0 || options.max_total.count() != 0) {
     return refuse("--max-downtime and --max-total need the planner's predictions, which this version does not make: leave them out");
   }
+  if (auto possible = check_start(workload, node); !possible) return std::unexpected(possible.error());
   MigrationId id = MigrationId::random();
   if (auto moving = core_.workloads.begin_move(workload, id); !moving) return std::unexpected(moving.error());
   const Workload* found = core_.workloads.find(workload);

@@ -87,6 +87,7 @@ TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {
   EXPECT_EQ(help.exit_code, 0);
   EXPECT_THAT(help.out, HasSubstr("mose migrate redis --to b"));
   EXPECT_THAT(help.out, HasSubstr("Exit codes: 0 complete"));
+  EXPECT_THAT(help.out, testing::Not(HasSubstr("moved, but a target was missed"))) << "there are no targets yet";
   auto version = parse_command_line({"--version"});
   EXPECT_EQ(version.exit_code, 0);
   EXPECT_THAT(version.out, HasSubstr("mose 0."));
