@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // kill -9 of either agent and of CRIU at each hook and each protocol step, on a real lab with a client that never lets go.
 // Whatever dies: never two running trees, never none at the end, the client's connections and data survive.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "bed.h"
 #include "cases.h"
@@ -95,13 +97,33 @@ class Faults : public ::testing::Test {
   void SetUp() override {
     bed_ = Stage::get();
     ASSERT_NE(bed_, nullptr) << Stage::error();
+    row_.name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    begin_move();
+  }
+
+  void begin_move() {
     source_ = Stage::node();
     destination_ = peer_of(source_);
-    row_.name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
     bed_->clear_plans();
     bed_->mark_logs();
     bed_->watch().begin();
     ASSERT_TRUE(bed_->load().begin_window());
+  }
+
+  // A value of the report of the last move, as the source's node tells it; where it is not there, a failure and null.
+  nlohmann::json report_value(const std::string& pointer) {
+    auto text = bed_->report(source_, id_);
+    EXPECT_TRUE(text) << text.error().what;
+    auto report = nlohmann::json::parse(text.value_or(""), nullptr, false);
+    nlohmann::json::json_pointer place(pointer);
+    bool there = report.is_object() && report.contains(place);
+    EXPECT_TRUE(there) << pointer << " is missing in the report";
+    return there ? report[place] : nlohmann::json();
+  }
+  std::string report_text(const std::string& pointer) {
+    auto value = report_value(pointer);
+    EXPECT_TRUE(value.is_string()) << pointer << " is " << value.dump();
+    return value.is_string() ? value.get<std::string>() : "";
   }
 
   void TearDown() override {
@@ -264,24 +286,29 @@ TEST_F(Pager, KilledBeforeTheFinalMapEndsTheMigrationAtOnce) {
 
 // ---- A warm standby
 
-class WithStandby : public Faults {
- protected:
-  std::string report_value(const std::string& key) {
-    auto text = bed_->report(source_, id_);
-    EXPECT_TRUE(text) << text.error().what;
-    if (!text) return "";
-    auto standby = text->find("\"standby\":");
-    auto at = text->find("\"" + key + "\":", standby == std::string::npos ? 0 : standby);
-    return at == std::string::npos ? "" : text->substr(at + key.size() + 3, text->find_first_of(",}", at) - at - key.size() - 3);
-  }
-};
+class WithStandby : public Faults {};
 
+// A busy machine, or Redis' allocator, may be a reason to drop one; nothing else is here, and not each time.
 TEST_F(WithStandby, IsUsedWhereNothingStandsAgainstIt) {
-  start({.standby = true});
-  if (HasFatalFailure()) return;
-  check_end(Side::destination);
-  EXPECT_EQ(report_value("used"), "true") << report_value("reason");
-  EXPECT_LT(row_.gap_ms, kGapMaxMs);
+  constexpr unsigned kMovesMax = 4;
+  const auto allowed = ::testing::AnyOf(
+      ::testing::HasSubstr("the mappings of"), ::testing::HasSubstr("the clocks of the standby"),
+      ::testing::HasSubstr("did not build it in time"), ::testing::HasSubstr("were written again and are still at the source"),
+      ::testing::HasSubstr("did not become up to date in time"), ::testing::HasSubstr("no round of pre-copy followed"));
+  bool used = false;
+  for (unsigned move = 0; move < kMovesMax; ++move) {
+    if (move > 0) begin_move();
+    if (HasFatalFailure()) return;
+    start({.standby = true});
+    if (HasFatalFailure()) return;
+    check_end(Side::destination);
+    if (HasFatalFailure()) return;
+    EXPECT_LT(row_.gap_ms, kGapMaxMs);
+    used = report_value("/standby/used") == true;
+    if (used) break;
+    EXPECT_THAT(report_text("/standby/reason"), allowed);
+  }
+  EXPECT_TRUE(used) << "in none of " << kMovesMax << " moves";
 }
 
 TEST_F(WithStandby, CancelWhileItIsDumped) {
@@ -344,8 +371,8 @@ TEST_F(WithStandby, IsLeftWhenAConnectionHasComeSince) {
   };
   EXPECT_EQ(ping(), "+PONG\r\n");
   check_end(Side::destination);
-  EXPECT_EQ(report_value("used"), "false");
-  EXPECT_NE(report_value("reason"), "null");
+  EXPECT_EQ(report_value("/standby/used"), false);
+  EXPECT_THAT(report_text("/standby/reason"), ::testing::HasSubstr("has opened descriptor"));
   EXPECT_EQ(ping(), "+PONG\r\n");
 }
 
@@ -433,8 +460,12 @@ TEST_F(Unharmed, RefusedBecauseTheNodeIsUnknown) {
 TEST_F(Unharmed, DestinationsDiskIsFull) {
   ASSERT_TRUE(bed_->set_run_size(destination_, "8m"));
   start();
-  auto owner = bed_->settle(kSettleBound);
+  auto owner = HasFatalFailure() ? Result<std::string>(fail("not started")) : bed_->settle(kSettleBound);
   EXPECT_TRUE(bed_->set_run_size(destination_, "50%"));
+  ASSERT_TRUE(owner) << owner.error().what;
+  EXPECT_EQ(report_text("/outcome"), "refused");
+  EXPECT_THAT(report_text("/reason"), ::testing::AllOf(::testing::HasSubstr("node " + destination_ + " refuses: /run/mose has "),
+                                                        ::testing::HasSubstr(" free and the images need 16.0 MiB")));
   check_short_gap();
 }
 

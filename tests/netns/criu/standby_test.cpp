@@ -271,12 +271,19 @@ TEST_F(RedisStandby, ClientsGoOn) {
   wait_answers(clients, 50);
   CriuBed::Node *from = &s.bed.a, *to = &s.bed.b;
   std::vector<StandbyBed::Move> moves;
-  for (unsigned round = 0; round < 8; ++round) {
+  // Of eight moves half are made with unread data. On a busy machine standbys are refused more often, so that it takes longer to
+  // see enough of those that are not.
+  constexpr unsigned kRounds = 8, kRoundsMax = 24;
+  constexpr size_t kMovesMin = 3;
+  for (unsigned round = 0; round < kRounds || (moves.size() < kMovesMin && round < kRoundsMax); ++round) {
     ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
     std::this_thread::sleep_for(kWork);
     auto move = s.switch_over(*from, *to, round % 2 == 0);
-    // Its allocator asks for memory when it wants to. Then the standby goes, and here the source goes on.
-    if (!move && move.error().what.starts_with("the mappings of")) {
+    // Its allocator asks for memory when it wants to, and a machine that stands still lets the clocks catch up. Then the standby
+    // goes, and here the source goes on. Both are found before anything of the standby is changed.
+    bool allowed = !move && (move.error().what.starts_with("the mappings of") ||
+                             move.error().what.starts_with("the clocks of the standby are behind"));
+    if (allowed) {
       std::printf("  round %u: %s\n", round, move.error().what.c_str());
       ASSERT_TRUE(ok(clear(*to)));
       ASSERT_TRUE(ok(resume(*from, kConnections)));
@@ -288,7 +295,7 @@ TEST_F(RedisStandby, ClientsGoOn) {
     }
     wait_answers(clients, 50);
   }
-  ASSERT_GE(moves.size(), 3u);
+  ASSERT_GE(moves.size(), kMovesMin);
   for (auto& client : clients) {
     EXPECT_EQ(client->stop(), "");
     EXPECT_GT(client->answers(), 200u);
