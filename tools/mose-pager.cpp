@@ -28,6 +28,7 @@ constexpr const char* kTokenVariable = "MOSE_PAGER_TOKEN";
 struct Options {
   std::string id, source, node, peer_node, images_dir, socket, cgroup, log_level = "info";
   uint32_t epoch = 1;
+  uint64_t store_bytes_max = 0;
   bool no_fill_before_resume = false;
   int adopt = 0;
 };
@@ -69,8 +70,9 @@ move::Connector connector(const Options& options, const move::StreamId& stream, 
   };
 }
 
-// All the machine's memory: what does not fit there cannot be restored either. Taken as pages arrive.
-uint64_t store_bytes_max() {
+// Unless there is a limit, all the machine's memory: what does not fit there cannot be restored either. Taken as pages arrive.
+uint64_t store_bytes_max(const Options& options) {
+  if (options.store_bytes_max != 0) return options.store_bytes_max;
   return static_cast<uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
 }
 
@@ -79,10 +81,10 @@ struct Memory {
   std::unique_ptr<move::PageStore> store;
 };
 
-Result<Memory> create_memory(const MigrationId& id, uint32_t epoch) {
+Result<Memory> create_memory(const MigrationId& id, const Options& options) {
   Memory memory;
   MOSE_ASSIGN(memory.state, restore::PagerState::create(id));
-  MOSE_ASSIGN(memory.store, move::PageStore::create(id, epoch, store_bytes_max()));
+  MOSE_ASSIGN(memory.store, move::PageStore::create(id, options.epoch, store_bytes_max(options)));
   return memory;
 }
 
@@ -112,7 +114,7 @@ Status run(const Options& options) {
     MOSE_ASSIGN(memory, adopt_memory(id, options.epoch, takeover));
     MOSE_TRY(takeover.finish());
   } else {
-    MOSE_ASSIGN(memory, create_memory(id, options.epoch));
+    MOSE_ASSIGN(memory, create_memory(id, options));
   }
 
   restore::PagerProcess* process_now = nullptr;
@@ -157,6 +159,7 @@ int main(int argc, char** argv) {
   app.add_option("--images-dir", options.images_dir, "CRIU's work directory")->required();
   app.add_option("--socket", options.socket, "where mosed connects to")->required();
   app.add_option("--cgroup", options.cgroup, "the workload's cgroup")->required();
+  app.add_option("--store-bytes-max", options.store_bytes_max, "most that the page store may take (default: this machine's memory)");
   app.add_flag("--no-fill-before-resume", options.no_fill_before_resume, "only answer faults until the tree runs");
   app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");

@@ -84,6 +84,10 @@ Status DestinationHost::check() {
     return fail(fmt::format("{} of memory are available and the workload needs {} while it arrives", format_bytes(available),
                             format_bytes(needed)));
   }
+  if (uint64_t most = config_.limits.store_bytes_max; most != 0 && payload_.memory_bytes > most) {
+    return fail(fmt::format("the workload has {} of memory and limits.store_bytes_max allows {} here", format_bytes(payload_.memory_bytes),
+                            format_bytes(most)));
+  }
   std::error_code error;
   const std::string state_dir = workload_paths(config_, spec.name).state_dir;
   if (!fs::is_directory(spec.root, error)) return fail(fmt::format("root {} of workload {} does not exist here", spec.root, spec.name));
@@ -115,6 +119,7 @@ restore::PagerLaunch DestinationHost::pager_launch() const {
   launch.socket = paths.pager_socket;
   launch.cgroup = workload_paths(config_, payload_.spec.name).cgroup;
   launch.log = paths.pager_log;
+  launch.store_bytes_max = config_.limits.store_bytes_max;
   return launch;
 }
 
