@@ -197,8 +197,11 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
 }
 
 void DestinationMigration::prepare() {
-  // Not ready when the migration was made, and still not.
-  if (!context_.criu || !host_->has_criu()) return post_([this] { done(DestinationActionKind::prepare, fail(context_.criu_problem)); });
+  if (!context_.criu || !host_->has_criu()) {
+    // Ready since this migration was made: then there is no problem any more, and still no CRIU for it.
+    std::string problem = context_.criu ? kCriuBeingPrepared : context_.criu_problem;
+    return post_([this, problem] { done(DestinationActionKind::prepare, fail(problem)); });
+  }
   auto arriving = context_.core.workloads.begin_arrival(payload_.spec, meta_.id);
   if (!arriving) {
     return post_([this, reason = arriving.error().reason] { done(DestinationActionKind::prepare, fail(reason)); });

@@ -43,7 +43,7 @@ Result<std::unique_ptr<MigrationService>> make_migration_service(Core& core) {
 }
 
 Migrations::Migrations(Core& core)
-    : core_(core), context_{core, nullptr, "CRIU is still being prepared: try again in a moment", true,
+    : core_(core), context_{core, nullptr, kCriuBeingPrepared, true,
                             move::local_hello(core.config.node.name, move::Purpose::unspecified), {}} {
   context_.progress = [this](const MigrationProgress& progress) {
     if (listener_.on_progress) listener_.on_progress(progress);
