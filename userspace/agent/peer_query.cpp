@@ -18,7 +18,9 @@ Result<move::Channel> greeted(const JournalMeta& meta, const move::Hello& hello,
   }
   move::Channel channel(std::move(*socket), move::StreamId{meta.id, meta.epoch});
   auto answer = move::greet(channel, hello, bound);
-  if (!answer) return context("node " + meta.peer, answer.error());
+  const std::string peer = "node " + meta.peer;
+  if (!answer && answer.error().what.starts_with(peer + " ")) return std::unexpected(answer.error());  // named already
+  if (!answer) return context(peer, answer.error());
   theirs = std::move(*answer);
   if (theirs.node != meta.peer) {
     return fail(fmt::format("{} calls itself \"{}\", not \"{}\": check [peers] in both configurations", meta.peer_address, theirs.node, meta.peer));
