@@ -3,6 +3,8 @@
 mose_test(lab_up_down_test LABEL netns DEPS lab TIMEOUT 300
   SOURCES lab/bed.cpp lab/up_down_test.cpp lab/crash_test.cpp)
 add_dependencies(lab_up_down_test mose-lab-keeper)
+mose_test(lab_refusals_test LABEL netns DEPS lab client kernel move TIMEOUT 300 SOURCES lab/bed.cpp lab/refusals_test.cpp)
+add_dependencies(lab_refusals_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-init mose-exec)
 mose_test(lab_stock_test LABEL netns DEPS lab client TIMEOUT 300
   SOURCES lab/bed.cpp lab/stock_test.cpp ../unit/lab/json_schema.cpp
   LIBS nlohmann_json::nlohmann_json)

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+// What `mose migrate` refuses because of the other node: the real programs on a real lab, one reason after the other, each
+// made and taken away again. The workload goes on, and moves when nothing stands in the way any more.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "bed.h"
+#include "kernel/netns.h"
+#include "kernel/socket.h"
+#include "lab/agent.h"
+#include "lab/child_process.h"
+#include "lab/node.h"
+#include "lab/stock_end.h"
+#include "lab/topology.h"
+#include "move/frame_buffer.h"
+#include "move/hello.h"
+
+namespace mose::lab {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr const char* kLab = "t-refuse";
+constexpr const char* kWorkload = "redis";
+constexpr const char* kCopied = "/srv/mose-copied";  // at both nodes; the workload sees it as kTarget
+constexpr const char* kTarget = "/mnt";
+constexpr Nanoseconds kCommandBound = std::chrono::seconds(30);
+constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);  // an agent that has just started proves its CRIU first
+constexpr int kLockSeconds = 60;
+
+// A node of another version, in whose place no mosed of this build can stand: it answers HELLO and nothing else.
+class NodeOfAnotherVersion {
+ public:
+  NodeOfAnotherVersion(const std::string& netns_path, const std::string& endpoint) {
+    auto netns = open_file(netns_path, O_RDONLY);
+    auto listener = netns ? in_netns_get<Fd>(netns->get(), [&] { return tcp_listen(endpoint); }) : Result<Fd>(std::unexpected(netns.error()));
+    EXPECT_TRUE(listener) << listener.error().what;
+    if (!listener) return;
+    listener_ = std::move(*listener);
+    thread_ = std::thread([this] {
+      while (!stop_) answer_one();
+    });
+  }
+  ~NodeOfAnotherVersion() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  void answer_one() {
+    constexpr int kLookMs = 50;
+    pollfd waiting{listener_.get(), POLLIN, 0};
+    if (::poll(&waiting, 1, kLookMs) != 1) return;
+    auto accepted = tcp_accept(listener_.get(), /*non_blocking=*/true);
+    if (!accepted || !accepted->socket.valid()) return;
+    move::FrameReader reader;
+    while (!stop_) {
+      pollfd readable{accepted->socket.get(), POLLIN, 0};
+      if (::poll(&readable, 1, kLookMs) == 0) continue;
+      auto frame = reader.read(accepted->socket.get());
+      if (!frame) return;
+      if (!*frame) continue;
+      move::Hello newer = move::local_hello("b", move::Purpose::control);
+      newer.version_min = newer.version_max = wire::kVersionMax + 1;
+      move::FrameWriter writer;
+      EXPECT_TRUE(writer.push(wire::FrameType::hello, (*frame)->stream, move::encode_hello(newer)));
+      EXPECT_TRUE(writer.flush(accepted->socket.get()));
+    }
+  }
+
+  Fd listener_;
+  std::atomic<bool> stop_ = false;
+  std::thread thread_;
+};
+
+class Refusals : public ::testing::Test {
+ protected:
+  Refusals() : turn_(test::take_turn(kLab)), names_(kLab) {
+    test::need_criu_and_redis();
+    auto lock = LabLock::acquire(names_, kLockSeconds);
+    EXPECT_TRUE(lock);
+    if (lock) lock_.emplace(std::move(*lock));
+    EXPECT_TRUE(down(names_));
+  }
+  ~Refusals() override { EXPECT_TRUE(down(names_)); }
+
+  void SetUp() override {
+    LabOptions options;
+    options.lab = kLab;
+    auto state = up(options);
+    ASSERT_TRUE(state) << state.error().what;
+    state_ = *state;
+    for (const char* node : kNodes) fs::create_directories(root(node) + kCopied);
+    std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength,
+                                      "--mount", std::string(kCopied) + ":" + kTarget + ":copy", "--"};
+    for (const std::string& word : redis_command()) words.push_back(word);
+    auto run = mose("a", words);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+  }
+
+  [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
+
+  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
+    auto place = open_node(state_, node);
+    EXPECT_TRUE(place);
+    if (!place) return {};
+    ProgramSpec spec;
+    words.insert(words.begin(), "/usr/bin/mose");
+    spec.argv = std::move(words);
+    spec.place = &place->place;
+    spec.cgroup = place->cgroup;
+    auto result = run_program(spec, "", kCommandBound);
+    EXPECT_TRUE(result) << result.error().what;
+    return result ? *result : ProgramResult{};
+  }
+  // Again while an agent still prepares CRIU.
+  ProgramResult migrate(const std::vector<std::string>& options = {}) {
+    std::vector<std::string> words = {"migrate", kWorkload, "--to", "b"};
+    words.insert(words.end(), options.begin(), options.end());
+    for (Timestamp deadline = now() + kCriuBound;;) {
+      auto result = mose("a", words);
+      if (result.exit_code == 0 || result.err.find("still being prepared") == std::string::npos || now() >= deadline) return result;
+      ::usleep(100'000);
+    }
+  }
+  void expect_refused(int exit_code, const std::string& sentence) {
+    SCOPED_TRACE(sentence);
+    auto result = migrate();
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    EXPECT_THAT(result.err, HasSubstr(sentence));
+    EXPECT_THAT(result.out, HasSubstr(exit_code == 3 ? ": refused: " : ": failed: "));  // the report
+    EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
+  }
+
+  // Whether a process of b has all these among its arguments (the first may be the end of a path).
+  bool saw_program(const std::vector<std::string>& words, Nanoseconds bound) const {
+    for (Timestamp deadline = now() + bound; now() < deadline; ::usleep(5'000)) {
+      std::istringstream pids(read_file(state_.cgroup + "/b/system/cgroup.procs").value_or(""));
+      for (std::string pid; pids >> pid;) {
+        std::string line = "/" + read_file("/proc/" + pid + "/cmdline").value_or("");
+        bool all = std::ranges::all_of(words, [&](const std::string& word) { return line.find(word + '\0') != std::string::npos; });
+        if (all) return true;
+      }
+    }
+    return false;
+  }
+
+  Status in_b(std::function<Status()> body) const {
+    MOSE_ASSIGN(auto place, open_node(state_, "b"));
+    return in_place(place.place, body);
+  }
+  // What the kernel tells b's agent is replaced as a container's lxcfs does it; empty: the kernel's own word again.
+  void overlay(const std::string& file, const std::string& text) const {
+    auto status = in_b([&]() -> Status {
+      if (text.empty()) return ::umount2(file.c_str(), MNT_DETACH) == 0 ? Status{} : fail_errno("umount " + file);
+      std::ofstream("/run/overlay") << text;
+      if (::mount("/run/overlay", file.c_str(), nullptr, MS_BIND, nullptr) != 0) return fail_errno("mount over " + file);
+      return ::unlink("/run/overlay") == 0 ? Status{} : fail_errno("unlink");
+    });
+    EXPECT_TRUE(status) << status.error().what;
+  }
+  void run_size(const std::string& size) const {
+    auto status = in_b([&]() -> Status {
+      std::string options = "mode=755,size=" + size;
+      return ::mount("tmpfs", "/run", "tmpfs", MS_REMOUNT | MS_NOSUID | MS_NODEV, options.c_str()) == 0 ? Status{} : fail_errno("remount /run");
+    });
+    EXPECT_TRUE(status) << status.error().what;
+  }
+  // b's agent anew, with these limits; empty: the defaults.
+  void restart_b(const std::string& limits = "") {
+    const std::string file = root("b") + "/etc/mose/conf.d/50-limits.toml";
+    std::error_code ignored;
+    fs::remove(file, ignored);
+    fs::create_directories(fs::path(file).parent_path());
+    if (!limits.empty()) std::ofstream(file) << "[limits]\n" << limits << '\n';
+    auto restarted = restart_agent(names_, state_, "b");
+    ASSERT_TRUE(restarted) << restarted.error().what;
+  }
+
+  Fd turn_;
+  Names names_;
+  std::optional<LabLock> lock_;
+  LabState state_;
+};
+
+// /proc/cpuinfo of processors that lack `flag`.
+std::string without_flag(std::string cpuinfo, const std::string& flag) {
+  for (size_t at; (at = cpuinfo.find(" " + flag + " ")) != std::string::npos;) cpuinfo.erase(at, flag.size() + 1);
+  return cpuinfo;
+}
+
+TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
+  ASSERT_TRUE(run_ip(names_.netns("client"), std::string("addr add ") + kServiceAddress + "/32 dev lo\n"));
+  expect_refused(3, std::string("address ") + kServiceAddress + " is used by " + kClientMac + " on this segment");
+  ASSERT_TRUE(run_ip(names_.netns("client"), std::string("addr del ") + kServiceAddress + "/32 dev lo\n"));
+
+  const std::string foreign = root("b") + kCopied + "/somebody's";
+  std::ofstream(foreign) << "not ours\n";
+  expect_refused(3, std::string(kCopied) + " holds files here that the copy of mount " + kTarget + " would replace");
+  EXPECT_TRUE(fs::remove(foreign)) << "it was left alone";
+
+  overlay("/proc/meminfo", "MemTotal:         524288 kB\nMemFree:           10240 kB\nMemAvailable:      20480 kB\n");
+  expect_refused(3, "node b refuses: 20.0 MiB of memory are available and the workload needs ");
+  overlay("/proc/meminfo", "");
+
+  run_size("8m");
+  expect_refused(3, " free and the images need 16.0 MiB: free some space or set node.runtime_dir");
+  run_size("50%");
+
+  restart_b("store_bytes_max = \"1MiB\"");
+  expect_refused(3, "of memory and limits.store_bytes_max allows 1.0 MiB here");
+
+  // Only the dump tells how long the images are: the workload has stood still for it, and goes on.
+  restart_b("images_bytes_max = \"64KiB\"");
+  expect_refused(1, "at most 64.0 KiB are taken by node b: raise limits.images_bytes_max there");
+
+  auto cpuinfo = read_file("/proc/cpuinfo");
+  ASSERT_TRUE(cpuinfo);
+  if (cpuinfo->find(" sse2 ") != std::string::npos) {
+    overlay("/proc/cpuinfo", without_flag(*cpuinfo, "sse2"));
+    restart_b();
+    expect_refused(3, "node b lacks CPU features that the workload may use: sse2");
+    overlay("/proc/cpuinfo", "");
+  }
+
+  ASSERT_TRUE(stop_agent(state_, "b"));
+  expect_refused(3, "node b cannot be reached (");
+  {
+    NodeOfAnotherVersion other(names_.netns_path("b"), node_address("b") + ":" + std::to_string(kPeerPort));
+    std::string version = std::to_string(wire::kVersionMax + 1);
+    expect_refused(3, "mose: node b speaks protocol versions " + version + " to " + version + ", this node ");
+  }
+
+  // So slowly that its pager can be looked at.
+  restart_b("store_bytes_max = \"256MiB\"");
+  std::thread look([this] {
+    EXPECT_TRUE(saw_program({"mose-pager", "--store-bytes-max", std::to_string(256u << 20)}, kCommandBound)) << "the pager was told no limit";
+  });
+  auto moved = migrate({"--max-bandwidth", "80mbit"});
+  look.join();
+  EXPECT_EQ(moved.exit_code, 0) << moved.err;
+  EXPECT_THAT(mose("b", {"workloads"}).out, HasSubstr("running"));
+  EXPECT_TRUE(mose("b", {"stop", kWorkload}).exit_code == 0);
+}
+
+}  // namespace
+}  // namespace mose::lab
