@@ -351,6 +351,34 @@ TEST_F(WithStandby, CancelWhileItStands) {
   EXPECT_LT(row_.gap_ms, kGapMaxMs);
 }
 
+// A CRIU that is slow before it begins costs nothing: its clocks are set when it has begun.
+TEST_F(WithStandby, IsUsedWhenCriuIsLongInStarting) {
+  bed_->plan(destination_, {"restore", "request", "before", "hold"});
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  bed_->go(destination_);
+  check_end(Side::destination);
+  EXPECT_THAT(report_value("/standby/reason").dump(), ::testing::Not(::testing::HasSubstr("clocks")));
+}
+
+// It makes the clocks so late that those of the workload would go back: found out when it is built, not while the workload
+// stands still.
+TEST_F(WithStandby, IsLeftWhenItsClocksAreBehind) {
+  bed_->plan(destination_, {"restore", "pre-restore", "answered", "hold"});
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));  // more than any clock is set ahead
+  bed_->go(destination_);
+  check_end(Side::destination);
+  EXPECT_EQ(report_value("/standby/used"), false);
+  const std::string reason = report_text("/standby/reason");
+  EXPECT_NE(reason.find("the clocks of the standby are behind"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("CRIU came to them later"), std::string::npos) << reason;
+}
+
 // A connection that the standby knows nothing of: it must not get lost with it.
 TEST_F(WithStandby, IsLeftWhenAConnectionHasComeSince) {
   FrameRule rule;

@@ -263,7 +263,7 @@ Status DestinationHost::on_hook(const std::string& name, std::future<Status>& mo
   return swrk_->answer(true);
 }
 
-Status DestinationHost::run_restore(Nanoseconds bound) {
+Status DestinationHost::run_restore(Nanoseconds bound, const std::function<Status()>& at_start) {
   restore::Swrk::RestoreRequest request;
   request.images_dir = images_dir_.get();
   MOSE_TRY(swrk_->request_restore(request));
@@ -272,6 +272,7 @@ Status DestinationHost::run_restore(Nanoseconds bound) {
   for (;;) {
     MOSE_ASSIGN(auto event, swrk_->next(deadline - now()));
     if (auto* hook = std::get_if<restore::Swrk::Hook>(&event)) {
+      if (at_start && hook->name == "pre-restore") MOSE_TRY(at_start());
       MOSE_TRY(on_hook(hook->name, moved));
     } else if (auto* done = std::get_if<restore::Swrk::Done>(&event)) {
       if (!done->success) return fail("CRIU's restore failed: " + done->message);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -76,7 +77,8 @@ class DestinationHost {
   [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();
-  [[nodiscard]] Status run_restore(Nanoseconds bound);
+  // `at_start`: when CRIU has read what it needs to begin, and waits before it makes the first task.
+  [[nodiscard]] Status run_restore(Nanoseconds bound, const std::function<Status()>& at_start = {});
   [[nodiscard]] Status store_images(int dir, const ImagesPayload& images);
   [[nodiscard]] Result<std::vector<restore::StandbyProcess>> standby_tree(std::vector<ProcessHandle>& handles) const;
   [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);

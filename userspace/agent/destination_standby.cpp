@@ -3,6 +3,8 @@
 // before it has been made equal to the last one. Whatever goes wrong with it before the switchover costs the standby alone.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "agent/destination_host.h"
 #include "agent/destination_migration.h"
 #include "agent/migration_paths.h"
@@ -18,9 +20,11 @@ namespace {
 using plan::DestinationActionKind;
 
 constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
-// Between here and CRIU's look at the clock: its start, and the reading of the images. Too much makes the workload's clocks
-// jump ahead by that; too little would set them back.
-constexpr Nanoseconds kClockMargin = std::chrono::milliseconds(30);
+// Between the hook and CRIU's look at the clock: the start of the first task. Too much makes the workload's clocks jump ahead by
+// that; too little would set them back. It takes half as long as CRIU's way to the hook (7-10 against 15-30 ms on a busy
+// machine), and now and then several times as long as usual.
+constexpr Nanoseconds kClockMarginMin = std::chrono::milliseconds(30), kClockMarginMax = std::chrono::milliseconds(500);
+constexpr int kClockMarginWays = 3;
 // Nothing else is under way in the pager at these moments.
 constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
 // Together less than the source waits for STANDING, so that no switchover meets a standby that is being built.
@@ -49,16 +53,29 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
   Timeline::Span span(timeline_, "standby");
   // Some trees could never be refreshed: known before anything is built.
   MOSE_ASSIGN(early_images_, restore::ImageSet::of(images.images));
-  MOSE_TRY(restore::compare_images(early_images_, early_images_, restore::StandbyMemory::eager));
+  MOSE_ASSIGN(auto same, restore::compare_images(early_images_, early_images_, restore::StandbyMemory::eager));
   // What its sockets say while they stand is of yesterday.
   MOSE_TRY(network_->shut(handover::Direction::egress, true));
   MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
-  MOSE_TRY(restore::advance_clocks(images_dir_.get(), images.age + (now() - received) + kClockMargin));
-  MOSE_TRY(run_restore(kBuildBound));
+  const Timestamp asked = now();
+  Nanoseconds margin{};
+  MOSE_TRY(run_restore(kBuildBound, [&] {
+    margin = std::clamp(kClockMarginWays * (now() - asked), kClockMarginMin, kClockMarginMax);
+    return restore::advance_clocks(images_dir_.get(), images.age + (now() - received) + margin);
+  }));
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
+  if (same.clocks && !handles.empty()) {
+    // Both run on at the same pace: what is behind now is behind in the switchover, where it would cost more to find out.
+    const auto passed = static_cast<uint64_t>((images.age + (now() - received)).count());
+    const restore::StandbyClocks due{same.clocks->monotonic_ns + passed, same.clocks->boottime_ns + passed};
+    if (auto checked = restore::check_standby_clocks(due, handles.front()); !checked) {
+      return fail(fmt::format("{}: CRIU came to them later than the {:.0f} ms by which they had been set ahead",
+                              checked.error().what, to_ms(margin)));
+    }
+  }
   return restore::quiet_standby(tree);
 }
 

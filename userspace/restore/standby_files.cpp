@@ -14,7 +14,16 @@ namespace mose::restore {
 namespace {
 
 // Kinds of files in files.img, and the field that holds each.
-enum Kind : uint32_t { kRegular = 1, kPipe = 2, kInetSocket = 4, kEventfd = 6, kEpoll = 7, kInotify = 8, kFanotify = 12, kTimerfd = 17 };
+enum Kind : uint32_t {
+  kRegular = 1,
+  kPipe = 2,
+  kInetSocket = 4,
+  kEventfd = 6,
+  kEpoll = 7,
+  kInotify = 8,
+  kFanotify = 12,
+  kTimerfd = 17
+};
 struct KindField {
   uint32_t kind, field;
 };
@@ -104,7 +113,8 @@ Status compare_timerfd(FileContext& file) {
   if ((mode | early_mode) & ~uint64_t{TFD_TIMER_ABSTIME}) return fail(file.what + " watches for changes of the clock");
   // One that has expired and was not read since is started again by the read: what was left of its period nobody knows.
   if (out.value_ns == 0 && out.ticks > 0) out.value_ns = out.interval_ns;
-  // It ran on in the standby: everything is set anew unless it stood and stands, with nothing in it that has been read since.
+  // It ran on in the standby: everything is set anew unless it stood and stands, with nothing in it that has been read
+  // since.
   const bool idle = early_value == 0 && out.value_ns == 0 && early_interval == out.interval_ns && mode == early_mode &&
                     early_ticks == 0 && out.ticks == 0;
   if (!idle) file.c.delta.timers.push_back(out);

@@ -39,7 +39,7 @@ namespace {
 
 using Tree = std::span<const StandbyProcess>;
 constexpr uint32_t kChangeableFlags = O_APPEND | O_NONBLOCK;
-constexpr uint64_t kBillion = 1'000'000'000;
+constexpr uint64_t kMillion = 1'000'000, kBillion = 1'000'000'000;
 constexpr unsigned long kSetTicks = _IOW('T', 0, uint64_t);  // TFD_IOC_SET_TICKS
 constexpr size_t kZeroBytes = 65536;
 
@@ -54,7 +54,7 @@ Result<struct stat> stat_in_root(const StandbyProcess& process, const std::strin
 
 Status refresh_file(const StandbyFile& file, Tree tree) {
   MOSE_ASSIGN(Fd fd, standby_file(file.descriptor, tree));
-  struct stat open {};
+  struct stat open{};
   if (::fstat(fd.get(), &open) < 0) return fail_errno("look at " + to_string(file.descriptor));
   if (file.regular) {
     if (!S_ISREG(open.st_mode)) return fail(to_string(file.descriptor) + " is no regular file in the standby");
@@ -99,7 +99,7 @@ Status refresh_eventfd(const StandbyEventfd& wanted, Tree tree) {
 // Through a file of our own, which has both directions and never blocks.
 Status refresh_pipe(const StandbyPipe& wanted, Tree tree) {
   MOSE_ASSIGN(Fd fd, standby_file(wanted.descriptor, tree));
-  struct stat open {};
+  struct stat open{};
   if (::fstat(fd.get(), &open) < 0 || !S_ISFIFO(open.st_mode))
     return fail(to_string(wanted.descriptor) + " is no pipe in the standby");
   MOSE_ASSIGN(Fd own, open_file("/proc/self/fd/" + std::to_string(fd.get()), O_RDWR | O_NONBLOCK));
@@ -210,8 +210,11 @@ Status check_standby_clocks(const StandbyClocks& final, const ProcessHandle& pro
   MOSE_ASSIGN(std::string offsets, read_file("/proc/" + std::to_string(process.pid()) + "/timens_offsets"));
   MOSE_ASSIGN(uint64_t monotonic, standby_clock(offsets, "monotonic", CLOCK_MONOTONIC));
   MOSE_ASSIGN(uint64_t boottime, standby_clock(offsets, "boottime", CLOCK_BOOTTIME));
-  if (monotonic < final.monotonic_ns || boottime < final.boottime_ns)
-    return fail("the clocks of the standby are behind those of the workload");
+  const uint64_t behind = std::max(final.monotonic_ns - std::min(monotonic, final.monotonic_ns),
+                                   final.boottime_ns - std::min(boottime, final.boottime_ns));
+  if (behind > 0)
+    return fail("the clocks of the standby are behind those of the workload by " +
+                std::to_string((behind + kMillion - 1) / kMillion) + " ms");
   return {};
 }
 

@@ -92,8 +92,7 @@ Status StandbyBed::dump_into(CriuBed::Node& node, const std::string& name) {
   return add_pages(node, dir.get());
 }
 
-Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name,
-                         agent::CopyTarget holds) {
+Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name, agent::CopyTarget holds) {
   MOSE_ASSIGN(Fd source, open_file(from.images + "/" + name, O_RDONLY | O_DIRECTORY));
   MOSE_ASSIGN(Fd target, restore::make_images_dir(to.images + "/" + name));
   MOSE_TRY(carry_images(source.get(), target.get()));

@@ -30,8 +30,7 @@ class StandbyBed {
   // What an early dump is good for: the images lie in to.images/early, the standby stands in `to`. `from` runs again.
   [[nodiscard]] Status make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections);
   // Images of `from` as `name` at `to`, and its files.
-  [[nodiscard]] Status carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name,
-                             agent::CopyTarget holds);
+  [[nodiscard]] Status carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name, agent::CopyTarget holds);
   [[nodiscard]] static Result<restore::ImageSet> images(const CriuBed::Node& node, const std::string& name);
 
   struct Move {

@@ -174,8 +174,8 @@ void ask(int fd, uint64_t request) {
   ASSERT_EQ(answer[0], request);
 }
 
-// Equal in both dumps, and so nothing that a refresh rebuilds: a socket that was never connected, and one whose client has
-// ended its side (without timestamps, whose clock would tell the dumps apart). Both must be of use afterwards.
+// Equal in both dumps, and so nothing that a refresh rebuilds: a socket that was never connected, and one whose client
+// has ended its side (without timestamps, whose clock would tell the dumps apart). Both must be of use afterwards.
 TEST(Standby, SocketsThatAreNotEstablishedGoOn) {
   StandbyBed s;
   ASSERT_NO_FATAL_FAILURE(start_workload(s));

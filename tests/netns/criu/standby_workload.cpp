@@ -3,8 +3,8 @@
 // itself and writes "BAD what" to its log; a timer writes "tick N".
 //
 // Main thread: an epoll server on port 7000 (IPv4) and 7001 (both). A request is 8 bytes, a number; the answer 8 bytes
-// with the same number, then 8 bytes with how many requests this connection has had. Numbers from kCommand on are commands,
-// most of them for a change that a standby cannot follow.
+// with the same number, then 8 bytes with how many requests this connection has had. Numbers from kCommand on are
+// commands, most of them for a change that a standby cannot follow.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -166,7 +166,8 @@ void tick() {
   }
 }
 
-// Timers that go off once: unread for a while, and then read and still for a while. What has been read does not come again.
+// Timers that go off once: unread for a while, and then read and still for a while. What has been read does not come
+// again.
 void count_down() {
   int timer = ::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
   for (;;) {
@@ -174,7 +175,8 @@ void count_down() {
     ::timerfd_settime(timer, 0, &spec, nullptr);
     pause_us(30'000);
     pollfd wait{timer, POLLIN, 0};
-    while (::poll(&wait, 1, 1000) != 1) {}
+    while (::poll(&wait, 1, 1000) != 1) {
+    }
     uint64_t ticks = 0;
     if (::read(timer, &ticks, sizeof ticks) != sizeof ticks || ticks != 1) bad("timer that goes off once");
     pause_us(30'000);
@@ -206,8 +208,8 @@ void churn() {
   }
 }
 
-// A file of the copied mount, mapped privately: pages that were written are the process's own, whatever becomes of the file,
-// and the others are the file's.
+// A file of the copied mount, mapped privately: pages that were written are the process's own, whatever becomes of the
+// file, and the others are the file's.
 void keep_private_pages() {
   constexpr size_t kPage = 4096, kOnce = 1, kOften = 2, kShared = 3, kPages = 4;
   int file = ::open("/data/mapped", O_RDWR | O_CREAT | O_TRUNC, 0644);

@@ -13,9 +13,9 @@ inline constexpr uint64_t kCommand = uint64_t{1} << 62;
 inline constexpr uint64_t kOpenFile = kCommand + 1, kMap = kCommand + 2, kThread = kCommand + 3,
                           kHandler = kCommand + 4, kCloseFile = kCommand + 5, kTimer = kCommand + 6,
                           kUmask = kCommand + 7, kWatch = kCommand + 12;
-// No changes. kConnect: a socket that has been there from the start connects to kPortBack at the client, sends kTailBack bytes
-// and is closed. kKeep: the connection that asked stays open at its end, until another one says kEndKept: then it gets
-// kTailBack bytes and is closed.
+// No changes. kConnect: a socket that has been there from the start connects to kPortBack at the client, sends
+// kTailBack bytes and is closed. kKeep: the connection that asked stays open at its end, until another one says
+// kEndKept: then it gets kTailBack bytes and is closed.
 inline constexpr uint64_t kConnect = kCommand + 9, kKeep = kCommand + 10, kEndKept = kCommand + 11;
 inline constexpr uint16_t kPortBack = 7100;
 inline constexpr size_t kTailBack = 5000;
