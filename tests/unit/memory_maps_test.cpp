@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -100,6 +101,15 @@ class Region : public testing::Test {
   uint64_t first_ = 0;
 };
 
+// By the older interface: only this process has the page, so it is not the kernel's one zero page.
+bool is_own_page(const void* at) {
+  uint64_t entry = 0;
+  auto offset = static_cast<off_t>(reinterpret_cast<uint64_t>(at) / kPageSize * sizeof entry);
+  auto file = open_file("/proc/self/pagemap", O_RDONLY);
+  EXPECT_TRUE(file && pread(file->get(), &entry, sizeof entry, offset) == sizeof entry);
+  return (entry >> 56 & 1) != 0;
+}
+
 TEST_F(Region, OnlyWrittenPagesArePopulated) {
   at_[0] = std::byte{1};
   at_[3 * kPageSize] = std::byte{1};
@@ -110,7 +120,10 @@ TEST_F(Region, OnlyWrittenPagesArePopulated) {
   ASSERT_TRUE(pagemap);
   auto populated = pagemap->populated({first_, kPages});
   ASSERT_TRUE(populated) << populated.error().what;
-  EXPECT_EQ(*populated, PageSet::from_runs({{first_, 1}, {first_ + 3, 2}}));
+  // Some kernels give a page of its own to a read as well: it cannot be told from one that was written.
+  std::vector<PageRun> expected = {{first_, 1}, {first_ + 3, 2}};
+  if (is_own_page(at_ + 7 * kPageSize)) expected.push_back({first_ + 7, 1});
+  EXPECT_EQ(*populated, PageSet::from_runs(expected));
 }
 
 TEST_F(Region, IsReadThroughProtectionAndUpToHoles) {
