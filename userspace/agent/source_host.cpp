@@ -26,6 +26,8 @@ namespace {
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 // For frames that passed before the hold to reach their sockets; some microseconds are usual.
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
+// New connections wait while CRIU gets ready, which takes some ms. An agent that dies here must not keep them out for good.
+constexpr Nanoseconds kHoldNewMax = std::chrono::seconds(5);
 constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 
@@ -174,7 +176,7 @@ Status SourceHost::arm_dump() {
   // While CRIU prepares itself, what has begun to connect is let in. Last, because new connections wait from here on.
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
   listen_queues_.emplace(std::move(listen_queues));
-  MOSE_TRY(network_->hold_new(ingress_queue_->tap_ifindex()));
+  MOSE_TRY(network_->hold_new(ingress_queue_->tap_ifindex(), now() + kHoldNewMax));
   MOSE_TRY(swrk_->request_dump(request));
   return wait_hook("pre-dump", "preparation");
 }

@@ -173,6 +173,7 @@ Status WorkloadNetwork::open_ingress() {
   MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
   MOSE_ASSIGN(SteerPolicy ingress, steering_.policy(Direction::ingress));
   ingress.silent = false;
+  ingress.deadline.reset();
   bool queued =
       ingress.state == SteerState::hold || ingress.state == SteerState::hold_new || ingress.state == SteerState::drain;
   ingress.state = queued ? SteerState::drain : SteerState::pass;
@@ -203,17 +204,23 @@ Status WorkloadNetwork::add_neighbours(const std::vector<Neighbour>& neighbours)
   });
 }
 
-Status WorkloadNetwork::hold_new(unsigned tap_ifindex) {
-  return hold_as(SteerState::hold_new, Direction::ingress, tap_ifindex);
+Status WorkloadNetwork::hold_new(unsigned tap_ifindex, std::optional<Timestamp> deadline) {
+  return hold_as(SteerState::hold_new, Direction::ingress, tap_ifindex, deadline);
 }
 
 Status WorkloadNetwork::hold(Direction direction, unsigned tap_ifindex) {
-  return hold_as(SteerState::hold, direction, tap_ifindex);
+  MOSE_ASSIGN(SteerPolicy before, steering_.policy(direction));
+  if (before.expired == SteerState::hold_new) {
+    return fail("network of " + config_.workload + ": new connections were held for too long and have been let through again");
+  }
+  return hold_as(SteerState::hold, direction, tap_ifindex, {});
 }
 
-Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned tap_ifindex) {
+Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
   policy.state = state;
+  policy.deadline = deadline;
+  policy.on_expiry = SteerState::pass;
   policy.tap_ifindex = tap_ifindex;
   policy.hold_packets_max = config_.hold_packets_max;
   policy.hold_bytes_max = config_.hold_bytes_max;
@@ -223,6 +230,7 @@ Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned 
 Status WorkloadNetwork::shut(Direction direction, bool silent) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
   policy.state = SteerState::shut;
+  policy.deadline.reset();
   policy.silent = silent;
   return steering_.set(direction, policy);
 }
@@ -230,6 +238,7 @@ Status WorkloadNetwork::shut(Direction direction, bool silent) {
 Status WorkloadNetwork::pass(Direction direction) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
   policy.state = SteerState::pass;
+  policy.deadline.reset();
   policy.silent = false;
   return steering_.set(direction, policy);
 }
@@ -237,6 +246,7 @@ Status WorkloadNetwork::pass(Direction direction) {
 Status WorkloadNetwork::drain_to_pass(Direction direction) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
   policy.state = SteerState::drain;
+  policy.deadline.reset();
   policy.after_drain = SteerState::pass;
   return steering_.set(direction, policy);
 }
@@ -261,6 +271,7 @@ Status WorkloadNetwork::drain_to_peer(const MacAddress& peer_uplink_mac) {
   MOSE_TRY(shut(Direction::egress, true));
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
   policy.state = SteerState::drain;
+  policy.deadline.reset();
   policy.after_drain = SteerState::redirect;
   policy.silent = true;
   policy.peer_ifindex = uplink_ifindex_;

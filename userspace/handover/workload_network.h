@@ -74,7 +74,8 @@ class WorkloadNetwork {
   // The policies of a migration. `tap_ifindex`: HoldQueue::tap_ifindex(). What is silent stays so.
   // Only what opens a TCP connection is held, so that listen queues run dry while established connections go on; hold()
   // and drain_*() follow, with the same tap: held requests leave first, in the order of their arrival.
-  [[nodiscard]] Status hold_new(unsigned tap_ifindex);
+  // At `deadline` the programs let them through again, for an agent that has died; hold() then fails.
+  [[nodiscard]] Status hold_new(unsigned tap_ifindex, std::optional<Timestamp> deadline = {});
   [[nodiscard]] Status hold(Direction direction, unsigned tap_ifindex);
   [[nodiscard]] Status shut(Direction direction, bool silent);
   [[nodiscard]] Status pass(Direction direction);
@@ -88,7 +89,7 @@ class WorkloadNetwork {
   [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
 
  private:
-  [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex);
+  [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline);
   [[nodiscard]] static Result<WorkloadNetwork> build(const WorkloadNetworkConfig& config, int netns);
   WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)
       : config_(std::move(config)), netns_(std::move(netns)), steering_(std::move(steering)) {}

@@ -439,6 +439,33 @@ TEST(Crash, LosesNoHeldPacketWhenAHolderKeepsTheTap) {
   });
 }
 
+// An agent that dies while CRIU gets ready must not keep new clients out, and one that lives must notice.
+TEST(Crash, NewConnectionsAreNotHeldForGood) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  Fd listener = tcp_listener(bed.a.workload, "0.0.0.0", kPort);
+  EXPECT_OK(network.hold_new(queue.tap_ifindex(), now() + std::chrono::milliseconds(100)));
+  sleep_ms(150);
+  Fd connection = tcp_connect(bed.client, "192.0.2.10", kPort);
+  EXPECT_TRUE(connection);
+  auto policy = network.steering().policy(Direction::ingress);
+  ASSERT_TRUE(policy);
+  EXPECT_EQ(policy->state, SteerState::pass);
+  EXPECT_EQ(policy->expired, SteerState::hold_new);
+  auto late = network.hold(Direction::ingress, queue.tap_ifindex());
+  ASSERT_FALSE(late);
+  EXPECT_NE(late.error().what.find("let through again"), std::string::npos) << late.error().what;
+  // The next attempt begins anew.
+  EXPECT_OK(network.hold_new(queue.tap_ifindex(), now() + std::chrono::seconds(10)));
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  policy = network.steering().policy(Direction::ingress);
+  ASSERT_TRUE(policy);
+  EXPECT_FALSE(policy->deadline) << "a hold in front of a dump does not end by itself";
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  expect_drained(queue, network);
+}
+
 TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
