@@ -67,6 +67,9 @@ Error become(const ProgramSpec& spec) {
   }
   // What our own starter left open would be open as long as a daemon lives.
   if (::close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) != 0) return fail_errno("close_range").error();
+  for (auto [source, target] : spec.descriptors) {
+    if (auto s = redirect(source, target); !s) return s.error();
+  }
   for (const std::string& entry : spec.environment) {
     size_t equals = entry.find('=');
     ::setenv(entry.substr(0, equals).c_str(), entry.c_str() + equals + 1, 1);

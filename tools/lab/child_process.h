@@ -3,6 +3,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -29,6 +30,7 @@ struct ProgramSpec {
   const Place* place = nullptr;
   std::string cgroup;                    // absolute path of a cgroup to join first; empty: stay
   int in = -1, out = -1, err = -1;       // -1: /dev/null for in, ours for out and err
+  std::vector<std::pair<int, int>> descriptors;  // further ones: ours, and its number there; no others are passed on
   std::vector<std::string> environment;  // NAME=VALUE, added to ours
   bool die_with_us = false;
 };

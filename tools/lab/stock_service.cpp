@@ -54,8 +54,9 @@ Status make_empty(const std::string& path) {
   return {};
 }
 
-Status run_criu(std::vector<std::string> arguments, const std::string& log) {
+Status run_criu(std::vector<std::string> arguments, const std::string& log, std::vector<std::pair<int, int>> descriptors = {}) {
   ProgramSpec spec;
+  spec.descriptors = std::move(descriptors);
   spec.argv = {criu_path()};
   spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
   MOSE_ASSIGN(auto result, run_program(spec, "", kCriuBound));
@@ -181,22 +182,20 @@ Status StockService::receive_images() { return lab::receive_images(listener_.get
 
 Status StockService::restore() {
   ::unlink(kPidFile);
-  // The program must find the descriptor under a known number; ours stays close-on-exec for everybody else.
-  if (::dup2(net_.get(), kNetFd) < 0) return fail_errno("dup2");
-  auto status = run_criu({"restore", "-D", kImages, "-o", "restore.log", "-v1", "-d", "--tcp-established",
-                          "--manage-cgroups=ignore", "--file-validation", "filesize", "--inherit-fd",
-                          "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot, "--pidfile", kPidFile,
-                          "--network-lock", "nftables"},
-                         std::string(kImages) + "/restore.log");
-  ::close(kNetFd);
-  MOSE_TRY(std::move(status));
+  MOSE_TRY(run_criu(
+      {"restore", "-D", kImages, "-o", "restore.log", "-v1", "-d", "--tcp-established", "--manage-cgroups=ignore",
+       "--file-validation", "filesize", "--inherit-fd", "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot,
+       "--pidfile", kPidFile, "--network-lock", "nftables"},
+      std::string(kImages) + "/restore.log", {{net_.get(), kNetFd}}));
   MOSE_ASSIGN(std::string pid, read_file(kPidFile));
   pid_ = std::atoi(pid.c_str());
   if (pid_ <= 0) return fail("criu restore wrote no pid");
   return {};
 }
 
-Status StockService::activate() { return in_net_announce(net_.get(), kBaselineAddress, kServiceMac); }
+Status StockService::activate() {
+  return in_net_announce(net_.get(), kBaselineAddress, kServiceMac);
+}
 
 Status StockService::retire() {
   // The pair goes with either end; CRIU's lock in nftables goes with the namespace.
