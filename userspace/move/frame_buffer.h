@@ -17,7 +17,8 @@ class FrameReader {
   // Without `expected` any migration and epoch are accepted (the first frame of an incoming connection).
   explicit FrameReader(std::optional<StreamId> expected = {}) : expected_(std::move(expected)) {}
   void expect(const StreamId& stream) { expected_ = stream; }
-  // Below the protocol's own bound: an IMAGES or STANDBY that is longer is an error (EMSGSIZE) before a byte of it is read.
+  // Below the protocol's own bound: an IMAGES or STANDBY that is longer is an error (EMSGSIZE) before a byte of it is
+  // read.
   void limit_images(uint64_t bytes_max) { images_bytes_max_ = bytes_max; }
 
   // The next whole frame, or nothing when the socket has no more bytes now. ECONNRESET when the peer has closed.

@@ -271,16 +271,16 @@ TEST_F(RedisStandby, ClientsGoOn) {
   wait_answers(clients, 50);
   CriuBed::Node *from = &s.bed.a, *to = &s.bed.b;
   std::vector<StandbyBed::Move> moves;
-  // Of eight moves half are made with unread data. On a busy machine standbys are refused more often, so that it takes longer to
-  // see enough of those that are not.
+  // Of eight moves half are made with unread data. On a busy machine standbys are refused more often, so that it takes
+  // longer to see enough of those that are not.
   constexpr unsigned kRounds = 8, kRoundsMax = 24;
   constexpr size_t kMovesMin = 3;
   for (unsigned round = 0; round < kRounds || (moves.size() < kMovesMin && round < kRoundsMax); ++round) {
     ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
     std::this_thread::sleep_for(kWork);
     auto move = s.switch_over(*from, *to, round % 2 == 0);
-    // Its allocator asks for memory when it wants to, and a machine that stands still lets the clocks catch up. Then the standby
-    // goes, and here the source goes on. Both are found before anything of the standby is changed.
+    // Its allocator asks for memory when it wants to, and a machine that stands still lets the clocks catch up. Then
+    // the standby goes, and here the source goes on. Both are found before anything of the standby is changed.
     bool allowed = !move && (move.error().what.starts_with("the mappings of") ||
                              move.error().what.starts_with("the clocks of the standby are behind"));
     if (allowed) {

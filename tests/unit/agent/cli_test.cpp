@@ -61,9 +61,12 @@ INSTANTIATE_TEST_SUITE_P(
     Table, CommandLineRefuses,
     testing::Values(
         Usage{"Nothing", {}, "mose: a command is missing; there are: run, stop, workloads, migrate, "},
-        Usage{"UnknownVerb", {"move", "x"}, "mose: unknown command \"move\"; there are: run, stop, workloads, migrate, "},
+        Usage{
+            "UnknownVerb", {"move", "x"}, "mose: unknown command \"move\"; there are: run, stop, workloads, migrate, "},
         Usage{"UnknownVerbBehindAnOption", {"--socket", "/s", "move", "--json"}, "mose: unknown command \"move\""},
-        Usage{"UnknownVerbOfSteer", {"steer", "drop"}, "mose steer: unknown command \"drop\"; there are: show, explain, release"},
+        Usage{"UnknownVerbOfSteer",
+              {"steer", "drop"},
+              "mose steer: unknown command \"drop\"; there are: show, explain, release"},
         Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
         Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
         Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
@@ -78,7 +81,8 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
-        Usage{"ShowWithoutId", {"show"}, "id is required"}, Usage{"SteerAlone", {"steer"}, "mose steer: a command is missing; there are: show, explain, release"}),
+        Usage{"ShowWithoutId", {"show"}, "id is required"},
+        Usage{"SteerAlone", {"steer"}, "mose steer: a command is missing; there are: show, explain, release"}),
     [](const auto& param) { return param.param.name; });
 
 TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {

@@ -118,7 +118,8 @@ TEST(Config, EveryWayOfSteeringIsTakenAndPrinted) {
 
 TEST(Config, TheBoundsOfAHoldReachTheNetworksOfWorkloads) {
   Config config;
-  ASSERT_TRUE(merge_config(config, "[node]\nname = \"a\"\n[limits]\nhold_packets_max = 70\nhold_bytes_max = \"1MiB\"\n", "m.toml"));
+  ASSERT_TRUE(merge_config(config, "[node]\nname = \"a\"\n[limits]\nhold_packets_max = 70\nhold_bytes_max = \"1MiB\"\n",
+                           "m.toml"));
   ASSERT_TRUE(complete_config(config));
   WorkloadSpec spec;
   spec.name = "redis";
