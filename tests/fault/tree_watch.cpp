@@ -2,6 +2,7 @@
 #include "tree_watch.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -15,7 +16,9 @@ namespace {
 
 constexpr auto kPeriod = std::chrono::milliseconds(1);
 
-std::string text_of(const std::string& path) { return read_file(path).value_or(""); }
+std::string text_of(const std::string& path) {
+  return read_file(path).value_or("");
+}
 
 std::string value_of(const std::string& text, const std::string& key) {
   size_t at = text.find(key);
@@ -38,6 +41,24 @@ std::string file_at(const std::string& maps, uint64_t address) {
   return {};
 }
 
+// Killed, and no instruction of it will run any more: the signal waits, or is being obeyed.
+bool dying(const std::string& base) {
+  constexpr uint64_t kKill = 1u << (SIGKILL - 1), kExiting = 4;
+  std::string status = text_of(base + "/status"), stat = text_of(base + "/stat");
+  for (const char* pending : {"SigPnd:", "ShdPnd:"}) {
+    if (std::strtoull(value_of(status, pending).c_str(), nullptr, 16) & kKill) return true;
+  }
+  // "PID (NAME) STATE ppid pgrp session tty tpgid FLAGS ..."
+  size_t end = stat.rfind(')');
+  if (status.empty() || end == std::string::npos) return true;
+  std::istringstream fields(stat.substr(end + 1));
+  std::string skipped;
+  uint64_t flags = 0;
+  for (int i = 0; i < 6; ++i) fields >> skipped;
+  fields >> flags;
+  return (flags & kExiting) != 0;
+}
+
 std::optional<std::string> task_evidence(const std::string& pid, const std::string& program) {
   std::string base = "/proc/" + pid;
   char link[PATH_MAX];
@@ -47,7 +68,8 @@ std::optional<std::string> task_evidence(const std::string& pid, const std::stri
   if (!exe.substr(exe.rfind('/') + 1).starts_with(program)) return {};
   std::string status = text_of(base + "/status");
   std::string state = value_of(status, "State:");
-  // A group that is killed is "frozen" no longer with the first death in it; the others wait in the freezer until their own.
+  // A group that is killed is "frozen" no longer with the first death in it; the others wait in the freezer until their
+  // own.
   std::string where = text_of(base + "/wchan");
   if (where == "get_signal" || where == "do_freezer_trap") return {};
   if (value_of(status, "TracerPid:") != "0" || state.empty() || std::string("TtZX").contains(state[0])) return {};
@@ -57,7 +79,7 @@ std::optional<std::string> task_evidence(const std::string& pid, const std::stri
   if (last == std::string::npos) return {};
   uint64_t pc = std::strtoull(call.c_str() + last + 1, nullptr, 16);
   std::string file = file_at(text_of(base + "/maps"), pc);
-  if (file.empty()) return {};
+  if (file.empty() || dying(base)) return {};
   return pid + " (" + state + ") in " + file;
 }
 
@@ -110,8 +132,9 @@ void TreeWatch::sample() {
   if (suspicious) {
     auto first = running_evidence(groups_[0], program_);
     auto second = first ? running_evidence(groups_[1], program_) : std::nullopt;
-    auto again = second ? running_evidence(groups_[0], program_) : std::nullopt;
-    if (again) violation = *first + " and " + *second;
+    // Neither of them was only on its way out.
+    if (second && running_evidence(groups_[0], program_) && running_evidence(groups_[1], program_))
+      violation = *first + " and " + *second;
   }
   std::lock_guard lock(mutex_);
   ++findings_.samples;
