@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "base/fd.h"
 #include "base/result.h"
+#include "kernel/sock_diag.h"
 
 namespace mose {
 
@@ -30,8 +30,8 @@ class ListenQueues {
   [[nodiscard]] Result<WaitingConnections> read() const;
 
  private:
-  explicit ListenQueues(Fd socket) : socket_(std::move(socket)) {}
-  Fd socket_;
+  explicit ListenQueues(SockDiag sockets) : sockets_(std::move(sockets)) {}
+  SockDiag sockets_;
 };
 
 }  // namespace mose
