@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Takes the place of `criu` on a node of the fault tests and does harm at a planned moment of a dump or a restore.
 //
-// It becomes the real CRIU (the file of its own name and ".real") for everything but `swrk FD`. For that it starts the real one on a
-// socket of its own and passes messages both ways. The plan (file "plan" in $MOSE_FAULT_DIR, default kFaultDir, read when
-// the request comes) holds at most one line, which is carried out once:
+// It becomes the real CRIU (the file of its own name and ".real") for everything but `swrk FD`. For that it starts the
+// real one on a socket of its own and passes messages both ways. The plan (file "plan" in $MOSE_FAULT_DIR, default
+// kFaultDir, read when the request comes) holds at most one line, which is carried out once:
 //
 //   ROLE POINT MOMENT ACTION
 //   ROLE    dump | restore
@@ -42,8 +42,10 @@ namespace {
 
 constexpr const char* kFaultDir = "/var/lib/mose-fault";
 constexpr const char* kRealSuffix = ".real";
-constexpr int kOwnFdMin = 800;   // ours lie above the numbers that a request may name
-constexpr int kCriuSocket = 3;   // of the RPC socket in the real CRIU
+constexpr int kOwnFdMin = 800;  // ours lie above the numbers that a request may name
+constexpr int kCriuSocket = 3;  // of the RPC socket in the real CRIU
+constexpr int kKeptLine = 4;    // a restoring CRIU has a copy of its line's other end, as the agent gives it one
+constexpr const char* kRestoreSetting = "MOSE_CRIU_EXIT_KILL";
 constexpr size_t kMessageMax = 1u << 20;
 constexpr int kExitFailed = 125;
 constexpr unsigned kHoldStepUs = 500, kHoldMax = 10'000'000;
@@ -62,8 +64,8 @@ constexpr uint32_t kFieldImagesDir = 1, kFieldWorkDir = 17;
 
 struct Field {
   uint32_t number = 0;
-  uint64_t value = 0;       // varint
-  std::string_view bytes;   // length-delimited
+  uint64_t value = 0;      // varint
+  std::string_view bytes;  // length-delimited
 };
 
 std::optional<uint64_t> read_varint(std::string_view& in) {
@@ -136,13 +138,15 @@ class Plan {
     if (::unlink((dir_ + "/plan").c_str()) != 0) return {};
     std::string line = role + " " + point + " " + moment + " " + fault_->action + "\n";
     int fd = ::open((dir_ + "/done").c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (fd < 0 || ::write(fd, line.data(), line.size()) < 0) std::fprintf(stderr, "criu_interposer: the deed cannot be noted\n");
+    if (fd < 0 || ::write(fd, line.data(), line.size()) < 0)
+      std::fprintf(stderr, "criu_interposer: the deed cannot be noted\n");
     ::close(fd);
     return fault_->action;
   }
 
   void wait_for_go() const {
-    for (unsigned waited = 0; waited < kHoldMax && ::unlink((dir_ + "/go").c_str()) != 0; waited += kHoldStepUs) ::usleep(kHoldStepUs);
+    for (unsigned waited = 0; waited < kHoldMax && ::unlink((dir_ + "/go").c_str()) != 0; waited += kHoldStepUs)
+      ::usleep(kHoldStepUs);
   }
 
  private:
@@ -197,8 +201,10 @@ class Relay {
     for (;;) {
       pollfd fds[3] = {{agent_, POLLIN, 0}, {agent_ >= 0 ? criu_ : -1, POLLIN, 0}, {pidfd_, POLLIN, 0}};
       if (::poll(fds, 3, -1) < 0 && errno != EINTR) give_up("poll");
-      if (fds[1].revents & POLLIN) from_criu();
-      else if (fds[2].revents) end_like_criu();  // restored tasks may hold its socket open: its end shows here only
+      if (fds[1].revents & POLLIN)
+        from_criu();
+      else if (fds[2].revents)
+        end_like_criu();  // restored tasks may hold its socket open: its end shows here only
       if (agent_ >= 0 && fds[0].revents) from_agent();
       if (fds[1].revents && !(fds[1].revents & POLLIN)) end_like_criu();
     }
@@ -220,6 +226,7 @@ class Relay {
       } else if (::dup2(socket, kCriuSocket) < 0) {
         give_up("dup2");
       }
+      if (::getenv(kRestoreSetting) != nullptr && ::dup2(criu_, kKeptLine) < 0) give_up("dup2");
       char number[] = {'0' + kCriuSocket, '\0'};
       char verb[] = "swrk";
       char* argv[] = {path.data(), verb, number, nullptr};
@@ -262,7 +269,8 @@ class Relay {
   }
 
   void pass(int fd, std::string_view message) {
-    if (agent_ >= 0 && ::send(fd, message.data(), message.size(), MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET) {
+    if (agent_ >= 0 && ::send(fd, message.data(), message.size(), MSG_NOSIGNAL) < 0 && errno != EPIPE &&
+        errno != ECONNRESET) {
       give_up("pass a message on");
     }
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The destination's part of a warm standby: a tree restored ahead of the switchover from an earlier dump, which never runs
-// before it has been made equal to the last one. Whatever goes wrong with it before the switchover costs the standby alone.
+// The destination's part of a warm standby: a tree restored ahead of the switchover from an earlier dump, which never
+// runs before it has been made equal to the last one. Whatever goes wrong with it before the switchover costs the
+// standby alone.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
 #include "base/log.h"
+#include "kernel/sock_diag.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
 #include "restore/standby_refresh.h"
@@ -20,9 +22,9 @@ namespace {
 using plan::DestinationActionKind;
 
 constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
-// Between the hook and CRIU's look at the clock: the start of the first task. Too much makes the workload's clocks jump ahead by
-// that; too little would set them back. It takes half as long as CRIU's way to the hook (7-10 against 15-30 ms on a busy
-// machine), and now and then several times as long as usual.
+// Between the hook and CRIU's look at the clock: the start of the first task. Too much makes the workload's clocks jump
+// ahead by that; too little would set them back. It takes half as long as CRIU's way to the hook (7-10 against 15-30 ms
+// on a busy machine), and now and then several times as long as usual.
 constexpr Nanoseconds kClockMarginMin = std::chrono::milliseconds(30), kClockMarginMax = std::chrono::milliseconds(500);
 constexpr int kClockMarginWays = 3;
 // Nothing else is under way in the pager at these moments.
@@ -68,7 +70,8 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
   if (same.clocks && !handles.empty()) {
-    // Both run on at the same pace: what is behind now is behind in the switchover, where it would cost more to find out.
+    // Both run on at the same pace: what is behind now is behind in the switchover, where it would cost more to find
+    // out.
     const auto passed = static_cast<uint64_t>((images.age + (now() - received)).count());
     const restore::StandbyClocks due{same.clocks->monotonic_ns + passed, same.clocks->boottime_ns + passed};
     if (auto checked = restore::check_standby_clocks(due, handles.front()); !checked) {
@@ -82,7 +85,8 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
 Status DestinationHost::refresh_standby(const ImagesPayload& images) {
   Timeline::Span span(timeline_, "refresh");
   MOSE_ASSIGN(restore::ImageSet later, restore::ImageSet::of(images.images));
-  MOSE_ASSIGN(restore::StandbyDelta delta, restore::compare_images(early_images_, later, restore::StandbyMemory::eager));
+  MOSE_ASSIGN(restore::StandbyDelta delta,
+              restore::compare_images(early_images_, later, restore::StandbyMemory::eager));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied,
                         CopyTarget::standby));
   // Leaving repair mode, connections send window probes: they wait for the commit.
@@ -104,16 +108,24 @@ Status DestinationHost::drop_standby() {
   Timeline::Span span(timeline_, "standby_drop");
   set_restore({});
   MOSE_TRY(network_->shut(handover::Direction::egress, true));
-  // In repair mode sockets vanish with their processes; else they would linger and be in the way of the next.
+  // In repair mode sockets vanish with their processes; else they would linger and be in the way of the next. So do
+  // those of a tree that has died with its CRIU: they are ended below.
   std::vector<ProcessHandle> handles;
   if (auto tree = standby_tree(handles)) (void)set_tcp_repair(handles, true);
   MOSE_TRY(cgroup_.kill());
   MOSE_TRY(cgroup_.wait_empty(kExitBound));
   MOSE_TRY(cgroup_.thaw());
+  MOSE_ASSIGN(SockDiag sockets, SockDiag::open(netns_.get()));
+  if (auto ended = sockets.destroy_connections(); !ended) {
+    log::warn("sockets of the dropped standby may be in the way of the next restore",
+              {{"workload", payload_.spec.name}, {"reason", ended.error().what}});
+  }
   MOSE_TRY(restore::remove_images(images_dir_.get()));
-  // What a refreshed one has sent would leave at the commit, ahead of what the restored tree says on the same connections.
+  // What a refreshed one has sent would leave at the commit, ahead of what the restored tree says on the same
+  // connections.
   MOSE_ASSIGN(uint64_t frames, egress_queue_->discard(network_->steering()));
-  if (frames > 0) log::debug("frames of the dropped standby are thrown away", {{"workload", payload_.spec.name}, {"frames", frames}});
+  if (frames > 0)
+    log::debug("frames of the dropped standby are thrown away", {{"workload", payload_.spec.name}, {"frames", frames}});
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
   return start_restore_process();
 }
@@ -143,7 +155,8 @@ void DestinationMigration::standby_announced(const std::string& refusal) {
     standby_images_.reset();
     return standby_built(fail("the pager refuses a standby: " + refusal));
   }
-  criu_lane_.run([this, images = std::move(*standby_images_), received = standby_received_] { return host_->build_standby(images, received); },
+  criu_lane_.run([this, images = std::move(*standby_images_),
+                  received = standby_received_] { return host_->build_standby(images, received); },
                  [this](const Status& status) { standby_built(status); });
   standby_images_.reset();
 }
@@ -165,7 +178,8 @@ void DestinationMigration::standby_staged() {
 
 // The pager hears of it first: processes that vanish would be a failure. Both must have let go before the next restore.
 void DestinationMigration::drop_standby(const std::string& why) {
-  log::info("the standby is dropped", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", why}});
+  log::info("the standby is dropped",
+            {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", why}});
   standby_ = Standby::dropping;
   standby_problem_ = why;
   pager_let_go_ = tree_gone_ = false;
@@ -176,9 +190,8 @@ void DestinationMigration::drop_standby(const std::string& why) {
                    if (!status) return standby_gone(status);
                    tree_gone_ = true;
                    if (pager_let_go_) return standby_gone({});
-                   timers_.push_back(context_.core.loop.after(kPagerAnswerBound, [this] {
-                     standby_gone(fail("the pager does not let go of the standby"));
-                   }));
+                   timers_.push_back(context_.core.loop.after(
+                       kPagerAnswerBound, [this] { standby_gone(fail("the pager does not let go of the standby")); }));
                  });
 }
 
@@ -203,8 +216,9 @@ void DestinationMigration::refresh() {
 }
 
 void DestinationMigration::refreshed(const Status& status) {
-  if (driver_.state().phase != plan::DestinationPhase::restoring) return done(DestinationActionKind::restore, fail("discarded"));
-  restore_waits_ = true;  // unless everything is well
+  if (driver_.state().phase != plan::DestinationPhase::restoring)
+    return done(DestinationActionKind::restore, fail("discarded"));
+  restore_waits_ = true;                      // unless everything is well
   if (standby_ == Standby::dropping) return;  // the pager had a reason of its own
   if (standby_ == Standby::gone) {
     restore_waits_ = false;
@@ -216,7 +230,8 @@ void DestinationMigration::refreshed(const Status& status) {
   restored({});
 }
 
-// What was written since the last round and is still at the source must not be waited for while the workload stands still.
+// What was written since the last round and is still at the source must not be waited for while the workload stands
+// still.
 void DestinationMigration::await_fresh_memory() {
   auto too_late = [this](const std::string& why) {
     if (!std::exchange(restored_, false)) return;
@@ -224,7 +239,8 @@ void DestinationMigration::await_fresh_memory() {
     drop_standby(why);
   };
   if (pager_ && pager_->status().standby.remote_pages > restore::kStandbyRemoteMax) {
-    return too_late(fmt::format("{} of its pages were written again and are still at the source", pager_->status().standby.remote_pages));
+    return too_late(fmt::format("{} of its pages were written again and are still at the source",
+                                pager_->status().standby.remote_pages));
   }
   timers_.push_back(context_.core.loop.after(kFreshBound, [this, too_late] {
     if (!memory_fresh_) too_late("its memory did not become up to date in time");

@@ -7,6 +7,9 @@
  *    a single region stay real: CRIU uses them to probe the kernel.
  * 2. prlimit of another user's process needs CAP_SYS_RESOURCE, which some machines withhold; what it asks for (reading
  *    limits) is in /proc/PID/limits as well. CRIU calls it through syscall().
+ * 3. A restored tree that CRIU still holds dies with it: with MOSE_CRIU_EXIT_KILL=1 each task is traced with
+ *    PTRACE_O_EXITKILL. A CRIU that is killed, with the agent or without it, would let the tree run otherwise. Never for a
+ *    dump, whose tree is the only one.
  *
  * F_SETPIPE_SZ is left alone: only CRIU's own page server needs more than the limit, and we never start it.
  *
@@ -18,6 +21,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -68,14 +72,14 @@ static long raw(long number, long a, long b, long c, long d, long e, long f)
 	return result;
 }
 
-static int skip_memory(void)
+/* Whether the environment has this very entry. */
+static int asked_for(const char *setting)
 {
-	static const char name[] = "MOSE_CRIU_SKIP_MEMORY=1";
 	for (char **entry = environ; entry && *entry; ++entry) {
 		size_t i = 0;
-		while (i < sizeof name && (*entry)[i] == name[i])
+		while (setting[i] && (*entry)[i] == setting[i])
 			++i;
-		if (i == sizeof name)
+		if (!setting[i] && !(*entry)[i])
 			return 1;
 	}
 	return 0;
@@ -89,12 +93,31 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	va_end(args);
 	if (request == PAGEMAP_SCAN_REQUEST && argument) {
 		struct scan *scan = argument;
-		if (scan->vec_len > 1 && skip_memory()) {
+		if (scan->vec_len > 1 && asked_for("MOSE_CRIU_SKIP_MEMORY=1")) {
 			scan->walk_end = scan->end;
 			return 0;
 		}
 	}
 	return (int)raw(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
+}
+
+EXPORT long ptrace(enum __ptrace_request request, ...)
+{
+	va_list args;
+	va_start(args, request);
+	long pid = va_arg(args, long), address = va_arg(args, long), data = va_arg(args, long);
+	va_end(args);
+	if (request == PTRACE_PEEKTEXT || request == PTRACE_PEEKDATA || request == PTRACE_PEEKUSER) {
+		long word = 0;
+		if (raw(SYS_ptrace, request, pid, address, (long)&word, 0, 0) < 0)
+			return -1;
+		errno = 0;
+		return word;
+	}
+	/* Options are replaced as a whole by either request. */
+	if ((request == PTRACE_SEIZE || request == PTRACE_SETOPTIONS) && asked_for("MOSE_CRIU_EXIT_KILL=1"))
+		data |= PTRACE_O_EXITKILL;
+	return raw(SYS_ptrace, request, pid, address, data, 0, 0);
 }
 
 /* The order of /proc/PID/limits, by what its lines begin with. */

@@ -17,6 +17,7 @@ namespace mose::restore {
 namespace {
 
 constexpr int kSocketNumber = 3;  // of the RPC socket in CRIU
+constexpr int kKeptLine = 4;      // a restoring CRIU's copy of our end: its line never ends before it
 // Inside CRIU's private mount namespace, on its own tmpfs.
 constexpr const char* kRootMount = "/run/mose-criu/root";
 constexpr const char* kExternalMounts = "/run/mose-criu/mounts/";
@@ -25,7 +26,8 @@ constexpr Nanoseconds kKillBound{5'000'000'000};
 constexpr size_t kLogBytesMax = 64u << 20;
 constexpr size_t kLogLinesQuoted = 3;
 
-// "(00.012345)      1: Error (criu/x.c:12): text" -> "1: Error (criu/x.c:12): text"; 1 is the number of a restored task.
+// "(00.012345)      1: Error (criu/x.c:12): text" -> "1: Error (criu/x.c:12): text"; 1 is the number of a restored
+// task.
 std::string_view without_stamp(std::string_view line) {
   if (line.starts_with('(')) {
     size_t end = line.find(") ");
@@ -86,7 +88,11 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
     request.time_fd = place.time_fd;
     request.command.environment.push_back(place.skip_memory ? "MOSE_CRIU_SKIP_MEMORY=1" : "MOSE_CRIU_SKIP_MEMORY=0");
   } else {
+    // The tree goes with CRIU, and CRIU with us, by its own copy of our end not one system call further: the end of the
+    // line would be taken for an answer.
     request.parent_death_signal = SIGKILL;
+    request.command.environment.emplace_back("MOSE_CRIU_EXIT_KILL=1");
+    request.command.fds.push_back({ours.get(), kKeptLine});
     request.cgroup_fd = place.cgroup_fd;
     request.private_mounts = true;
     if (!place.root.empty()) {
@@ -107,8 +113,12 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
   return swrk;
 }
 
-Result<Swrk> Swrk::start_for_dump(const CriuSetup& setup, const Place& place) { return start(setup, place, Purpose::dump); }
-Result<Swrk> Swrk::start_for_restore(const CriuSetup& setup, const Place& place) { return start(setup, place, Purpose::restore); }
+Result<Swrk> Swrk::start_for_dump(const CriuSetup& setup, const Place& place) {
+  return start(setup, place, Purpose::dump);
+}
+Result<Swrk> Swrk::start_for_restore(const CriuSetup& setup, const Place& place) {
+  return start(setup, place, Purpose::restore);
+}
 
 Swrk& Swrk::operator=(Swrk&& other) noexcept {
   if (this != &other) {
@@ -125,7 +135,9 @@ Swrk& Swrk::operator=(Swrk&& other) noexcept {
   return *this;
 }
 
-Swrk::~Swrk() { end(); }
+Swrk::~Swrk() {
+  end();
+}
 
 Status Swrk::send(const std::string& bytes) {
   ssize_t n;
@@ -145,14 +157,16 @@ Status Swrk::request_dump(const DumpRequest& request) {
   if (purpose_ != Purpose::dump || state_ != State::idle) return fail("this CRIU process cannot be asked for a dump");
   MOSE_ASSIGN(images_dir_, duplicate(request.images_dir));
   DumpMessage message{images_dir_.get(), request.pid, request.cgroup_path, {}, request.log_level};
-  for (const DumpRequest::Mount& mount : request.mounts) message.externals.push_back("mnt[" + mount.target + "]:" + mount.key);
+  for (const DumpRequest::Mount& mount : request.mounts)
+    message.externals.push_back("mnt[" + mount.target + "]:" + mount.key);
   MOSE_TRY(send(encode_dump(message)));
   state_ = State::asked;
   return {};
 }
 
 Status Swrk::request_restore(const RestoreRequest& request) {
-  if (purpose_ != Purpose::restore || state_ != State::idle) return fail("this CRIU process cannot be asked for a restore");
+  if (purpose_ != Purpose::restore || state_ != State::idle)
+    return fail("this CRIU process cannot be asked for a restore");
   MOSE_ASSIGN(images_dir_, duplicate(request.images_dir));
   MOSE_TRY(send(encode_restore({images_dir_.get(), root_, externals_, request.lazy_pages, request.log_level})));
   state_ = State::asked;

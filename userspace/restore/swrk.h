@@ -23,13 +23,14 @@ namespace mose::restore {
 // answer CRIU waits. Destroying the object ends CRIU: end().
 //
 // Never SIGKILL a CRIU that is dumping: between the pre-dump and the post-dump hook its code runs inside the workload's
-// tasks, and about one kill in three damaged them beyond use (24 kills at 0-9 ms after query-ext-files, 9 broken). Break
-// its line instead: it finds that out at its next hook, cleans the tasks up, takes their sockets out of repair mode, leaves
-// the cgroup as frozen as it found it, and exits. The same happens when the agent dies, which is why a dumping CRIU is not
-// tied to our life. A restoring CRIU is: it dies with the thread that started it, so call start_for_restore from a thread
-// that outlives the restore.
+// tasks, and about one kill in three damaged them beyond use (24 kills at 0-9 ms after query-ext-files, 9 broken).
+// Break its line instead: it finds that out at its next hook, cleans the tasks up, takes their sockets out of repair
+// mode, leaves the cgroup as frozen as it found it, and exits. The same happens when the agent dies, which is why a
+// dumping CRIU is not tied to our life. A restoring CRIU is: it dies with the thread that started it, and at nothing
+// less than that, for it has a copy of our end. So call start_for_restore from a thread that outlives the restore.
 //
-// What a dead CRIU leaves running is decided by the cgroup's freezer alone.
+// A dead CRIU leaves a tree that it dumps as running as the cgroup's freezer lets it be; a restored tree that it has
+// not let go dies with it.
 class Swrk {
  public:
   struct Place {
@@ -54,17 +55,17 @@ class Swrk {
   ~Swrk();
 
   struct DumpRequest {
-    int images_dir = -1;          // directory on tmpfs; gets images and dump.log. Stays open until Done
-    pid_t pid = 0;                // first process of the workload
-    std::string cgroup_path;      // its group, frozen before the request or (with a later freeze) in the pre-dump hook
+    int images_dir = -1;      // directory on tmpfs; gets images and dump.log. Stays open until Done
+    pid_t pid = 0;            // first process of the workload
+    std::string cgroup_path;  // its group, frozen before the request or (with a later freeze) in the pre-dump hook
     struct Mount {
-      std::string target, key;    // external mounts: mount point in the workload, name in the images
+      std::string target, key;  // external mounts: mount point in the workload, name in the images
     };
     std::vector<Mount> mounts;
-    int log_level = 1;            // errors; 4: everything, costs milliseconds
+    int log_level = 1;  // errors; 4: everything, costs milliseconds
   };
   struct RestoreRequest {
-    int images_dir = -1;          // lazy: "lazy-pages.socket" must be listening in it
+    int images_dir = -1;  // lazy: "lazy-pages.socket" must be listening in it
     bool lazy_pages = true;
     int log_level = 1;
   };
@@ -80,12 +81,12 @@ class Swrk {
   // The answer. A restore that worked says which process is the new first one.
   struct Done {
     bool success = false;
-    int error = 0;            // errno as CRIU gives it, 0 when it gives none
-    std::string message;      // failed: one line, with the last meaningful lines of CRIU's log
+    int error = 0;        // errno as CRIU gives it, 0 when it gives none
+    std::string message;  // failed: one line, with the last meaningful lines of CRIU's log
     pid_t restored_pid = 0;
   };
   struct Died {
-    std::string how;          // "signal 9"
+    std::string how;  // "signal 9"
   };
   struct TimedOut {};
   using Event = std::variant<Hook, Done, Died, TimedOut>;
@@ -103,7 +104,8 @@ class Swrk {
   // SIGKILL and reap. Harmless for the workload in a hook of a dump, not between two of them.
   void kill();
   // For other threads: breaks the line of a CRIU whose owner waits in next(), which then returns Died after CRIU has
-  // cleaned up (or first a hook that had come before; its answer fails). Valid as long as the caller keeps it, also after the Swrk has gone.
+  // cleaned up (or first a hook that had come before; its answer fails). Valid as long as the caller keeps it, also
+  // after the Swrk has gone.
   class Breaker {
    public:
     Breaker() = default;
@@ -132,10 +134,10 @@ class Swrk {
   Purpose purpose_;
   State state_ = State::idle;
   Fd socket_;
-  Fd output_;       // memory file with what the process wrote to standard output and error
+  Fd output_;  // memory file with what the process wrote to standard output and error
   ProcessHandle process_;
-  Fd images_dir_;   // our duplicate: CRIU opens it through /proc
-  std::string root_;                    // restore: paths inside CRIU's mount namespace
+  Fd images_dir_;     // our duplicate: CRIU opens it through /proc
+  std::string root_;  // restore: paths inside CRIU's mount namespace
   std::vector<std::string> externals_;
 };
 

@@ -106,7 +106,8 @@ TEST_F(CriuFailure, NoAtPostDumpLeavesTheSourceFrozenAndOutOfRepair) {
   auto swrk = dumper();
   ASSERT_TRUE(ok(swrk));
   ASSERT_TRUE(ok(bed.a.cgroup.freeze(kBound)));
-  Status status = dump(bed.a, *swrk, source_images.get(), [](const Swrk::Hook& hook) -> Result<bool> { return hook.name != "post-dump"; });
+  Status status = dump(bed.a, *swrk, source_images.get(),
+                       [](const Swrk::Hook& hook) -> Result<bool> { return hook.name != "post-dump"; });
   ASSERT_FALSE(status);
   EXPECT_TRUE(status.error().what.starts_with("dump: ")) << status.error().what;
   ASSERT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
@@ -114,28 +115,25 @@ TEST_F(CriuFailure, NoAtPostDumpLeavesTheSourceFrozenAndOutOfRepair) {
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
-TEST_F(CriuFailure, CriuKilledAtPreResumeLeavesTheFenceUpAndTheSourceFree) {
+// No fence is up at this moment: the kernel alone sees to it that the tree never runs.
+TEST_F(CriuFailure, CriuKilledAtPreResumeTakesTheTreeWithIt) {
   ASSERT_TRUE(ok(dump_and_carry()));
+  unsigned before = bed.ticks(bed.b);
   auto swrk = restorer();
   ASSERT_TRUE(ok(swrk));
-  auto restored = restore_tree(bed.b, *swrk, destination_images.get(), kill_at("pre-resume", *swrk));
-  ASSERT_FALSE(restored);
-  ASSERT_EQ(restored.error().what, "killed as planned");
-  ASSERT_TRUE(*bed.b.cgroup.frozen());
-  unsigned before = bed.ticks(bed.b);
-  ::usleep(100'000);
+  std::vector<pid_t> restored;
+  auto done = restore_tree(bed.b, *swrk, destination_images.get(), [&](const Swrk::Hook& hook) -> Result<bool> {
+    if (hook.name != "pre-resume") return true;
+    MOSE_ASSIGN(restored, bed.b.cgroup.procs());
+    MOSE_TRY(bed.b.cgroup.thaw());
+    swrk->kill();
+    return fail("killed as planned");
+  });
+  ASSERT_FALSE(done);
+  ASSERT_EQ(done.error().what, "killed as planned");
+  EXPECT_EQ(restored.size(), 2u);
+  ASSERT_TRUE(ok(bed.b.cgroup.wait_empty(kBound)));
   EXPECT_EQ(bed.ticks(bed.b), before);
-
-  // Sockets have left repair mode by now: back into it, or the killed tree's FINs would hold the addresses.
-  auto pids = bed.b.cgroup.procs();
-  ASSERT_TRUE(ok(pids));
-  ASSERT_EQ(pids->size(), 2u);
-  std::vector<ProcessHandle> tree;
-  for (pid_t pid : *pids) tree.push_back(std::move(*ProcessHandle::open(pid)));
-  auto count = set_tcp_repair(tree, true);
-  ASSERT_TRUE(ok(count));
-  EXPECT_EQ(count->changed, kSocketsInRepair);
-  ASSERT_TRUE(ok(clear(bed.b)));
   ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
   ASSERT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 
@@ -157,7 +155,8 @@ TEST_F(CriuFailure, ARestoreThatFailsSaysWhy) {
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
-// Whenever the line breaks (the agent died, or broke it off), the source is whole: frozen as it was, out of repair mode.
+// Whenever the line breaks (the agent died, or broke it off), the source is whole: frozen as it was, out of repair
+// mode.
 class BrokenLine : public CriuFailure, public ::testing::WithParamInterface<int> {};
 TEST_P(BrokenLine, LeavesAWholeSource) {
   auto swrk = dumper();
