@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/units.h"
+#include "kernel/netns.h"
 #include "restore/images.h"
 #include "restore/pager_client.h"
 
@@ -184,7 +185,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
   }
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
 
-  MOSE_ASSIGN(netns_, new_namespace(NamespaceKind::net));
+  MOSE_ASSIGN(netns_, create_service_netns());
   MOSE_ASSIGN(ipcns_, new_namespace(NamespaceKind::ipc));
   MOSE_ASSIGN(utsns_, new_namespace(NamespaceKind::uts));
   MOSE_TRY(set_hostname(utsns_.get(), payload_.hostname));

@@ -21,6 +21,7 @@
 #include "handover/workload_network.h"
 #include "kernel/cgroup.h"
 #include "kernel/launch.h"
+#include "kernel/netns.h"
 #include "kernel/rooted.h"
 
 namespace mose::agent {
@@ -220,7 +221,7 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
   }
   MOSE_TRY(cgroup.thaw());
 
-  MOSE_ASSIGN(Fd net, new_namespace(NamespaceKind::net));
+  MOSE_ASSIGN(Fd net, create_service_netns());
   MOSE_ASSIGN(Fd ipc, new_namespace(NamespaceKind::ipc));
   MOSE_ASSIGN(Fd uts, new_namespace(NamespaceKind::uts));
   MOSE_TRY(set_hostname(uts.get(), spec.name));

@@ -10,6 +10,10 @@
 namespace mose {
 namespace {
 
+// 16384 buckets are walked in 0.1 ms, and carry 100 000 connections with six to a bucket.
+constexpr const char* kTcpBuckets = "16384";
+constexpr const char* kUdpBuckets = "4096";
+
 // A thread of its own for `work`. Its failure to start is an error like any other.
 Status in_thread(const std::function<Status()>& work) {
   Status status;
@@ -35,6 +39,21 @@ Result<Fd> create_netns() {
     MOSE_ASSIGN(netns, open_netns());
     return {};
   }));
+  return netns;
+}
+
+Result<Fd> create_service_netns() {
+  Fd netns;
+  auto make = [&]() -> Status {
+    // The sizes are taken from the namespace of whoever makes one, which must not be the host's own.
+    if (unshare(CLONE_NEWNET) < 0) return fail_errno("new network namespace");
+    MOSE_TRY(set_net_sysctl("ipv4/tcp_child_ehash_entries", kTcpBuckets));
+    MOSE_TRY(set_net_sysctl("ipv4/udp_child_hash_entries", kUdpBuckets));
+    if (unshare(CLONE_NEWNET) < 0) return fail_errno("new network namespace");
+    MOSE_ASSIGN(netns, open_netns());
+    return {};
+  };
+  MOSE_TRY(in_thread(make));
   return netns;
 }
 

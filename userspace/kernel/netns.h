@@ -14,6 +14,9 @@ namespace mose {
 
 // A new, empty namespace (its loopback is down). It lives as long as a descriptor, a process or a socket in it.
 [[nodiscard]] Result<Fd> create_netns();
+// The same with small tables of sockets of its own, where the kernel can (6.1 for TCP, 6.2 for UDP). Others share the
+// host's, which grow with its memory, and every list of a namespace's sockets walks them from end to end: a dump asks for ten.
+[[nodiscard]] Result<Fd> create_service_netns();
 // The namespace of a process, or of the calling thread (pid 0).
 [[nodiscard]] Result<Fd> open_netns(int pid = 0);
 

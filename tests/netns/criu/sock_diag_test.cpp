@@ -83,5 +83,25 @@ TEST(SockDiag, EndsConnectionsAlsoThoseWithoutAProgram) {
   EXPECT_TRUE(errno == ECONNABORTED || errno == ECONNRESET) << errno;
 }
 
+// The kernel shows a table that is shared as a negative number.
+TEST(ServiceNetns, HasTablesOfItsOwn) {
+  if (geteuid() != 0) skip_process("network namespaces need root");
+  if (access("/proc/sys/net/ipv4/tcp_child_ehash_entries", F_OK) != 0) skip_process("this kernel has one table for all");
+  auto buckets = [](const Result<Fd>& netns) -> Result<int64_t> {
+    if (!netns) return std::unexpected(netns.error());
+    return in_netns_get<int64_t>(netns->get(), []() -> Result<int64_t> {
+      MOSE_ASSIGN(std::string text, read_file("/proc/sys/net/ipv4/tcp_ehash_entries"));
+      return std::stoll(text);
+    });
+  };
+  std::string before = read_file("/proc/sys/net/ipv4/tcp_child_ehash_entries").value_or("");
+  auto plain = buckets(create_netns()), service = buckets(create_service_netns());
+  ASSERT_TRUE(plain) << plain.error().what;
+  ASSERT_TRUE(service) << service.error().what;
+  EXPECT_EQ(*service, 16384);
+  EXPECT_NE(*plain, *service);
+  EXPECT_EQ(read_file("/proc/sys/net/ipv4/tcp_child_ehash_entries").value_or(""), before);
+}
+
 }  // namespace
 }  // namespace mose::test
