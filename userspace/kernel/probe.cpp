@@ -78,19 +78,38 @@ ProbeResult probe_pagemap_scan() {
   return yes("PAGEMAP_SCAN finds a page that is present");
 }
 
-ProbeResult probe_bpf() {
+// A program that does nothing.
+Fd load_empty_program(bpf_prog_type type) {
   bpf_insn program[2] = {};
   program[0].code = BPF_ALU64 | BPF_MOV | BPF_K;  // r0 = 0
   program[1].code = BPF_JMP | BPF_EXIT;
   bpf_attr attr;
   memset(&attr, 0, sizeof attr);
-  attr.prog_type = BPF_PROG_TYPE_SCHED_CLS;
+  attr.prog_type = type;
   attr.insns = reinterpret_cast<uintptr_t>(program);
   attr.insn_cnt = 2;
   attr.license = reinterpret_cast<uintptr_t>("GPL");
-  Fd fd(static_cast<int>(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr)));
+  return Fd(static_cast<int>(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof attr)));
+}
+
+ProbeResult probe_bpf() {
+  Fd fd = load_empty_program(BPF_PROG_TYPE_SCHED_CLS);
   if (!fd) return from_errno("load a classifier");
   return yes("a classifier can be loaded");
+}
+
+ProbeResult probe_page_fault_tracepoints() {
+  Fd program = load_empty_program(BPF_PROG_TYPE_RAW_TRACEPOINT);
+  if (!program) return from_errno("load a program for tracepoints");
+  for (const char* name : {"page_fault_user", "page_fault_kernel"}) {
+    bpf_attr attr;
+    memset(&attr, 0, sizeof attr);
+    attr.raw_tracepoint.name = reinterpret_cast<uintptr_t>(name);
+    attr.raw_tracepoint.prog_fd = static_cast<uint32_t>(program.get());
+    Fd link(static_cast<int>(syscall(SYS_bpf, BPF_RAW_TRACEPOINT_OPEN, &attr, sizeof attr)));
+    if (!link) return from_errno(std::string("attach to ") + name);
+  }
+  return yes("programs can be attached to page_fault_user and page_fault_kernel");
 }
 
 ProbeResult probe_bpffs() {
@@ -216,6 +235,9 @@ const std::vector<Entry>& entries() {
       {{"tap-vnet-hdr", "held packets lose their segmentation state", true}, probe_tap},
       {{"time-namespace", "monotonic clocks of a moved workload jump", true}, probe_time_namespace},
       {{"btf", "programs that read kernel structures cannot be loaded: no write-rate hints", false}, probe_btf},
+      {{"page-fault-tracepoints", "who writes which pages how often is not seen: forecasts come from whole rounds only",
+        false},
+       probe_page_fault_tracepoints},
       {{"uffd-wp-async", "written pages are found by comparing contents, not by write protection", false},
        probe_uffd_wp_async},
       {{"cap-sys-resource",
