@@ -4,4 +4,6 @@
 if(NOT MOSE_SANITIZE MATCHES "address")
   mose_test(dirty_table_test LABEL netns TIMEOUT 180 DEPS sense kernel
     SOURCES sense/dirty_table_test.cpp sense/sense_bed.cpp)
+  mose_test(fault_monitor_test LABEL netns DEPS sense kernel
+    SOURCES sense/fault_monitor_test.cpp sense/sense_bed.cpp)
 endif()

@@ -110,6 +110,50 @@ Result<uint32_t> map_value_size(int map) {
   return info.value_size;
 }
 
+namespace {
+
+bool is_per_cpu(uint32_t type) {
+  return type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_PERCPU_ARRAY || type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
+}
+
+}  // namespace
+
+Result<MapDump> map_dump(int map) {
+  bpf_map_info info{};
+  uint32_t info_size = sizeof info;
+  if (int code = bpf_map_get_info_by_fd(map, &info, &info_size); code < 0) return fail_errno("map info", -code);
+  size_t value_size = info.value_size;
+  if (is_per_cpu(info.type)) {
+    MOSE_ASSIGN(unsigned cpus, possible_cpus());
+    value_size = (value_size + 7) / 8 * 8 * cpus;
+  }
+  // A batch ends at the end of a bucket: one that is too small for the next bucket is refused and made larger.
+  uint32_t batch = std::min(256u, std::max(info.max_entries, 1u));
+  MapDump out;
+  std::array<std::byte, 64> from{}, to{};  // the kernel's place: 4 bytes, or a key
+  if (info.key_size > from.size()) return fail("dump a map: keys of " + std::to_string(info.key_size) + " bytes");
+  for (bool first = true;;) {
+    out.keys.resize((out.count + batch) * info.key_size);
+    out.values.resize((out.count + batch) * value_size);
+    uint32_t count = batch;
+    int code =
+        bpf_map_lookup_batch(map, first ? nullptr : from.data(), to.data(), out.keys.data() + out.count * info.key_size,
+                             out.values.data() + out.count * value_size, &count, nullptr);
+    if (code == -ENOSPC && batch < info.max_entries) {
+      batch = std::min(batch * 2, info.max_entries);
+      continue;
+    }
+    if (code < 0 && code != -ENOENT) return fail_errno("dump a map", -code);
+    out.count += count;
+    if (code == -ENOENT) break;
+    from = to;
+    first = false;
+  }
+  out.keys.resize(out.count * info.key_size);
+  out.values.resize(out.count * value_size);
+  return out;
+}
+
 Result<unsigned> possible_cpus() {
   int count = libbpf_num_possible_cpus();
   if (count < 0) return fail_errno("number of possible CPUs", -count);
@@ -236,6 +280,11 @@ Result<std::array<uint8_t, 8>> program_tag(int program) {
   std::array<uint8_t, 8> tag{};
   std::copy(std::begin(info.tag), std::end(info.tag), tag.begin());
   return tag;
+}
+
+Result<uint64_t> program_misses(int program) {
+  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  return info.recursion_misses;
 }
 
 Result<Fd> program_of_link(int link) {

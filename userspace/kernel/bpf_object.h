@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -39,6 +40,14 @@ inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of
 // `next` gets the key behind `key` (null: the first). False: there is none.
 [[nodiscard]] Result<bool> map_next_key(int map, const void* key, void* next);
 
+// Every entry of a hash or array: keys and values end to end; a value of a per-CPU map is possible_cpus() of them, each
+// rounded up to 8 bytes. Not one moment: what comes or goes meanwhile may be there or not.
+struct MapDump {
+  size_t count = 0;
+  std::vector<std::byte> keys, values;
+};
+[[nodiscard]] Result<MapDump> map_dump(int map);
+
 // Size of one value; per-CPU maps give possible_cpus() of them, each rounded up to 8 bytes.
 [[nodiscard]] Result<uint32_t> map_value_size(int map);
 [[nodiscard]] Result<unsigned> possible_cpus();
@@ -68,6 +77,9 @@ enum class XdpMode : uint8_t { native, generic };
 [[nodiscard]] Result<uint32_t> program_id(int program);
 // Follows from the instructions alone: equal for two loads of one program.
 [[nodiscard]] Result<std::array<uint8_t, 8>> program_tag(int program);
+
+// How often a tracing program was skipped because it ran already on that CPU.
+[[nodiscard]] Result<uint64_t> program_misses(int program);
 
 // The program behind a link.
 [[nodiscard]] Result<Fd> program_of_link(int link);
