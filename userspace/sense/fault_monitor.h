@@ -19,8 +19,9 @@ namespace mose::sense {
 // A hint, never the dirty set: a page has to be absent or write-protected for a write to fault, and writes that take no
 // exception (direct I/O, process_vm_writev) are not seen.
 //
-// Life: attach() before the first round; next_epoch() where a round begins, so that ages count in rounds; totals() and
-// snapshot() at any time; detached by the destructor (some milliseconds). Nothing is pinned: it ends with the agent.
+// Life: attach() beside the first round (70 ms of CPU, most of it libbpf reading the kernel's types); next_epoch() where a
+// round begins, so that ages count in rounds; totals() and snapshot() at any time; detached by the destructor (1 ms).
+// Nothing is pinned: it ends with the agent.
 struct FaultMonitorOptions {
   enum class Form : uint8_t { automatic, tp_btf, raw_tp };
   Form form = Form::automatic;  // the first that attaches, in this order
