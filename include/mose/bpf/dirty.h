@@ -15,9 +15,9 @@
  *
  * History: one byte per page, a shift register of the epochs in which it had a write fault: bit 7 is the epoch of the
  * region's stamp, bit 6 the one before, and so on. As a number it is a heat that halves with every epoch, without a
- * clock and without overflow. A region shifts when it is first touched in a new epoch; who reads shifts the rest of the way. Bytes in
- * a region cost 1.2 bytes a page with all that is around them: an entry per page costs 88, one per 64 KiB 5.5 and says
- * less (tests/bench/fault_bench.cpp).
+ * clock and without overflow. A region shifts when it is first touched in a new epoch; who reads shifts the rest of the
+ * way. With all that is around them the bytes of a region cost 1.2 bytes a page; an entry per page costs 88, one per
+ * 64 KiB 5.5 and says less (tests/bench/fault_bench.cpp).
  *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides.
  */

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#include "plan/dirty_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mose::plan {
+namespace {
+
+constexpr double kFastest = 1024;  // per second
+constexpr double kPageBits = 4096 * 8;
+// Of each older window against the next one: about three of them decide.
+constexpr double kForget = 0.7;
+// Convergence is slow, and what is missed shows beyond the longest window: 46 % too much at three times that after 400.
+constexpr int kIterations = 10000;
+
+double seconds_of(Nanoseconds time) {
+  return static_cast<double>(time.count()) / 1e9;
+}
+
+double dot(const auto& a, const auto& b) {
+  double sum = 0;
+  for (size_t k = 0; k < a.size(); ++k) sum += a[k] * b[k];
+  return sum;
+}
+
+}  // namespace
+
+// Of the pages that are written at each rate, the share that is written within the time.
+std::array<double, DirtyModel::kRates> DirtyModel::shares_in(double seconds) {
+  std::array<double, kRates> shares{};
+  double rate = kFastest;
+  for (double& share : shares) {
+    share = -std::expm1(-rate * seconds);
+    rate /= 2;
+  }
+  return shares;
+}
+
+void DirtyModel::observe(Nanoseconds window, uint64_t pages) {
+  if (window.count() <= 0) return;
+  if (windows_.size() == kWindowsMax) windows_.erase(windows_.begin());
+  windows_.push_back({seconds_of(window), static_cast<double>(pages)});
+  weights_.reset();
+}
+
+void DirtyModel::set_pages(uint64_t pages) {
+  pages_ = static_cast<double>(pages);
+  weights_.reset();
+}
+
+std::array<double, DirtyModel::kRates> DirtyModel::fitted() const {
+  struct Row {
+    std::array<double, kRates> shares;
+    double pages, weight;
+  };
+  std::vector<Row> rows;
+  std::array<double, kRates> expected{};  // the denominator: the same in every iteration
+  double weight = 1;
+  for (auto window = windows_.rbegin(); window != windows_.rend(); ++window) {
+    rows.push_back({shares_in(window->seconds), window->pages, weight});
+    for (size_t k = 0; k < kRates; ++k) expected[k] += weight * rows.back().shares[k];
+    weight *= kForget;
+  }
+  std::array<double, kRates> weights;
+  // As many pages at a rate as make D grow with the square root of time. The scale goes with the first iteration.
+  for (size_t k = 0; k < kRates; ++k) weights[k] = std::exp2(static_cast<double>(k) / 2);
+  for (int i = 0; i < kIterations; ++i) {
+    std::array<double, kRates> explained{};
+    for (const Row& row : rows) {
+      const double predicted = std::max(dot(weights, row.shares), 1e-9);
+      for (size_t k = 0; k < kRates; ++k) explained[k] += row.weight * row.shares[k] * row.pages / predicted;
+    }
+    // More pages than there are: the multiplier of that bound, by Newton's method, which never oversteps because the
+    // total is convex in it.
+    double toll = 0;
+    for (int step = 0; pages_ && step < 50; ++step) {
+      double total = 0, slope = 0;
+      for (size_t k = 0; k < kRates; ++k) {
+        const double share = weights[k] * explained[k] / (expected[k] + toll);
+        total += share;
+        slope += share / (expected[k] + toll);
+      }
+      if (total <= *pages_ * (1 + 1e-6) || slope == 0) break;
+      toll += (total - *pages_) / slope;
+    }
+    for (size_t k = 0; k < kRates; ++k) weights[k] *= explained[k] / (expected[k] + toll);
+  }
+  return weights;
+}
+
+std::optional<double> DirtyModel::pages_in(Nanoseconds window) const {
+  if (!known()) return std::nullopt;
+  if (window.count() <= 0) return 0;
+  if (!weights_) weights_ = fitted();
+  return dot(*weights_, shares_in(seconds_of(window)));
+}
+
+std::optional<DirtyModel::Round> DirtyModel::after_round(uint64_t pages, uint64_t bits_per_second,
+                                                         Nanoseconds scan) const {
+  Round round{.duration = scan};
+  if (bits_per_second != 0) {
+    const double seconds = static_cast<double>(pages) * kPageBits / static_cast<double>(bits_per_second);
+    round.duration += Nanoseconds(static_cast<int64_t>(seconds * 1e9));
+  }
+  auto residual = pages_in(round.duration);
+  if (!residual) return std::nullopt;
+  round.residual = *residual;
+  return round;
+}
+
+std::optional<double> ForecastCheck::error() const {
+  if (!forecast || pages == 0) return std::nullopt;
+  return (*forecast - static_cast<double>(pages)) / static_cast<double>(pages);
+}
+
+void RoundForecaster::close(unsigned round, Timestamp at, uint64_t pages) {
+  if (!opened_ || at <= *opened_) return;
+  const Nanoseconds window = at - *opened_;
+  checks_.push_back({round, window, pages, model_.pages_in(window)});
+  model_.observe(window, pages);
+}
+
+void RoundForecaster::round(unsigned round, Timestamp start, Timestamp end, uint64_t pages, uint64_t present) {
+  const Timestamp middle = start + (end - start) / 2;
+  model_.set_pages(present);
+  close(round, middle, pages);
+  opened_ = middle;
+  last_round_ = round;
+}
+
+void RoundForecaster::stopped(Timestamp at, uint64_t pages) {
+  close(last_round_ + 1, at, pages);
+  opened_.reset();
+}
+
+}  // namespace mose::plan
