@@ -27,9 +27,12 @@ Report full() {
       .quiesce = 1, .freeze = 0.4, .scan = 3, .dump = 24, .transfer = 2, .restore = 30, .commit = 4, .drain = 0.5};
   r.timeline = {{"a", "freeze", 1000, 1400}, {"b", "restore", -5, 3}};
   r.precopy = {.rounds = 2, .bytes = 4096, .pages = 1};
+  r.precopy.windows = {{.round = 2, .pages = 900, .window_ms = 120.5},
+                       {.round = 3, .pages = 0, .window_ms = 40, .forecast_pages = 3.5}};
   r.lazy = {.pages = 9, .faults = 7, .fault_p50_us = 30.5, .fault_p99_us = 100, .complete_ms = 8};
   r.standby = {.used = true, .reason = "", .pause_ms = 21.5, .refresh_ms = 3.25};
-  r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf_events = 0, .ebpf_lost = 0};
+  r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf = "raw_tp", .ebpf_events = 0, .ebpf_lost = 0};
+  r.tracking.processes = {{.process = 2, .threads = 3, .write_faults = 77, .write_faults_per_s = 0.5}};
   r.steer = {.layer = "tc", .mode = "l2"};
   r.bytes_sent = std::numeric_limits<uint64_t>::max();
   r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0, .half_open = 0};
@@ -44,6 +47,8 @@ TEST(Report, SurvivesItsText) {
   EXPECT_EQ(again->bytes_sent, std::numeric_limits<uint64_t>::max());
   EXPECT_EQ(again->timeline.at(1).start_us, -5);
   EXPECT_EQ(again->reason, full().reason);
+  EXPECT_EQ(again->precopy.windows.at(1).forecast_pages, 3.5);
+  EXPECT_EQ(again->tracking.processes.at(0).threads, 3u);
   EXPECT_EQ(text.find('\n'), std::string::npos) << "one line";
 }
 
@@ -52,7 +57,7 @@ TEST(Report, WhatIsUnknownIsNullAndNeverZero) {
   std::function<void(const Json&, const std::string&)> all_null = [&](const Json& value, const std::string& path) {
     if (value.is_object()) {
       for (auto& [key, inner] : value.items()) all_null(inner, path + "/" + key);
-    } else if (path == "/timeline") {
+    } else if (path == "/timeline" || path == "/precopy/windows" || path == "/tracking/processes") {
       EXPECT_EQ(value, Json::array());
     } else {
       EXPECT_TRUE(value.is_null()) << path;
@@ -97,7 +102,7 @@ TEST(Report, WhatIsNoReportIsAnError) {
 TEST(Report, WrongTypesFromAPeerAreUnknown) {
   auto report =
       report_from_json(R"({"workload":7,"downtime_ms":"fast","bytes_sent":-1,"phases_ms":[],"precopy":{"pages":1.5,
-      "bytes":1e300,"rounds":true},"lazy":null,"timeline":[{"node":1,"start_us":1e300,"end_us":18446744073709551615}]})");
+      "bytes":1e300,"rounds":true},"lazy":null,"tracking":{"processes":[7,{"process":-1}]},"timeline":[{"node":1,"start_us":1e300,"end_us":18446744073709551615}]})");
   ASSERT_TRUE(report);
   EXPECT_EQ(report->workload, "");
   EXPECT_FALSE(report->downtime_ms);
@@ -105,6 +110,8 @@ TEST(Report, WrongTypesFromAPeerAreUnknown) {
   EXPECT_FALSE(report->precopy.pages);
   EXPECT_FALSE(report->precopy.bytes);
   EXPECT_FALSE(report->precopy.rounds);
+  ASSERT_EQ(report->tracking.processes.size(), 1u);
+  EXPECT_FALSE(report->tracking.processes[0].process);
   EXPECT_EQ(report->timeline.at(0).start_us, 0);
   EXPECT_EQ(report->timeline.at(0).end_us, 0);
 }

@@ -26,8 +26,10 @@ Json unknown_run() {
   out["timeline"] = Json::array();
   out["total_ms"] = nullptr;
   out["precopy"] = nulls({"rounds", "bytes", "pages"});
+  out["precopy"]["windows"] = Json::array();
   out["lazy"] = nulls({"pages", "faults", "fault_p50_us", "fault_p99_us", "complete_ms"});
-  out["tracking"] = nulls({"source", "reason", "ebpf_events", "ebpf_lost"});
+  out["tracking"] = nulls({"source", "reason", "ebpf", "ebpf_reason", "ebpf_events", "ebpf_lost"});
+  out["tracking"]["processes"] = Json::array();
   out["standby"] = nulls({"used", "reason", "pause_ms", "refresh_ms"});
   out["steer"] = nulls({"layer", "mode"});
   out["bytes_sent"] = nullptr;

@@ -18,7 +18,8 @@ target_sources(mose_agent PRIVATE
   source_migration.cpp
   source_standby.cpp
   steer_requests.cpp
-  wire_messages.cpp)
+  wire_messages.cpp
+  write_watch.cpp)
 target_link_libraries(mose_agent
   PUBLIC mose_sense mose_move mose_handover mose_restore
   PRIVATE mose_wire PkgConfig::XXHASH nlohmann_json::nlohmann_json)

@@ -71,14 +71,19 @@ Result<move::Channel*> SourceMemory::bulk() {
 
 Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) {
   Timeline::Span span(timeline_, fmt::format("precopy_{}", number));
+  writes_.attach(cgroup_);
   MOSE_ASSIGN(move::Channel * channel, bulk());
   MOSE_ASSIGN(auto processes, cgroup_spaces(cgroup_));
   move::PageSenderOptions options;
   options.bandwidth_bps_max = bandwidth_bps_max_;
   options.stop = stop_.get_token();
+  options.progress = [this](uint64_t, uint64_t) { writes_.sample(); };
   move::PageSender sender(*channel, std::move(options));
   if (may_be_last) source_->expect_last();
+  writes_.begin_round();
+  const Timestamp start = now();
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
+  writes_.end_round(number, start, now(), sent.pages, sent.scan.pages_present, source_->name() == "write-protection");
   std::lock_guard lock(mutex_);
   tracking_ = {std::string(source_->name()), source_->reason()};
   totals_.rounds += 1;
@@ -94,6 +99,7 @@ Status SourceMemory::serve_frozen() {
 }
 
 Status SourceMemory::final_scan() {
+  const Timestamp stopped = now();
   MOSE_TRY(serve_frozen());
   MOSE_ASSIGN(move::Channel * channel, bulk());
   FinalPages pages;
@@ -105,6 +111,8 @@ Status SourceMemory::final_scan() {
   options.stop = stop_.get_token();
   move::PageSender sender(*channel, std::move(options));
   MOSE_TRY(sender.send_map(pages));
+  writes_.stopped(stopped, pages.stats.pages_changed);
+  writes_.mark_hot(pages);
   std::lock_guard lock(mutex_);
   for (const SpacePages& space : pages.spaces) {
     totals_.present_pages += space.present.pages();
@@ -130,9 +138,13 @@ void SourceMemory::push() {
     log::warn("the push of remaining pages broke off; the destination asks for them",
               {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});
   }
+  writes_.end();
 }
 
-void SourceMemory::end_tracking() { source_->end_tracking(); }
+void SourceMemory::end_tracking() {
+  writes_.end();
+  source_->end_tracking();
+}
 
 SourceMemory::Tracking SourceMemory::tracking() const {
   std::lock_guard lock(mutex_);

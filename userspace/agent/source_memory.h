@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "agent/timeline.h"
+#include "agent/write_watch.h"
 #include "base/fd.h"
 #include "model/dirty_source.h"
 #include "move/channel.h"
@@ -67,6 +68,7 @@ class SourceMemory {
     std::string source = "none", reason = "no memory was scanned";
   };
   [[nodiscard]] Tracking tracking() const;
+  [[nodiscard]] const WriteWatch& writes() const { return writes_; }
 
  private:
   [[nodiscard]] Result<move::Channel*> bulk();
@@ -88,6 +90,7 @@ class SourceMemory {
   std::vector<std::jthread> servers_;
   std::shared_ptr<move::PageServer> server_;  // once the tree is frozen
   std::vector<SpaceProcess> frozen_;
+  WriteWatch writes_;
   FinalPages final_;
   Totals totals_;
   Tracking tracking_;

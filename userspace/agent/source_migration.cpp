@@ -486,6 +486,7 @@ Report SourceMigration::report() const {
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);
+  memory_->writes().fill(report);
   report.standby.pause_ms = timeline_.milliseconds("standby_pause");
   if (!report.standby.used) report.standby.used = false;
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();

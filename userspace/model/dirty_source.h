@@ -52,6 +52,7 @@ struct SpacePages {
   PageSet present;  // every lazy-eligible page with contents that are not all zero
   PageSet remote;   // part of `present` whose contents were not sent, or changed since
   PageSet first;    // part of `remote` that a resumed thread touches at once: its stack and TLS; a hint
+  std::vector<PageSet> hot;  // parts of `remote`, disjoint, those written most often first; a hint, stays here
 };
 struct FinalPages {
   std::vector<SpacePages> spaces;

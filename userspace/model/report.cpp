@@ -22,6 +22,16 @@ struct Writer {
     fill(Writer{inner});
     out[key] = std::move(inner);
   }
+  template <typename T, typename F>
+  void list(const char* key, const std::vector<T>& values, F&& fill) {
+    Json items = Json::array();
+    for (const T& value : values) {
+      Json inner = Json::object();
+      fill(Writer{inner}, value);
+      items.push_back(std::move(inner));
+    }
+    out[key] = std::move(items);
+  }
 };
 
 struct Reader {
@@ -54,6 +64,15 @@ struct Reader {
     auto it = in.find(key);
     if (it != in.end() && it->is_object()) fill(Reader{*it});
   }
+  // What is no object in it is left out.
+  template <typename T, typename F>
+  void list(const char* key, std::vector<T>& values, F&& fill) {
+    auto it = in.find(key);
+    if (it == in.end() || !it->is_array()) return;
+    for (const Json& item : *it) {
+      if (item.is_object()) fill(Reader{item}, values.emplace_back());
+    }
+  }
 };
 
 template <typename Visitor, typename R>
@@ -82,6 +101,13 @@ void visit(Visitor v, R& r) {
     o.field("rounds", r.precopy.rounds);
     o.field("bytes", r.precopy.bytes);
     o.field("pages", r.precopy.pages);
+    o.list("windows", r.precopy.windows, [](auto w, auto& window) {
+      w.field("round", window.round);
+      w.field("window_ms", window.window_ms);
+      w.field("pages", window.pages);
+      w.field("forecast_pages", window.forecast_pages);
+      w.field("forecast_error", window.forecast_error);
+    });
   });
   v.object("lazy", [&](auto o) {
     o.field("pages", r.lazy.pages);
@@ -93,8 +119,16 @@ void visit(Visitor v, R& r) {
   v.object("tracking", [&](auto o) {
     o.field("source", r.tracking.source);
     o.field("reason", r.tracking.reason);
+    o.field("ebpf", r.tracking.ebpf);
+    o.field("ebpf_reason", r.tracking.ebpf_reason);
     o.field("ebpf_events", r.tracking.ebpf_events);
     o.field("ebpf_lost", r.tracking.ebpf_lost);
+    o.list("processes", r.tracking.processes, [](auto p, auto& process) {
+      p.field("process", process.process);
+      p.field("threads", process.threads);
+      p.field("write_faults", process.write_faults);
+      p.field("write_faults_per_s", process.write_faults_per_s);
+    });
   });
   v.object("standby", [&](auto o) {
     o.field("used", r.standby.used);

@@ -23,6 +23,19 @@ struct PhaseTimes {
   std::optional<double> quiesce, freeze, scan, dump, transfer, restore, commit, drain;
 };
 
+// What was dirty when a window of pre-copy ended, beside what had been forecast. A window is from the middle of one
+// round to that of the next, or to the freeze (round: the last one + 1).
+struct DirtyWindow {
+  std::optional<uint64_t> round, pages;
+  std::optional<double> window_ms, forecast_pages, forecast_error;  // error: (forecast - pages) / pages
+};
+
+// Write faults of one process, by its number in its own pid namespace, while its memory was sent.
+struct ProcessWrites {
+  std::optional<uint64_t> process, threads, write_faults;  // threads that wrote
+  std::optional<double> write_faults_per_s;
+};
+
 struct PacketCounts {
   std::optional<uint64_t> held, drained, redirected, dropped, overflow;
   std::optional<uint64_t> half_open;  // connections that were begun and not finished when everything was held: not moved
@@ -38,6 +51,7 @@ struct Report {
   std::vector<TimelineEntry> timeline;
   struct {
     std::optional<uint64_t> rounds, bytes, pages;
+    std::vector<DirtyWindow> windows;
   } precopy;
   struct {
     std::optional<uint64_t> pages, faults;
@@ -45,7 +59,9 @@ struct Report {
   } lazy;
   struct {
     std::string source, reason;  // "hash-scan" and why it was chosen
-    std::optional<uint64_t> ebpf_events, ebpf_lost;
+    std::string ebpf, ebpf_reason;  // kind of the programs that watched write faults, or why none did
+    std::optional<uint64_t> ebpf_events, ebpf_lost;  // write faults; those that found no room or were missed
+    std::vector<ProcessWrites> processes;            // most faults first
   } tracking;
   struct {
     std::optional<bool> used;                   // the switchover went on with a tree built ahead

@@ -137,10 +137,20 @@ Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const Spac
   static_cast<void>(set_unsent_max(channel_.fd(), kPushUnsentMax));
   std::map<SpaceId, int> pids;
   for (const SpaceProcess& process : processes) pids[process.space] = process.pid;
-  for (bool first_pages : {true, false}) {
+  std::map<SpaceId, PageSet> left;
+  size_t passes = 0;
+  for (const SpacePages& space : pages.spaces) {
+    left[space.space] = space.remote;
+    passes = std::max(passes, space.hot.size() + 2);
+  }
+  for (size_t pass = 0; pass < passes; ++pass) {
     for (const SpacePages& space : pages.spaces) {
-      PageSet set = first_pages ? space.first : space.remote.minus(space.first);
+      PageSet& rest = left[space.space];
+      PageSet set = rest;  // the last pass
+      if (pass == 0) set = rest.intersect(space.first);
+      else if (pass + 1 < passes) set = pass <= space.hot.size() ? rest.intersect(space.hot[pass - 1]) : PageSet{};
       if (set.empty()) continue;
+      rest = rest.minus(set);
       auto pid = pids.find(space.space);
       if (pid == pids.end()) return fail("space " + std::to_string(space.space) + " has no process");
       MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(pid->second));

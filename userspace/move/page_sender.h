@@ -41,7 +41,8 @@ class PageSender final : public PageSink {
                                             std::span<const SpaceProcess> processes);
   // PAGE_MAP: from now on the set of pages is final.
   [[nodiscard]] Status send_map(const FinalPages& pages);
-  // Reads the remote pages from the frozen processes and sends them: stacks and TLS first, then ascending; BULK_END.
+  // Reads the remote pages from the frozen processes and sends them: stacks and TLS first, then what was
+  // written most often, each set ascending, then the rest; BULK_END.
   [[nodiscard]] Result<SendStats> push(const FinalPages& pages, std::span<const SpaceProcess> processes);
 
   Status send_pages(SpaceId space, std::span<const PageRun> runs,

@@ -81,6 +81,8 @@ class RoundForecaster {
   void stopped(Timestamp at, uint64_t pages);
   // Seen from the side, by who counts writes while a window is open.
   void observe(Nanoseconds window, uint64_t pages) { model_.observe(window, pages); }
+  // Fits now, so that stopped() need not.
+  void fit() { (void)model_.pages_in(std::chrono::seconds(1)); }
 
   [[nodiscard]] const std::vector<ForecastCheck>& checks() const { return checks_; }
   [[nodiscard]] const DirtyModel& model() const { return model_; }

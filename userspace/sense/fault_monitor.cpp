@@ -171,7 +171,7 @@ Result<FaultTotals> FaultMonitor::totals() const {
   return out;
 }
 
-Result<FaultSnapshot> FaultMonitor::snapshot() const {
+Result<FaultSnapshot> FaultMonitor::snapshot(Tables tables) const {
   auto& maps = kernel_->skeleton->maps;
   const uint32_t epoch = __atomic_load_n(&kernel_->skeleton->bss->mose_control.epoch, __ATOMIC_RELAXED);
   FaultSnapshot out;
@@ -190,7 +190,10 @@ Result<FaultSnapshot> FaultMonitor::snapshot() const {
                            .name = std::string(value.comm, strnlen(value.comm, sizeof value.comm)),
                            .faults = value.faults});
   }
-  MOSE_ASSIGN(bpf::MapDump regions, bpf::map_dump(bpf_map__fd(maps.mose_regions)));
+  bpf::MapDump regions;
+  if (tables == Tables::all) {
+    MOSE_ASSIGN(regions, bpf::map_dump(bpf_map__fd(maps.mose_regions)));
+  }
   for (size_t i = 0; i < regions.count; ++i) {
     auto key = entry<mose_dirty_region_key>(regions.keys, i);
     auto value = entry<mose_dirty_region>(regions.values, i);
@@ -204,7 +207,7 @@ Result<FaultSnapshot> FaultMonitor::snapshot() const {
   // Last, so that what came meanwhile looks lost rather than the tables more than the whole.
   MOSE_ASSIGN(out.totals, totals());
   out.evicted_threads = less_or_zero(out.totals.faults, out.totals.lost_threads + of_threads);
-  out.evicted_regions = less_or_zero(out.totals.faults, out.totals.lost_regions + of_regions);
+  if (tables == Tables::all) out.evicted_regions = less_or_zero(out.totals.faults, out.totals.lost_regions + of_regions);
   std::ranges::sort(out.processes, std::greater{}, &ProcessFaults::faults);
   std::ranges::sort(out.threads, std::greater{}, &ThreadFaults::faults);
   std::ranges::sort(out.regions, {}, [](const RegionFaults& r) { return std::tuple(r.space, r.pid, r.pages.first); });

@@ -88,8 +88,10 @@ class FaultMonitor {
   void next_epoch();
   // One look at one value per CPU.
   [[nodiscard]] Result<FaultTotals> totals() const;
-  // Everything: 0.6 KiB per region. Faults that come meanwhile may be in one table and not yet in another.
-  [[nodiscard]] Result<FaultSnapshot> snapshot() const;
+  // Everything, or without the regions (and what was evicted from them), which are most of it: 0.6 KiB each. Faults that
+  // come meanwhile may be in one table and not yet in another.
+  enum class Tables : uint8_t { all, without_regions };
+  [[nodiscard]] Result<FaultSnapshot> snapshot(Tables tables = Tables::all) const;
 
  private:
   struct Kernel;

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -316,6 +318,50 @@ TEST(MemoryMove, ProcessesThatComeAndGoBetweenRounds) {
     if (is_zombie(process.pid)) continue;
     EXPECT_EQ(count_wrong_pages(process, *destination.receiver), 0u) << process.space;
   }
+}
+
+// What stays behind goes out once each: stacks first, then the sets of hot pages as given, then the rest.
+TEST(MemoryMove, ThePushSendsHotPagesBeforeTheRest) {
+  constexpr uint64_t kPages = 1200;
+  auto* at = mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const uint64_t first = reinterpret_cast<uintptr_t>(at) >> kPageShift;
+  memset(at, 1, kPages * kPageSize);
+  auto set = [&](std::initializer_list<PageRun> runs) {
+    PageSet out;
+    for (PageRun run : runs) out.add({first + run.first, run.count});
+    return out;
+  };
+  SpacePages pages{.space = 7, .present = set({{0, kPages}}), .remote = set({{0, kPages}}), .first = set({{3, 1}})};
+  // Page 3 has gone already, page 2000 is not part of the map.
+  pages.hot = {set({{900, 2}, {1000, 4}}), set({{3, 3}, {2000, 1}})};
+  int ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  Channel near(Fd{ends[0]}, kStream), far(Fd{ends[1]}, kStream);
+  std::vector<uint64_t> order;
+  std::jthread reading([&] {
+    for (;;) {
+      auto frame = far.receive(seconds(10));
+      if (!frame || frame->type != wire::FrameType::pages) return;
+      wire::PagesHeader header;
+      memcpy(&header, frame->payload.data(), sizeof header);
+      for (uint32_t i = 0; i < header.runs; ++i) {
+        wire::Run run;
+        memcpy(&run, frame->payload.data() + sizeof header + i * sizeof run, sizeof run);
+        for (uint64_t page = 0; page < run.count; ++page) order.push_back(run.first + page - first);
+      }
+    }
+  });
+  PageSender sender(near, {});
+  std::vector<SpaceProcess> processes{{.space = 7, .pid = getpid()}};
+  auto pushed = sender.push({.spaces = {pages}, .stats = {}}, processes);
+  ASSERT_TRUE(pushed) << pushed.error().what;
+  reading.join();
+  std::vector<uint64_t> expected{3, 900, 901, 1000, 1001, 1002, 1003, 4, 5};
+  for (uint64_t page = 0; page < kPages; ++page) {
+    if (std::find(expected.begin(), expected.begin() + 9, page) == expected.begin() + 9) expected.push_back(page);
+  }
+  EXPECT_EQ(order, expected);
+  munmap(at, kPages * kPageSize);
 }
 
 TEST(MemoryMove, AStrangerIsTurnedAway) {

@@ -90,7 +90,7 @@ TEST(RunReport, UnknownIsNullNeverZeroAndNoKeyIsMissing) {
     EXPECT_TRUE(run[key].is_null()) << key;
   }
   for (const char* object : {"phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "packets", "client", "predicted"}) {
-    for (const auto& [key, value] : run[object].items()) EXPECT_TRUE(value.is_null()) << object << "." << key;
+    for (const auto& [key, value] : run[object].items()) EXPECT_TRUE(value.is_null() || value == Json::array()) << object << "." << key;
   }
   EXPECT_EQ(run["verified"], false);
   EXPECT_NE(report_table(report_of(Json::array({run}))).find("no such node"), std::string::npos);

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "model/dirty_source.h"
+#include "model/report.h"
+#include "plan/dirty_model.h"
+#include "sense/fault_monitor.h"
+
+namespace mose::agent {
+
+// What a workload writes while it is pre-copied: a forecast of every round, checked against what came; where the host
+// can, also who writes and which pages most often. Nothing depends on it.
+//
+// Life: attach() before the first round, beside which it goes on; per round begin_round(), sample() after each frame,
+// end_round(); stopped() once the final map is out; end() when nobody writes any more. One thread at a time.
+class WriteWatch {
+ public:
+  ~WriteWatch();
+
+  // Loading the programs takes 70 ms, mostly libbpf reading the kernel's types: on a thread of its own.
+  void attach(std::string cgroup);
+  void begin_round();
+  // Counts the writes since the round's pages were protected, at doubling times: the curve of one window.
+  void sample();
+  // `tracked`: its pages were protected, so that each written page is a fault.
+  void end_round(unsigned round, Timestamp start, Timestamp end, uint64_t pages, uint64_t present, bool tracked);
+  // Everything stood still at `at`; `pages` had to be sent again. Fits nothing: the workload is stopped.
+  void stopped(Timestamp at, uint64_t pages);
+  // Of the map's remote pages those that were written most often, for who sends them first. A read of the whole table:
+  // only where there is much to send.
+  void mark_hot(FinalPages& pages);
+  void end();
+
+  // For the report. What the host cannot say is absent, with the reason.
+  void fill(Report& report) const;
+
+ private:
+  [[nodiscard]] const sense::FaultMonitor* monitor();
+  void count_processes();
+
+  mutable std::mutex mutex_;
+  std::optional<sense::FaultMonitor> monitor_;  // under mutex_ until it is there
+  std::string why_not_ = "no memory was sent while the workload ran";
+  std::jthread attaching_;
+
+  plan::RoundForecaster forecaster_;
+  struct Curve {
+    Timestamp start{};
+    uint64_t base = 0;
+    Nanoseconds next{0};
+    std::vector<std::pair<Nanoseconds, uint64_t>> points;
+  };
+  std::optional<Curve> curve_;
+  Timestamp attached_{};
+
+  // What fill() reads, under mutex_.
+  std::vector<plan::ForecastCheck> checks_;
+  std::string form_;
+  std::optional<uint64_t> events_, lost_;
+  std::vector<ProcessWrites> processes_;
+};
+
+}  // namespace mose::agent
