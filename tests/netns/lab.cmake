@@ -15,3 +15,10 @@ add_dependencies(lab_stock_test mose-lab-keeper mose-client)
 mose_test(lab_xdp_test LABEL netns DEPS lab client TIMEOUT 300
   SOURCES lab/bed.cpp lab/xdp_test.cpp LIBS nlohmann_json::nlohmann_json)
 add_dependencies(lab_xdp_test mose-lab-keeper mosed mose mose-init mose-holder mose-exec mose-pager)
+mose_test(lab_writes_test LABEL netns DEPS lab client kernel TIMEOUT 300
+  SOURCES lab/bed.cpp lab/writes_test.cpp ../unit/lab/json_schema.cpp
+  LIBS nlohmann_json::nlohmann_json)
+target_include_directories(lab_writes_test PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit/lab)
+target_compile_definitions(lab_writes_test PRIVATE
+  MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
+add_dependencies(lab_writes_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-init mose-exec)
