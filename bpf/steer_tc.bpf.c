@@ -15,6 +15,7 @@
 
 #include "lib/compat.bpf.h"
 #include "lib/count.bpf.h"
+#include "lib/encap.bpf.h"
 #include "lib/flow.bpf.h"
 #include "lib/parse.bpf.h"
 #include "mose/bpf/steer.h"
@@ -65,6 +66,7 @@ struct decision {
 	__u32 ifindex;
 	__u32 full;
 	__u8 macs[2 * ETH_ALEN]; /* destination, source: as they stand in a frame */
+	struct mose_steer_tunnel tunnel;
 };
 
 static __always_inline struct mose_steer_counts *counts_of(__u32 direction, __u32 slot)
@@ -142,6 +144,7 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 		decision->ifindex = policy->peer_ifindex;
 		__builtin_memcpy(decision->macs, policy->peer_mac, ETH_ALEN);
 		__builtin_memcpy(decision->macs + ETH_ALEN, policy->own_mac, ETH_ALEN);
+		__builtin_memcpy(&decision->tunnel, &policy->tunnel, sizeof(decision->tunnel));
 	} else {
 		decision->state = MOSE_STEER_SHUT;
 	}
@@ -160,12 +163,65 @@ static __always_inline int pass(const struct maps *maps, __u32 length)
 	return MOSE_TC_NEXT;
 }
 
+/*
+ * The tunnel's headers put on: 0, or negative when the kernel refuses. Segmentation stays as the sender asked for it, so
+ * that the kernel cuts a large frame into packets that are each put into the tunnel whole.
+ */
+static __noinline int put_into_tunnel(struct __sk_buff *skb, const struct packet *packet, const struct decision *decision)
+{
+	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
+			    ADJ_ROOM_ENCAP_L2(sizeof(struct ethernet_header));
+	const __u32 length = skb->len;
+	__be16 port;
+
+	if (!packet || !decision)
+		return -1;
+	/* A tag would stand outside, where it means another network. */
+	if (packet->l3_offset != sizeof(struct ethernet_header) || skb->vlan_present)
+		return -1;
+	port = flow_port(skb, packet);
+	if (decision->tunnel.family == 4) {
+		struct outer4 outer __attribute__((aligned(8)));
+
+		if (bpf_skb_adjust_room(skb, TUNNEL_ROOM4, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+			return -1;
+		fill_outer4(&outer, packet, decision->macs, &decision->tunnel, port, length);
+		return bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+	} else {
+		struct outer6 outer __attribute__((aligned(8)));
+
+		if (bpf_skb_adjust_room(skb, TUNNEL_ROOM6, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+			return -1;
+		fill_outer6(&outer, packet, decision->macs, &decision->tunnel, port, length);
+		return bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+	}
+}
+
+/* The peer is behind a router. Whatever came by that router has its address: there is no loop to be seen by it. */
+static __always_inline int redirect_by_tunnel(struct __sk_buff *skb, const struct maps *maps, const struct packet *packet,
+					      const struct decision *decision)
+{
+	const __u32 length = skb->len;
+	__u32 mtu = 0;
+	int fits;
+
+	if (put_into_tunnel(skb, packet, decision))
+		return drop(maps, MOSE_STEER_R_DROP_REWRITE, length);
+	fits = bpf_check_mtu(skb, decision->ifindex, &mtu, 0, BPF_MTU_CHK_SEGS);
+	if (fits)
+		return drop(maps, fits > 0 ? MOSE_STEER_R_DROP_MTU : MOSE_STEER_R_DROP_REWRITE, length);
+	count(maps->counts, MOSE_STEER_R_REDIRECTED, length);
+	return bpf_redirect(decision->ifindex, 0);
+}
+
 /* To the peer's uplink. The source address must be ours: the client's would teach the switches a wrong port. */
 static __always_inline int redirect(struct __sk_buff *skb, const struct maps *maps, const struct packet *packet,
 				    __u32 service, const struct decision *decision)
 {
 	if (!service)
 		return drop(maps, MOSE_STEER_R_DROP_OTHER, skb->len);
+	if (decision->tunnel.family)
+		return redirect_by_tunnel(skb, maps, packet, decision);
 	if (same_mac(packet->source_mac, decision->macs))
 		return drop(maps, MOSE_STEER_R_DROP_LOOP, skb->len);
 	if (bpf_skb_store_bytes(skb, 0, decision->macs, sizeof(decision->macs), 0))
@@ -237,36 +293,105 @@ int steer_egress(struct __sk_buff *skb)
 	return steer(skb, MOSE_STEER_EGRESS);
 }
 
-/* Only frames that are addressed to our uplink at layer 2 and to a service of ours at layer 3: a peer redirected them. */
+/* What the peer's program has put on goes. The source stays the router's: that is who is at this port of the switch. */
+static __noinline int take_out_of_tunnel(struct __sk_buff *skb, const struct packet *outer, const struct packet *inner)
+{
+	struct ethernet_header ethernet;
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+
+	if (!outer || !inner)
+		return -1;
+	if (outer->family != inner->family)
+		flags |= inner->family == 4 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	if (bpf_skb_adjust_room(skb, outer->family == 4 ? -TUNNEL_ROOM4 : -TUNNEL_ROOM6, BPF_ADJ_ROOM_MAC, flags))
+		return -1;
+	for (int i = 0; i < ETH_ALEN; i++)
+		ethernet.destination[i] = mose_config.service_mac[i];
+	__builtin_memcpy(ethernet.source, outer->source_mac, ETH_ALEN);
+	ethernet.type = inner_type(inner);
+	return bpf_skb_store_bytes(skb, 0, &ethernet, sizeof(ethernet), 0);
+}
+
+static __always_inline int take(struct mose_steer_counts *counts, int refused, __u32 length)
+{
+	if (refused) {
+		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		return TC_ACT_SHOT;
+	}
+	stamp(counts, MOSE_STEER_PASS, 0, bpf_ktime_get_ns());
+	count(counts, MOSE_STEER_R_TAKEN, length);
+	return MOSE_TC_NEXT;
+}
+
+/* Frames of the tunnel by which the node that this workload came from sends what is still addressed to the old place. */
+static __always_inline int from_tunnel(struct __sk_buff *skb, struct mose_steer_policy *policy, const struct packet *outer,
+				       int *verdict)
+{
+	struct mose_steer_tunnel tunnel;
+	struct mose_steer_counts *counts;
+	struct packet inner = {};
+	__u32 service, length = skb->len;
+	enum tunnel_kind kind;
+
+	bpf_spin_lock(&policy->lock);
+	__builtin_memcpy(&tunnel, &policy->tunnel, sizeof(tunnel));
+	bpf_spin_unlock(&policy->lock);
+	kind = read_tunnel(skb, outer, &tunnel, &inner);
+	if (kind == TUNNEL_OTHER)
+		return 0;
+	*verdict = MOSE_TC_NEXT;
+	service = kind == TUNNEL_FRAME ? service_of(&mose_config, &inner, inner.destination) : 0;
+	if (kind == TUNNEL_FRAME && !service)
+		return 1; /* of another workload that came from there */
+	counts = counts_of(MOSE_STEER_UPLINK, service);
+	if (!counts) {
+		*verdict = TC_ACT_SHOT;
+	} else if (kind == TUNNEL_FOREIGN) {
+		count(counts, MOSE_STEER_R_FOREIGN, length);
+	} else if (kind == TUNNEL_BROKEN) {
+		count(counts, MOSE_STEER_R_DROP_TUNNEL, length);
+		*verdict = TC_ACT_SHOT;
+	} else {
+		*verdict = take(counts, take_out_of_tunnel(skb, outer, &inner), length);
+	}
+	return 1;
+}
+
+/*
+ * Only frames that a peer redirected: addressed to our uplink at layer 2 and to a service of ours at layer 3, or out of
+ * the tunnel.
+ */
 SEC("tcx/ingress")
 int steer_uplink(struct __sk_buff *skb)
 {
+	__u32 service, direction = MOSE_STEER_UPLINK;
+	struct mose_steer_policy *policy;
 	struct mose_steer_counts *counts;
 	struct packet packet;
 	__u8 mac[ETH_ALEN];
-	__u32 service;
+	int ours = 1, verdict;
 
-	if (load(skb, 0, mac, sizeof(mac)))
+	policy = bpf_map_lookup_elem(&mose_services, &direction);
+	if (!policy || load(skb, 0, mac, sizeof(mac)))
 		return MOSE_TC_NEXT;
 	for (int i = 0; i < ETH_ALEN; i++)
 		if (mac[i] != mose_config.uplink_mac[i])
-			return MOSE_TC_NEXT;
+			ours = 0;
+	/* By a router frames come to the MAC of whatever has the node's address: the uplink, or its bridge. */
+	if (!ours && !READ_ONCE(policy->tunnel.family))
+		return MOSE_TC_NEXT;
 	parse(skb, &packet);
-	service = service_of(&mose_config, &packet, packet.destination);
+	if (READ_ONCE(policy->tunnel.family) && from_tunnel(skb, policy, &packet, &verdict))
+		return verdict;
+	service = ours ? service_of(&mose_config, &packet, packet.destination) : 0;
 	if (!service)
 		return MOSE_TC_NEXT;
-	counts = counts_of(MOSE_STEER_UPLINK, service);
+	counts = counts_of(direction, service);
 	if (!counts)
 		return TC_ACT_SHOT;
 	for (int i = 0; i < ETH_ALEN; i++)
 		mac[i] = mose_config.service_mac[i];
-	if (bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0)) {
-		count(counts, MOSE_STEER_R_DROP_REWRITE, skb->len);
-		return TC_ACT_SHOT;
-	}
-	stamp(counts, MOSE_STEER_PASS, 0, bpf_ktime_get_ns());
-	count(counts, MOSE_STEER_R_TAKEN, skb->len);
-	return MOSE_TC_NEXT;
+	return take(counts, bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0), skb->len);
 }
 
 SEC("tcx/ingress")

@@ -2,8 +2,9 @@
 /*
  * Redirection at XDP on the node's uplink, for all services of the node. The contract is include/mose/bpf/steer.h.
  *
- * Frames for a service that has moved away go to the peer before the kernel has made packets of them; frames that a peer
- * redirected to us get the service's MAC. Everything else goes up: nothing can be held here (XDP has no queue that keeps
+ * Frames for a service that has moved away go to the peer before the kernel has made packets of them, in a tunnel where it
+ * is behind a router; frames that a peer redirected to us get the service's MAC. Those that come by a tunnel go up to TC:
+ * here nobody could take back what the card has said about the checksum of the outer packet. Everything else goes up: nothing can be held here (XDP has no queue that keeps
  * segmentation offload and checksum state), so that holding and draining stay with steer_tc.bpf.c, and the agent
  * redirects here only after that queue is empty.
  */
@@ -14,6 +15,7 @@
 
 #include "lib/compat.bpf.h"
 #include "lib/count.bpf.h"
+#include "lib/encap.bpf.h"
 #include "lib/flow.bpf.h"
 #include "lib/parse.bpf.h"
 #include "mose/bpf/steer.h"
@@ -43,7 +45,7 @@ static __always_inline int is_ours(const __u8 *mac)
 	return 1;
 }
 
-static __always_inline int store(struct xdp_md *xdp, const __u8 *bytes, __u32 size)
+static __always_inline int store(struct xdp_md *xdp, const void *bytes, __u32 size)
 {
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 
@@ -53,12 +55,82 @@ static __always_inline int store(struct xdp_md *xdp, const __u8 *bytes, __u32 si
 	return 0;
 }
 
+/* What has been made ready leaves. */
+static __always_inline int send_on(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_steer_counts *counts,
+				   __u32 length)
+{
+	stamp(counts, MOSE_STEER_REDIRECT, entry->epoch, bpf_ktime_get_ns());
+	count(counts, MOSE_STEER_R_REDIRECTED, length);
+	if (entry->peer_ifindex == xdp->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(entry->peer_ifindex, 0);
+}
+
+/* 0; 1: there is no room in front of the frame, which is as it was; negative: it has been spoilt. */
+static __noinline int put_into_tunnel(struct xdp_md *xdp, const struct packet *packet, const struct mose_uplink_entry *entry,
+				      __u32 length)
+{
+	__u8 macs[2 * ETH_ALEN];
+	__be16 port;
+
+	if (!packet || !entry)
+		return -1;
+	port = flow_port(xdp, packet);
+	__builtin_memcpy(macs, entry->peer_mac, ETH_ALEN);
+	__builtin_memcpy(macs + ETH_ALEN, entry->own_mac, ETH_ALEN);
+	if (entry->tunnel.family == 4) {
+		struct outer4 outer __attribute__((aligned(8)));
+
+		if (bpf_xdp_adjust_head(xdp, -TUNNEL_ROOM4))
+			return 1;
+		fill_outer4(&outer, packet, macs, &entry->tunnel, port, length);
+		return store(xdp, &outer, sizeof(outer));
+	} else {
+		struct outer6 outer __attribute__((aligned(8)));
+
+		if (bpf_xdp_adjust_head(xdp, -TUNNEL_ROOM6))
+			return 1;
+		fill_outer6(&outer, packet, macs, &entry->tunnel, port, length);
+		return store(xdp, &outer, sizeof(outer));
+	}
+}
+
+static __always_inline int redirect_by_tunnel(struct xdp_md *xdp, const struct packet *packet,
+					      const struct mose_uplink_entry *entry, struct mose_steer_counts *counts, __u32 length)
+{
+	const int room = entry->tunnel.family == 4 ? TUNNEL_ROOM4 : TUNNEL_ROOM6;
+	__u32 mtu = length - sizeof(struct ethernet_header); /* in: what is to be checked */
+	int result = bpf_check_mtu(xdp, entry->peer_ifindex, &mtu, room, 0);
+
+	if (result) {
+		count(counts, result > 0 ? MOSE_STEER_R_DROP_MTU : MOSE_STEER_R_DROP_REWRITE, length);
+		return XDP_DROP;
+	}
+	result = put_into_tunnel(xdp, packet, entry, length);
+	if (result < 0) {
+		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		return XDP_DROP;
+	}
+	if (result > 0) {
+		count(counts, MOSE_STEER_R_PASSED, length);
+		return XDP_PASS;
+	}
+	return send_on(xdp, entry, counts, length);
+}
+
 /* The same segment: the source address must be ours, or the switches learn the client at a wrong port. */
 static __always_inline int redirect(struct xdp_md *xdp, const struct packet *packet, const struct mose_uplink_entry *entry,
 				    struct mose_steer_counts *counts, __u32 length)
 {
 	__u8 macs[2 * ETH_ALEN];
 
+	if (entry->tunnel.family) {
+		/* A tag would mean another network outside. TC has the last word, and drops it. */
+		if (packet->l3_offset == sizeof(struct ethernet_header))
+			return redirect_by_tunnel(xdp, packet, entry, counts, length);
+		count(counts, MOSE_STEER_R_PASSED, length);
+		return XDP_PASS;
+	}
 	if (same_mac(packet->source_mac, entry->peer_mac)) {
 		count(counts, MOSE_STEER_R_DROP_LOOP, length);
 		return XDP_DROP;
@@ -69,11 +141,7 @@ static __always_inline int redirect(struct xdp_md *xdp, const struct packet *pac
 		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
 		return XDP_DROP;
 	}
-	stamp(counts, MOSE_STEER_REDIRECT, entry->epoch, bpf_ktime_get_ns());
-	count(counts, MOSE_STEER_R_REDIRECTED, length);
-	if (entry->peer_ifindex == xdp->ingress_ifindex)
-		return XDP_TX;
-	return bpf_redirect(entry->peer_ifindex, 0);
+	return send_on(xdp, entry, counts, length);
 }
 
 static __always_inline int take(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_steer_counts *counts,

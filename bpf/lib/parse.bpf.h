@@ -32,7 +32,9 @@ struct packet {
 	__u8 source_mac[ETH_ALEN];
 	__u32 source[4];      /* network order, IPv4 in the first */
 	__u32 destination[4];
+	__u32 l3_offset;      /* valid for PACKET_IP */
 	__u32 l4_offset;      /* 0: a later fragment, or headers that are not followed */
+	__u32 fragment;       /* 1: the first or a later one */
 };
 
 #define TCP_FLAG_SYN_BYTE 0x02
@@ -72,11 +74,14 @@ static __always_inline void parse_ipv4(frame_t *frame, __u32 offset, struct pack
 		return;
 	packet->kind = PACKET_IP;
 	packet->family = 4;
+	packet->l3_offset = offset;
 	packet->source[0] = ip.source;
 	packet->destination[0] = ip.destination;
 	packet->protocol = ip.protocol;
-	if (ip.fragment & bpf_htons(IP_MF | IP_OFFSET))
+	if (ip.fragment & bpf_htons(IP_MF | IP_OFFSET)) {
+		packet->fragment = 1;
 		packet->tcp_fragment = ip.protocol == IPPROTO_TCP;
+	}
 	if (!(ip.fragment & bpf_htons(IP_OFFSET)))
 		packet->l4_offset = offset + header;
 	parse_tcp(frame, packet);
@@ -116,8 +121,10 @@ static __always_inline void parse_extensions(frame_t *frame, __u32 offset, __u8 
 			return;
 		if (next == NEXTHDR_FRAGMENT) {
 			/* What follows is all that a later fragment knows: the first must not be judged by more. */
-			if (extension.fragment & bpf_htons(0xfff9))
+			if (extension.fragment & bpf_htons(0xfff9)) {
+				packet->fragment = 1;
 				packet->tcp_fragment = extension.next == IPPROTO_TCP || is_extension(extension.next);
+			}
 			if (extension.fragment & bpf_htons(0xfff8))
 				return;
 			offset += 8;
@@ -145,6 +152,7 @@ static __always_inline void parse_ipv6(frame_t *frame, __u32 offset, struct pack
 		return;
 	packet->kind = PACKET_IP;
 	packet->family = 6;
+	packet->l3_offset = offset;
 	__builtin_memcpy(packet->source, ip.source, sizeof(packet->source));
 	__builtin_memcpy(packet->destination, ip.destination, sizeof(packet->destination));
 	parse_extensions(frame, offset + sizeof(ip), ip.next, packet);

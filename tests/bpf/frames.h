@@ -76,6 +76,45 @@ inline Bytes icmpv6(uint8_t type) {
   return Bytes{type, 0} | Bytes(22, 0);
 }
 
+// VXLAN around a frame: what stands between the outer Ethernet header and the inner one.
+struct Tunnelled {
+  unsigned source_port = 0, port = 4789, vni = 0x4d4f53;
+  uint8_t flags = 0x08;
+};
+inline Bytes vxlan(const Tunnelled& with, size_t inner) {
+  return be16(with.source_port) | be16(with.port) | be16(static_cast<unsigned>(16 + inner)) | be16(0) |
+         Bytes{with.flags, 0, 0, 0, static_cast<uint8_t>(with.vni >> 16), static_cast<uint8_t>(with.vni >> 8),
+               static_cast<uint8_t>(with.vni), 0};
+}
+inline Bytes ipv4_checked(Bytes header) {
+  unsigned sum = 0;
+  header[10] = header[11] = 0;
+  for (size_t i = 0; i + 1 < header.size(); i += 2) sum += header[i] * 256u + header[i + 1];
+  while (sum > 0xffff) sum = (sum & 0xffff) + (sum >> 16);
+  header[10] = static_cast<uint8_t>(~sum >> 8);
+  header[11] = static_cast<uint8_t>(~sum);
+  return header;
+}
+inline Bytes in_tunnel4(const Mac& to, const Mac& from, const V4& local, const V4& remote, const Bytes& frame,
+                        const Tunnelled& with = {}) {
+  auto length = static_cast<unsigned>(frame.size());
+  return eth(to, from, kIpv4) |
+         ipv4_checked(Bytes{0x45, 0} | be16(36 + length) | Bytes{0, 0, 0x40, 0, 64, kUdp, 0, 0} | bytes(local) |
+                      bytes(remote)) |
+         vxlan(with, length) | frame;
+}
+inline Bytes in_tunnel6(const Mac& to, const Mac& from, const V6& local, const V6& remote, const Bytes& frame,
+                        const Tunnelled& with = {}) {
+  auto length = static_cast<unsigned>(frame.size());
+  return eth(to, from, kIpv6) | Bytes{0x60, 0, 0, 0} | be16(16 + length) | Bytes{kUdp, 64} | bytes(local) |
+         bytes(remote) | vxlan(with, length) | frame;
+}
+// Of a frame that has been put into a tunnel; 0: it is too short for one.
+inline unsigned source_port_of(const Bytes& frame) {
+  size_t offset = frame.size() > 14 && frame[12] == 0x08 ? 34 : 54;
+  return frame.size() < offset + 2 ? 0 : frame[offset] * 256u + frame[offset + 1];
+}
+
 inline Bytes cut(Bytes frame, size_t size) {
   frame.resize(size);
   return frame;

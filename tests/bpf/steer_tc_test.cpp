@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Each steering program by rows: a frame goes in by BPF_PROG_TEST_RUN, verdict, frame and counter come out.
+#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <gtest/gtest.h>
@@ -9,9 +10,12 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <set>
+#include <tuple>
 
 #include "frames.h"
 #include "mose/bpf/steer.h"
+#include "own_loopback.h"
 #include "steer_tc.skel.h"
 #include "support/support.h"
 
@@ -34,6 +38,11 @@ constexpr V6 kService6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x1
 constexpr V6 kClient6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 constexpr V6 kOther6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x10};
 constexpr unsigned kTap = 71, kUplinkDevice = 72, kHost = 73;
+// A tunnel's device is looked at: the loopback of the test's own namespace, with this MTU.
+constexpr unsigned kLoopback = 1, kMtu = 1500;
+constexpr V4 kLocal4{198, 51, 100, 1}, kRemote4{203, 0, 113, 2};
+constexpr V6 kLocal6{0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+constexpr V6 kRemote6{0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 
 constexpr int kNext = -1, kShot = 2, kRedirect = 7;
 
@@ -47,6 +56,7 @@ struct Given {
   uint64_t packets_max = 100, bytes_max = 100000;
   uint64_t deadline_ns = 0;
   uint32_t on_expiry = MOSE_STEER_PASS;
+  uint8_t tunnel = 0;  // its family
 };
 
 struct Row {
@@ -61,6 +71,21 @@ struct Row {
 };
 std::ostream& operator<<(std::ostream& out, const Row& row) {
   return out << row.name;
+}
+
+mose_steer_tunnel tunnel_of(uint8_t family) {
+  mose_steer_tunnel tunnel{};
+  if (family == 0) return tunnel;
+  tunnel.family = family;
+  tunnel.port = htons(4789);
+  if (family == 4) {
+    std::copy(kLocal4.begin(), kLocal4.end(), tunnel.local);
+    std::copy(kRemote4.begin(), kRemote4.end(), tunnel.remote);
+  } else {
+    std::copy(kLocal6.begin(), kLocal6.end(), tunnel.local);
+    std::copy(kRemote6.begin(), kRemote6.end(), tunnel.remote);
+  }
+  return tunnel;
 }
 
 class Programs {
@@ -78,7 +103,7 @@ class Programs {
 
   Outcome run(const bpf_program* program, const Bytes& frame, uint32_t mark) {
     Outcome outcome;
-    outcome.frame.resize(frame.size() + 64);
+    outcome.frame.resize(frame.size() + 128);
     __sk_buff in{}, out{};
     in.mark = mark;
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = outcome.frame.data(),
@@ -102,7 +127,8 @@ class Programs {
     policy.epoch = ++epoch_;
     policy.silent = given.silent ? 1 : 0;
     policy.tap_ifindex = kTap;
-    policy.peer_ifindex = kUplinkDevice;
+    policy.peer_ifindex = given.tunnel != 0 ? kLoopback : kUplinkDevice;
+    policy.tunnel = tunnel_of(given.tunnel);
     std::copy(kPeer.begin(), kPeer.end(), policy.peer_mac);
     std::copy(kUplink.begin(), kUplink.end(), policy.own_mac);
     policy.hold_packets_max = given.packets_max;
@@ -161,6 +187,7 @@ class Programs {
   Programs() {
     if (geteuid() != 0) skip_process("BPF programs need root");
     libbpf_set_print(nullptr);
+    enter_own_loopback(kMtu);
     skeleton_.reset(steer_tc__open());
     if (!skeleton_) skip_process("the BPF object cannot be opened");
     mose_steer_config config{};
@@ -473,6 +500,117 @@ const Row kIngressOnly[] = {
      MOSE_STEER_REDIRECT},
 };
 
+// The peer is behind a router: the rows run with a tunnel of each family.
+struct TunnelRow {
+  const char* name;
+  Given given;
+  Bytes frame;
+  int verdict;
+  uint32_t reason;
+};
+std::ostream& operator<<(std::ostream& out, const TunnelRow& row) {
+  return out << row.name;
+}
+// Fits exactly, and is one byte too long.
+Bytes filled(const Bytes& frame, size_t size) { return frame | Bytes(size - frame.size(), 0x55); }
+
+const TunnelRow kTunnelRows[] = {
+    {"IPv4", kRedirecting, kV4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"IPv6", kRedirecting, kV6, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a datagram", kRedirecting, to_service4(udp(), kUdp), kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a connection request", kRedirecting, kSyn6, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"IPv4 with options", kRedirecting, kOptions4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a later fragment", kRedirecting, kLaterFragment4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a first fragment, IPv6", kRedirecting, kFirstUdp6, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"an ICMP error", kRedirecting, kIcmpError4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"cut TCP header", kRedirecting, cut(kV4, 40), kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a marked frame", marked(kRedirecting), kV4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"what the next hop itself brought: most of the world is behind it", kRedirecting, kFromPeer, kRedirect,
+     MOSE_STEER_R_REDIRECTED},
+    {"drain is over", kDrainedToPeer, kV4, kRedirect, MOSE_STEER_R_REDIRECTED},
+    {"a tag cannot go with it", kRedirecting, kTagged4, kShot, MOSE_STEER_R_DROP_REWRITE},
+    {"a tag cannot go with it, IPv6", kRedirecting, kTagged6, kShot, MOSE_STEER_R_DROP_REWRITE},
+    {"larger than the device takes", kRedirecting, filled(kV4, 14 + kMtu - 49), kShot, MOSE_STEER_R_DROP_MTU},
+    {"another address", kRedirecting, eth(kService, kClient, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck), kShot,
+     MOSE_STEER_R_DROP_OTHER},
+    {"broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},
+    {"cut IP header", kRedirecting, kCut4, kShot, MOSE_STEER_R_DROP_PARSE},
+    {"ARP passes: on this segment nobody else answers", kRedirecting, kArpFrame, kNext, MOSE_STEER_R_PASSED},
+};
+
+Bytes in_tunnel(uint8_t family, const Bytes& frame, const Tunnelled& with) {
+  return family == 4 ? in_tunnel4(kPeer, kUplink, kLocal4, kRemote4, frame, with)
+                     : in_tunnel6(kPeer, kUplink, kLocal6, kRemote6, frame, with);
+}
+
+class SteerTunnel : public testing::TestWithParam<std::tuple<uint8_t, TunnelRow>> {};
+TEST_P(SteerTunnel, Row) {
+  const auto& [family, row] = GetParam();
+  Programs& programs = Programs::get();
+  Given given = row.given;
+  given.tunnel = family;
+  programs.set(MOSE_STEER_INGRESS, given);
+  auto outcome = programs.run(programs.skeleton().progs.steer_ingress, row.frame, given.marked ? MOSE_STEER_MARK : 0);
+  EXPECT_EQ(outcome.verdict, row.verdict);
+  EXPECT_EQ(programs.frames(MOSE_STEER_INGRESS, row.reason), 1u) << "reason " << row.reason;
+  if (row.reason == MOSE_STEER_R_REDIRECTED) {
+    const unsigned port = source_port_of(outcome.frame);
+    EXPECT_GE(port, 0xc000u);
+    EXPECT_EQ(outcome.frame, in_tunnel(family, row.frame, {.source_port = port}));
+  } else if (row.reason != MOSE_STEER_R_DROP_MTU) {
+    EXPECT_EQ(outcome.frame, row.frame);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerTunnel, testing::Combine(testing::Values(4, 6), testing::ValuesIn(kTunnelRows)));
+
+TEST(SteerTunnelMtu, TakesWhatFitsToTheByte) {
+  Programs& programs = Programs::get();
+  for (auto [family, room] : {std::pair<uint8_t, unsigned>{4, 50}, {6, 70}}) {
+    for (unsigned above : {0u, 1u}) {
+      Given given = kRedirecting;
+      given.tunnel = family;
+      programs.set(MOSE_STEER_INGRESS, given);
+      auto outcome =
+          programs.run(programs.skeleton().progs.steer_ingress, filled(kV6, 14 + kMtu - room + above), 0);
+      EXPECT_EQ(outcome.verdict, above == 0 ? kRedirect : kShot) << int{family};
+      EXPECT_EQ(programs.frames(MOSE_STEER_INGRESS, MOSE_STEER_R_DROP_MTU), above) << int{family};
+    }
+  }
+}
+
+TEST(SteerTunnelMtu, ADeviceThatIsGoneIsNoReasonToPretend) {
+  Programs& programs = Programs::get();
+  Given given = kRedirecting;
+  given.tunnel = 4;
+  programs.set(MOSE_STEER_INGRESS, given);
+  uint32_t key = MOSE_STEER_INGRESS;
+  mose_steer_policy policy = programs.policy(key);
+  policy.peer_ifindex = kUplinkDevice;
+  ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_services), &key, &policy, BPF_F_LOCK), 0);
+  EXPECT_EQ(programs.run(programs.skeleton().progs.steer_ingress, kV4, 0).verdict, kShot);
+  EXPECT_EQ(programs.frames(MOSE_STEER_INGRESS, MOSE_STEER_R_DROP_REWRITE), 1u);
+}
+
+// The path is chosen by the flow: packets of one connection keep to one, those of many spread.
+TEST(SteerTunnelPort, FollowsTheFlow) {
+  Programs& programs = Programs::get();
+  Given given = kRedirecting;
+  given.tunnel = 4;
+  programs.set(MOSE_STEER_INGRESS, given);
+  auto port = [&](const Bytes& frame) {
+    return source_port_of(programs.run(programs.skeleton().progs.steer_ingress, frame, 0).frame);
+  };
+  auto from_port = [](Bytes frame, unsigned number) {
+    frame[34] = static_cast<uint8_t>(number >> 8);
+    frame[35] = static_cast<uint8_t>(number);
+    return frame;
+  };
+  EXPECT_EQ(port(kV4), port(kSyn4)) << "the flags are no part of the flow";
+  std::set<unsigned> seen;
+  for (unsigned number = 40000; number < 40100; ++number) seen.insert(port(from_port(kV4, number)));
+  EXPECT_GT(seen.size(), 90u);
+}
+
 class SteerIngress : public testing::TestWithParam<Row> {};
 TEST_P(SteerIngress, Row) {
   expect_row(GetParam(), MOSE_STEER_INGRESS, Programs::get().skeleton().progs.steer_ingress);
@@ -530,6 +668,109 @@ TEST_P(SteerUplink, Row) {
   EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.out.empty() ? 0u : 1u);
 }
 INSTANTIATE_TEST_SUITE_P(Rows, SteerUplink, testing::ValuesIn(kUplinkRows));
+
+// What comes by a tunnel: a router's MAC in front, that of the uplink or of its bridge behind it.
+constexpr Mac kRouter{2, 0, 0, 0, 7, 7}, kBridge{2, 0, 0, 0, 1, 9};
+constexpr V4 kStranger4{203, 0, 113, 66};
+constexpr V6 kStranger6{0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x66};
+
+// Frames of the peer, whose `remote` we are.
+Bytes arriving4(const Bytes& frame, const Tunnelled& with = {.source_port = 50000}, const V4& from = kRemote4,
+                const V4& to = kLocal4) {
+  return in_tunnel4(kBridge, kRouter, from, to, frame, with);
+}
+Bytes arriving6(const Bytes& frame, const Tunnelled& with = {.source_port = 50000}, const V6& from = kRemote6,
+                const V6& to = kLocal6) {
+  return in_tunnel6(kBridge, kRouter, from, to, frame, with);
+}
+Bytes out_of_tunnel(const Bytes& frame) {
+  return with_macs(frame, kService, kRouter);
+}
+Bytes changed(Bytes frame, size_t offset, uint8_t value) {
+  frame.at(offset) = value;
+  return frame;
+}
+
+struct ArrivalRow {
+  const char* name;
+  uint8_t family;  // of the tunnel
+  Bytes frame;
+  uint32_t reason;  // 0: not counted, left to the kernel as it came
+  Bytes out = {};
+};
+std::ostream& operator<<(std::ostream& out, const ArrivalRow& row) {
+  return out << row.name;
+}
+
+const Bytes kArrived4 = arriving4(kV4), kArrived6 = arriving6(kV6);
+const Bytes kForOther4 = eth(kService, kClient, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck);
+constexpr uint32_t kTaken = MOSE_STEER_R_TAKEN, kForeign = MOSE_STEER_R_FOREIGN, kBroken = MOSE_STEER_R_DROP_TUNNEL;
+
+const ArrivalRow kArrivalRows[] = {
+    {"IPv4 in IPv4", 4, kArrived4, kTaken, out_of_tunnel(kV4)},
+    {"IPv6 in IPv4", 4, arriving4(kV6), kTaken, out_of_tunnel(kV6)},
+    {"IPv4 in IPv6", 6, arriving6(kV4), kTaken, out_of_tunnel(kV4)},
+    {"IPv6 in IPv6", 6, kArrived6, kTaken, out_of_tunnel(kV6)},
+    {"to the MAC of the uplink", 4, with_macs(kArrived4, kUplink, kRouter), kTaken, out_of_tunnel(kV4)},
+    {"IPv4 with options", 6, arriving6(kOptions4), kTaken, out_of_tunnel(kOptions4)},
+    {"a later fragment", 4, arriving4(kLaterFragment4), kTaken, out_of_tunnel(kLaterFragment4)},
+    {"a full frame", 4, arriving4(filled(kV4, 1400)), kTaken, out_of_tunnel(filled(kV4, 1400))},
+    {"a cut TCP header", 6, arriving6(cut(kV6, 60)), kTaken, out_of_tunnel(cut(kV6, 60))},
+    {"whose length of UDP is left open", 4, changed(changed(kArrived4, 38, 0), 39, 0), kTaken, out_of_tunnel(kV4)},
+
+    {"a stranger, IPv4", 4, arriving4(kV4, {}, kStranger4), kForeign},
+    {"a stranger, IPv6", 6, arriving6(kV6, {}, kStranger6), kForeign},
+    {"a stranger's broken frame", 4, cut(arriving4(kV4, {}, kStranger4), 60), kForeign},
+    {"the peer, by the other family", 6, kArrived4, 0},
+    {"no tunnel is known, IPv4", 0, kArrived4, 0},
+    {"no tunnel is known, IPv6", 0, kArrived6, 0},
+    {"another VNI, IPv4", 4, arriving4(kV4, {.vni = 42}), 0},
+    {"another VNI, IPv6", 6, arriving6(kV6, {.vni = 42}), 0},
+    {"a VNI that differs in its last bit", 4, arriving4(kV4, {.vni = 0x4d4f52}), 0},
+    {"a VNI that is not said to be valid", 4, arriving4(kV4, {.flags = 0}), 0},
+    {"another port", 4, arriving4(kV4, {.port = 8472}), 0},
+    {"to another address", 4, arriving4(kV4, {}, kRemote4, kOther4), 0},
+    {"to another address, IPv6", 6, arriving6(kV6, {}, kRemote6, kOther6), 0},
+    {"a fragment of the outer packet: the kernel puts it together", 4, changed(kArrived4, 20, 0x20), 0},
+    {"another protocol", 4, changed(kArrived4, 23, kTcp), 0},
+    {"for another workload that came from there", 4, arriving4(kForOther4), 0},
+    {"cut in the UDP header", 4, cut(kArrived4, 40), 0},
+    {"cut in the VXLAN header", 4, cut(kArrived4, 49), 0},
+    {"cut in the VXLAN header, IPv6", 6, cut(kArrived6, 69), 0},
+
+    {"nothing inside", 4, cut(kArrived4, 50), kBroken},
+    {"cut in the inner Ethernet header", 4, cut(kArrived4, 63), kBroken},
+    {"cut in the inner Ethernet header, IPv6", 6, cut(kArrived6, 83), kBroken},
+    {"cut in the inner IPv4 header", 4, cut(kArrived4, 64 + 19), kBroken},
+    {"cut in the inner IPv6 header", 6, cut(kArrived6, 84 + 39), kBroken},
+    {"ARP inside", 4, arriving4(kArpFrame), kBroken},
+    {"a tag inside", 4, arriving4(kTagged4), kBroken},
+    {"another protocol inside", 6, arriving6(kLldpFrame), kBroken},
+    {"inner IPv4 of version 5", 4,
+     arriving4(eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 5, 0, 5) | tcp(0)), kBroken},
+    {"inner IPv4 with a header length below 5", 4,
+     arriving4(eth(kService, kClient, kIpv4) | ipv4(kClient4, kService4, kTcp, 4) | tcp(0)), kBroken},
+    {"inner IPv6 of version 4", 6, arriving6(eth(kService, kClient, kIpv6) | ipv6(kClient6, kService6, kTcp, 4) | tcp(0)),
+     kBroken},
+    {"a length of UDP that holds no frame", 4, changed(kArrived4, 39, 29), kBroken},
+
+    {"what a peer on the segment redirected is taken as before", 4, at_uplink(kV4), kTaken, taken(kV4)},
+    {"the node's own datagrams", 4, eth(kBridge, kRouter, kIpv4) | ipv4(kRemote4, kLocal4, kUdp) | udp(), 0},
+};
+
+class SteerArrival : public testing::TestWithParam<ArrivalRow> {};
+TEST_P(SteerArrival, Row) {
+  Programs& programs = Programs::get();
+  const ArrivalRow& row = GetParam();
+  programs.set(MOSE_STEER_UPLINK, {.tunnel = row.family});
+  auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
+  EXPECT_EQ(outcome.verdict, row.reason == kBroken ? kShot : kNext);
+  EXPECT_EQ(outcome.frame, row.out.empty() ? row.frame : row.out);
+  EXPECT_EQ(programs.frames_of_all_reasons(MOSE_STEER_UPLINK), row.reason == 0 ? 0u : 1u);
+  if (row.reason == 0) return;
+  EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, row.reason), 1u) << "reason " << row.reason;
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerArrival, testing::ValuesIn(kArrivalRows));
 
 TEST(SteerTap, MarksAndSendsToTheHostEnd) {
   Programs& programs = Programs::get();

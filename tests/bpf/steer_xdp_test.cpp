@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The steering program of an uplink by rows: a frame goes in by BPF_PROG_TEST_RUN, verdict, frame and counter come out.
+#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,7 @@
 
 #include "frames.h"
 #include "mose/bpf/steer.h"
+#include "own_loopback.h"
 #include "steer_xdp.skel.h"
 #include "support/support.h"
 
@@ -33,8 +35,15 @@ constexpr uint32_t kDrop = 1, kUp = 2, kTx = 3, kRedirect = 4;
 constexpr uint32_t kUplinkDevice = 1;  // BPF_PROG_TEST_RUN gives the loopback as the device of a frame
 constexpr uint32_t kOtherDevice = 72;
 
-enum Slot : uint32_t { kNone = 0, kHereSlot4, kHereSlot6, kGoneSlot4, kGoneSlot6, kBrokenSlot, kAcrossSlot, kSlots };
+enum Slot : uint32_t { kNone = 0, kHereSlot4, kHereSlot6, kGoneSlot4, kGoneSlot6, kBrokenSlot, kAcrossSlot, kFarSlot4, kFarSlot6, kFarAcrossSlot, kSlots };
 constexpr V4 kAcross4{192, 0, 2, 13};  // gone as well, by another device than it came from
+// Gone to a node behind a router, by a tunnel of IPv4 and one of IPv6.
+constexpr V4 kFar4{192, 0, 2, 14}, kFarAcross4{192, 0, 2, 15};
+constexpr V6 kFar6{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12};
+constexpr V4 kLocal4{198, 51, 100, 1}, kRemote4{203, 0, 113, 2};
+constexpr V6 kLocal6{0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+constexpr V6 kRemote6{0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
+constexpr unsigned kMtu = 1500;  // of the loopback of the test's own namespace
 
 class Program {
  public:
@@ -49,7 +58,7 @@ class Program {
   };
   Outcome run(const Bytes& frame) {
     Outcome outcome;
-    outcome.frame.resize(frame.size() + 64);
+    outcome.frame.resize(frame.size() + 128);
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame.data(), .data_out = outcome.frame.data(),
                 .data_size_in = static_cast<uint32_t>(frame.size()),
                 .data_size_out = static_cast<uint32_t>(outcome.frame.size()));
@@ -89,6 +98,7 @@ class Program {
   Program() {
     if (geteuid() != 0) skip_process("BPF programs need root");
     libbpf_set_print(nullptr);
+    enter_own_loopback(kMtu);
     skeleton_.reset(steer_xdp__open());
     if (!skeleton_) skip_process("the BPF object cannot be opened");
     mose_uplink_config config{.version = MOSE_STEER_VERSION, .ifindex = kUplinkDevice};
@@ -107,10 +117,20 @@ class Program {
     add(kGone6, 6, MOSE_UPLINK_REDIRECT, kGoneSlot6);
     add(kBroken4, 4, MOSE_UPLINK_INVALID, kBrokenSlot);
     add(kAcross4, 4, MOSE_UPLINK_REDIRECT, kAcrossSlot, kOtherDevice);
+    add(kFar4, 4, MOSE_UPLINK_REDIRECT, kFarSlot4, kUplinkDevice, tunnel(4, kLocal4, kRemote4));
+    add(kFar6, 6, MOSE_UPLINK_REDIRECT, kFarSlot6, kUplinkDevice, tunnel(6, kLocal6, kRemote6));
+    add(kFarAcross4, 4, MOSE_UPLINK_REDIRECT, kFarAcrossSlot, kOtherDevice, tunnel(4, kLocal4, kRemote4));
+  }
+  template <typename Address>
+  static mose_steer_tunnel tunnel(uint8_t family, const Address& local, const Address& remote) {
+    mose_steer_tunnel tunnel{.port = htons(4789), .family = family};
+    std::copy(local.begin(), local.end(), tunnel.local);
+    std::copy(remote.begin(), remote.end(), tunnel.remote);
+    return tunnel;
   }
   template <typename Address>
   void add(const Address& address, uint8_t family, mose_uplink_state state, uint32_t slot,
-           uint32_t device = kUplinkDevice) {
+           uint32_t device = kUplinkDevice, const mose_steer_tunnel& tunnel = {}) {
     mose_steer_service key{};
     std::copy(address.begin(), address.end(), key.address);
     key.family = family;
@@ -118,6 +138,7 @@ class Program {
     std::copy(kService.begin(), kService.end(), entry.service_mac);
     std::copy(kPeer.begin(), kPeer.end(), entry.peer_mac);
     std::copy(kUplink.begin(), kUplink.end(), entry.own_mac);
+    entry.tunnel = tunnel;
     EXPECT_EQ(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.mose_uplink), &key, &entry, BPF_ANY), 0);
   }
   static size_t cpus() { return static_cast<size_t>(libbpf_num_possible_cpus()); }
@@ -280,6 +301,62 @@ TEST_P(SteerXdp, Row) {
 }
 INSTANTIATE_TEST_SUITE_P(Rows, SteerXdp, testing::ValuesIn(kRows));
 static_assert(std::size(kRows) >= 60);
+
+Bytes filled(const Bytes& frame, size_t size) { return frame | Bytes(size - frame.size(), 0x55); }
+const Bytes kFarOut4 = packet4(kFar4, tcp(kAck)), kFarOut6 = packet6(kFar6, tcp(kAck));
+
+struct TunnelRow {
+  const char* name;
+  Bytes frame;
+  uint32_t verdict;
+  uint32_t slot;
+  uint32_t reason;
+};
+std::ostream& operator<<(std::ostream& out, const TunnelRow& row) {
+  return out << row.name;
+}
+constexpr uint32_t kTooLarge = MOSE_STEER_R_DROP_MTU;
+const TunnelRow kTunnelRows[] = {
+    {"IPv4", kFarOut4, kTx, kFarSlot4, kRedirected},
+    {"IPv6", kFarOut6, kTx, kFarSlot6, kRedirected},
+    {"a connection request", packet4(kFar4, tcp(kSyn)), kTx, kFarSlot4, kRedirected},
+    {"a datagram", packet6(kFar6, udp(), kUdp), kTx, kFarSlot6, kRedirected},
+    {"a later fragment", fragment4(kFar4, 100), kTx, kFarSlot4, kRedirected},
+    {"what the next hop itself brought", from_peer(kFarOut4), kTx, kFarSlot4, kRedirected},
+    {"a cut TCP header", cut(kFarOut4, 40), kTx, kFarSlot4, kRedirected},
+    {"as large as fits, IPv4", filled(kFarOut4, 14 + kMtu - 50), kTx, kFarSlot4, kRedirected},
+    {"as large as fits, IPv6", filled(kFarOut6, 14 + kMtu - 70), kTx, kFarSlot6, kRedirected},
+    {"one byte too large, IPv4", filled(kFarOut4, 14 + kMtu - 49), kDrop, kFarSlot4, kTooLarge},
+    {"one byte too large, IPv6", filled(kFarOut6, 14 + kMtu - 69), kDrop, kFarSlot6, kTooLarge},
+    {"by a device that is gone", packet4(kFarAcross4, tcp(kAck)), kDrop, kFarAcrossSlot, MOSE_STEER_R_DROP_REWRITE},
+    {"a tag goes up, IPv4", tagged4(kFar4), kUp, kFarSlot4, kPassed},
+    {"a tag goes up, IPv6", tagged6(kFar6), kUp, kFarSlot6, kPassed},
+    {"to another MAC goes up", packet4(kFar4, tcp(kAck), kTcp, kStranger), kUp, kFarSlot4, kPassed},
+    {"what comes by a tunnel goes up, IPv4", in_tunnel4(kUplink, kStranger, kRemote4, kLocal4, kIn4), kUp, kNone, kPassed},
+    {"what comes by a tunnel goes up, IPv6", in_tunnel6(kUplink, kStranger, kRemote6, kLocal6, kIn6), kUp, kNone, kPassed},
+    {"what comes by a tunnel for one that is gone goes up", in_tunnel4(kUplink, kStranger, kRemote4, kLocal4, kOut4), kUp,
+     kNone, kPassed},
+};
+
+class SteerXdpTunnel : public testing::TestWithParam<TunnelRow> {};
+TEST_P(SteerXdpTunnel, Row) {
+  Program& program = Program::get();
+  const TunnelRow& row = GetParam();
+  program.clear();
+  auto outcome = program.run(row.frame);
+  EXPECT_EQ(outcome.verdict, row.verdict);
+  EXPECT_EQ(program.frames(row.slot, row.reason), 1u) << "reason " << row.reason;
+  EXPECT_EQ(program.frames_of_all(), 1u);
+  if (row.reason != kRedirected) {
+    EXPECT_EQ(outcome.frame, row.frame);
+    return;
+  }
+  const Tunnelled with{.source_port = source_port_of(outcome.frame)};
+  EXPECT_GE(with.source_port, 0xc000u);
+  EXPECT_EQ(outcome.frame, row.slot == kFarSlot4 ? in_tunnel4(kPeer, kUplink, kLocal4, kRemote4, row.frame, with)
+                                                 : in_tunnel6(kPeer, kUplink, kLocal6, kRemote6, row.frame, with));
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerXdpTunnel, testing::ValuesIn(kTunnelRows));
 
 TEST(SteerXdpStamps, SayWhenTheFirstAndTheLastFrameWereRedirected) {
   Program& program = Program::get();

@@ -33,6 +33,12 @@ std::string_view reason_name(size_t reason) {
       return "drop-rewrite";
     case MOSE_STEER_R_TAKEN:
       return "taken";
+    case MOSE_STEER_R_FOREIGN:
+      return "tunnel-foreign";
+    case MOSE_STEER_R_DROP_TUNNEL:
+      return "drop-tunnel";
+    case MOSE_STEER_R_DROP_MTU:
+      return "drop-mtu";
     default:
       return "";
   }
@@ -40,7 +46,7 @@ std::string_view reason_name(size_t reason) {
 
 uint64_t SteerCounters::dropped() const {
   return dropped_shut.frames + dropped_overflow.frames + dropped_parse.frames + dropped_silent.frames +
-         dropped_other.frames + dropped_loop.frames + dropped_rewrite.frames;
+         dropped_other.frames + dropped_loop.frames + dropped_rewrite.frames + dropped_tunnel.frames + dropped_mtu.frames;
 }
 
 namespace {
@@ -80,6 +86,9 @@ SteerCounters sum_counts(const std::vector<mose_steer_counts>& each) {
   sum.dropped_other = sum.reasons[MOSE_STEER_R_DROP_OTHER];
   sum.dropped_loop = sum.reasons[MOSE_STEER_R_DROP_LOOP];
   sum.dropped_rewrite = sum.reasons[MOSE_STEER_R_DROP_REWRITE];
+  sum.foreign = sum.reasons[MOSE_STEER_R_FOREIGN];
+  sum.dropped_tunnel = sum.reasons[MOSE_STEER_R_DROP_TUNNEL];
+  sum.dropped_mtu = sum.reasons[MOSE_STEER_R_DROP_MTU];
   for (size_t state = 0; state < sum.stamps.size(); ++state) sum.stamps[state] = stamps_of(each, state);
   return sum;
 }

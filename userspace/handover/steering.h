@@ -61,8 +61,10 @@ struct SteerCounters {
     uint64_t frames = 0, bytes = 0;
   };
   Count passed, held, reinjected, redirected;
-  Count taken;  // uplink: a peer had redirected it to us
+  Count taken;    // uplink: a peer had redirected it to us
+  Count foreign;  // uplink: in our tunnel, but not from the peer; left to the kernel
   Count dropped_shut, dropped_overflow, dropped_parse, dropped_silent, dropped_other, dropped_loop, dropped_rewrite;
+  Count dropped_tunnel, dropped_mtu;
   std::array<Count, 16> reasons{};  // all of the above by enum mose_steer_reason
   uint64_t queued = 0;              // given to the tap, in all
   uint64_t drained = 0;             // put back, in all; queued - drained frames are in the tap now

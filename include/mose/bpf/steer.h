@@ -31,9 +31,10 @@
 #endif
 
 #define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent puts back: not held again while draining */
-#define MOSE_STEER_VERSION 3u
+#define MOSE_STEER_VERSION 4u
 #define MOSE_STEER_SERVICES_MAX 8   /* addresses of one workload */
 #define MOSE_STEER_NAME_SIZE 32     /* of a workload, with its final zero */
+#define MOSE_TUNNEL_VNI 0x4d4f53u   /* "MOS": on a port that others may use for theirs */
 
 /*
  * Counters of a direction: slot 0 for frames that belong to no service (ARP, broadcast) and for those of the state pass,
@@ -47,7 +48,7 @@ enum mose_steer_state {
 	MOSE_STEER_PASS = 1,
 	MOSE_STEER_HOLD = 2,     /* to the tap, counted; bounded by hold_packets_max and hold_bytes_max */
 	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says */
-	MOSE_STEER_REDIRECT = 4, /* frames to a service: L2 rewrite to the peer's uplink, out of ours; others dropped */
+	MOSE_STEER_REDIRECT = 4, /* frames to a service: to the peer's uplink (L2 rewrite, or VXLAN), out of ours; others dropped */
 	MOSE_STEER_SHUT = 5,     /* dropped and counted */
 	MOSE_STEER_HOLD_NEW = 6, /* what may open a TCP connection to the tap, the rest passes */
 	MOSE_STEER_STATE_MAX = 8,
@@ -57,7 +58,7 @@ enum mose_steer_state {
 enum mose_steer_direction {
 	MOSE_STEER_INGRESS = 1,
 	MOSE_STEER_EGRESS = 2,
-	MOSE_STEER_UPLINK = 3, /* only counted: frames that a peer has redirected to us */
+	MOSE_STEER_UPLINK = 3, /* frames that a peer has redirected to us: counted; of the policy only `tunnel` counts */
 	MOSE_STEER_DIRECTION_MAX = 4,
 };
 
@@ -76,7 +77,22 @@ enum mose_steer_reason {
 	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: came from the peer, must not go back to it */
 	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
 	MOSE_STEER_R_TAKEN = 12,        /* uplink: a peer had redirected it to us */
+	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI from a node that may not send it: left to the kernel */
+	MOSE_STEER_R_DROP_TUNNEL = 14,  /* uplink: VXLAN of the peer that holds no frame which it may send */
+	MOSE_STEER_R_DROP_MTU = 15,     /* redirect: with the tunnel's headers it exceeds the device's MTU */
 	MOSE_STEER_R_MAX = 16,
+};
+
+/*
+ * Two nodes that are not on one segment: whole frames in UDP (VXLAN, RFC 7348), with MOSE_TUNNEL_VNI, from `local` to
+ * `remote` where they are sent, from `remote` to `local` where they are taken. All zero: no tunnel.
+ */
+struct mose_steer_tunnel {
+	__u8 local[16];  /* network order, IPv4 in the first four bytes */
+	__u8 remote[16];
+	__u16 port;      /* UDP destination, network order */
+	__u8 family;     /* 4 or 6; 0: no tunnel */
+	__u8 pad[5];
 };
 
 struct mose_steer_policy {
@@ -90,8 +106,9 @@ struct mose_steer_policy {
 	__u32 silent;           /* 1: ARP and neighbour discovery are dropped as well */
 	__u32 tap_ifindex;
 	__u32 peer_ifindex;     /* device that redirected frames leave by */
-	__u8 peer_mac[6];       /* destination address of redirected frames */
+	__u8 peer_mac[6];       /* destination address of redirected frames: the peer's, with a tunnel the next hop's */
 	__u8 own_mac[6];        /* their source address */
+	struct mose_steer_tunnel tunnel; /* ingress: redirected frames go by it; uplink: frames that come by it are taken */
 	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
 	__u64 hold_bytes_max;   /* bytes given to the tap since it was last empty */
 };
@@ -159,9 +176,10 @@ struct mose_uplink_entry {
 	__u32 pad;
 	__u32 peer_ifindex;  /* device that redirected frames leave by */
 	__u8 service_mac[6];
-	__u8 peer_mac[6];    /* destination address of redirected frames */
+	__u8 peer_mac[6];    /* destination address of redirected frames: the peer's, with a tunnel the next hop's */
 	__u8 own_mac[6];     /* their source address */
 	__u8 pad2[2];
+	struct mose_steer_tunnel tunnel; /* redirected frames go by it */
 	char workload[MOSE_STEER_NAME_SIZE];
 };
 
@@ -185,14 +203,15 @@ struct mose_uplink_config {
 #define MOSE_STEER_ASSERT _Static_assert
 #endif
 MOSE_STEER_ASSERT(sizeof(enum mose_steer_state) == 4, "enumerations in values");
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 72, "policy");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_tunnel) == 40, "tunnel");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 72 + 40, "policy");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 8 + 12 + 4, "config");
-MOSE_STEER_ASSERT(sizeof(struct mose_uplink_entry) == 72, "uplink entry");
+MOSE_STEER_ASSERT(sizeof(struct mose_uplink_entry) == 72 + 40, "uplink entry");
 MOSE_STEER_ASSERT(sizeof(struct mose_uplink_config) == 16, "uplink config");
 
 #endif
