@@ -13,7 +13,8 @@
 
 #include "support/support.h"
 
-// Frames of BPF_PROG_TEST_RUN stand on the loopback of the caller's network namespace. Of one's own it may have any MTU.
+// Frames of BPF_PROG_TEST_RUN stand on the loopback of the caller's network namespace. Of one's own it may have any
+// MTU.
 namespace mose::test {
 
 inline void enter_own_loopback(unsigned mtu) {

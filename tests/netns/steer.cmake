@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 add_library(mose_steer_test_support STATIC
-  steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/tcp_traffic.cpp)
+  steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/routed_bed.cpp steer/tcp_traffic.cpp)
 target_include_directories(mose_steer_test_support PUBLIC steer)
 target_link_libraries(mose_steer_test_support PUBLIC mose_handover mose_test_support GTest::gtest fmt::fmt Threads::Threads)
 
@@ -9,6 +9,7 @@ mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_tes
 mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic_test.cpp LIBS mose_steer_test_support)
 mose_test(switchover_test LABEL netns DEPS handover SOURCES steer/switchover_test.cpp LIBS mose_steer_test_support)
 mose_test(uplink_test LABEL netns DEPS handover SOURCES steer/uplink_test.cpp LIBS mose_steer_test_support)
+mose_test(tunnel_test LABEL netns DEPS handover SOURCES steer/tunnel_test.cpp LIBS mose_steer_test_support)
 # As often as the requirements say; times are judged only here.
 add_dependencies(steer_test mose-holder)
 add_dependencies(uplink_test mose-holder)

@@ -371,7 +371,7 @@ Status SourceHost::redirect(const MacAddress& peer_uplink_mac, SteerLayer layer)
   Timeline::Span span(timeline_, "drain");
   if (!network_) MOSE_TRY(open_network());
   adopt_queue();
-  MOSE_TRY(network_->drain_to_peer(peer_uplink_mac));
+  MOSE_TRY(network_->drain_to_peer({.mac = peer_uplink_mac}));
   if (ingress_queue_) {
     MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
     count_packets();

@@ -181,6 +181,7 @@ Result<SteerExplanation> Steering::explain(const Flow& flow) const {
   } else if (run.verdict == bpf::TcVerdict::redirect) {
     out.verdict = SteerExplanation::Verdict::redirect;
     out.ifindex = now.peer_ifindex;
+    out.tunnel = now.tunnel;
     if (run.frame.size() < kMacsSize) return fail("explain " + format_flow(flow) + ": the redirected frame was cut off");
     std::copy_n(run.frame.begin(), 6, out.destination_mac.begin());
     std::copy_n(run.frame.begin() + 6, 6, out.source_mac.begin());

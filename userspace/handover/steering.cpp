@@ -47,6 +47,7 @@ Status check(Direction direction, const SteerPolicy& policy) {
     if (direction != Direction::ingress) return bad("only ingress can be redirected");
     if (policy.peer_ifindex == 0) return bad("no device towards the peer is given");
     if (is_zero(policy.peer_mac) || is_zero(policy.own_mac)) return bad("a MAC address is missing");
+    if (auto tunnel = check_tunnel(policy.tunnel); !tunnel) return bad(tunnel.error().what);
   }
   return {};
 }
@@ -237,6 +238,19 @@ Status Steering::set_state(Direction direction, SteerState state) {
   MOSE_ASSIGN(SteerPolicy wanted, policy(direction));
   wanted.state = state;
   return set(direction, wanted);
+}
+
+Status Steering::take_from(const std::optional<Tunnel>& tunnel) {
+  MOSE_CHECK(maps_ != nullptr, "steering used after remove()");
+  MOSE_TRY(check_tunnel(tunnel));
+  MOSE_ASSIGN(mose_steer_policy policy, maps_->policy(Direction::uplink));
+  policy.tunnel = to_kernel(tunnel);
+  return maps_->set_policy(Direction::uplink, policy);
+}
+
+Result<std::optional<Tunnel>> Steering::taken_from() const {
+  MOSE_ASSIGN(mose_steer_policy policy, maps_->policy(Direction::uplink));
+  return from_kernel(policy.tunnel);
 }
 
 Result<SteerPolicy> Steering::policy(Direction direction) const {

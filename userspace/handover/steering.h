@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "handover/tunnel.h"
 #include "model/flow.h"
 #include "model/workload.h"
 
@@ -46,8 +47,9 @@ struct SteerPolicy {
   SteerState on_expiry = SteerState::pass;  // pass or shut
   unsigned tap_ifindex = 0;
   unsigned peer_ifindex = 0;  // our uplink
-  MacAddress peer_mac{};      // the peer's uplink
+  MacAddress peer_mac{};      // the peer's uplink, with a tunnel the next hop's
   MacAddress own_mac{};       // our uplink
+  std::optional<Tunnel> tunnel;  // redirect: the peer is behind a router
   uint64_t hold_packets_max = kHoldPacketsMax;
   uint64_t hold_bytes_max = kHoldBytesMax;
 
@@ -108,6 +110,7 @@ struct SteerExplanation {
   unsigned ifindex = 0;             // hold: the tap, redirect: the device it leaves by
   MacAddress destination_mac{};     // redirect: as it leaves
   MacAddress source_mac{};
+  std::optional<Tunnel> tunnel;  // redirect: it leaves in it
   bool same_programs = false;  // those attached have the same instructions as those that were asked
 };
 [[nodiscard]] const char* to_string(SteerExplanation::Verdict verdict);
@@ -137,6 +140,10 @@ class Steering {
   [[nodiscard]] Status set_state(Direction direction, SteerState state);
   // As the programs see it now: a finished drain reads as its after_drain.
   [[nodiscard]] Result<SteerPolicy> policy(Direction direction) const;
+  // Frames of this tunnel that are for the workload are taken on the uplink; none: only those redirected on the
+  // segment.
+  [[nodiscard]] Status take_from(const std::optional<Tunnel>& tunnel);
+  [[nodiscard]] Result<std::optional<Tunnel>> taken_from() const;
   // Of all services and of frames that belong to none.
   [[nodiscard]] Result<SteerCounters> counters(Direction direction) const;
   // By place in config().addresses, without queued and drained, which are counted for all together. What passes in the

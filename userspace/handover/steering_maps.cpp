@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "handover/steering_maps.h"
 
+#include <arpa/inet.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -24,6 +25,47 @@ uint32_t key_of(Direction direction) {
 std::string pin_directory(const std::string& bpffs, const std::string& workload) {
   return bpffs + "/mose/" + workload;
 }
+
+mose_steer_service to_kernel(const ServiceAddress& address) {
+  mose_steer_service out{};
+  out.family = address.family == AF_INET ? 4 : 6;
+  std::copy_n(address.bytes.begin(), address.family == AF_INET ? 4 : 16, out.address);
+  return out;
+}
+
+ServiceAddress from_kernel(const mose_steer_service& in) {
+  ServiceAddress address{.family = in.family == 4 ? AF_INET : AF_INET6, .prefix = in.family == 4 ? 32u : 128u};
+  std::copy(std::begin(in.address), std::end(in.address), address.bytes.begin());
+  return address;
+}
+
+mose_steer_tunnel to_kernel(const std::optional<Tunnel>& tunnel) {
+  mose_steer_tunnel out{};
+  if (!tunnel) return out;
+  const mose_steer_service local = to_kernel(tunnel->local), remote = to_kernel(tunnel->remote);
+  std::copy(std::begin(local.address), std::end(local.address), out.local);
+  std::copy(std::begin(remote.address), std::end(remote.address), out.remote);
+  out.port = htons(tunnel->port);
+  out.family = local.family;
+  return out;
+}
+
+std::optional<Tunnel> from_kernel(const mose_steer_tunnel& in) {
+  if (in.family == 0) return std::nullopt;
+  mose_steer_service local{.family = in.family}, remote{.family = in.family};
+  std::copy(std::begin(in.local), std::end(in.local), local.address);
+  std::copy(std::begin(in.remote), std::end(in.remote), remote.address);
+  return Tunnel{.local = from_kernel(local), .remote = from_kernel(remote), .port = ntohs(in.port)};
+}
+
+Status check_tunnel(const std::optional<Tunnel>& tunnel) {
+  if (!tunnel) return {};
+  if (tunnel->local.family == 0 || tunnel->local.family != tunnel->remote.family) {
+    return fail("a tunnel has two addresses of one family");
+  }
+  return tunnel->port == 0 ? fail("a tunnel has a port") : Status{};
+}
+
 mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch) {
   mose_steer_policy out{};
   out.state = static_cast<mose_steer_state>(policy.state);
@@ -36,6 +78,7 @@ mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch) {
   out.peer_ifindex = policy.peer_ifindex;
   std::copy(policy.peer_mac.begin(), policy.peer_mac.end(), out.peer_mac);
   std::copy(policy.own_mac.begin(), policy.own_mac.end(), out.own_mac);
+  out.tunnel = to_kernel(policy.tunnel);
   out.hold_packets_max = policy.hold_packets_max;
   out.hold_bytes_max = policy.hold_bytes_max;
   return out;
@@ -53,6 +96,7 @@ SteerPolicy from_kernel(const mose_steer_policy& in) {
   policy.peer_ifindex = in.peer_ifindex;
   std::copy(std::begin(in.peer_mac), std::end(in.peer_mac), policy.peer_mac.begin());
   std::copy(std::begin(in.own_mac), std::end(in.own_mac), policy.own_mac.begin());
+  policy.tunnel = from_kernel(in.tunnel);
   policy.hold_packets_max = in.hold_packets_max;
   policy.hold_bytes_max = in.hold_bytes_max;
   return policy;

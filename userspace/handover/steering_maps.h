@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,11 @@
 namespace mose::handover {
 
 [[nodiscard]] std::string pin_directory(const std::string& bpffs, const std::string& workload);
+[[nodiscard]] mose_steer_service to_kernel(const ServiceAddress& address);
+[[nodiscard]] ServiceAddress from_kernel(const mose_steer_service& in);
+[[nodiscard]] mose_steer_tunnel to_kernel(const std::optional<Tunnel>& tunnel);
+[[nodiscard]] std::optional<Tunnel> from_kernel(const mose_steer_tunnel& in);
+[[nodiscard]] Status check_tunnel(const std::optional<Tunnel>& tunnel);
 [[nodiscard]] mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch);
 [[nodiscard]] SteerPolicy from_kernel(const mose_steer_policy& in);
 // A value of a map must have the size this agent knows, else reading would overrun or misread it.

@@ -21,9 +21,7 @@ Status fill_config(mose_steer_config& out, const SteeringConfig& config) {
   out.version = MOSE_STEER_VERSION;
   out.services_count = static_cast<uint32_t>(config.addresses.size());
   for (size_t i = 0; i < config.addresses.size(); ++i) {
-    const ServiceAddress& address = config.addresses[i];
-    out.services[i].family = address.family == AF_INET ? 4 : 6;
-    std::copy(address.bytes.begin(), address.bytes.end(), out.services[i].address);
+    out.services[i] = to_kernel(config.addresses[i]);
   }
   out.host_ifindex = config.host_ifindex;
   out.uplink_ifindex = config.uplink_ifindex;
@@ -82,10 +80,7 @@ Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string
   std::copy(std::begin(in.service_mac), std::end(in.service_mac), config.mac.begin());
   std::copy(std::begin(in.uplink_mac), std::end(in.uplink_mac), config.uplink_mac.begin());
   for (uint32_t i = 0; i < in.services_count; ++i) {
-    ServiceAddress address{.family = in.services[i].family == 4 ? AF_INET : AF_INET6,
-                           .prefix = in.services[i].family == 4 ? 32u : 128u};
-    std::copy(std::begin(in.services[i].address), std::end(in.services[i].address), address.bytes.begin());
-    config.addresses.push_back(address);
+    config.addresses.push_back(from_kernel(in.services[i]));
   }
   return config;
 }

@@ -27,21 +27,8 @@ std::string uplink_pins(const std::string& bpffs, const std::string& device) {
   return bpffs + "/mose/" + std::string(kPrefix) + name;
 }
 
-mose_steer_service key_of(const ServiceAddress& address) {
-  mose_steer_service key{};
-  key.family = address.family == AF_INET ? 4 : 6;
-  std::copy_n(address.bytes.begin(), address.family == AF_INET ? 4 : 16, key.address);
-  return key;
-}
-
 bool operator==(const mose_steer_service& a, const mose_steer_service& b) {
   return std::memcmp(&a, &b, sizeof a) == 0;
-}
-
-ServiceAddress address_of(const mose_steer_service& key) {
-  ServiceAddress address{.family = key.family == 4 ? AF_INET : AF_INET6, .prefix = key.family == 4 ? 32u : 128u};
-  std::copy(std::begin(key.address), std::end(key.address), address.bytes.begin());
-  return address;
 }
 
 mose_uplink_entry to_kernel(const UplinkEntry& entry, uint32_t slot, uint32_t epoch) {
@@ -53,6 +40,7 @@ mose_uplink_entry to_kernel(const UplinkEntry& entry, uint32_t slot, uint32_t ep
   std::copy(entry.service_mac.begin(), entry.service_mac.end(), out.service_mac);
   std::copy(entry.peer_mac.begin(), entry.peer_mac.end(), out.peer_mac);
   std::copy(entry.own_mac.begin(), entry.own_mac.end(), out.own_mac);
+  out.tunnel = handover::to_kernel(entry.tunnel);
   entry.workload.copy(out.workload, sizeof out.workload - 1);
   return out;
 }
@@ -65,6 +53,7 @@ UplinkEntry from_kernel(const mose_uplink_entry& in) {
   std::copy(std::begin(in.service_mac), std::end(in.service_mac), entry.service_mac.begin());
   std::copy(std::begin(in.peer_mac), std::end(in.peer_mac), entry.peer_mac.begin());
   std::copy(std::begin(in.own_mac), std::end(in.own_mac), entry.own_mac.begin());
+  entry.tunnel = handover::from_kernel(in.tunnel);
   return entry;
 }
 
@@ -77,6 +66,7 @@ Status check(const ServiceAddress& address, const UplinkEntry& entry) {
   if (entry.state != UplinkState::redirect) return {};
   if (entry.peer_ifindex == 0) return bad("no device towards the peer is given");
   if (entry.peer_mac == MacAddress{} || entry.own_mac == MacAddress{}) return bad("a MAC address is missing");
+  if (auto tunnel = check_tunnel(entry.tunnel); !tunnel) return bad(tunnel.error().what);
   return {};
 }
 
@@ -263,7 +253,7 @@ Result<uint32_t> UplinkSteering::free_slot() const {
 Status UplinkSteering::put(const ServiceAddress& address, const UplinkEntry& entry) {
   MOSE_CHECK(kernel_ != nullptr, "uplink steering used after remove()");
   MOSE_TRY(check(address, entry));
-  const mose_steer_service key = key_of(address);
+  const mose_steer_service key = to_kernel(address);
   MOSE_ASSIGN(auto before, lookup(kernel_->entries.get(), key));
   uint32_t slot = before ? before->slot : 0, epoch = before ? before->epoch : 0;
   if (!before) {
@@ -277,12 +267,12 @@ Status UplinkSteering::put(const ServiceAddress& address, const UplinkEntry& ent
 
 Status UplinkSteering::erase(const ServiceAddress& address) {
   MOSE_CHECK(kernel_ != nullptr, "uplink steering used after remove()");
-  const mose_steer_service key = key_of(address);
+  const mose_steer_service key = to_kernel(address);
   return bpf::map_delete(kernel_->entries.get(), &key);
 }
 
 Result<std::optional<UplinkEntry>> UplinkSteering::entry(const ServiceAddress& address) const {
-  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key_of(address)));
+  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), to_kernel(address)));
   if (!found) return std::nullopt;
   return from_kernel(*found);
 }
@@ -291,15 +281,16 @@ Result<std::vector<UplinkSteering::Item>> UplinkSteering::entries() const {
   std::vector<Item> items;
   MOSE_TRY(for_each_key(kernel_->entries.get(), [&](const mose_steer_service& key) -> Status {
     MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key));
-    bool known = std::any_of(items.begin(), items.end(), [&](const Item& item) { return key_of(item.address) == key; });
-    if (found && !known) items.push_back({address_of(key), from_kernel(*found)});
+    bool known =
+        std::any_of(items.begin(), items.end(), [&](const Item& item) { return to_kernel(item.address) == key; });
+    if (found && !known) items.push_back({from_kernel(key), from_kernel(*found)});
     return {};
   }));
   return items;
 }
 
 Result<SteerCounters> UplinkSteering::counters(const ServiceAddress& address) const {
-  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key_of(address)));
+  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), to_kernel(address)));
   if (!found) return SteerCounters{};
   return kernel_->counted(found->slot);
 }

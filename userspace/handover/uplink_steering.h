@@ -37,8 +37,9 @@ struct UplinkEntry {
   MacAddress service_mac{};
   // Redirect only.
   unsigned peer_ifindex = 0;  // device that frames leave by
-  MacAddress peer_mac{};      // of the peer's uplink
+  MacAddress peer_mac{};      // of the peer's uplink, with a tunnel of the next hop
   MacAddress own_mac{};       // of ours
+  std::optional<Tunnel> tunnel;
 
   bool operator==(const UplinkEntry&) const = default;
 };

@@ -266,17 +266,22 @@ Result<uint64_t> WorkloadNetwork::release() {
   return lost;
 }
 
-Status WorkloadNetwork::drain_to_peer(const MacAddress& peer_uplink_mac) {
+Status WorkloadNetwork::drain_to_peer(const PeerPath& peer) {
   if (uplink_ifindex_ == 0) return fail("network of " + config_.workload + ": no uplink to redirect to");
-  MOSE_TRY(shut(Direction::egress, true));
+  MOSE_ASSIGN(auto taken, steering_.taken_from());
+  // Back to where it came from: what would still come from there must not be sent round for ever.
+  if (taken && peer.tunnel && taken->remote == peer.tunnel->remote) MOSE_TRY(steering_.take_from({}));
+  const bool silent = !peer.tunnel;
+  MOSE_TRY(shut(Direction::egress, silent));
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
   policy.state = SteerState::drain;
   policy.deadline.reset();
   policy.after_drain = SteerState::redirect;
-  policy.silent = true;
+  policy.silent = silent;
   policy.peer_ifindex = uplink_ifindex_;
-  policy.peer_mac = peer_uplink_mac;
+  policy.peer_mac = peer.mac;
   policy.own_mac = uplink_mac_;
+  policy.tunnel = peer.tunnel;
   return steering_.set(Direction::ingress, policy);
 }
 

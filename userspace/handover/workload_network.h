@@ -84,9 +84,9 @@ class WorkloadNetwork {
   // Back in service from whatever state, for an operator, when no migration is left that would do it. What is still in a
   // tap then has nobody who would put it back and is lost with it: how many frames.
   [[nodiscard]] Result<uint64_t> release();
-  // After the commit: egress shut, ARP and neighbour discovery no longer answered; ingress drains, then redirects to
-  // the peer's uplink. The caller pumps.
-  [[nodiscard]] Status drain_to_peer(const MacAddress& peer_uplink_mac);
+  // After the commit: egress shut, ingress drains, then redirects to the peer. The caller pumps. ARP and neighbour
+  // discovery are no longer answered, unless the peer is on another segment: then nobody else does it here.
+  [[nodiscard]] Status drain_to_peer(const PeerPath& peer);
 
  private:
   [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline);

@@ -14,6 +14,7 @@
 #include <netlink/netlink.h>
 #include <netlink/socket.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 #include <functional>
@@ -138,6 +139,34 @@ nlattr* nested(nlattr* nest, int type) {
 
 size_t address_size(const ServiceAddress& address) {
   return address.family == AF_INET ? 4 : 16;
+}
+
+// The address in an attribute; without a family when it has another size.
+ServiceAddress address_in(nlattr* attribute, int family) {
+  ServiceAddress address{.family = family, .prefix = family == AF_INET ? 32u : 128u};
+  if (attribute == nullptr || nla_len(attribute) != static_cast<int>(address_size(address))) return {};
+  std::memcpy(address.bytes.data(), nla_data(attribute), address_size(address));
+  return address;
+}
+
+Netlink::RouteInfo route_info(const nlmsghdr* header) {
+  Netlink::RouteInfo info;
+  const auto* head = static_cast<const rtmsg*>(nlmsg_data(header));
+  auto find = [&](int type) { return nlmsg_find_attr(const_cast<nlmsghdr*>(header), sizeof *head, type); };
+  if (nlattr* device = find(RTA_OIF)) info.ifindex = nla_get_u32(device);
+  if (nlattr* gateway = find(RTA_GATEWAY)) info.gateway = address_in(gateway, head->rtm_family);
+  if (nlattr* via = find(RTA_VIA); via != nullptr && nla_len(via) > static_cast<int>(sizeof(rtvia))) {
+    rtvia family{};
+    std::memcpy(&family, nla_data(via), sizeof family);
+    ServiceAddress address{.family = family.rtvia_family, .prefix = family.rtvia_family == AF_INET ? 32u : 128u};
+    size_t size = std::min(address_size(address), static_cast<size_t>(nla_len(via)) - sizeof family);
+    std::memcpy(address.bytes.data(), static_cast<const char*>(nla_data(via)) + sizeof family, size);
+    info.gateway = address;
+  }
+  info.source = address_in(find(RTA_PREFSRC), head->rtm_family);
+  nlattr* metrics = find(RTA_METRICS);
+  if (nlattr* mtu = metrics == nullptr ? nullptr : nested(metrics, RTAX_MTU)) info.mtu = nla_get_u32(mtu);
+  return info;
 }
 
 Netlink::LinkInfo link_info(const nlmsghdr* header) {
@@ -302,6 +331,41 @@ Status Netlink::add_default_route(unsigned ifindex, const ServiceAddress& gatewa
   return talk(socket_.get(), request, "default route by " + format_address(gateway));
 }
 
+Result<Netlink::RouteInfo> Netlink::route(const ServiceAddress& to) const {
+  const std::string what = "route to " + format_address(to);
+  RouteInfo info;
+  rtmsg head{};
+  head.rtm_family = static_cast<uint8_t>(to.family);
+  head.rtm_dst_len = static_cast<uint8_t>(address_size(to) * 8);
+  Request request(RTM_GETROUTE, 0);
+  request.head(head).put(RTA_DST, to.bytes.data(), address_size(to));
+  MOSE_TRY(talk(socket_.get(), request, what, [&](const nlmsghdr* header) { info = route_info(header); }));
+  if (info.ifindex == 0 || info.source.family == 0)
+    return fail(what + ": the kernel names no device or no address of ours");
+  return info;
+}
+
+Result<MacAddress> Netlink::resolve_neighbour(unsigned ifindex, const ServiceAddress& address,
+                                              Nanoseconds bound) const {
+  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 2'000'000};
+  ndmsg head{};
+  head.ndm_family = static_cast<uint8_t>(address.family);
+  head.ndm_ifindex = static_cast<int>(ifindex);
+  head.ndm_flags = NTF_USE;  // as if a packet were sent there: asked when it is not known or old
+  Request request(RTM_NEWNEIGH, NLM_F_CREATE);
+  request.head(head).put(NDA_DST, address.bytes.data(), address_size(address));
+  const std::string what = "neighbour " + format_address(address);
+  MOSE_TRY(talk(socket_.get(), request, what));
+  for (Timestamp deadline = now() + bound;;) {
+    MOSE_ASSIGN(auto entries, neighbours(ifindex));
+    for (const NeighbourEntry& entry : entries) {
+      if (entry.address.family == address.family && entry.address.bytes == address.bytes) return entry.mac;
+    }
+    if (now() >= deadline) return fail(what + " does not answer");
+    nanosleep(&kPause, nullptr);
+  }
+}
+
 Status Netlink::add_neighbour(unsigned ifindex, const NeighbourEntry& neighbour) const {
   ndmsg head{};
   head.ndm_family = static_cast<uint8_t>(neighbour.address.family);
@@ -311,6 +375,15 @@ Status Netlink::add_neighbour(unsigned ifindex, const NeighbourEntry& neighbour)
   request.head(head).put(NDA_DST, neighbour.address.bytes.data(), address_size(neighbour.address));
   request.put(NDA_LLADDR, neighbour.mac.data(), neighbour.mac.size());
   return talk(socket_.get(), request, "neighbour " + format_address(neighbour.address));
+}
+
+Result<bool> Netlink::delete_neighbour(unsigned ifindex, const ServiceAddress& address) const {
+  ndmsg head{};
+  head.ndm_family = static_cast<uint8_t>(address.family);
+  head.ndm_ifindex = static_cast<int>(ifindex);
+  Request request(RTM_DELNEIGH, 0);
+  request.head(head).put(NDA_DST, address.bytes.data(), address_size(address));
+  return existed(talk(socket_.get(), request, "neighbour " + format_address(address)), {ENOENT});
 }
 
 Result<std::vector<Netlink::NeighbourEntry>> Netlink::neighbours(unsigned ifindex) const {

@@ -60,14 +60,29 @@ class Netlink {
   [[nodiscard]] Status add_address(unsigned ifindex, const ServiceAddress& address) const;
   [[nodiscard]] Status add_default_route(unsigned ifindex, const ServiceAddress& gateway) const;
 
+  // How the kernel would send to an address now.
+  struct RouteInfo {
+    unsigned ifindex = 0;
+    std::optional<ServiceAddress> gateway;  // none: on the segment of the device. May be of another family
+    ServiceAddress source;                  // of ours, that such packets have
+    unsigned mtu = 0;                       // of the route or of the path, as far as known; 0: the device's
+  };
+  [[nodiscard]] Result<RouteInfo> route(const ServiceAddress& to) const;
+
   struct NeighbourEntry {
     ServiceAddress address;
     MacAddress mac{};
   };
   // Reachable, so that it is used at once and checked later like a learnt one. Replaces what is there.
   [[nodiscard]] Status add_neighbour(unsigned ifindex, const NeighbourEntry& neighbour) const;
+  // It will be asked for again. False: there was none.
+  [[nodiscard]] Result<bool> delete_neighbour(unsigned ifindex, const ServiceAddress& address) const;
   // Entries with a MAC (not failed or incomplete ones, not multicast).
   [[nodiscard]] Result<std::vector<NeighbourEntry>> neighbours(unsigned ifindex) const;
+
+  // The MAC of an address on the segment of a device; asks for it where it is not known, for `bound` at most.
+  [[nodiscard]] Result<MacAddress> resolve_neighbour(unsigned ifindex, const ServiceAddress& address,
+                                                     Nanoseconds bound) const;
 
   // A fixed entry of the bridge that `port` belongs to: frames for `mac` go there. Replaces a learnt one, and is not
   // moved by what the bridge learns later.

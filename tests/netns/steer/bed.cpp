@@ -107,11 +107,21 @@ bool eventually(const std::function<bool()>& condition) {
   return condition();
 }
 
-Bed::Bed() {
+Bed::Bed(Unwired) {
   private_mounts();
   root_ = fmt::format("/tmp/mnet-{}", getpid());
   std::filesystem::create_directories(root_);
   for (Fd* netns : {&client, &segment, &a.netns, &a.workload, &b.netns, &b.workload}) *netns = must(create_netns());
+  a.uplink_mac = {2, 0, 0, 0, 1, 1};
+  b.uplink_mac = {2, 0, 0, 0, 1, 2};
+  for (auto [node, name] : {std::pair{&a, "a"}, {&b, "b"}}) {
+    node->bpffs = root_ + "/" + name;
+    std::filesystem::create_directories(node->bpffs);
+    if (mount("bpf", node->bpffs.c_str(), "bpf", 0, nullptr) != 0) skip_process("bpffs cannot be mounted");
+  }
+}
+
+Bed::Bed() : Bed(Unwired{}) {
   in(segment, []() -> Status {
     MOSE_TRY(set_net_sysctl("ipv6/conf/default/disable_ipv6", "1"));
     MOSE_ASSIGN(auto netlink, Netlink::open());
@@ -124,13 +134,6 @@ Bed::Bed() {
   connect(b.netns, "pb", {2, 0, 0, 0, 1, 2}, true);
   for (const Fd* netns : {&client, &a.netns, &b.netns}) wait_operational(*netns, "up");
   for (const char* port : {"pc", "pa", "pb"}) wait_operational(segment, port);
-  a.uplink_mac = {2, 0, 0, 0, 1, 1};
-  b.uplink_mac = {2, 0, 0, 0, 1, 2};
-  for (auto [node, name] : {std::pair{&a, "a"}, {&b, "b"}}) {
-    node->bpffs = root_ + "/" + name;
-    std::filesystem::create_directories(node->bpffs);
-    if (mount("bpf", node->bpffs.c_str(), "bpf", 0, nullptr) != 0) skip_process("bpffs cannot be mounted");
-  }
 }
 
 Bed::~Bed() {

@@ -29,7 +29,7 @@ class Bed {
  public:
   // Skips the whole test program when the host cannot do it.
   Bed();
-  ~Bed();
+  virtual ~Bed();
   Bed(const Bed&) = delete;
   Bed& operator=(const Bed&) = delete;
 
@@ -44,16 +44,20 @@ class Bed {
 
   // Runs in a namespace; an error fails the test.
   void in(const Fd& netns, const std::function<Status()>& work) const;
-  [[nodiscard]] handover::WorkloadNetworkConfig config(const Node& node) const;
+  [[nodiscard]] virtual handover::WorkloadNetworkConfig config(const Node& node) const;
   // A workload's network made on `node` and, when `open`, in service.
   [[nodiscard]] handover::WorkloadNetwork create(Node& node, bool open = true) const;
   // Throws away the workload's namespace for a new one.
   void renew_workload(Node& node) const;
   [[nodiscard]] std::vector<std::string> pins(const Node& node) const;
 
+ protected:
+  struct Unwired {};
+  explicit Bed(Unwired);  // namespaces and file systems alone
+  void wait_operational(const Fd& netns, const std::string& device) const;
+
  private:
   void connect(const Fd& netns, const std::string& port, const MacAddress& mac, bool bridged) const;
-  void wait_operational(const Fd& netns, const std::string& device) const;
   std::string root_;
 };
 

@@ -58,7 +58,7 @@ TEST(Explain, SaysWhatEachStateDoes) {
   EXPECT_OK(network.shut(Direction::egress, false));
   expect(explain(network, kAnswer), Verdict::drop, "drop-shut", SteerState::shut);
 
-  EXPECT_OK(network.drain_to_peer(bed.b.uplink_mac));
+  EXPECT_OK(network.drain_to_peer({.mac = bed.b.uplink_mac}));
   SteerExplanation gone = explain(network, kRequest);
   expect(gone, Verdict::redirect, "redirected", SteerState::redirect);
   EXPECT_EQ(gone.ifindex, network.uplink_ifindex());

@@ -43,7 +43,7 @@ void MovingNetwork::prepare() {
 
 void MovingNetwork::switch_over() {
   bed_.in(there_->netns, [&] { return next_->open(); });
-  EXPECT_OK(network_->drain_to_peer(there_->uplink_mac));
+  EXPECT_OK(network_->drain_to_peer({.mac = there_->uplink_mac}));
   expect_drained(*queue_, *network_);
   bed_.in(there_->netns, [&]() -> Status {
     MOSE_ASSIGN(auto announcer, handover::Announcer::open(next_->uplink_ifindex(), next_->steering().config().addresses,

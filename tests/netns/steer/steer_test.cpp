@@ -168,7 +168,7 @@ TEST(Redirect, BringsHeldAndLaterPacketsToTheOtherNodeInOrder) {
   before->stop();
   UdpService after(bed.b.workload, AF_INET, false);
   bed.in(bed.b.netns, [&] { return destination.open(); });
-  EXPECT_OK(source.drain_to_peer(bed.b.uplink_mac));
+  EXPECT_OK(source.drain_to_peer({.mac = bed.b.uplink_mac}));
   expect_drained(queue, source);
   sleep_ms(30);
   bed.in(bed.b.netns, [&]() -> Status {  // stragglers still come by the source, then none
