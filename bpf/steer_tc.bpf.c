@@ -271,8 +271,12 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 	stamp(maps.counts, decision.met, decision.epoch, now);
 	if (decision.state == MOSE_STEER_PASS)
 		return pass(&maps, skb->len);
-	if (decision.state == MOSE_STEER_REDIRECT)
-		return redirect(skb, &maps, &packet, service, &decision);
+	if (decision.state == MOSE_STEER_REDIRECT) {
+		int verdict = redirect(skb, &maps, &packet, service, &decision);
+
+		/* Refused, what has been put back would be put back for ever, and all that waits behind it with it. */
+		return marked && verdict == TC_ACT_SHOT ? TC_ACT_STOLEN : verdict;
+	}
 	if (decision.state != MOSE_STEER_HOLD)
 		return drop(&maps, MOSE_STEER_R_DROP_SHUT, skb->len);
 	if (decision.full)

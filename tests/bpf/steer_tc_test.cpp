@@ -44,7 +44,7 @@ constexpr V4 kLocal4{198, 51, 100, 1}, kRemote4{203, 0, 113, 2};
 constexpr V6 kLocal6{0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
 constexpr V6 kRemote6{0x20, 1, 0x0d, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 
-constexpr int kNext = -1, kShot = 2, kRedirect = 7;
+constexpr int kNext = -1, kShot = 2, kStolen = 4, kRedirect = 7;
 
 // The state a row finds.
 struct Given {
@@ -493,6 +493,8 @@ const Row kIngressOnly[] = {
     {"redirect: cut", kRedirecting, kCut4, kShot, MOSE_STEER_R_DROP_PARSE},
     {"redirect, silent: ARP", kRedirectSilent, kArpFrame, kShot, MOSE_STEER_R_DROP_SILENT},
     {"redirect a marked frame", marked(kRedirecting), kV4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kV4)},
+    {"redirect a marked frame of nobody: dealt with, not refused", marked(kRedirecting), kBroadcast4, kStolen,
+     MOSE_STEER_R_DROP_OTHER},
     {"drain to the peer: behind what is in the tap", kDrainToPeer, kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"drain to the peer: a marked frame goes there", marked(kDrainToPeer), kV6, kRedirect, MOSE_STEER_R_REDIRECTED,
      redirected(kV6)},
@@ -531,6 +533,8 @@ const TunnelRow kTunnelRows[] = {
     {"a tag cannot go with it", kRedirecting, kTagged4, kShot, MOSE_STEER_R_DROP_REWRITE},
     {"a tag cannot go with it, IPv6", kRedirecting, kTagged6, kShot, MOSE_STEER_R_DROP_REWRITE},
     {"larger than the device takes", kRedirecting, filled(kV4, 14 + kMtu - 49), kShot, MOSE_STEER_R_DROP_MTU},
+    {"a marked one that is too large: dealt with, not refused", marked(kRedirecting), filled(kV4, 14 + kMtu - 49),
+     kStolen, MOSE_STEER_R_DROP_MTU},
     {"another address", kRedirecting, eth(kService, kClient, kIpv4) | ipv4(kClient4, kOther4, kTcp) | tcp(kAck), kShot,
      MOSE_STEER_R_DROP_OTHER},
     {"broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},

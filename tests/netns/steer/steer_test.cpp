@@ -154,6 +154,27 @@ TEST(Abort, BringsEverythingBackToTheSource) {
   EXPECT_EQ(client.answers().fault(1, client.sent()), "");
 }
 
+TEST(Redirect, WhatIsForNobodyDoesNotKeepBackWhatWaitsBehindIt) {
+  Bed bed;
+  WorkloadNetwork source = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, source, Direction::ingress);
+  EXPECT_OK(source.hold(Direction::ingress, queue.tap_ifindex()));
+  Fd client = udp_socket(bed.client, AF_INET, "192.0.2.2", 7001);
+  const int on = 1;
+  setsockopt(client.get(), SOL_SOCKET, SO_BROADCAST, &on, sizeof on);
+  for (uint32_t to : {0xc00002ffu, 0xc000020au}) {  // to all, then to the service
+    sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = {htonl(to)}};
+    ASSERT_EQ(sendto(client.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
+  }
+  ASSERT_TRUE(eventually([&] { return *source.steering().queued_now(Direction::ingress) == 2; }));
+  EXPECT_OK(source.drain_to_peer({.mac = bed.b.uplink_mac}));
+  expect_drained(queue, source);
+  auto counters = source.steering().counters(Direction::ingress);
+  ASSERT_TRUE(counters);
+  EXPECT_EQ(counters->dropped_other.frames, 1u);
+  EXPECT_EQ(counters->redirected.frames, 1u);
+}
+
 // One way only: answers of the new place would teach the switch before the old place has drained (see the next test).
 TEST(Redirect, BringsHeldAndLaterPacketsToTheOtherNodeInOrder) {
   Bed bed;
