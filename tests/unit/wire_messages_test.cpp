@@ -21,6 +21,8 @@ PreparePayload example() {
   payload.page_server_address = "192.0.2.1:7946";
   payload.files = {{"/usr/bin/redis-server", 123, std::string(16, 'd')}};
   payload.neighbours = {{*parse_service_address("192.0.2.2/32"), *parse_mac("02:00:00:00:00:02")}};
+  payload.path.tunnel =
+      handover::Tunnel{*parse_service_address("192.0.2.1/32"), *parse_service_address("203.0.113.2/32"), 4790};
   payload.memory_bytes = 200 << 20;
   payload.tasks = 2;
   return payload;
@@ -36,6 +38,9 @@ TEST(WireMessages, PrepareComesBackAsItWas) {
   EXPECT_EQ(got->files, sent.files);
   EXPECT_EQ(got->neighbours, sent.neighbours);
   EXPECT_EQ(got->memory_bytes, sent.memory_bytes);
+  EXPECT_EQ(got->path, sent.path);
+  sent.path.tunnel.reset();
+  EXPECT_EQ(decode_prepare(encode(sent))->path.tunnel, std::nullopt);
 }
 
 TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
@@ -53,6 +58,10 @@ TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
   EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->clear_addresses(); }));
   EXPECT_FALSE(with([](auto& p) { p.mutable_workload()->set_mac("nonsense"); }));
   EXPECT_FALSE(with([](auto& p) { p.set_token("short"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_tunnel()->set_source("nonsense"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_tunnel()->set_destination("2001:db8::2"); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_tunnel()->set_port(0); }));
+  EXPECT_FALSE(with([](auto& p) { p.mutable_tunnel()->set_port(65536); }));
   EXPECT_FALSE(decode_prepare("\xff\xff\xff"));
 }
 
@@ -62,6 +71,9 @@ TEST(WireMessages, PreparedSaysHowLongImagesMayBe) {
   auto got = decode_prepared(encode(sent));
   ASSERT_TRUE(got);
   EXPECT_EQ(got->images_bytes_max, 5u << 20);
+  EXPECT_FALSE(got->takes_tunnel);
+  sent.takes_tunnel = true;
+  EXPECT_TRUE(decode_prepared(encode(sent))->takes_tunnel);
   mose::wire::v1::Prepared silent;
   silent.set_uplink_mac("02:00:00:00:00:01");
   EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);

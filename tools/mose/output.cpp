@@ -247,6 +247,9 @@ std::string show_steering(const std::string& text, bool as_json) {
       if (found == service.end()) continue;
       auto frames = found->value("frames", json::object());
       std::string state = text_of(*found, "state");
+      if (found->value("tunnel", json()).is_object() && !found->contains("after_drain")) {
+        state += fmt::format(" (vxlan to {})", text_of(found->at("tunnel"), "remote"));
+      }
       if (found->contains("after_drain")) state += ", then " + text_of(*found, "after_drain");
       if (found->contains("expired")) state += " (" + text_of(*found, "expired") + " expired)";
       rows.push_back({text_of(service, "service"), text_of(service, "workload"), direction, state,

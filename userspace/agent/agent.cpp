@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 
+#include "agent/away_network.h"
 #include "agent/check.h"
 #include "agent/control_server.h"
 #include "agent/core.h"
@@ -166,7 +167,8 @@ class Agent {
     }
     auto active = service_->list();
     uplink_.reconcile(here, [&](const std::string& name) {
-      return std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.workload == name; });
+      return away_network_kept(config_, name) ||
+             std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.workload == name; });
     });
   }
 

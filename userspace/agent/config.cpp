@@ -64,8 +64,9 @@ Key text_key(const char* name, Section Config::* section, std::string Section::*
           [=](const Config& config) { return quoted(config.*section.*member); }};
 }
 
-template <typename T>
-Key number_key(const char* name, T LimitsConfig::* member, T least, T most = std::numeric_limits<T>::max()) {
+template <typename Section, typename T>
+Key number_key(const char* name, Section Config::* section, T Section::* member, T least,
+               T most = std::numeric_limits<T>::max()) {
   return {name, "a positive whole number",
           [=](Config& config, const toml::node& node) -> Status {
             auto value = node.value_exact<int64_t>();
@@ -73,10 +74,10 @@ Key number_key(const char* name, T LimitsConfig::* member, T least, T most = std
             if (*value < static_cast<int64_t>(least) || static_cast<uint64_t>(*value) > most) {
               return fail(fmt::format("{} is out of range ({} to {})", *value, least, most));
             }
-            config.limits.*member = static_cast<T>(*value);
+            config.*section.*member = static_cast<T>(*value);
             return {};
           },
-          [=](const Config& config) { return fmt::format("{}", config.limits.*member); }};
+          [=](const Config& config) { return fmt::format("{}", config.*section.*member); }};
 }
 
 enum class Zero : bool { refused, means_default };
@@ -153,7 +154,8 @@ const std::vector<Section>& sections() {
         text_key("runtime_dir", &Config::node, &NodeConfig::runtime_dir),
         text_key("libexec", &Config::node, &NodeConfig::libexec), text_key("criu", &Config::node, &NodeConfig::criu),
         text_key("workloads_dir", &Config::node, &NodeConfig::workloads_dir),
-        text_key("bpffs", &Config::node, &NodeConfig::bpffs), steer_key()}},
+        text_key("bpffs", &Config::node, &NodeConfig::bpffs), steer_key(),
+        number_key<NodeConfig, uint32_t>("vxlan_port", &Config::node, &NodeConfig::vxlan_port, 1, 65535)}},
       {"control",
        {text_key("socket", &Config::control, &ControlConfig::socket),
         text_key("group", &Config::control, &ControlConfig::group)}},
@@ -161,11 +163,12 @@ const std::vector<Section>& sections() {
        {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max, kImagesBytesLeast, wire::kImagesPayloadMax),
         bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max, kStoreBytesLeast, kAnySize, Zero::means_default),
         // A full tap drops unseen: the program must find its bound first.
-        number_key<uint32_t>("hold_packets_max", &LimitsConfig::hold_packets_max, 1, handover::kTapQueueLength - 1),
+        number_key<LimitsConfig, uint32_t>("hold_packets_max", &Config::limits, &LimitsConfig::hold_packets_max, 1,
+                                           handover::kTapQueueLength - 1),
         bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max, kHoldBytesLeast, kAnySize),
-        number_key<uint32_t>("migrations_max", &LimitsConfig::migrations_max, 1),
-        number_key<uint32_t>("connections_max", &LimitsConfig::connections_max, 2),
-        number_key<uint32_t>("history_max", &LimitsConfig::history_max, 1),
+        number_key<LimitsConfig, uint32_t>("migrations_max", &Config::limits, &LimitsConfig::migrations_max, 1),
+        number_key<LimitsConfig, uint32_t>("connections_max", &Config::limits, &LimitsConfig::connections_max, 2),
+        number_key<LimitsConfig, uint32_t>("history_max", &Config::limits, &LimitsConfig::history_max, 1),
         duration_key("dump_time_max", &LimitsConfig::dump_time_max),
         duration_key("stop_grace", &LimitsConfig::stop_grace),
         duration_key("peer_connect_max", &LimitsConfig::peer_connect_max)}},
@@ -211,15 +214,16 @@ Status merge_peers(Config& config, const toml::table& table, const std::string& 
     }
     PeerConfig& entry = config.peers[std::string(name.str())];
     for (const auto& [key, value] : *peer) {
-      if (key.str() != "address") {
-        return fail(fmt::format("{}: unknown key \"{}\" in [peers.{}]; known is address", place(file, key.source()),
-                                key.str(), name.str()));
+      if (key.str() != "address" && key.str() != "data_address") {
+        return fail(fmt::format("{}: unknown key \"{}\" in [peers.{}]; known are address, data_address",
+                                place(file, key.source()), key.str(), name.str()));
       }
       auto address = value.value_exact<std::string>();
       if (!address) {
-        return fail(fmt::format("{}: peers.{}.address must be a string", place(file, value.source()), name.str()));
+        return fail(
+            fmt::format("{}: peers.{}.{} must be a string", place(file, value.source()), name.str(), key.str()));
       }
-      entry.address = *address;
+      (key.str() == "address" ? entry.address : entry.data_address) = *address;
     }
     if (entry.address.empty()) {
       return fail(fmt::format("{}: peer {} has no address", place(file, node.source()), name.str()));
@@ -280,6 +284,15 @@ const char* to_string(SteerMode mode) {
       return "xdp-generic";
   }
   return "?";
+}
+
+Result<ServiceAddress> peer_data_address(const PeerConfig& peer) {
+  std::string text = peer.data_address;
+  if (text.empty()) {
+    text = peer.address.substr(0, peer.address.rfind(':'));
+    if (text.starts_with('[') && text.ends_with(']')) text = text.substr(1, text.size() - 2);
+  }
+  return parse_service_address(text + (text.find(':') == std::string::npos ? "/32" : "/128"));
 }
 
 Status merge_config(Config& config, const std::string& text, const std::string& name) {
@@ -349,6 +362,9 @@ Status complete_config(Config& config) {
     if (!node_name_ok(name)) return fail(fmt::format("peers.\"{}\" is not a node name", name));
     if (name == node.name) return fail(fmt::format("peers.{} is this node itself", name));
     MOSE_TRY(check_address("peers." + name + ".address", peer.address));
+    if (peer.data_address.empty()) continue;
+    if (auto parsed = peer_data_address(peer); !parsed)
+      return context("peers." + name + ".data_address", parsed.error());
   }
   return {};
 }
@@ -371,7 +387,8 @@ std::string format_config(const Config& config) {
     out += "\n";
   }
   for (const auto& [name, peer] : config.peers) {
-    out += fmt::format("[peers.{}]\naddress = {}\n\n", name, quoted(peer.address));
+    out += fmt::format("[peers.{}]\naddress = {}\n", name, quoted(peer.address));
+    out += peer.data_address.empty() ? "\n" : fmt::format("data_address = {}\n\n", quoted(peer.data_address));
   }
   if (!out.empty()) out.pop_back();
   return out;

@@ -38,6 +38,7 @@ struct NodeConfig {
   std::string workloads_dir = "/etc/mose/workloads.d";
   std::string bpffs = "/sys/fs/bpf";  // pins go below its directory mose/
   SteerMode steer = SteerMode::automatic;
+  uint32_t vxlan_port = handover::kTunnelPort;  // UDP, where a peer behind a router is sent stragglers to
 };
 
 struct ControlConfig {
@@ -61,6 +62,8 @@ struct LimitsConfig {
 
 struct PeerConfig {
   std::string address;  // numeric, with the port: names are not resolved
+  // Numeric, without a port: on its uplink, where redirected packets go. Empty: that of `address`.
+  std::string data_address;
 };
 
 struct Config {
@@ -71,6 +74,9 @@ struct Config {
   std::map<std::string, PeerConfig> peers;  // by node name
   std::vector<std::string> files;           // read, in order
 };
+
+// Where packets for what has moved there go, with the prefix of a single address.
+[[nodiscard]] Result<ServiceAddress> peer_data_address(const PeerConfig& peer);
 
 inline constexpr const char* kConfigDefaultPath = "/etc/mose/mose.toml";
 

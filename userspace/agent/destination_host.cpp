@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "agent/away_network.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/pager_link.h"
@@ -16,6 +17,7 @@
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/units.h"
+#include "kernel/netlink.h"
 #include "kernel/netns.h"
 #include "restore/images.h"
 #include "restore/pager_client.h"
@@ -165,6 +167,24 @@ Status DestinationHost::start_restore_process() {
   return {};
 }
 
+// The source will send by a tunnel to an address that must be ours, by our uplink.
+Status DestinationHost::take_from_tunnel() {
+  const auto& theirs = payload_.path.tunnel;
+  if (!theirs) return {};
+  if (network_->uplink_ifindex() == 0)
+    return fail("redirected packets would come by VXLAN, and no uplink takes them here: set node.uplink");
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(bool ours, netlink.has_address(theirs->remote));
+  if (!ours) {
+    return fail(fmt::format(
+        "redirected packets would go to {}, which is no address of this node: give the right one as data_address in "
+        "[peers.{}] at node {}",
+        format_address(theirs->remote), config_.node.name, peer_));
+  }
+  return network_->steering().take_from(
+      handover::Tunnel{.local = theirs->remote, .remote = theirs->local, .port = theirs->port});
+}
+
 Result<PreparedPayload> DestinationHost::prepare() {
   Timeline::Span span(timeline_, "prepare");
   MOSE_TRY(check());
@@ -201,14 +221,15 @@ Result<PreparedPayload> DestinationHost::prepare() {
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
   auto net = network_config(config_, spec);
-  net.neighbours = payload_.neighbours;
-  MOSE_TRY(handover::WorkloadNetwork::destroy(spec.name, net.bpffs));  // what an earlier stay may have left
+  if (!payload_.path.tunnel) net.neighbours = payload_.neighbours;  // those of another segment are nobody here
+  MOSE_TRY(end_network(config_, spec.name));                        // what an earlier stay may have left
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::create(net, netns_.get()));
   network_.emplace(std::move(network));
   rollback.push([this, name = spec.name, bpffs = net.bpffs] {
     network_.reset();
     (void)handover::WorkloadNetwork::destroy(name, bpffs);
   });
+  MOSE_TRY(take_from_tunnel());
   MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::egress, paths.egress_holder));
   egress_queue_.emplace(std::move(queue));
   rollback.push([this] { egress_queue_.reset(); });
@@ -225,7 +246,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
   });
   MOSE_TRY(start_restore_process());
   rollback.commit();
-  return PreparedPayload{network_->uplink_mac()};
+  return PreparedPayload{.uplink_mac = network_->uplink_mac(), .takes_tunnel = payload_.path.tunnel.has_value()};
 }
 
 Status DestinationHost::adopt() {

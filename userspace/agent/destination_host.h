@@ -73,6 +73,7 @@ class DestinationHost {
 
  private:
   [[nodiscard]] Status check();
+  [[nodiscard]] Status take_from_tunnel();
   [[nodiscard]] Status check_address();
   [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();

@@ -32,6 +32,17 @@ handover::WorkloadNetworkConfig network_config(const Config& config, const Workl
   return out;
 }
 
+Result<handover::PeerPath> path_to_peer(const Config& config, const std::string& workload, const std::string& peer) {
+  if (config.node.uplink.empty()) return handover::PeerPath{};
+  const PeerConfig& known = config.peers.at(peer);
+  MOSE_ASSIGN(ServiceAddress address, peer_data_address(known));
+  return handover::find_peer_path({.uplink = config.node.uplink,
+                                   .peer = address,
+                                   .by_uplink = !known.data_address.empty(),
+                                   .device = handover::host_device_name(workload),
+                                   .port = static_cast<uint16_t>(config.node.vxlan_port)});
+}
+
 std::vector<ExternalMount> external_mounts(const Config& config, const WorkloadSpec& spec) {
   std::vector<ExternalMount> out;
   for (size_t i = 0; i < spec.mounts.size(); ++i) {

@@ -24,6 +24,10 @@ struct MigrationPaths {
 
 [[nodiscard]] handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec);
 
+// How what is still addressed to this node after `workload` has gone to `peer` will get there; fails where it cannot.
+[[nodiscard]] Result<handover::PeerPath> path_to_peer(const Config& config, const std::string& workload,
+                                                      const std::string& peer);
+
 // A mount of the workload that CRIU treats as external: its mount point inside, its name in the images, its directory on
 // this node. All declared mounts and the log.
 struct ExternalMount {

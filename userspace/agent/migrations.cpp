@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "agent/away_network.h"
 #include "agent/check.h"
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
@@ -251,9 +252,11 @@ void Migrations::preflight(const std::string& workload, const std::string& node,
   const Workload* found = core_.workloads.find(workload);
   JournalMeta meta{MigrationId::random(), Role::source, workload, node, core_.config.peers.at(node).address, 1};
   core_.workers.run(
-      [spec = found->spec, init = found->init, cgroup = found->cgroup, meta, hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
+      [&config = core_.config, spec = found->spec, init = found->init, cgroup = found->cgroup, meta,
+       hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
         auto reasons = check_workload(spec, *init, cgroup);
         if (auto link = connect_to_peer(meta, hello, bound); !link) reasons.push_back(link.error().what);
+        if (auto path = path_to_peer(config, spec.name, meta.peer); !path) reasons.push_back(path.error().what);
         return reasons;
       },
       [done = std::move(done)](std::vector<std::string> reasons) { done(std::move(reasons)); });
@@ -303,7 +306,7 @@ void Migrations::finish_departure(const JournalMeta& meta) {
         std::error_code error;
         handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
         std::filesystem::remove_all(migration_paths(config, id).dir, error);
-        return remove_workload_resources(config, spec, kRemoveBound);
+        return remove_workload_resources(config, spec, kRemoveBound, LeftNetwork::stays);
       },
       [this, meta](const Status& removed) {
         if (removed) {
@@ -453,6 +456,16 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
     auto shared = std::make_shared<std::unique_ptr<PeerConnection>>(std::move(connection));
     waiting_arrivals_[prepare->spec.name] = [this, shared, stream, payload] { begin_arrival(std::move(*shared), stream, payload); };
     return;
+  }
+  // Its clients come by this segment for good: without that network they would wait until it has arrived.
+  if (away_network_kept(core_.config, prepare->spec.name)) {
+    connection->send(
+        wire::FrameType::refused,
+        encode_reason(fmt::format(
+            "node {} still redirects the packets of {} by VXLAN: end that with `mose steer release {}` there, from "
+            "when on its clients wait until it has arrived",
+            core_.config.node.name, prepare->spec.name, prepare->spec.name)));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
   if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
     connection->send(wire::FrameType::refused, encode_reason("too many migrations are under way: wait for one to end"));

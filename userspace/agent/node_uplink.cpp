@@ -101,7 +101,7 @@ Status NodeUplink::arrived(const WorkloadSpec& spec) {
   return put_all(spec, {.state = UplinkState::local, .workload = spec.name, .service_mac = spec.mac});
 }
 
-Result<bool> NodeUplink::redirect(const WorkloadSpec& spec, const MacAddress& peer_uplink_mac) {
+Result<bool> NodeUplink::redirect(const WorkloadSpec& spec, const handover::PeerPath& peer) {
   std::lock_guard lock(mutex_);
   if (!steering_ || !steering_->attached()) return false;
   const auto& own = steering_->config();
@@ -109,8 +109,9 @@ Result<bool> NodeUplink::redirect(const WorkloadSpec& spec, const MacAddress& pe
                           .workload = spec.name,
                           .service_mac = spec.mac,
                           .peer_ifindex = own.ifindex,
-                          .peer_mac = peer_uplink_mac,
-                          .own_mac = own.mac}));
+                          .peer_mac = peer.mac,
+                          .own_mac = own.mac,
+                          .tunnel = peer.tunnel}));
   return true;
 }
 

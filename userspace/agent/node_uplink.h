@@ -35,7 +35,7 @@ class NodeUplink {
   [[nodiscard]] Status arrived(const WorkloadSpec& spec);
   // One that has left, after its held packets have been redirected: what comes in for it goes to the peer. False: there
   // is no program at XDP.
-  [[nodiscard]] Result<bool> redirect(const WorkloadSpec& spec, const MacAddress& peer_uplink_mac);
+  [[nodiscard]] Result<bool> redirect(const WorkloadSpec& spec, const handover::PeerPath& peer);
   // Frames redirected so since the entries were made.
   [[nodiscard]] uint64_t redirected(const WorkloadSpec& spec) const;
 

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "agent/away_network.h"
 #include "agent/check.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
@@ -55,9 +56,17 @@ bool stopped_by_signal(const ProcessHandle& process) {
 
 }  // namespace
 
-SourceHost::SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
-                       std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline)
-    : config_(config), uplink_(uplink), criu_(std::move(criu)), spec_(std::move(spec)), init_(std::move(init)), id_(id), timeline_(timeline) {}
+SourceHost::SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu,
+                       WorkloadSpec spec, std::shared_ptr<const ProcessHandle> init, const MigrationId& id,
+                       std::string peer, Timeline& timeline)
+    : config_(config),
+      uplink_(uplink),
+      criu_(std::move(criu)),
+      spec_(std::move(spec)),
+      init_(std::move(init)),
+      id_(id),
+      peer_(std::move(peer)),
+      timeline_(timeline) {}
 
 SourceHost::~SourceHost() = default;
 
@@ -82,6 +91,7 @@ Result<PreparePayload> SourceHost::inspect() {
   MOSE_TRY(open_network());
   PreparePayload payload;
   payload.spec = spec_;
+  MOSE_ASSIGN(payload.path, path_to_peer(config_, spec_.name, peer_));
   MOSE_ASSIGN(Fd uts, open_namespace(*init_, NamespaceKind::uts));
   payload.hostname = hostname_in(uts.get());
   MOSE_ASSIGN(payload.files, identify_files(spec_, *init_));
@@ -360,44 +370,53 @@ Status SourceHost::resume_tree() {
 
 // Nothing of ours waits any more, so that no frame can be overtaken. TC goes on redirecting what does not come by the
 // uplink, and everything where this fails.
-void SourceHost::redirect_at_uplink(const MacAddress& peer_uplink_mac) {
+void SourceHost::redirect_at_uplink(const handover::PeerPath& peer) {
   xdp_before_ = uplink_.redirected(spec_);
-  auto put = uplink_.redirect(spec_, peer_uplink_mac);
+  auto put = uplink_.redirect(spec_, peer);
   if (put) at_xdp_ = *put;
   else log::warn("stragglers are redirected at TC alone", {{"workload", spec_.name}, {"reason", put.error().what}});
 }
 
-Status SourceHost::redirect(const MacAddress& peer_uplink_mac, SteerLayer layer) {
+Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
   Timeline::Span span(timeline_, "drain");
   if (!network_) MOSE_TRY(open_network());
   adopt_queue();
-  MOSE_TRY(network_->drain_to_peer({.mac = peer_uplink_mac}));
+  tunnel_ = peer.tunnel;
+  MOSE_TRY(network_->drain_to_peer(peer));
   if (ingress_queue_) {
     MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
     count_packets();
     if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
   }
-  if (layer != SteerLayer::tc) redirect_at_uplink(peer_uplink_mac);
+  if (layer != SteerLayer::tc) redirect_at_uplink(peer);
   return {};
 }
 
 Status SourceHost::kill_tree() {
   Timeline::Span span(timeline_, "kill");
   count_packets();
+  if (tunnel_) MOSE_TRY(keep_away_network(config_, spec_.name, netns_.get()));
   MOSE_TRY(cgroup_.kill());
   return cgroup_.wait_empty(kExitBound);
+}
+
+Status SourceHost::release_network() {
+  network_.reset();
+  netns_.reset();
+  if (!tunnel_) return end_network(config_, spec_.name);
+  log::info("packets go on being redirected: `mose steer release` ends it",
+            {{"workload", spec_.name}, {"by", format_tunnel(*tunnel_)}});
+  return {};
 }
 
 Status SourceHost::release() {
   const uint64_t at_xdp = at_xdp_ ? uplink_.redirected(spec_) - xdp_before_ : 0;
   ingress_queue_.reset();
   handover::TapHolder::end_left(migration_paths(config_, id_).ingress_holder);
-  network_.reset();
-  netns_.reset();
   std::error_code error;
   std::filesystem::remove_all(migration_paths(config_, id_).dir, error);
-  MOSE_TRY(handover::WorkloadNetwork::destroy(spec_.name, network_config(config_, spec_).bpffs));
-  if (at_xdp_) log::info("the redirection at XDP ends", {{"workload", spec_.name}, {"frames", at_xdp}});
+  MOSE_TRY(release_network());
+  if (at_xdp_ && !tunnel_) log::info("the redirection at XDP ends", {{"workload", spec_.name}, {"frames", at_xdp}});
   return cgroup_.valid() ? cgroup_.remove(kExitBound) : Status{};
 }
 

@@ -31,8 +31,9 @@ namespace mose::agent {
 // resume() at any moment before the commit. adopt() instead of inspect() after a restart of the agent.
 class SourceHost {
  public:
-  SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu, WorkloadSpec spec,
-             std::shared_ptr<const ProcessHandle> init, const MigrationId& id, Timeline& timeline);
+  SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr<const restore::CriuSetup> criu,
+             WorkloadSpec spec, std::shared_ptr<const ProcessHandle> init, const MigrationId& id, std::string peer,
+             Timeline& timeline);
   ~SourceHost();
 
   // Reads everything that PREPARE says of the workload; changes nothing. Refuses what cannot be moved.
@@ -68,10 +69,10 @@ class SourceHost {
   [[nodiscard]] Status resume();
 
   // Held packets to the peer in order, then redirect; at XDP as well where the uplink has it and `layer` allows it.
-  [[nodiscard]] Status redirect(const MacAddress& peer_uplink_mac, SteerLayer layer);
+  [[nodiscard]] Status redirect(const handover::PeerPath& peer, SteerLayer layer);
   // The tree dies with its sockets in repair mode: no FIN, no RST.
   [[nodiscard]] Status kill_tree();
-  // The network and the cgroup go; after it no straggler is redirected.
+  // The cgroup goes, and the network, after which no straggler is redirected; where they go by a tunnel it stays.
   [[nodiscard]] Status release();
 
   // The areas that CRIU registers with the userfaultfd, per address space; valid after dump().
@@ -94,7 +95,8 @@ class SourceHost {
   [[nodiscard]] Result<ImagesPayload> complete_images();
   void set_dump(std::optional<restore::Swrk> swrk);
   void count_packets();
-  void redirect_at_uplink(const MacAddress& peer_uplink_mac);
+  void redirect_at_uplink(const handover::PeerPath& peer);
+  [[nodiscard]] Status release_network();
 
   const Config& config_;
   NodeUplink& uplink_;
@@ -102,6 +104,7 @@ class SourceHost {
   WorkloadSpec spec_;
   std::shared_ptr<const ProcessHandle> init_;
   MigrationId id_;
+  std::string peer_;
   Timeline& timeline_;
   Cgroup cgroup_;
   Fd netns_, images_dir_;
@@ -109,6 +112,7 @@ class SourceHost {
   std::optional<handover::HoldQueue> ingress_queue_;
   std::optional<ListenQueues> listen_queues_;
   std::optional<handover::SteerCounters> before_;  // ingress, when anything was held first
+  std::optional<handover::Tunnel> tunnel_;         // by which packets are redirected
   std::atomic<bool> at_xdp_ = false;
   uint64_t xdp_before_ = 0;            // redirected at XDP before this migration
   std::set<pid_t> stopped_before_;     // processes that a signal had stopped before the dump

@@ -32,6 +32,18 @@ constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
 std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
 
+// What record() has noted of the commit.
+std::optional<handover::Tunnel> tunnel_of(const Notes& notes) {
+  auto text = [&](const char* name) {
+    auto it = notes.find(name);
+    return it == notes.end() ? std::string() : it->second;
+  };
+  auto local = parse_service_address(text("tunnel_local")), remote = parse_service_address(text("tunnel_remote"));
+  if (!local || !remote) return std::nullopt;
+  return handover::Tunnel{*local, *remote,
+                          static_cast<uint16_t>(std::strtoul(text("tunnel_port").c_str(), nullptr, 10))};
+}
+
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
 sense::WriteScanOptions scan_options() {
   sense::WriteScanOptions options;
@@ -59,8 +71,10 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
       timeline_(context.core.config.node.name),
       token_(random_token()),
       init_(std::move(init)),
-      host_(std::make_unique<SourceHost>(context.core.config, context.core.uplink, context.criu, spec_, init_, meta_.id, timeline_)),
-      driver_(context.core.loop, [this](const plan::SourceAction& action) { execute(action); }, [this] { changed(); }),
+      host_(std::make_unique<SourceHost>(context.core.config, context.core.uplink, context.criu, spec_, init_, meta_.id,
+                                         meta_.peer, timeline_)),
+      driver_(
+          context.core.loop, [this](const plan::SourceAction& action) { execute(action); }, [this] { changed(); }),
       criu_lane_(context.core.loop, "criu"),
       memory_lane_(context.core.loop, "memory"),
       journal_lane_(context.core.loop, "journal"),
@@ -89,8 +103,9 @@ void SourceMigration::recover(Journal journal) {
     if (auto layer = parse_steer_layer(it->second)) options_.steer = *layer;
   }
   if (auto it = notes.find("peer_mac"); it != notes.end()) {
-    if (auto mac = parse_mac(it->second)) prepared_.uplink_mac = *mac;
+    if (auto mac = parse_mac(it->second)) path_.mac = *mac;
   }
+  path_.tunnel = tunnel_of(notes);
   journal_ = std::move(journal);
   if (auto adopted = host_->adopt(); !adopted) {
     log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
@@ -178,6 +193,7 @@ void SourceMigration::preflight() {
                    if (!payload) return done(SourceActionKind::preflight, std::unexpected(payload.error()));
                    prepare_ = std::move(*payload);
                    prepare_->token = token_;
+                   path_ = prepare_->path;
                    done(SourceActionKind::preflight, {});
                  });
 }
@@ -190,7 +206,12 @@ void SourceMigration::record(plan::Record record) {
     std::copy(token_.begin(), token_.end(), token.bytes.begin());
     notes = {{"token", token.hex()}, {"pid", std::to_string(init_->pid())}, {"steer", std::string(to_string(options_.steer))}};
   } else if (record == plan::Record::commit) {
-    notes = {{"peer_mac", format_mac(prepared_.uplink_mac)}};
+    notes = {{"peer_mac", format_mac(path_.mac)}};
+    if (path_.tunnel) {
+      notes["tunnel_local"] = format_with_prefix(path_.tunnel->local);
+      notes["tunnel_remote"] = format_with_prefix(path_.tunnel->remote);
+      notes["tunnel_port"] = std::to_string(path_.tunnel->port);
+    }
   }
   const bool commit = record == plan::Record::commit;
   journal_lane_.run(
@@ -251,6 +272,12 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       auto prepared = decode_prepared(payload);
       if (!prepared) return received(plan::Message::refused, prepared.error().what);
       prepared_ = *prepared;
+      if (path_.tunnel && !prepared_.takes_tunnel) {
+        return received(
+            plan::Message::refused,
+            fmt::format("node {} is behind a router and knows no VXLAN redirection: update mosed there", meta_.peer));
+      }
+      if (!path_.tunnel) path_.mac = prepared_.uplink_mac;
       return received(plan::Message::prepared);
     }
     case wire::FrameType::refused:
@@ -356,7 +383,7 @@ void SourceMigration::finish_dump() {
 }
 
 void SourceMigration::redirect() {
-  criu_lane_.run([this, mac = prepared_.uplink_mac, layer = options_.steer] { return host_->redirect(mac, layer); },
+  criu_lane_.run([this, path = path_, layer = options_.steer] { return host_->redirect(path, layer); },
                  [this](const Status& status) {
                    // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
                    if (connection_) connection_->send(wire::FrameType::drained);
@@ -491,7 +518,7 @@ Report SourceMigration::report() const {
   if (!report.standby.used) report.standby.used = false;
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
   report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
-  report.steer.mode = "l2";
+  report.steer.mode = path_.tunnel ? "vxlan" : "l2";
   report.packets = host_->packets();
   auto mine = timeline_.finished();
   report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());

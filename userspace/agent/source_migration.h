@@ -109,6 +109,7 @@ class SourceMigration {
   std::optional<PreparePayload> prepare_;
   std::optional<std::string> images_;  // IMAGES, encoded
   PreparedPayload prepared_;
+  handover::PeerPath path_;  // of redirected packets: without a tunnel known from PREPARED on
   std::string destination_report_;
   std::optional<Timestamp> thawed_seen_at_;
   PacketCounts packets_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "agent/away_network.h"
 #include "agent/check.h"
 #include "agent/migration_paths.h"
 #include "agent/node_uplink.h"
@@ -35,12 +36,24 @@ std::string device_name_of(unsigned ifindex) {
   return link ? link->name : fmt::format("device {}", ifindex);
 }
 
+// Null: on the segment.
+Json tunnel_of(const std::optional<handover::Tunnel>& tunnel) {
+  if (!tunnel) return nullptr;
+  return {{"kind", "vxlan"},
+          {"local", format_address(tunnel->local)},
+          {"remote", format_address(tunnel->remote)},
+          {"port", tunnel->port}};
+}
+
 // One direction of one address. What has been counted for no address (broadcast, the state pass) is in the workload's
 // sums alone.
 Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCounters& counters) {
   Json out{{"state", handover::to_string(policy.state)}};
   if (policy.state == handover::SteerState::drain) out["after_drain"] = handover::to_string(policy.after_drain);
   out["silent"] = policy.silent;
+  const bool redirects =
+      policy.state == handover::SteerState::redirect || policy.after_drain == handover::SteerState::redirect;
+  out["tunnel"] = redirects ? tunnel_of(policy.tunnel) : Json(nullptr);
   out["expires_in_ms"] = nullptr;
   if (policy.deadline) {
     out["expires_in_ms"] = to_ms(std::max(*policy.deadline - now(), Nanoseconds::zero()));
@@ -66,6 +79,7 @@ Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
           {"mode", view->mode},
           {"state", handover::to_string(view->entry.state)},
           {"peer_mac", away ? Json(format_mac(view->entry.peer_mac)) : Json(nullptr)},
+          {"tunnel", away ? tunnel_of(view->entry.tunnel) : Json(nullptr)},
           {"passed", view->counters.passed.frames},
           {"taken", view->counters.taken.frames},
           {"redirected", view->counters.redirected.frames},
@@ -80,6 +94,10 @@ std::string why_of(const SteerExplanation& seen, const std::string& device) {
     case SteerExplanation::Verdict::hold:
       return fmt::format("is held{}: it waits in {} until the handover has been decided", state, device);
     case SteerExplanation::Verdict::redirect:
+      if (seen.tunnel) {
+        return fmt::format("is redirected{}: it leaves by {} in a tunnel ({}), the next hop is {}", state, device,
+                           format_tunnel(*seen.tunnel), format_mac(seen.destination_mac));
+      }
       return fmt::format("is redirected{}: it leaves by {} to {}, as if {} had sent it", state, device,
                          format_mac(seen.destination_mac), format_mac(seen.source_mac));
     case SteerExplanation::Verdict::drop:
@@ -103,6 +121,7 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
            {"device", nullptr},
            {"destination_mac", nullptr},
            {"source_mac", nullptr},
+           {"tunnel", tunnel_of(seen->tunnel)},
            {"same_programs", seen->same_programs},
            {"uplink", uplink_entry(uplink, flow.destination)},
            {"why", why_of(*seen, device)}};
@@ -158,6 +177,8 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
         auto counters = steering->counters(direction);
         if (policy && counters) item[handover::to_string(direction)] = direction_of(*policy, *counters);
       }
+      auto taken = steering->taken_from();
+      item["taken_from"] = taken ? tunnel_of(*taken) : Json(nullptr);
       item["uplink"] = uplink_entry(core_.uplink, spec.addresses[i]);
       out.push_back(std::move(item));
     }
@@ -210,7 +231,7 @@ void SteerRequests::release(const std::string& service, std::function<void(Answe
     return done(refuse(fmt::format("{} is {}: only what steers a running workload, or one that has left, can be released",
                                    name, to_string(workload->state))));
   }
-  core_.workers.run([config] { return handover::WorkloadNetwork::destroy(config.workload, config.bpffs); },
+  core_.workers.run([&config = core_.config, name] { return end_network(config, name); },
                     [name, node = workload->node, done = std::move(done)](const Status& gone) {
                       if (!gone) return done(refuse(gone.error().what, 1));
                       done(fmt::format("nothing of {} is redirected to node {} any more", name, node));

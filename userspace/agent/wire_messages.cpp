@@ -63,6 +63,25 @@ Result<WorkloadSpec> from_wire(const pb::Workload& in) {
 
 }  // namespace
 
+namespace {
+
+Result<std::optional<handover::Tunnel>> tunnel_from_wire(const pb::Prepare& in) {
+  if (!in.has_tunnel()) return std::nullopt;
+  auto address = [](const std::string& text) {
+    return parse_service_address(text + (text.find(':') == std::string::npos ? "/32" : "/128"));
+  };
+  handover::Tunnel tunnel;
+  MOSE_ASSIGN(tunnel.local, address(in.tunnel().source()));
+  MOSE_ASSIGN(tunnel.remote, address(in.tunnel().destination()));
+  const uint32_t port = in.tunnel().port();
+  if (tunnel.local.family != tunnel.remote.family || port == 0 || port > 65535)
+    return fail("the peer sent a tunnel that cannot be");
+  tunnel.port = static_cast<uint16_t>(port);
+  return tunnel;
+}
+
+}  // namespace
+
 std::string encode(const PreparePayload& payload) {
   pb::Prepare out;
   *out.mutable_workload() = to_wire(payload.spec, payload.hostname);
@@ -78,6 +97,11 @@ std::string encode(const PreparePayload& payload) {
     pb::Neighbour* n = out.add_neighbours();
     n->set_address(format_address(neighbour.address));
     n->set_mac(format_mac(neighbour.mac));
+  }
+  if (payload.path.tunnel) {
+    out.mutable_tunnel()->set_source(format_address(payload.path.tunnel->local));
+    out.mutable_tunnel()->set_destination(format_address(payload.path.tunnel->remote));
+    out.mutable_tunnel()->set_port(payload.path.tunnel->port);
   }
   out.set_memory_bytes(payload.memory_bytes);
   out.set_tasks(payload.tasks);
@@ -99,6 +123,7 @@ Result<PreparePayload> decode_prepare(const std::string& bytes) {
     MOSE_ASSIGN(MacAddress mac, parse_mac(neighbour.mac()));
     payload.neighbours.push_back({address, mac});
   }
+  MOSE_ASSIGN(payload.path.tunnel, tunnel_from_wire(in));
   payload.memory_bytes = in.memory_bytes();
   payload.tasks = in.tasks();
   return payload;
@@ -108,6 +133,7 @@ std::string encode(const PreparedPayload& payload) {
   pb::Prepared out;
   out.set_uplink_mac(format_mac(payload.uplink_mac));
   out.set_images_bytes_max(payload.images_bytes_max);
+  out.set_takes_tunnel(payload.takes_tunnel);
   return out.SerializeAsString();
 }
 
@@ -115,6 +141,7 @@ Result<PreparedPayload> decode_prepared(const std::string& bytes) {
   MOSE_ASSIGN(pb::Prepared in, parse<pb::Prepared>(bytes, "PREPARED"));
   PreparedPayload payload;
   MOSE_ASSIGN(payload.uplink_mac, parse_mac(in.uplink_mac()));
+  payload.takes_tunnel = in.takes_tunnel();
   if (in.images_bytes_max() != 0) payload.images_bytes_max = std::min<uint64_t>(in.images_bytes_max(), wire::kImagesPayloadMax);
   return payload;
 }

@@ -24,6 +24,7 @@ struct PreparePayload {
   std::string page_server_address;  // host:port that the destination's pager connects to
   std::vector<FileIdentity> files;
   std::vector<handover::Neighbour> neighbours;
+  handover::PeerPath path;  // of redirected frames, as the sender sees it; only the tunnel is sent
   uint64_t memory_bytes = 0;
   uint32_t tasks = 0;
 };
@@ -33,6 +34,7 @@ struct PreparePayload {
 struct PreparedPayload {
   MacAddress uplink_mac{};
   uint64_t images_bytes_max = wire::kImagesPayloadMax;  // of a whole IMAGES or STANDBY
+  bool takes_tunnel = false;
 };
 [[nodiscard]] std::string encode(const PreparedPayload& payload);
 [[nodiscard]] Result<PreparedPayload> decode_prepared(const std::string& bytes);

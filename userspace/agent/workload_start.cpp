@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "agent/workload_start.h"
+#include "agent/away_network.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -226,6 +227,8 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
   MOSE_ASSIGN(Fd uts, new_namespace(NamespaceKind::uts));
   MOSE_TRY(set_hostname(uts.get(), spec.name));
 
+  // Whoever starts it here anew no longer wants its packets sent to where it once went.
+  if (away_network_kept(config, spec.name)) MOSE_TRY(end_network(config, spec.name));
   auto network = handover::WorkloadNetwork::create(network_config(config, spec), net.get());
   if (!network) return context("network of " + spec.name, network.error());
   rollback.push([&] { (void)handover::WorkloadNetwork::destroy(spec.name, config.node.bpffs); });
@@ -254,7 +257,8 @@ Status stop_workload(const Config& config, const WorkloadSpec& spec, const Proce
   return remove_workload_resources(config, spec, kKillBound);
 }
 
-Status remove_workload_resources(const Config& config, const WorkloadSpec& spec, Nanoseconds bound) {
+Status remove_workload_resources(const Config& config, const WorkloadSpec& spec, Nanoseconds bound,
+                                 LeftNetwork network) {
   WorkloadPaths paths = workload_paths(config, spec.name);
   Status result;
   auto keep = [&](Status status) {
@@ -269,8 +273,10 @@ Status remove_workload_resources(const Config& config, const WorkloadSpec& spec,
   } else if (cgroup.error().code != ENOENT) {
     keep(std::unexpected(cgroup.error()));
   }
-  keep(handover::WorkloadNetwork::destroy(spec.name, config.node.bpffs));
-  keep(remove_tree(paths.runtime_dir));
+  if (network == LeftNetwork::ends || !away_network_kept(config, spec.name)) {
+    keep(end_network(config, spec.name));
+    keep(remove_tree(paths.runtime_dir));
+  }
   if (!result) return context("clean up after " + spec.name, result.error());
   return {};
 }

@@ -345,6 +345,22 @@ Result<Netlink::RouteInfo> Netlink::route(const ServiceAddress& to) const {
   return info;
 }
 
+Result<bool> Netlink::has_address(const ServiceAddress& address) const {
+  ifaddrmsg head{};
+  head.ifa_family = static_cast<uint8_t>(address.family);
+  Request request(RTM_GETADDR, NLM_F_DUMP);
+  request.head(head);
+  bool found = false;
+  MOSE_TRY(talk(socket_.get(), request, "list addresses", [&](const nlmsghdr* header) {
+    auto find = [&](int type) { return nlmsg_find_attr(const_cast<nlmsghdr*>(header), sizeof(ifaddrmsg), type); };
+    nlattr* own = find(IFA_LOCAL);  // missing for IPv6 without a peer
+    if (own == nullptr) own = find(IFA_ADDRESS);
+    const ServiceAddress one = address_in(own, address.family);
+    if (one.family != 0 && one.bytes == address.bytes) found = true;
+  }));
+  return found;
+}
+
 Result<MacAddress> Netlink::resolve_neighbour(unsigned ifindex, const ServiceAddress& address,
                                               Nanoseconds bound) const {
   constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 2'000'000};

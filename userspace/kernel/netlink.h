@@ -69,6 +69,9 @@ class Netlink {
   };
   [[nodiscard]] Result<RouteInfo> route(const ServiceAddress& to) const;
 
+  // One that any device has.
+  [[nodiscard]] Result<bool> has_address(const ServiceAddress& address) const;
+
   struct NeighbourEntry {
     ServiceAddress address;
     MacAddress mac{};

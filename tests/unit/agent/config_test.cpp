@@ -82,6 +82,12 @@ INSTANTIATE_TEST_SUITE_P(
                   "peers.b.address: '[::1:70' is not an address with a port"},
         BadConfig{"PeerBareIpv6", "[node]\nname=\"a\"\n[peers.b]\naddress = \"2001:db8::1:70\"\n",
                   "peers.b.address: '2001:db8::1:70' is not an address with a port"},
+        BadConfig{"DataAddressWithPort",
+                  "[node]\nname=\"a\"\n[peers.b]\naddress = \"192.0.2.2:1\"\ndata_address = \"192.0.2.2:1\"\n",
+                  "peers.b.data_address"},
+        BadConfig{"DataAddressWrongType", "[peers.b]\ndata_address = 1\n",
+                  "m.toml:2: peers.b.data_address must be a string"},
+        BadConfig{"VxlanPortZero", "[node]\nvxlan_port = 0\n", "0 is out of range (1 to 65535)"},
         BadConfig{"NodeName", "[node]\nname = \"a b\"\n", "node.name = \"a b\" is not a name"},
         BadConfig{"RelativePath", "[node]\nname=\"a\"\nstate_dir = \"var\"\n",
                   "node.state_dir = \"var\" is not an absolute path"},
@@ -103,6 +109,24 @@ TEST(Config, GivesEveryKeyItsValueBack) {
   ASSERT_TRUE(merge_config(again, text, "printed")) << text;
   EXPECT_EQ(format_config(again), text);
   EXPECT_EQ(again.peers.at("b").address, "192.0.2.2:7946");
+}
+
+TEST(Config, APeersDataAddressIsThatOfItsEndpointUnlessGiven) {
+  auto address = [](const PeerConfig& peer) { return format_with_prefix(*peer_data_address(peer)); };
+  EXPECT_EQ(address({.address = "192.0.2.2:7946"}), "192.0.2.2/32");
+  EXPECT_EQ(address({.address = "[2001:db8::2]:7946"}), "2001:db8::2/128");
+  EXPECT_EQ(address({.address = "192.0.2.2:7946", .data_address = "203.0.113.2"}), "203.0.113.2/32");
+  Config config;
+  ASSERT_TRUE(merge_config(config,
+                           "[node]\nname = \"a\"\nvxlan_port = 8472\n[peers.b]\naddress = \"192.0.2.2:7946\"\n"
+                           "data_address = \"203.0.113.2\"\n",
+                           "m.toml"));
+  ASSERT_TRUE(complete_config(config));
+  const std::string text = format_config(config);
+  EXPECT_THAT(text, HasSubstr("vxlan_port = 8472\n"));
+  Config again;
+  ASSERT_TRUE(merge_config(again, text, "printed")) << text;
+  EXPECT_EQ(again.peers.at("b").data_address, "203.0.113.2");
 }
 
 TEST(Config, EveryWayOfSteeringIsTakenAndPrinted) {
