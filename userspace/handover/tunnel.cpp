@@ -59,7 +59,9 @@ Result<PeerPath> find_peer_path(const PathQuestion& question) {
   MOSE_TRY(check_mtu(netlink, question, uplink, *route));
   auto mac = netlink.resolve_neighbour(route->ifindex, *route->gateway, kNextHopBound);
   if (!mac) return context(where, mac.error());
-  return PeerPath{*mac, Tunnel{.local = route->source, .remote = question.peer, .port = question.port}};
+  Tunnel tunnel{.local = route->source, .remote = question.peer, .port = question.port};
+  tunnel.remote.prefix = route->source.prefix;  // one address, as the kernel names its own
+  return PeerPath{*mac, tunnel};
 }
 
 }  // namespace mose::handover

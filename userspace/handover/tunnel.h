@@ -17,7 +17,7 @@ inline constexpr uint16_t kTunnelPort = 4789;
 // One direction: from us to the peer where frames are sent, from the peer to us where they are taken. Both addresses
 // are of one family.
 struct Tunnel {
-  ServiceAddress local, remote;  // prefixes do not matter
+  ServiceAddress local, remote;  // single addresses: /32 or /128
   uint16_t port = kTunnelPort;   // UDP destination
 
   bool operator==(const Tunnel&) const = default;

@@ -66,6 +66,24 @@ TEST(Explain, SaysWhatEachStateDoes) {
   EXPECT_EQ(gone.source_mac, network.uplink_mac());
 }
 
+TEST(Explain, SaysByWhichTunnelAFrameLeaves) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  const handover::Tunnel tunnel{.local = *parse_service_address("192.0.2.11/32"),
+                                .remote = *parse_service_address("203.0.113.12/32")};
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_TRY(network.drain_to_peer({.mac = bed.b.uplink_mac, .tunnel = tunnel}));
+    const SteerExplanation gone = explain(network, kRequest);
+    expect(gone, Verdict::redirect, "redirected", SteerState::redirect);
+    EXPECT_EQ(gone.tunnel, tunnel);
+    EXPECT_EQ(gone.destination_mac, bed.b.uplink_mac);
+    EXPECT_EQ(gone.source_mac, network.uplink_mac());
+    return {};
+  });
+}
+
 TEST(Explain, ChangesNothing) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);

@@ -12,8 +12,11 @@
 #include <span>
 
 #include "handover.h"
+#include "handover/uplink_steering.h"
+#include "kernel/bpf_object.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
+#include "kernel/offload.h"
 #include "routed_bed.h"
 
 namespace mose::test {
@@ -359,6 +362,50 @@ TEST(Tunnel, TheOldPlaceGoesOnAnsweringForTheAddress) {
     return {};
   });
   move.go_on(200'000);
+}
+
+// The first line, where the uplink has one: TC sees none of what it takes, and takes all of it out at the other end.
+TEST(Tunnel, StragglersAreSentOnAtXdp) {
+  constexpr uint64_t kDatagrams = 500;
+  for (int outer : {AF_INET, AF_INET6}) {
+    RoutedBed bed;
+    bed.in(bed.segment, []() -> Status {
+      MOSE_ASSIGN(auto netlink, Netlink::open());
+      MOSE_ASSIGN(auto link, netlink.link("ra"));
+      return bpf::attach_xdp_pass(link.ifindex);
+    });
+    bed.in(bed.client, [] { return set_checksum_offload("up", false); });
+    WorkloadNetwork source = bed.create(bed.a), destination = bed.create(bed.b);
+    const PeerPath path = must_find(bed, outer);
+    ASSERT_TRUE(path.tunnel);
+    EXPECT_OK(destination.steering().take_from(back(*path.tunnel)));
+    auto uplink = in_netns_get<handover::UplinkSteering>(bed.a.netns.get(), [&] {
+      return handover::UplinkSteering::attach(
+          {.device = "up", .ifindex = source.uplink_ifindex(), .mac = bed.a.uplink_mac, .bpffs = bed.a.bpffs});
+    });
+    ASSERT_TRUE(uplink) << uplink.error().what;
+    EXPECT_OK(uplink->put(service4(), {.state = handover::UplinkState::redirect,
+                                       .workload = "mnet-redis",
+                                       .service_mac = mac_for(service4()),
+                                       .peer_ifindex = source.uplink_ifindex(),
+                                       .peer_mac = path.mac,
+                                       .own_mac = bed.a.uplink_mac,
+                                       .tunnel = path.tunnel}));
+    EXPECT_EQ((*uplink->entry(service4()))->tunnel, path.tunnel);
+    UdpService service(bed.b.workload, AF_INET, false);
+    Fd client = udp_socket(bed.client, AF_INET, "198.51.100.2", 7001);
+    sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = {htonl(0xc000020a)}};
+    for (uint64_t number = 1; number <= kDatagrams; ++number) {
+      ASSERT_EQ(sendto(client.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+                static_cast<ssize_t>(sizeof number));
+    }
+    EXPECT_TRUE(eventually([&] { return service.count() == kDatagrams; })) << service.count();
+    service.stop();
+    EXPECT_EQ(service.received().fault(1, kDatagrams), "");
+    EXPECT_EQ(uplink->counters(service4())->redirected.frames, kDatagrams);
+    EXPECT_EQ(destination.steering().counters(Direction::uplink)->taken.frames, kDatagrams);
+    EXPECT_EQ(uplink->counters(service4())->dropped(), 0u);
+  }
 }
 
 // To the tunnel's address come also those that are none of our business, and those that should be.
