@@ -102,9 +102,13 @@ TEST(Bulk, IsHardlyRetransmitted) {
   });
   sleep_ms(200);
   TcpCounters before = tcp_counters(bed.client);
-  std::vector<uint64_t> retransmitted;
+  // Two CPUs that send for one connection reorder it without any hold, now and then for a whole run: as long again without.
+  std::vector<uint64_t> retransmitted, without_hold;
   for (int round = 0; round < rounds(10, 50); ++round) {
     sleep_ms(50);
+    TcpCounters at_rest = tcp_counters(bed.client);
+    sleep_ms(kHoldMs + 30);
+    without_hold.push_back(tcp_counters(bed.client).since(at_rest).retransmitted);
     TcpCounters at_hold = tcp_counters(bed.client);
     EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
     sleep_ms(kHoldMs);
@@ -121,7 +125,7 @@ TEST(Bulk, IsHardlyRetransmitted) {
   RecordProperty("megabytes", static_cast<int>(received >> 20));
   EXPECT_EQ(received, sent);
   EXPECT_EQ(counters.timeouts, 0u) << counters.text();
-  EXPECT_LE(percentile(retransmitted, 50), 5u) << counters.text();
+  EXPECT_LE(percentile(retransmitted, 50), 5 + percentile(without_hold, 95)) << counters.text();
   EXPECT_GT(queue.stats().bytes, queue.stats().reinjected * 3000) << "no segmentation-offload frame was held";
 }
 
