@@ -45,6 +45,16 @@ TEST(Migration, StrategiesSurviveTheirNames) {
   EXPECT_FALSE(parse_strategy(""));
 }
 
+TEST(Migration, TrackersSurviveTheirNamesAndThoseOfReports) {
+  for (Tracker t : {Tracker::automatic, Tracker::write_protection, Tracker::hash, Tracker::soft_dirty}) {
+    EXPECT_EQ(parse_tracker(to_string(t)).value(), t);
+  }
+  EXPECT_EQ(parse_tracker("write-protection").value(), Tracker::write_protection);
+  EXPECT_EQ(parse_tracker("hash-scan").value(), Tracker::hash);
+  EXPECT_NE(parse_tracker("mmu").error().what.find("auto, wp, hash or soft-dirty"), std::string::npos);
+  EXPECT_FALSE(parse_tracker(""));
+}
+
 TEST(Migration, ExitCodesAreTheContract) {
   EXPECT_EQ(exit_code(Outcome::complete), 0);
   EXPECT_EQ(exit_code(Outcome::failed), 1);

@@ -19,8 +19,8 @@ constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
 // MOSE through its own command line, run in the node that has the workload: what an operator does.
 class MoseMover final : public Mover {
  public:
-  MoseMover(const LabState& state, std::string strategy, std::string steer)
-      : state_(state), strategy_(std::move(strategy)), steer_(std::move(steer)) {}
+  MoseMover(const LabState& state, const CommandLine& line)
+      : state_(state), strategy_(line.strategy), tracker_(line.tracker), steer_(line.steer) {}
 
   ~MoseMover() override {
     if (node_.empty()) return;
@@ -48,6 +48,7 @@ class MoseMover final : public Mover {
   Result<std::string> move(const std::string& from, const std::string& to) override {
     std::vector<std::string> words = {"migrate", kWorkload, "--to", to, "--json"};
     if (strategy_ != "auto") words.insert(words.end(), {"--strategy", strategy_});
+    if (tracker_ != "auto") words.insert(words.end(), {"--tracker", tracker_});
     // Generic or native is the node's matter.
     if (!steer_.empty()) words.insert(words.end(), {"--steer", steer_.starts_with("xdp") ? "xdp" : steer_});
     auto ran = mose(from, words, kMigrateBound);
@@ -94,13 +95,13 @@ class MoseMover final : public Mover {
   }
 
   const LabState& state_;
-  std::string strategy_, steer_, node_;
+  std::string strategy_, tracker_, steer_, node_;
 };
 
 }  // namespace
 
-std::unique_ptr<Mover> make_mose_mover(const LabState& state, const std::string& strategy, const std::string& steer) {
-  return std::make_unique<MoseMover>(state, strategy, steer);
+std::unique_ptr<Mover> make_mose_mover(const LabState& state, const CommandLine& line) {
+  return std::make_unique<MoseMover>(state, line);
 }
 
 }  // namespace mose::lab

@@ -25,6 +25,6 @@ class Mover {
 };
 
 [[nodiscard]] Result<std::unique_ptr<Mover>> make_stock_mover(const LabState& state);
-[[nodiscard]] std::unique_ptr<Mover> make_mose_mover(const LabState& state, const std::string& strategy, const std::string& steer);
+[[nodiscard]] std::unique_ptr<Mover> make_mose_mover(const LabState& state, const CommandLine& line);
 
 }  // namespace mose::lab

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/units.h"
+#include "model/migration.h"
 
 namespace mose::lab {
 namespace {
@@ -22,7 +23,7 @@ const std::map<std::string, Values> kVerbs = {
     {"exec", {"--name"}},
     {"restart-agent", {"--name"}},
     {"run",
-     {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--seed", "--keep",
+     {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--tracker", "--seed", "--keep",
       "--baseline-only"}},
 };
 
@@ -85,6 +86,12 @@ const std::map<std::string, Setter>& setters() {
        [](const std::string& v, CommandLine& c) {
          c.strategy = v;
          return Status{};
+       }},
+      {"--tracker",
+       [](const std::string& v, CommandLine& c) -> Status {
+         MOSE_ASSIGN(Tracker tracker, parse_tracker(v));
+         c.tracker = to_string(tracker);
+         return {};
        }},
       {"--mb", [](const std::string& v, CommandLine& c) { return parse_number("--mb", v, 0.1, kMegabytesMax, c.megabytes); }},
       {"--connections",

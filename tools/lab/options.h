@@ -22,6 +22,7 @@ struct CommandLine {
   bool keep = false, no_agents = false, baseline_only = false;
   std::string json_file;
   std::string strategy = "auto";
+  std::string tracker = "auto";  // how written pages are found, as of `mose migrate`
   std::string steer;  // tc, xdp or xdp-generic; empty: what nodes do by themselves
   std::vector<std::string> baselines;
   double megabytes = 200;

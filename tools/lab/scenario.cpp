@@ -113,7 +113,7 @@ Result<Contestant> enter(const LabLease& lab, const CommandLine& line, std::uniq
 Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine& line) {
   std::vector<Contestant> out;
   if (!line.baseline_only) {
-    MOSE_ASSIGN(auto mose, enter(lab, line, make_mose_mover(lab.state(), line.strategy, line.steer)));
+    MOSE_ASSIGN(auto mose, enter(lab, line, make_mose_mover(lab.state(), line)));
     out.push_back(std::move(mose));
   }
   if (!line.baselines.empty()) {
@@ -164,6 +164,7 @@ std::string command_text(const CommandLine& line) {
   std::string out = "mose lab run redis --mb " + Json(line.megabytes).dump() + " --connections " + std::to_string(line.connections) +
                     " --probes " + std::to_string(line.probes) + " --repeat " + std::to_string(line.repeat) + " --strategy " +
                     line.strategy + " --seed " + std::to_string(line.seed);
+  if (line.tracker != "auto") out += " --tracker " + line.tracker;
   if (!line.steer.empty()) out += " --steer " + line.steer;
   for (const std::string& b : line.baselines) out += " --baseline " + b;
   if (line.link_rate_mbit) out += " --link rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";

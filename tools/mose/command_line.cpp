@@ -120,7 +120,14 @@ class Grammar {
     migrate.add_option("--rounds", command_.rounds_max, "at most so many pre-copy rounds")->check(CLI::Range(1, 64));
     migrate.add_option("--standby", command_.standby, "auto (default: a tree built ahead at the destination, for one short pause more) or never")
         ->check(CLI::IsMember({"auto", "never"}));
-    migrate.add_option("--tracker", command_.tracker, "how changed pages are found");
+    migrate.add_option_function<std::string>(
+        "--tracker",
+        [this](const std::string& text) {
+          auto tracker = parse_tracker(text);
+          if (!tracker) throw CLI::ValidationError(tracker.error().what);
+          command_.tracker = to_string(*tracker);
+        },
+        "how written pages are found: auto (default), wp (write protection), hash (their contents) or soft-dirty");
     migrate.add_option("--steer", command_.steer, "where stragglers are redirected: auto (default: at XDP where the uplink has it), tc or xdp")
         ->check(CLI::IsMember({"auto", "tc", "xdp"}));
     migrate.add_flag("--dry-run", command_.dry_run, "only say what stands in the way");

@@ -9,6 +9,7 @@
 #include "agent/version.h"
 #include "base/log.h"
 #include "mose/control/control.pb.h"
+#include "sense/tracker.h"
 
 namespace mose::agent {
 namespace {
@@ -125,9 +126,10 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
   }
   if (request.max_stall_ns() != 0)
     return refuse("a bound of stalls is not available in this version; leave --max-stall out");
-  if (!request.tracker().empty() && request.tracker() != "hash-scan") {
-    return refuse(fmt::format("tracker \"{}\" is not available in this version; use hash-scan", request.tracker()));
-  }
+  auto tracker = parse_tracker(request.tracker().empty() ? "auto" : request.tracker());
+  if (!tracker) return refuse(tracker.error().what, 2);
+  if (auto can = sense::can_track(*tracker); !can) return refuse(can.error().what);
+  options.tracker = *tracker;
   auto steer = parse_steer_layer(request.steer().empty() ? "auto" : request.steer());
   if (!steer) return refuse(steer.error().what, 2);
   options.steer = *steer;

@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "plan/rounds.h"
-#include "sense/write_scan.h"
+#include "sense/tracker.h"
 
 namespace mose::agent {
 namespace {
@@ -80,7 +80,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
       journal_lane_(context.core.loop, "journal"),
       peer_lane_(context.core.loop, "peer") {
   memory_ = std::make_unique<SourceMemory>(workload_paths(context.core.config, spec_.name).cgroup,
-                                           std::make_unique<sense::WriteScan>(scan_options()), stream_of(meta_),
+                                           sense::make_source(options_.tracker, scan_options()), stream_of(meta_),
                                            options_.max_bandwidth_bps, timeline_);
 }
 
@@ -513,6 +513,9 @@ Report SourceMigration::report() const {
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);
+  if (options_.tracker != Tracker::automatic) {
+    report.tracking.reason = fmt::format("asked for {}; {}", to_string(options_.tracker), report.tracking.reason);
+  }
   memory_->writes().fill(report);
   report.standby.pause_ms = timeline_.milliseconds("standby_pause");
   if (!report.standby.used) report.standby.used = false;

@@ -217,6 +217,49 @@ ProbeResult probe_sys_resource() {
   return yes("CAP_SYS_RESOURCE");
 }
 
+// A kernel without it accepts the reset and shows no page as written: only a bit that comes back after a write proves it.
+// In a child, because the reset protects all pages of whoever asks for it.
+ProbeResult probe_soft_dirty() {
+  enum Answer : int { works = 0, no_bit, sticky_bit, no_reset, no_pagemap };
+  long child = syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child < 0) return from_errno("fork");
+  if (child == 0) {
+    alignas(kPageSize) static volatile char page[kPageSize];
+    constexpr uint64_t kSoftDirty = 1ull << 55;
+    page[0] = 1;
+    int pagemap = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    int reset = ::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+    auto is_dirty = [&] {
+      uint64_t entry = 0;
+      if (pread(pagemap, &entry, sizeof entry, static_cast<off_t>(reinterpret_cast<uintptr_t>(page) / kPageSize * 8)) != 8) {
+        syscall(SYS_exit_group, no_pagemap);
+      }
+      return (entry & kSoftDirty) != 0;
+    };
+    if (pagemap < 0) syscall(SYS_exit_group, no_pagemap);
+    if (::write(reset, "4", 1) != 1) syscall(SYS_exit_group, no_reset);
+    bool before = is_dirty();
+    page[0] = 2;
+    syscall(SYS_exit_group, before ? sticky_bit : is_dirty() ? works : no_bit);
+  }
+  int status = 0;
+  while (waitpid(static_cast<pid_t>(child), &status, __WALL) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status)) return {ProbeState::unknown, "the process that tried it was killed"};
+  switch (WEXITSTATUS(status)) {
+    case works:
+      return yes("a page that is written after a reset is shown as written");
+    case no_bit:
+      return {ProbeState::no, "a page that was written after a reset is not shown as written"};
+    case sticky_bit:
+      return {ProbeState::no, "a page is shown as written after a reset"};
+    case no_reset:
+      return {ProbeState::no, "/proc/PID/clear_refs takes no reset"};
+    default:
+      return {ProbeState::unknown, "/proc/PID/pagemap cannot be read"};
+  }
+}
+
 struct Entry {
   Probe probe;
   ProbeResult (*run)();
@@ -240,6 +283,8 @@ const std::vector<Entry>& entries() {
        probe_page_fault_tracepoints},
       {{"uffd-wp-async", "written pages are found by comparing contents, not by write protection", false},
        probe_uffd_wp_async},
+      {{"soft-dirty", "nothing: written pages are found by write protection or by comparing contents", false},
+       probe_soft_dirty},
       {{"cap-sys-resource",
         "limits of other users' processes are read from /proc by a helper in CRIU, and raised ones are not restored",
         false},

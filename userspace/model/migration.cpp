@@ -61,6 +61,29 @@ std::string_view to_string(Strategy strategy) {
   return "?";
 }
 
+Result<Tracker> parse_tracker(std::string_view text) {
+  for (Tracker t : {Tracker::automatic, Tracker::write_protection, Tracker::hash, Tracker::soft_dirty}) {
+    if (to_string(t) == text) return t;
+  }
+  if (text == "write-protection") return Tracker::write_protection;
+  if (text == "hash-scan") return Tracker::hash;
+  return fail(fmt::format("\"{}\" is no way to find written pages: auto, wp, hash or soft-dirty", text));
+}
+
+std::string_view to_string(Tracker tracker) {
+  switch (tracker) {
+    case Tracker::automatic:
+      return "auto";
+    case Tracker::write_protection:
+      return "wp";
+    case Tracker::hash:
+      return "hash";
+    case Tracker::soft_dirty:
+      return "soft-dirty";
+  }
+  return "?";
+}
+
 Result<SteerLayer> parse_steer_layer(std::string_view text) {
   for (SteerLayer l : {SteerLayer::automatic, SteerLayer::tc, SteerLayer::xdp}) {
     if (to_string(l) == text) return l;

@@ -33,6 +33,12 @@ enum class SteerLayer : uint8_t { automatic, tc, xdp };
 [[nodiscard]] Result<SteerLayer> parse_steer_layer(std::string_view text);
 [[nodiscard]] std::string_view to_string(SteerLayer layer);
 
+// How written pages are found. Automatic: the cheapest that the host has. The names that reports use for what was at
+// work ("write-protection", "hash-scan") are understood as well.
+enum class Tracker : uint8_t { automatic, write_protection, hash, soft_dirty };
+[[nodiscard]] Result<Tracker> parse_tracker(std::string_view text);
+[[nodiscard]] std::string_view to_string(Tracker tracker);
+
 enum class Role : uint8_t { source, destination };
 [[nodiscard]] std::string_view to_string(Role role);
 
@@ -59,6 +65,7 @@ struct MigrationOptions {
   unsigned rounds_max = 4;         // pre-copy rounds, at least 1 for strategies that pre-copy
   bool standby = false;            // a warm standby is made during pre-copy
   SteerLayer steer = SteerLayer::automatic;
+  Tracker tracker = Tracker::automatic;
 
   bool operator==(const MigrationOptions&) const = default;
 };

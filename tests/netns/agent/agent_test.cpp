@@ -319,6 +319,11 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
        3,
        "stragglers cannot be redirected at XDP on node a: node.uplink is not set; leave --steer out"},
       {{"migrate", "redis", "--to", "b", "--steer", "xdp", "--dry-run"}, 3, "stragglers cannot be redirected at XDP"},
+      // Nothing here makes use of it, whether the kernel has it or not.
+      {{"migrate", "redis", "--to", "b", "--tracker", "soft-dirty"},
+       3,
+       "written pages cannot be found with --tracker soft-dirty on this host: "},
+      {{"migrate", "redis", "--to", "b", "--tracker", "soft-dirty", "--dry-run"}, 3, "leave it out, or use hash"},
       {{"migrate", "redis", "--to", "b", "--max-downtime", "50ms"}, 3, "which this version does not make: leave them out"},
       {{"migrate", "redis", "--to", "b", "--max-total", "5s"}, 3, "which this version does not make: leave them out"},
       {{"migrate", "redis", "--to", "b", "--max-stall", "10ms"}, 3, "not available in this version; leave --max-stall out"},

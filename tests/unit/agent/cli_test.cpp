@@ -79,6 +79,7 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
         Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
         Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
+        Usage{"MigrateBadTracker", {"migrate", "x", "--to", "b", "--tracker", "mmu"}, "auto, wp, hash or soft-dirty"},
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
         Usage{"ShowWithoutId", {"show"}, "id is required"},

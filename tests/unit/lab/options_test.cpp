@@ -48,6 +48,15 @@ TEST(LabOptions, SteeringIsTheNodesOwnUnlessSaid) {
   }
 }
 
+TEST(LabOptions, TheTrackerIsTheAgentsChoiceUnlessSaid) {
+  EXPECT_EQ(parse_command_line({"run", "redis"})->tracker, "auto");
+  for (const char* tracker : {"auto", "wp", "hash", "soft-dirty"}) {
+    auto line = parse_command_line({"run", "redis", "--tracker", tracker});
+    ASSERT_TRUE(line) << line.error().what;
+    EXPECT_EQ(line->tracker, tracker);
+  }
+}
+
 TEST(LabOptions, WordsAfterDashesAreTheCommand) {
   auto line = parse_command_line({"exec", "a", "--", "ls", "--name", "x"});
   ASSERT_TRUE(line);
@@ -71,6 +80,8 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
       {{"run", "redis", "--baseline", "magic"}, "magic"},
       {{"run", "redis", "--steer", "nft"}, "nft"},
       {{"down", "--steer", "xdp"}, "--steer"},
+      {{"run", "redis", "--tracker", "mmu"}, "mmu"},
+      {{"up", "--tracker", "wp"}, "--tracker"},
       {{"run", "redis", "--link", "rtt=1ms"}, "rtt"},
       {{"run", "redis", "--link", "speed=1"}, "speed=1"},
       {{"run", "redis", "--link", "rate=fast"}, "--link"},
