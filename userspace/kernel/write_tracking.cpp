@@ -2,6 +2,7 @@
 #include "kernel/write_tracking.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,7 @@
 
 #include "kernel/borrowed_thread.h"
 #include "kernel/pagemap.h"
+#include "kernel/process.h"
 #include "kernel/procfs.h"
 
 namespace mose {
@@ -42,7 +44,11 @@ Result<Fd> fetch_descriptor(pid_t pid, pid_t tid, int number) {
   return fd;
 }
 
-Result<Fd> make_inside(pid_t pid, WriteTracking::Stop& stop) {
+struct Made {
+  Fd fd;
+  int number;
+};
+Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
   MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
   // Non-blocking and close-on-exec; asynchronous protection needs no right to handle faults of the kernel.
   MOSE_ASSIGN(int64_t number, thread.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | kUserModeOnly, 0, 0}));
@@ -50,9 +56,33 @@ Result<Fd> make_inside(pid_t pid, WriteTracking::Stop& stop) {
   auto fd = fetch_descriptor(pid, thread.tid(), static_cast<int>(number));
   auto closed = thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
   stop.borrowed = thread.give_back();
-  if (!fd) return fd;
+  if (!fd) return std::unexpected(std::move(fd.error()));
   MOSE_TRY(closed);
-  return fd;
+  return Made{std::move(*fd), static_cast<int>(number)};
+}
+
+// Whether descriptor `number` of the process is ours.
+bool is_copy(pid_t pid, int number, int ours) {
+  return syscall(SYS_kcmp, pid, getpid(), KCMP_FILE, number, ours) == 0;
+}
+
+Status close_copy(pid_t pid, int number, int ours) {
+  MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
+  if (!is_copy(pid, number, ours)) return {};  // closed meanwhile, by exec
+  MOSE_ASSIGN(int64_t closed, thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0}));
+  if (closed < 0) return fail_errno("close", static_cast<int>(-closed));
+  return {};
+}
+
+// On a thread of its own: ptrace belongs to a thread and ends with it whatever happens, and that one may be preferred
+// to everything else for the 0.1 ms that somebody is stopped.
+template <typename Work>
+void on_own_thread(Work work) {
+  std::thread([&] {
+    sched_param priority{.sched_priority = 1};
+    (void)sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority);
+    work();
+  }).join();
 }
 
 // The anonymous regions of a process in pieces of at most kStepPages populated pages; empty space in front of a page
@@ -86,22 +116,18 @@ std::vector<PageRun> steps_of(pid_t pid) {
 }  // namespace
 
 Result<WriteTracking> WriteTracking::take(pid_t pid, Stop* stop) {
-  // A thread of its own: ptrace belongs to a thread and ends with it whatever happens, and this one may be preferred to
-  // everything else for the 0.1 ms that somebody is stopped.
   Stop measured;
-  Result<Fd> fd = fail("");
-  std::thread([&] {
-    sched_param priority{.sched_priority = 1};
-    (void)sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority);
-    fd = make_inside(pid, measured);
-  }).join();
-  if (!fd) return std::unexpected(std::move(fd.error()));
+  Result<Made> made = fail("");
+  on_own_thread([&] { made = make_inside(pid, measured); });
+  if (!made) return std::unexpected(std::move(made.error()));
   uffdio_api api{};
   api.api = UFFD_API;
   api.features = kFeatureWpAsync;
-  if (ioctl(fd->get(), UFFDIO_API, &api) != 0) return fail_errno("asynchronous write-protection (needs Linux 6.7)");
+  WriteTracking tracking(std::move(made->fd), pid, made->number);
+  if (ioctl(tracking.uffd_.get(), UFFDIO_API, &api) != 0)
+    return fail_errno("asynchronous write-protection (needs Linux 6.7)");
   if (stop != nullptr) *stop = measured;
-  return WriteTracking(std::move(*fd), pid);
+  return tracking;
 }
 
 WriteTracking& WriteTracking::operator=(WriteTracking&& other) noexcept {
@@ -109,6 +135,7 @@ WriteTracking& WriteTracking::operator=(WriteTracking&& other) noexcept {
     end();
     uffd_ = std::move(other.uffd_);
     pid_ = other.pid_;
+    number_ = other.number_;
   }
   return *this;
 }
@@ -121,10 +148,28 @@ Status WriteTracking::add(PageRun run) {
   return {};
 }
 
+Result<unsigned> WriteTracking::close_copies() {
+  unsigned closed = 0;
+  MOSE_ASSIGN(ProcessHandle process, ProcessHandle::open(pid_));
+  MOSE_ASSIGN(auto tree, process_tree(process));
+  for (const ProcessHandle& child : tree) {
+    if (child.pid() == pid_ || !is_copy(child.pid(), number_, uffd_.get())) continue;
+    Status status;
+    on_own_thread([&] { status = close_copy(child.pid(), number_, uffd_.get()); });
+    if (!status && is_copy(child.pid(), number_, uffd_.get())) {
+      return context("close the userfaultfd that process " + std::to_string(child.pid()) + " has inherited",
+                     status.error());
+    }
+    ++closed;
+  }
+  return closed;
+}
+
 // Taking the protection off needs the address space locked for reading only: faults go on beside it. Only then the
 // regions leave, piece by piece: each piece locks it for writing, but finds nothing to take off any more.
 void WriteTracking::end() {
   if (!uffd_) return;
+  (void)close_copies();
   const std::vector<PageRun> steps = steps_of(pid_);
   for (const PageRun& run : steps) {
     uffdio_writeprotect request{};

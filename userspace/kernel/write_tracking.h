@@ -33,12 +33,17 @@ class WriteTracking {
 
   // One mapping, or a part of it. Not yet protected.
   [[nodiscard]] Status add(PageRun run);
+  // A fork by another thread while the descriptor lay in the process has given a copy to the child, which no dump can
+  // take: closes it there, with a borrowed thread of the child. A child is seen only when its fork is over, so ask
+  // again some time after take(). Gives how many copies were closed; an error where one is left. Not of a frozen tree.
+  [[nodiscard]] Result<unsigned> close_copies();
   void end();
 
  private:
-  explicit WriteTracking(Fd uffd, pid_t pid) : uffd_(std::move(uffd)), pid_(pid) {}
+  WriteTracking(Fd uffd, pid_t pid, int number) : uffd_(std::move(uffd)), pid_(pid), number_(number) {}
   Fd uffd_;
   pid_t pid_ = 0;
+  int number_ = -1;  // of the descriptor in the process, while it was there
 };
 
 }  // namespace mose

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/log.h"
 #include "kernel/pagemap.h"
 #include "kernel/pins.h"
 #include "kernel/write_tracking.h"
@@ -156,6 +157,10 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   PageSet zero;
   MOSE_TRY(send_changed(process, pages, space.hashes, threads, sink, stop, stats, &zero));
   if (!space.tracking) return {};
+  // After the reading, which takes longer than a fork: CRIU dumps nobody who has a userfaultfd.
+  if (auto closed = space.tracking->close_copies(); !closed) {
+    log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
+  }
   space.zero = space.zero.minus(pages).unite(zero);
   space.complete = true;
   return {};

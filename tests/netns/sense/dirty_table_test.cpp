@@ -12,9 +12,13 @@
 
 #include <atomic>
 #include <cstring>
+#include <deque>
+#include <filesystem>
 #include <thread>
 
+#include "kernel/process.h"
 #include "kernel/procfs.h"
+#include "kernel/write_tracking.h"
 #include "netns/sense/sense_bed.h"
 #include "sense/hash_scan.h"
 #include "sense/write_scan.h"
@@ -236,6 +240,60 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
     }
   }
 }
+// Processes below `pid` that have a userfaultfd.
+unsigned holders(pid_t pid) {
+  unsigned found = 0;
+  auto tree = process_tree(ProcessHandle::open(pid).value()).value();
+  for (const ProcessHandle& process : tree) {
+    std::error_code ignored;
+    for (const auto& fd : std::filesystem::directory_iterator("/proc/" + std::to_string(process.pid()) + "/fd", ignored)) {
+      if (std::filesystem::read_symlink(fd, ignored).string().find("userfaultfd") == std::string::npos) continue;
+      ++found;
+      break;
+    }
+  }
+  return found;
+}
+
+// The descriptor lies in the process for a moment: a child of that moment has it as well, and could never be dumped.
+TEST(WriteTrackingOfAForkingProcess, LeavesNoDescriptorInItsChildren) {
+  Actor actor({[] {
+    std::thread([] {
+      constexpr size_t kChildren = 8;
+      for (std::deque<pid_t> children;;) {
+        pid_t child = fork();
+        if (child == 0) {
+          for (;;) pause();
+        }
+        children.push_back(child);
+        if (children.size() <= kChildren) continue;
+        kill(children.front(), SIGKILL);
+        waitpid(children.front(), nullptr, 0);
+        children.pop_front();
+      }
+    }).detach();
+  }});
+  actor.step();
+  constexpr unsigned kTriesMax = 3000;
+  unsigned closed = 0;
+  for (unsigned tries = 0; tries < kTriesMax && closed == 0; ++tries) {
+    auto tracking = WriteTracking::take(actor.pid());
+    ASSERT_TRUE(tracking) << tracking.error().what;
+    // Nobody is born or dies from here on.
+    actor.freeze();
+    const unsigned inherited = holders(actor.pid());
+    actor.thaw();
+    if (inherited == 0) continue;
+    auto copies = tracking->close_copies();
+    ASSERT_TRUE(copies) << copies.error().what;
+    closed += *copies;
+  }
+  EXPECT_GT(closed, 0u) << "nobody was born in the moment that matters";
+  actor.freeze();
+  EXPECT_EQ(holders(actor.pid()), 0u);
+  actor.thaw();
+}
+
 INSTANTIATE_TEST_SUITE_P(Sources, DirtyTable, testing::Values("hash", "late", "each"),
                          [](const auto& source) { return std::string(source.param); });
 
