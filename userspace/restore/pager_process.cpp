@@ -454,13 +454,13 @@ void PagerProcess::check_guardian() {
     return;
   }
   guardian_ = std::move(*next);
+  write_guardian_file();  // first: whoever is told of it finds it written down
   {
     std::lock_guard lock(mutex_);
     guardian_pid_ = static_cast<uint32_t>(guardian_.process().pid());
     guardian_start_ = guardian_.process().start_time();
   }
   (void)watch(guardian_.process().fd(), EPOLLIN);
-  write_guardian_file();
 }
 
 void PagerProcess::write_guardian_file() {
