@@ -48,6 +48,8 @@ function(mose_test name)
     target_link_libraries(${name} PRIVATE mose_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE GTest::gtest GTest::gmock mose_test_support ${ARG_LIBS})
+  # A test's own code is assertions: optimising it fully costs half of the whole build and makes nothing faster.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
