@@ -29,7 +29,6 @@ struct Options {
   std::string id, source, node, peer_node, images_dir, socket, cgroup, log_level = "info";
   uint32_t epoch = 1;
   uint64_t store_bytes_max = 0;
-  bool no_fill_before_resume = false;
   int adopt = 0;
 };
 
@@ -129,7 +128,6 @@ Status run(const Options& options) {
   process_options.socket = options.socket;
   process_options.cgroup = options.cgroup;
   process_options.adopted = options.adopt != 0;
-  process_options.policy.fill_before_resume = !options.no_fill_before_resume;
   process_options.source = [&] {
     auto stats = receiver.stats();
     return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages};
@@ -160,7 +158,6 @@ int main(int argc, char** argv) {
   app.add_option("--socket", options.socket, "where mosed connects to")->required();
   app.add_option("--cgroup", options.cgroup, "the workload's cgroup")->required();
   app.add_option("--store-bytes-max", options.store_bytes_max, "most that the page store may take (default: this machine's memory)");
-  app.add_flag("--no-fill-before-resume", options.no_fill_before_resume, "only answer faults until the tree runs");
   app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");

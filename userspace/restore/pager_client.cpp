@@ -106,7 +106,6 @@ Result<ProcessHandle> launch_pager(const PagerLaunch& launch) {
   add("--socket", launch.socket);
   add("--cgroup", launch.cgroup);
   if (launch.store_bytes_max != 0) add("--store-bytes-max", std::to_string(launch.store_bytes_max));
-  if (!launch.fill_before_resume) request.arguments.emplace_back("--no-fill-before-resume");
   if (launch.adopt != 0) add("--adopt", std::to_string(launch.adopt));
   // By the environment: arguments are readable by everybody on the machine.
   request.environment = {"MOSE_PAGER_TOKEN=" + launch.token};
