@@ -15,8 +15,9 @@ using Bytes = std::vector<std::byte>;
 
 template <typename T>
 void put(Bytes& out, const T& value) {
-  const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-  out.insert(out.end(), bytes, bytes + sizeof(value));
+  size_t at = out.size();
+  out.resize(at + sizeof(value));
+  std::memcpy(out.data() + at, &value, sizeof(value));
 }
 
 // One chunk of the form that feed() turns into a frame: index of the type, length, payload.
