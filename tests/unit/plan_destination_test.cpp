@@ -74,6 +74,25 @@ TEST(PlanDestination, RestoresWhenTheImagesCome) {
   EXPECT_THAT(d.hears(Message::images), IsEmpty()) << "once";
 }
 
+TEST(PlanDestination, WaitsAsLongAsPagesCome) {
+  DestinationDrive d = prepared();
+  d.now += kImagesDeadline - std::chrono::seconds(1);
+  EXPECT_THAT(d.play(PagesArriving{}), IsEmpty());
+  EXPECT_EQ(d.state.deadline, d.now + kImagesDeadline);
+  d.now += std::chrono::seconds(2);
+  EXPECT_THAT(d.play(Tick{}), IsEmpty());
+  EXPECT_EQ(d.state.phase, DestinationPhase::prepared);
+  d.now += kImagesDeadline;
+  d.play(Tick{});
+  EXPECT_EQ(d.state.phase, DestinationPhase::discarding);
+}
+
+TEST(PlanDestination, ArrivingPagesBoundNothingLater) {
+  DestinationDrive d = restoring();
+  EXPECT_THAT(d.play(PagesArriving{}), IsEmpty());
+  EXPECT_FALSE(d.state.deadline);
+}
+
 TEST(PlanDestination, SaysReadyOnlyWhenThatIsDurable) {
   DestinationDrive d = restoring();
   EXPECT_THAT(d.done(restore), ElementsAre("record ready"));

@@ -17,6 +17,7 @@ using plan::DestinationActionKind;
 namespace {
 
 constexpr Nanoseconds kFenceBound = std::chrono::seconds(5);
+constexpr Nanoseconds kArrivingPause = std::chrono::seconds(5);  // the plan is told of arriving pages this often at most
 // From the thaw until the source has redirected what it held: a round trip and a few ms. A source that has died never says so.
 constexpr Nanoseconds kDrainedBound = std::chrono::milliseconds(200);
 // After a death of this agent the source has to find it again first (it tries every 100 ms, and at once when it is asked).
@@ -232,6 +233,7 @@ void DestinationMigration::watch_pager() {
     post_([this] { restored_if_waiting(); });
   };
   handlers.on_standby_gone = [this] { standby_let_go(); };
+  handlers.on_progress = [this] { note_arriving(); };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
     complete_at_ = now();
@@ -246,6 +248,15 @@ void DestinationMigration::watch_pager() {
   };
   pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));
   pager_->connect();
+}
+
+// The plan wants to know that pages come, not of each of them.
+void DestinationMigration::note_arriving() {
+  uint64_t received = pager_->status().progress.bytes_received;
+  if (received == arrived_bytes_ || now() - arriving_told_ < kArrivingPause) return;
+  arrived_bytes_ = received;
+  arriving_told_ = now();
+  post_([this] { driver_.dispatch(plan::PagesArriving{}); });
 }
 
 void DestinationMigration::restore() {

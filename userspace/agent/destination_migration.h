@@ -70,6 +70,7 @@ class DestinationMigration {
   void query_verdict();
   void ask(std::function<void(const Status&)> then);
   void watch_pager();
+  void note_arriving();
   void restored(const Status& status);
   void restored_if_waiting();
   void lose_pager(const std::string& reason);
@@ -122,6 +123,8 @@ class DestinationMigration {
   std::shared_ptr<const ImagesPayload> images_;  // until they are restored from
   bool recovered_ = false;  // an agent before this one has begun it
   std::optional<Timestamp> thawed_at_, complete_at_;
+  uint64_t arrived_bytes_ = 0;  // of pages, as the plan has been told
+  Timestamp arriving_told_{};
   std::vector<EventLoop::TimerId> timers_;
 
   StepDriver<Machine> driver_;

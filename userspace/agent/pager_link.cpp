@@ -86,6 +86,7 @@ void PagerLink::on_ready(uint32_t) {
     handlers_.on_complete();  // may destroy this
     return;
   }
+  handlers_.on_progress();
   if (!events) return lost(events.error().what);
   if (status_.phase == restore::PagerPhase::failed) handlers_.on_failed(status_.reason);
 }

@@ -21,6 +21,7 @@ class PagerLink {
     std::function<void()> on_staged;        // what had come is in the standby
     std::function<void()> on_refreshed;     // and by now nothing in it is stale
     std::function<void()> on_standby_gone;  // the pager is as it was before
+    std::function<void()> on_progress;  // status() has new figures
     std::function<void()> on_complete;
     std::function<void(std::string reason)> on_failed;
     std::function<void(std::string reason)> on_died;  // before the final map: there is nothing that another could go on with

@@ -27,6 +27,7 @@ class Machine {
   void on(const DestinationActionDone& done);
   void on(const MessageReceived& message);
   void on(const ConnectionLost&);
+  void on(const PagesArriving&);
   void on(const PagesComplete&);
   void on(const Tick&);
 
@@ -200,6 +201,11 @@ void Machine::on(const ConnectionLost&) {
   s_.connected = false;
   if (s_.phase < Phase::fenced) discard("the connection to the source was lost");
   advance();
+}
+
+// However slow the link and large the memory: a source that sends pages is a source that goes on.
+void Machine::on(const PagesArriving&) {
+  if (s_.phase == Phase::prepared) wait_for(kImagesDeadline);
 }
 
 void Machine::on(const PagesComplete&) {

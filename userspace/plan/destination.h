@@ -57,8 +57,9 @@ struct DestinationActionDone {
   DestinationActionKind kind;
   std::string error;
 };
+struct PagesArriving {};  // since the last of these: pre-copy goes on
 struct PagesComplete {};  // the pager has every page
-using DestinationEvent = std::variant<DestinationActionDone, MessageReceived, ConnectionLost, PagesComplete, Tick>;
+using DestinationEvent = std::variant<DestinationActionDone, MessageReceived, ConnectionLost, PagesArriving, PagesComplete, Tick>;
 
 struct DestinationState {
   DestinationPhase phase = DestinationPhase::preparing;
@@ -101,7 +102,7 @@ struct DestinationStep {
 [[nodiscard]] bool nothing_left(const DestinationState& state);
 
 // Limits.
-inline constexpr Nanoseconds kImagesDeadline = std::chrono::minutes(10);   // PREPARED to IMAGES: covers the pre-copy
+inline constexpr Nanoseconds kImagesDeadline = std::chrono::minutes(10);   // PREPARED, or the last page, to IMAGES
 inline constexpr Nanoseconds kReleasedDeadline = std::chrono::seconds(5);  // everything done to RELEASED: it only closes
 inline constexpr Nanoseconds kRetryPause = std::chrono::seconds(1);        // before an action is tried again
 inline constexpr unsigned kDiscardAttempts = 10;  // then what is left stays, stopped, until `mose recover`
