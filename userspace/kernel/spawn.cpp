@@ -111,15 +111,18 @@ Result<std::string> helper_path(std::string_view name) {
     char self[PATH_MAX];
     ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
     if (n > 0) {
-      std::string path(self, static_cast<size_t>(n));
-      candidates.push_back(path.substr(0, path.rfind('/') + 1) + std::string(name));
+      std::string directory(self, static_cast<size_t>(n));
+      directory.resize(directory.rfind('/') + 1);
+      candidates.push_back(directory + std::string(name));
+      candidates.push_back(directory + "../libexec/mose/" + std::string(name));
     }
-    candidates.push_back("/usr/libexec/mose/" + std::string(name));
   }
   for (const std::string& candidate : candidates) {
     if (::access(candidate.c_str(), R_OK) == 0) return candidate;
   }
-  return fail("helper " + std::string(name) + " is not installed (looked for " + candidates.front() + ")");
+  std::string looked;
+  for (const std::string& candidate : candidates) looked += (looked.empty() ? "" : ", ") + candidate;
+  return fail("helper " + std::string(name) + " is not installed (looked for " + looked + ")");
 }
 
 }  // namespace mose

@@ -30,7 +30,7 @@ struct SpawnRequest {
 // The child is ours to reap(): no other code of this program may wait for "any child".
 [[nodiscard]] Result<ProcessHandle> spawn(const SpawnRequest& request);
 
-// Path of a helper program or library of MOSE: $MOSE_LIBEXEC, else beside the running program, else /usr/libexec/mose.
+// Path of a helper program or library of MOSE: $MOSE_LIBEXEC, else beside the running program, else ../libexec/mose from there.
 [[nodiscard]] Result<std::string> helper_path(std::string_view name);
 
 }  // namespace mose

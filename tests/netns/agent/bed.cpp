@@ -99,13 +99,14 @@ Output run_program(const std::vector<std::string>& arguments, Nanoseconds bound)
   return output;
 }
 
-AgentBed::AgentBed(const std::string& name) : directory_("/tmp/mose-test-" + name) {
+AgentBed::AgentBed(const std::string& name, const std::string& programs) : directory_("/tmp/mose-test-" + name) {
   if (geteuid() != 0) skip_process("needs root");
   if (access("/usr/bin/redis-server", X_OK) != 0) skip_process("needs redis-server");
   auto mount_point = cgroup_mount();
   if (!mount_point) skip_process("needs cgroup version 2");
   cgroup_ = *mount_point + "/mose-test-" + name;
-  bin_ = fs::read_symlink("/proc/self/exe").parent_path();
+  const std::string built = fs::read_symlink("/proc/self/exe").parent_path();
+  bin_ = programs.empty() ? built : programs;
   clean();
   // Workloads that outlive a killed agent become ours, so that clean() can wait for them.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -118,7 +119,7 @@ AgentBed::AgentBed(const std::string& name) : directory_("/tmp/mose-test-" + nam
   must({"ip", "link", "add", "br0", "type", "bridge"});
   must({"ip", "link", "set", "br0", "up"});
   must({"ip", "addr", "add", "192.0.2.1/24", "dev", "br0"});
-  make_root();
+  make_root(built + "/mose-init");
 }
 
 AgentBed::~AgentBed() {
@@ -146,12 +147,12 @@ void AgentBed::clean() {
 }
 
 // What a root needs: the programs with what they load, process 1, a few devices, and places to mount on.
-void AgentBed::make_root() {
+void AgentBed::make_root(const std::string& init) {
   for (const char* path : {"/proc", "/dev", "/tmp", "/data", "/var/log/mose-workload", "/usr/libexec/mose", "/usr/bin",
                            "/bin", "/empty"}) {
     fs::create_directories(root() + path);
   }
-  fs::copy_file(bin_ + "/mose-init", root() + "/usr/libexec/mose/mose-init");
+  fs::copy_file(init, root() + "/usr/libexec/mose/mose-init");
   auto copy = [&](const std::string& path) {
     fs::create_directories(fs::path(root() + path).parent_path());
     fs::copy_file(path, root() + path, fs::copy_options::overwrite_existing);

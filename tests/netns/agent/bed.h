@@ -26,8 +26,9 @@ struct Output {
 
 class AgentBed {
  public:
-  // Skips the process where a prerequisite is missing. `name` names cgroup and directory.
-  explicit AgentBed(const std::string& name);
+  // Skips the process where a prerequisite is missing. `name` names cgroup and directory. `programs`: where mosed and mose
+  // are, empty: beside the test.
+  explicit AgentBed(const std::string& name, const std::string& programs = {});
   ~AgentBed();
   AgentBed(const AgentBed&) = delete;
   AgentBed& operator=(const AgentBed&) = delete;
@@ -53,7 +54,7 @@ class AgentBed {
   [[nodiscard]] std::string agent_log() const;
 
  private:
-  void make_root();
+  void make_root(const std::string& init);
   void clean();
 
   std::string directory_, cgroup_, bin_;
