@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "agent/destination_host.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "agent/away_network.h"
 #include "agent/free_space.h"
@@ -213,10 +215,10 @@ Result<PreparedPayload> DestinationHost::prepare() {
   // Never thaw what somebody left stopped.
   MOSE_ASSIGN(bool populated, cgroup_.populated());
   if (populated) {
-    foreign_ = true;
-    cgroup_ = {};
-    return fail(fmt::format("processes of an earlier stay of {} are in {}: see `mose status` and `mose recover`", spec.name, cgroup_.path()));
+    std::string path = std::exchange(cgroup_, {}).path();
+    return fail(fmt::format("processes of an earlier stay of {} are in {}: see `mose status` and `mose recover`", spec.name, path));
   }
+  MOSE_TRY(claim());
   MOSE_TRY(cgroup_.thaw());
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
@@ -247,6 +249,13 @@ Result<PreparedPayload> DestinationHost::prepare() {
   MOSE_TRY(start_restore_process());
   rollback.commit();
   return PreparedPayload{.uplink_mac = network_->uplink_mac(), .takes_tunnel = payload_.path.tunnel.has_value()};
+}
+
+// For the agent after us as well: what it may kill.
+Status DestinationHost::claim() {
+  claimed_ = true;
+  MOSE_ASSIGN(Fd mark, open_file(migration_paths(config_, id_).claim, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  return {};
 }
 
 Status DestinationHost::adopt() {
@@ -391,7 +400,12 @@ void DestinationHost::announce() {
 }
 
 Status DestinationHost::discard() {
-  if (foreign_) return {};  // refused because of what is there: it stays
+  MigrationPaths paths = migration_paths(config_, id_);
+  std::error_code error;
+  if (!claimed_ && !fs::exists(paths.claim, error)) {  // what is there under that name is somebody else's
+    fs::remove_all(paths.dir, error);
+    return {};
+  }
   Timeline::Span span(timeline_, "discard");
   set_restore({});  // kills a CRIU that is still there
   const std::string& name = payload_.spec.name;
@@ -407,7 +421,7 @@ Status DestinationHost::discard() {
     MOSE_TRY(cgroup_.remove(kExitBound));
   }
   egress_queue_.reset();
-  handover::TapHolder::end_left(migration_paths(config_, id_).egress_holder);
+  handover::TapHolder::end_left(paths.egress_holder);
   network_.reset();
   netns_.reset();
   ipcns_.reset();
@@ -419,8 +433,7 @@ Status DestinationHost::discard() {
     (void)pager_.signal(SIGKILL);
     (void)pager_.reap(kExitBound);
   }
-  std::error_code error;
-  fs::remove_all(migration_paths(config_, id_).dir, error);
+  fs::remove_all(paths.dir, error);
   return {};
 }
 

@@ -73,6 +73,7 @@ class DestinationHost {
 
  private:
   [[nodiscard]] Status check();
+  [[nodiscard]] Status claim();
   [[nodiscard]] Status take_from_tunnel();
   [[nodiscard]] Status check_address();
   [[nodiscard]] Status open_announcer();
@@ -106,7 +107,7 @@ class DestinationHost {
   std::mutex restore_mutex_;          // guards restore_process_
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
   int64_t thawed_us_ = 0;
-  bool foreign_ = false;              // the cgroup of that name holds processes that are not ours
+  bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours
 };
 
 }  // namespace mose::agent

@@ -13,6 +13,7 @@ MigrationPaths migration_paths(const Config& config, const MigrationId& id) {
   paths.switchover_images = paths.dir + "/switchover";
   paths.pager_socket = paths.dir + "/pager.sock";
   paths.pager_log = paths.dir + "/pager.log";
+  paths.claim = paths.dir + "/claim";
   paths.ingress_holder = paths.dir + "/ingress.holder";
   paths.egress_holder = paths.dir + "/egress.holder";
   return paths;

@@ -18,6 +18,7 @@ struct MigrationPaths {
   std::string switchover_images;  // beside those of a standby
   std::string pager_socket;
   std::string pager_log;
+  std::string claim;         // destination: exists once what is in the workload's cgroup is this migration's
   std::string ingress_holder, egress_holder;  // who keeps the queues of held packets
 };
 [[nodiscard]] MigrationPaths migration_paths(const Config& config, const MigrationId& id);
