@@ -156,12 +156,8 @@ void DestinationMigration::record(plan::Record record) {
   // critical path.
   auto survives = record == plan::Record::ready ? Journal::Survives::agent : Journal::Survives::power_loss;
   journal_lane_.run(
-      [this, record, notes, survives]() -> Status {
-        if (!journal_) {
-          MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
-          journal_.emplace(std::move(created));
-        }
-        return journal_->append(record, notes, survives);
+      [this, record, notes, survives] {
+        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, survives);
       },
       [this](const Status& status) { done(DestinationActionKind::record, status); });
 }
@@ -307,11 +303,7 @@ void DestinationMigration::activate() {
                    if (!status) return done(DestinationActionKind::activate, status);
                    if (pager_) pager_->thawed();
                    timers_.push_back(context_.core.loop.after(recovered_ ? kDrainedBoundAgain : kDrainedBound, [this] { release_egress(); }));
-                   // COMMITTED first: the source holds packets until it hears of it. The registry may wait for a disk.
                    done(DestinationActionKind::activate, {});
-                   if (auto registered = register_here(); !registered) {
-                     log::warn("the arrival could not be registered yet", {{"workload", payload_.spec.name}, {"reason", registered.error().what}});
-                   }
                  });
 }
 
@@ -322,6 +314,10 @@ void DestinationMigration::release_egress() {
   if (std::exchange(egress_released_, true)) return;
   criu_lane_.submit([this] { host_->release_egress(); });
   schedule_announcements();
+  // Now that nobody waits for it: the registry may wait for a disk.
+  if (auto registered = register_here(); !registered) {
+    log::warn("the arrival could not be registered yet", {{"workload", payload_.spec.name}, {"reason", registered.error().what}});
+  }
   if (std::exchange(finish_waits_, false)) finish();
 }
 

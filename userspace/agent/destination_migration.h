@@ -42,6 +42,8 @@ class DestinationMigration {
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }
+  // Of its end; empty: none is needed.
+  [[nodiscard]] const std::string& reason() const { return driver_.state().reason; }
   [[nodiscard]] bool ended() const { return ended_; }
   // Every page is here; only tidying up is left.
   [[nodiscard]] bool memory_complete() const { return driver_.state().pages_complete; }

@@ -217,6 +217,18 @@ Status Journal::append(plan::Record record, const Notes& notes, Survives survive
   return {};
 }
 
+Status Journal::record(std::optional<Journal>& journal, const std::string& directory, const JournalMeta& meta,
+                       plan::Record record, const Notes& notes, Survives survives) {
+  if (!journal) {
+    MOSE_ASSIGN(Journal created, create(directory, meta));
+    journal.emplace(std::move(created));
+  }
+  Status appended = journal->append(record, notes, survives);
+  if (appended) return {};
+  if (auto again = open(directory, meta.id, meta.role)) journal.emplace(std::move(*again));
+  return appended;
+}
+
 Status Journal::note(const Notes& notes) {
   MOSE_TRY(write_line(dump({{"notes", notes}})));
   for (const auto& [key, value] : notes) contents_.notes[key] = value;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,6 +53,10 @@ class Journal {
 
   // Durable on success. After a failure nothing more can be appended (what is on the disk is not known).
   [[nodiscard]] Status append(plan::Record record, const Notes& notes = {}, Survives survives = Survives::power_loss);
+  // The same for a migration whose journal may not exist yet: it is made then. After a failure it is read again, so that a
+  // later record stands behind what has reached the disk.
+  [[nodiscard]] static Status record(std::optional<Journal>& journal, const std::string& directory, const JournalMeta& meta,
+                                     plan::Record record, const Notes& notes, Survives survives);
   // Notes without a record, e.g. the pids of the tree that is about to be stopped.
   [[nodiscard]] Status note(const Notes& notes);
   [[nodiscard]] const JournalContents& contents() const { return contents_; }
