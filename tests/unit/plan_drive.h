@@ -133,6 +133,7 @@ class SourceDrive : public SourceDriveBase {
   SourceDrive& to_finishing() {
     to_serving().done(SourceActionKind::redirect);
     hears(Message::complete);
+    done(SourceActionKind::record);  // of `complete`
     return *this;
   }
 

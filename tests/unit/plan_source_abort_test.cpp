@@ -357,7 +357,16 @@ TEST(PlanSourceRecovery, ACommittedMigrationGoesOn) {
   source.done(send);
   EXPECT_THAT(source.hears(Message::committed), ElementsAre("redirect"));
   source.done(redirect);
-  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("record complete"));
+}
+
+TEST(PlanSourceRecovery, WhatIsCompleteNeedsNoDestinationAnyMore) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit, Record::complete});
+  EXPECT_THAT(source.actions, ElementsAre("redirect"));
+  EXPECT_THAT(source.done(redirect), ElementsAre("kill_source"));
+  EXPECT_THAT(source.done(kill_source), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_TRUE(nothing_left(source.state));
 }
 
 TEST(PlanSourceRecovery, AnAbortAfterADoubtfulCommitWins) {

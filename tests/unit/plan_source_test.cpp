@@ -199,21 +199,35 @@ TEST(PlanSource, KillsTheSourceTreeOnlyAfterComplete) {
   SourceDrive source;
   source.to_serving();
   EXPECT_THAT(source.done(redirect), IsEmpty());
-  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("record complete"));
 }
 
 TEST(PlanSource, KillsTheSourceTreeOnlyAfterTheRedirect) {
   SourceDrive source;
   source.to_serving();
   EXPECT_THAT(source.hears(Message::complete), IsEmpty());
-  EXPECT_THAT(source.done(redirect), ElementsAre("kill_source"));
+  EXPECT_THAT(source.done(redirect), ElementsAre("record complete"));
+}
+
+TEST(PlanSource, ThatEverythingIsOverThereIsWrittenBeforeTheKill) {
+  SourceDrive source;
+  source.to_serving().done(redirect);
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("record complete"));
+  EXPECT_THAT(source.done(record), ElementsAre("kill_source"));
+}
+
+TEST(PlanSource, ACompleteThatCannotBeWrittenHoldsNothingUp) {
+  SourceDrive source;
+  source.to_serving().done(redirect);
+  source.hears(Message::complete);
+  EXPECT_THAT(source.done(record, "disk full"), ElementsAre("kill_source"));
 }
 
 TEST(PlanSource, CompleteSaysThatItIsCommittedToo) {
   SourceDrive source;
   source.to_committed();
   EXPECT_THAT(source.hears(Message::complete), ElementsAre("redirect"));
-  EXPECT_THAT(source.done(redirect), ElementsAre("kill_source"));
+  EXPECT_THAT(source.done(redirect), ElementsAre("record complete"));
 }
 
 TEST(PlanSource, EndsWithTheRecordThenReleasedThenClose) {
@@ -251,7 +265,7 @@ TEST(PlanSourceCommitted, AServingSourceConnectsAgainToHearComplete) {
   EXPECT_THAT(source.done(connect), ElementsAre("send commit"));
   source.done(send);
   EXPECT_THAT(source.hears(Message::committed), IsEmpty()) << "redirected once";
-  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("record complete"));
 }
 
 TEST(PlanSourceCommitted, TriesToConnectWithoutEnd) {
@@ -319,7 +333,8 @@ TEST(PlanSourceCommitted, ARedirectThatFailsIsTriedAgainThenReported) {
   source.done(redirect, "no such device");
   source.done(wait_retry);
   EXPECT_EQ(source.state.phase, SourcePhase::serving) << "pages are served all the same";
-  EXPECT_THAT(source.hears(Message::complete), ElementsAre("kill_source"));
+  EXPECT_THAT(source.hears(Message::complete), ElementsAre("record complete"));
+  EXPECT_THAT(source.done(record), ElementsAre("kill_source"));
   source.done(kill_source);
   source.done(record);
   source.done(send);

@@ -25,15 +25,10 @@ constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resour
 // Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
 constexpr size_t kHeapKept = 24u << 20;
 
-// After the commit, as this workload's own migration, and no process of it is left here.
+// As this workload's own migration: everything of it is at the destination, and no process is left here.
 bool has_left(const JournalContents& contents, const Workload* workload) {
   if (workload == nullptr || workload->init || workload->migration != contents.meta.id.hex()) return false;
-  bool committed = false;
-  for (plan::Record record : contents.records) {
-    if (record == plan::Record::commit) committed = true;
-    if (record == plan::Record::aborted) committed = false;
-  }
-  return committed;
+  return !contents.records.empty() && contents.records.back() == plan::Record::complete;
 }
 
 }  // namespace
@@ -151,6 +146,7 @@ SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
       auto it = sources_.find(id);
       if (it == sources_.end()) return;
       std::string workload = it->second->progress().workload;
+      keep_if_undone(id, Role::source, it->second->reason());
       sources_.erase(it);
       if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
       if (shut_down_done_ && sources_.empty()) shut_down_done_();
@@ -167,10 +163,19 @@ DestinationMigration::Handlers Migrations::destination_handlers(const MigrationI
   };
   handlers.on_gone = [this, id] {
     core_.loop.post([this, id, alive = alive_] {
-      if (*alive) destinations_.erase(id);
+      if (!*alive) return;
+      auto it = destinations_.find(id);
+      if (it == destinations_.end()) return;
+      keep_if_undone(id, Role::destination, it->second->reason());
+      destinations_.erase(it);
     });
   };
   return handlers;
+}
+
+// With its journal it waits for `mose recover`, and for the eyes of whoever asks for the status.
+void Migrations::keep_if_undone(const MigrationId& id, Role role, const std::string& reason) {
+  if (journal_exists(id, role)) undecided_.push_back({id, role, reason});
 }
 
 void Migrations::on_end(const MigrationEnd& end) {
@@ -295,7 +300,7 @@ void Migrations::recover_all() {
   for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
 }
 
-// The tree has gone after the commit (we killed it, and died before the rest was done): nothing is left to be served.
+// We killed the tree, and died before the rest was done: nothing is left to be served.
 void Migrations::finish_departure(const JournalMeta& meta) {
   WorkloadSpec spec = core_.workloads.find(meta.workload)->spec;
   if (auto left = core_.workloads.leave(meta.workload, meta.peer); !left) {
@@ -344,7 +349,8 @@ bool Migrations::recover_one(JournalEntry entry) {
                                             {"record", plan::to_string(contents.records.back())}});
   if (entry.role == Role::source) {
     const Workload* workload = core_.workloads.find(contents.meta.workload);
-    if (!workload || !workload->init) return give_up("its workload " + contents.meta.workload + " is not here");
+    // A tree that has ended meanwhile (the machine was started again, for one) changes nothing of what was decided.
+    if (!workload || workload->migration != entry.id.hex()) return give_up("its workload " + contents.meta.workload + " is not here");
     auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
     SourceMigration& recovered = *migration;
     sources_[entry.id] = std::move(migration);

@@ -41,6 +41,7 @@ class Migrations : public MigrationService {
   [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
+  void keep_if_undone(const MigrationId& id, Role role, const std::string& reason);
   // False: the journal cannot decide; it stays, and its migration is listed as undecided.
   bool recover_one(JournalEntry entry);
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;

@@ -330,7 +330,26 @@ void SourceHost::adopt_queue() {
 
 Status SourceHost::resume() {
   set_dump({});  // a CRIU that is still there gives up and cleans the tasks up
+  if (!tree_alive()) return remove_rest(LeftNetwork::ends);
+  if (!init_) return fail(fmt::format("the first process of {} has ended, and others are left in {}", spec_.name, workload_paths(config_, spec_.name).cgroup));
   return resume_tree();
+}
+
+bool SourceHost::tree_alive() const {
+  if (init_ && init_->alive()) return true;
+  auto cgroup = Cgroup::open(workload_paths(config_, spec_.name).cgroup);
+  if (!cgroup) return false;
+  auto populated = cgroup->populated();
+  return populated && *populated;
+}
+
+// Of a tree that has ended by itself.
+Status SourceHost::remove_rest(LeftNetwork network) {
+  ingress_queue_.reset();
+  network_.reset();
+  netns_.reset();
+  cgroup_ = {};
+  return remove_workload_resources(config_, spec_, kExitBound, network);
 }
 
 Status SourceHost::resume_tree() {
@@ -379,6 +398,7 @@ void SourceHost::redirect_at_uplink(const handover::PeerPath& peer) {
 
 Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
   Timeline::Span span(timeline_, "drain");
+  if (!tree_alive()) return {};  // its network has ended with it, and what was held there
   if (!network_) MOSE_TRY(open_network());
   adopt_queue();
   tunnel_ = peer.tunnel;
@@ -394,6 +414,7 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
 
 Status SourceHost::kill_tree() {
   Timeline::Span span(timeline_, "kill");
+  if (!tree_alive()) return remove_rest(LeftNetwork::stays);
   count_packets();
   if (tunnel_) MOSE_TRY(keep_away_network(config_, spec_.name, netns_.get()));
   MOSE_TRY(cgroup_.kill());

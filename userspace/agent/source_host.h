@@ -24,6 +24,8 @@
 
 namespace mose::agent {
 
+enum class LeftNetwork : bool;
+
 // What the source's actions do to this host: network, cgroup and CRIU of one workload that moves away. Blocking; every
 // function is called from the migration's one CRIU lane (its thread outlives CRIU), except break_dump.
 //
@@ -39,6 +41,8 @@ class SourceHost {
   // Reads everything that PREPARE says of the workload; changes nothing. Refuses what cannot be moved.
   [[nodiscard]] Result<PreparePayload> inspect();
   [[nodiscard]] Status adopt();
+  // False once all of the workload has ended: then there is nothing to resume, redirect or kill.
+  [[nodiscard]] bool tree_alive() const;
 
   // A dump like that of the switchover, after which the workload runs again. Without images there is no standby; a tree that
   // could not be resumed is another matter.
@@ -97,6 +101,7 @@ class SourceHost {
   void count_packets();
   void redirect_at_uplink(const handover::PeerPath& peer);
   [[nodiscard]] Status release_network();
+  [[nodiscard]] Status remove_rest(LeftNetwork network);
 
   const Config& config_;
   NodeUplink& uplink_;

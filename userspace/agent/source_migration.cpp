@@ -107,12 +107,15 @@ void SourceMigration::recover(Journal journal) {
   }
   path_.tunnel = tunnel_of(notes);
   journal_ = std::move(journal);
-  if (auto adopted = host_->adopt(); !adopted) {
+  if (auto adopted = host_->tree_alive() ? host_->adopt() : Status{}; !adopted) {
     log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
   }
   bool committed = std::find(records.begin(), records.end(), plan::Record::commit) != records.end() &&
                    std::find(records.begin(), records.end(), plan::Record::aborted) == records.end();
-  if (committed) {
+  if (committed && !host_->tree_alive()) {
+    log::error("the stopped tree has ended after the commit: its destination goes on, pages that it does not have are lost",
+               {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"destination", meta_.peer}});
+  } else if (committed) {
     if (auto served = memory_->serve_frozen(); !served) {
       log::error("the frozen tree cannot be read", {{"workload", spec_.name}, {"reason", served.error().what}});
     }
@@ -221,15 +224,9 @@ void SourceMigration::record(plan::Record record) {
           MOSE_TRY(memory_->check_areas(host_->lazy_areas()));
           timeline_.begin("commit");
         }
-        if (!journal_) {
-          MOSE_ASSIGN(Journal created, Journal::create(context_.core.journal_dir, meta_));
-          journal_.emplace(std::move(created));
-        }
-        Status appended = journal_->append(record, notes);
-        if (appended) return {};
-        // What is on the disk is not known now. Read it again, so that a later record stands behind what is.
-        if (auto again = Journal::open(context_.core.journal_dir, meta_.id, Role::source)) journal_.emplace(std::move(*again));
-        return appended;
+        // After the loss of the machine the destination is asked again whether it is complete.
+        auto survives = record == plan::Record::complete ? Journal::Survives::agent : Journal::Survives::power_loss;
+        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, survives);
       },
       [this](const Status& status) { done(SourceActionKind::record, status); });
 }
@@ -439,7 +436,10 @@ void SourceMigration::changed() {
 }
 
 void SourceMigration::close() {
-  bool moved_away = driver_.state().outcome == Outcome::complete || driver_.state().outcome == Outcome::target_missed;
+  // Packets that could not be redirected are lost, but the workload has left all the same.
+  const Outcome outcome = driver_.state().outcome;
+  bool moved_away = outcome == Outcome::complete || outcome == Outcome::target_missed ||
+                    (outcome == Outcome::failed_after_commit && plan::nothing_left(driver_.state()));
   auto finish = [this] {
     if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
     done(SourceActionKind::close, {});

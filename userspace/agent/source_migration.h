@@ -48,6 +48,8 @@ class SourceMigration {
   [[nodiscard]] plan::Verdict verdict() const { return plan::verdict(driver_.state()); }
   [[nodiscard]] bool before_commit() const { return plan::before_commit(driver_.state()); }
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }
+  // Of its end; empty: none is needed.
+  [[nodiscard]] const std::string& reason() const { return driver_.state().reason; }
   [[nodiscard]] std::string report_json() const;
 
  private:

@@ -40,6 +40,8 @@ void SourceMachine::recover(const std::vector<Record>& records) {
   }
   if (commit) {
     s_.phase = Phase::committed;
+    s_.complete_recorded = last == Record::complete;
+    s_.committed_seen = s_.complete_seen = s_.complete_recorded;
   } else {
     s_.phase = Phase::aborting;
     s_.stopped = true;
@@ -186,6 +188,9 @@ void SourceMachine::record_done(Record r, const std::string& error) {
       return commit_record_done(error);
     case Record::aborted:
       return abort_record_done(error);
+    case Record::complete:
+      s_.complete_recorded = true;  // without it the next start of the agent asks the destination again
+      return;
     case Record::finished:
       s_.finish_recorded = true;
       // The world is as it should be; the next start of the agent does the rest again and closes the journal.

@@ -38,7 +38,7 @@ enum class SourcePhase : uint8_t {
   committing,  // the commit record is being made durable
   committed,   // COMMIT is out: waiting for COMMITTED
   serving,     // the destination runs: pages are served until COMPLETE
-  finishing,   // source tree killed, RELEASED sent
+  finishing,   // COMPLETE written down, source tree killed, RELEASED sent
   aborting,    // verdict recorded, source resumed
   done,
 };
@@ -130,7 +130,8 @@ struct SourceState {
   bool resume_wanted = false, resumed = false;
   bool verdict_out = false;      // COMMIT or ABORT was sent on the present connection
   bool peer_settled = false;     // the destination has nothing of this migration, or is no longer asked
-  bool committed_seen = false, redirect_settled = false, complete_seen = false, killed = false, finish_recorded = false;
+  bool committed_seen = false, redirect_settled = false, complete_seen = false, complete_recorded = false;
+  bool killed = false, finish_recorded = false;
   bool pause_wanted = false;     // the next attempt at something waits for wait_retry
   unsigned connect_failures = 0, record_failures = 0, resume_failures = 0, redirect_failures = 0, kill_failures = 0;
 };

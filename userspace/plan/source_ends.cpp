@@ -96,6 +96,11 @@ void SourceMachine::advance_committed() {
 }
 
 void SourceMachine::advance_finishing() {
+  // A tree that has gone is this kill only if that is written; else it died, and the destination waits for its COMMIT.
+  if (!s_.complete_recorded) {
+    if (!running(Kind::record)) record(Record::complete);
+    return;
+  }
   if (!s_.killed && s_.kill_failures < kKillAttempts) {
     if (s_.pause_wanted) return pause();
     if (!running(Kind::kill_source)) start({.kind = Kind::kill_source});

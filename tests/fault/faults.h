@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bed.h"
+#include "cases.h"
+
+// What every fault test does around its harm: a move is begun, the harm comes, everything is looked at afterwards.
+namespace mose::test {
+
+
+inline constexpr Nanoseconds kReachBound = std::chrono::seconds(6);    // from the start to the planned moment
+inline constexpr Nanoseconds kDeathBound = std::chrono::seconds(2);    // of an agent that was killed
+inline constexpr Nanoseconds kSettleBound = std::chrono::seconds(25);
+inline constexpr Nanoseconds kCleanBound = std::chrono::seconds(4);    // repeated announcements and redirection end by then
+inline constexpr double kGapMaxMs = 500;                               // where nobody died
+inline constexpr size_t kLogLinesShown = 40;
+
+inline void pause_ms(int ms) { ::usleep(static_cast<useconds_t>(ms) * 1000); }
+
+inline bool wait_until(const std::function<bool()>& condition, Nanoseconds bound) {
+  Timestamp deadline = now() + bound;
+  while (!condition()) {
+    if (now() >= deadline) return false;
+    ::usleep(500);
+  }
+  return true;
+}
+
+inline std::string last_lines(const std::string& text) {
+  size_t at = text.size();
+  for (size_t lines = 0; at > 0 && lines <= kLogLinesShown; ++lines) at = text.rfind('\n', at - 1) == std::string::npos ? 0 : text.rfind('\n', at - 1);
+  return text.substr(at);
+}
+
+// One lab for all cases; a case that fails takes it with it, so that the next one begins on clean ground.
+class Stage {
+ public:
+  static FaultBed* get() {
+    if (!bed_) {
+      auto bed = FaultBed::up();
+      if (!bed) {
+        error_ = bed.error().what;
+        return nullptr;
+      }
+      bed_ = std::move(*bed);
+      node_ = "a";
+      pause_ms(1000);  // the client's normal gaps
+    }
+    return bed_.get();
+  }
+  static void drop() { bed_.reset(); }
+  static const std::string& error() { return error_; }
+  static std::string& node() { return node_; }  // where the workload is
+
+ private:
+  static inline std::unique_ptr<FaultBed> bed_;
+  static inline std::string error_, node_;
+};
+
+// One line of the table that is printed at the end.
+struct Row {
+  std::string name, expected, got;
+  double gap_ms = -1, settle_ms = -1;  // the client's longest gap; from the harm to the end of it all
+  bool ok = false;
+};
+inline std::vector<Row>& rows() {
+  static std::vector<Row> all;
+  return all;
+}
+
+class Table : public ::testing::Environment {
+ public:
+  void TearDown() override {
+    Stage::drop();
+    std::printf("\n%-55s %-12s %-12s %9s %10s\n", "case", "expected", "got", "gap ms", "settled ms");
+    for (const Row& row : rows()) {
+      std::printf("%-55s %-12s %-12s %9.1f %10.0f%s\n", row.name.c_str(), row.expected.c_str(), row.got.c_str(), row.gap_ms,
+                  row.settle_ms, row.ok ? "" : "  FAILED");
+    }
+  }
+};
+
+class Faults : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    bed_ = Stage::get();
+    ASSERT_NE(bed_, nullptr) << Stage::error();
+    row_.name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    begin_move();
+  }
+
+  void begin_move() {
+    source_ = Stage::node();
+    destination_ = peer_of(source_);
+    bed_->clear_plans();
+    bed_->mark_logs();
+    bed_->watch().begin();
+    ASSERT_TRUE(bed_->load().begin_window());
+  }
+
+  // A value of the report of the last move, as the source's node tells it; where it is not there, a failure and null.
+  nlohmann::json report_value(const std::string& pointer) {
+    auto text = bed_->report(source_, id_);
+    EXPECT_TRUE(text) << text.error().what;
+    auto report = nlohmann::json::parse(text.value_or(""), nullptr, false);
+    nlohmann::json::json_pointer place(pointer);
+    bool there = report.is_object() && report.contains(place);
+    EXPECT_TRUE(there) << pointer << " is missing in the report";
+    return there ? report[place] : nlohmann::json();
+  }
+  std::string report_text(const std::string& pointer) {
+    auto value = report_value(pointer);
+    EXPECT_TRUE(value.is_string()) << pointer << " is " << value.dump();
+    return value.is_string() ? value.get<std::string>() : "";
+  }
+
+  void TearDown() override {
+    row_.ok = !HasFailure();
+    rows().push_back(row_);
+    if (!HasFailure()) return;
+    if (bed_) {
+      for (const char* node : lab::kNodes) std::printf("---- mosed %s\n%s\n", node, last_lines(bed_->log_since(node)).c_str());
+    }
+    Stage::drop();
+  }
+
+  void start(const FaultBed::Wish& wish = {}) {
+    auto started = bed_->migrate(source_, destination_, wish);
+    ASSERT_EQ(started.refusal, "");
+    id_ = started.id;
+  }
+
+  // Everything that must be true after whatever happened. The workload's new place becomes the next case's source.
+  void check_end(Side expected) {
+    row_.expected = to_string(expected);
+    Timestamp begin = now();
+    auto owner = bed_->settle(kSettleBound);
+    ASSERT_TRUE(owner) << owner.error().what;
+    row_.settle_ms = std::chrono::duration<double, std::milli>(now() - begin).count();
+    row_.got = *owner == source_ ? "source" : "destination";
+    Stage::node() = *owner;
+    EXPECT_TRUE(expected == Side::either || row_.got == to_string(expected)) << "the workload is at the " << row_.got;
+    check_client();
+    auto seen = bed_->watch().end();
+    EXPECT_GT(seen.samples, 0u);
+    for (const std::string& violation : seen.violations) ADD_FAILURE() << "two trees ran: " << violation;
+    EXPECT_TRUE(wait_until([&] { return running_evidence(bed_->cgroup(*owner), "redis-").has_value(); }, kDeathBound));
+    check_clean(*owner);
+  }
+
+  void check_client() {
+    auto figures = bed_->load().end_window();
+    ASSERT_TRUE(figures) << figures.error().what;
+    EXPECT_TRUE(figures->all_answered) << bed_->connections();
+    EXPECT_EQ(figures->counts.errors, 0u);
+    EXPECT_EQ(figures->counts.resets, 0u);
+    EXPECT_EQ(figures->counts.lost, 0u);
+    EXPECT_EQ(figures->counts.duplicated, 0u);
+    EXPECT_EQ(figures->counts.reordered, 0u);
+    // The gap itself, not what is left of it after the normal gaps are taken off.
+    row_.gap_ms = figures->interruption_any_ms.value_or(-1);
+    if (figures->latency_max_us) row_.gap_ms = std::max(row_.gap_ms, *figures->latency_max_us / 1000);
+    auto verified = bed_->load().verify();
+    ASSERT_TRUE(verified) << verified.error().what;
+    EXPECT_TRUE(verified->verified) << verified->problem;
+  }
+
+  void check_clean(const std::string& owner) {
+    for (const char* node : lab::kNodes) {
+      std::vector<std::string> left;
+      wait_until([&] { return (left = bed_->leftovers(node, owner == node)).empty(); }, kCleanBound);
+      for (const std::string& what : left) ADD_FAILURE() << "left on " << node << (owner == node ? " (owner)" : "") << ": " << what;
+    }
+  }
+
+  FaultBed* bed_ = nullptr;
+  std::string source_, destination_, id_;
+  Row row_;
+};
+
+}  // namespace mose::test
