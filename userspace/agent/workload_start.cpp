@@ -16,6 +16,8 @@
 #include <thread>
 
 #include "agent/durable_file.h"
+#include "agent/migration_paths.h"
+#include "agent/node_uplink.h"
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "base/rollback.h"
@@ -138,18 +140,6 @@ Answer<void> check_addresses(const Config& config, const WorkloadSpec& spec) {
   return {};
 }
 
-handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec) {
-  handover::WorkloadNetworkConfig network;
-  network.workload = spec.name;
-  network.addresses = spec.addresses;
-  network.mac = spec.mac;
-  network.gateway = spec.gateway;
-  network.bridge = config.node.bridge;
-  network.uplink = config.node.uplink;
-  network.bpffs = config.node.bpffs;
-  return network;
-}
-
 // A thread's uts namespace is its own matter: a short-lived one enters, names and ends.
 Status set_hostname(int uts, const std::string& name) {
   Status status;
@@ -231,7 +221,7 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
   if (away_network_kept(config, spec.name)) MOSE_TRY(end_network(config, spec.name));
   auto network = handover::WorkloadNetwork::create(network_config(config, spec), net.get());
   if (!network) return context("network of " + spec.name, network.error());
-  rollback.push([&] { (void)handover::WorkloadNetwork::destroy(spec.name, config.node.bpffs); });
+  rollback.push([&] { (void)handover::WorkloadNetwork::destroy(spec.name, pin_root(config)); });
 
   WorkloadLaunch request;
   request.net_fd = net.get();

@@ -143,6 +143,21 @@ TEST_F(AgentTest, NothingTiesAFreshRedisToItsNode) {
   EXPECT_THAT(agent::check_workload(spec, *init, item["cgroup"]), testing::IsEmpty());
 }
 
+// Whether node.bpffs names the file system or our own directory in it: run, steer and stop look for pins at one place.
+TEST_F(AgentTest, PinsLieAtOnePlaceWhereverBpffsIsSaidToBe) {
+  bed->terminate_agent();
+  std::string text = bed->configuration();
+  text.insert(text.find("[node]\n") + 7, "bpffs = \"/sys/fs/bpf/mose\"\n");
+  bed->start_agent_with(text);
+  ASSERT_EQ(run_redis().exit_code, 0);
+  EXPECT_TRUE(redis_answers(kAddress));
+  EXPECT_FALSE(fs::is_empty("/sys/fs/bpf/mose"));
+  EXPECT_FALSE(fs::exists("/sys/fs/bpf/mose/mose"));
+  EXPECT_EQ(bed->mose({"steer", "show", "redis"}).exit_code, 0);
+  EXPECT_EQ(bed->mose({"stop", "redis"}).exit_code, 0);
+  EXPECT_THAT(leftovers(), testing::IsEmpty());
+}
+
 TEST_F(AgentTest, EventsTellWhatHappens) {
   std::string file = bed->directory() + "/events";
   std::thread follower([&] {
