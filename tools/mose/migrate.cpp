@@ -16,6 +16,8 @@ namespace {
 using control::v1::Request;
 using control::v1::Response;
 
+constexpr Nanoseconds kLookForInterrupts = std::chrono::milliseconds(200);
+
 volatile sig_atomic_t interrupted = 0;
 void on_interrupt(int) {
   interrupted = 1;
@@ -62,12 +64,13 @@ class Follower {
     for (;;) {
       if (interrupted != 0) {
         interrupted = 0;
-        if (on_interrupted()) return detached();
+        if (auto code = on_interrupted()) return *code;
       }
       Response response;
-      // No bound: a migration takes as long as it takes, and a dead agent closes the connection.
-      auto status = client_.receive(response, Nanoseconds(0));
-      if (!status && status.error().code == EINTR) continue;
+      // A migration takes as long as it takes, and a dead agent closes the connection: the bound is for an interrupt
+      // that came just before the wait.
+      auto status = client_.receive(response, kLookForInterrupts);
+      if (!status && (status.error().code == EINTR || status.error().code == ETIMEDOUT)) continue;
       if (!status) {
         clear_line();
         std::string hint = id_.empty() ? "" : fmt::format("; migration {}: see mose show when it is back", id_);
@@ -76,6 +79,7 @@ class Follower {
       if (response.id() == cancel_id_ && response.id() != 0) {
         // A cancel that comes too late is a detach, as the interrupt would have been a moment later.
         if (response.has_failure() && !before_commit_) return detached();
+        if (command_.detach) return withdrawn_one_ends(response);
         continue;
       }
       if (auto code = take(response)) return *code;
@@ -94,7 +98,9 @@ class Follower {
     }
     if (response.has_started()) {
       id_ = response.started().migration_id();
-      if (command_.detach) {
+      if (interrupts_ > 0) {
+        cancel();
+      } else if (command_.detach) {
         fmt::print("{}", command_.json ? fmt::format("{{\"migration_id\":\"{}\"}}\n", id_) : id_ + "\n");
         return 0;
       }
@@ -118,16 +124,46 @@ class Follower {
     return static_cast<int>(finished.exit_code());
   }
 
-  // True: detach.
-  bool on_interrupted() {
+  // A code: this command ends. The second interrupt ends it in any case: the agent may not answer for long.
+  std::optional<int> on_interrupted() {
     clear_line();
-    if (id_.empty() || !before_commit_) return !id_.empty();
+    if (!before_commit_) return detached();
+    if (++interrupts_ > 1) return left();
+    if (id_.empty()) {
+      fmt::print(stderr, "mose: the migration is cancelled as soon as the agent answers; interrupt again to leave\n");
+    } else {
+      cancel();
+    }
+    return std::nullopt;
+  }
+
+  void cancel() {
     fmt::print(stderr, "mose: cancelling migration {}\n", id_);
     Request request;
     request.mutable_cancel()->set_migration_id(id_);
     auto sent = client_.send(request);
     if (sent) cancel_id_ = *sent;
-    return false;
+  }
+
+  int left() {
+    if (id_.empty()) {
+      return report(command_,
+                    {kExitUnreachable,
+                     fmt::format("the agent has not answered, so whether {} is being moved is not known: see mose "
+                                 "status and mose history when it does",
+                                 command_.subject)});
+    }
+    return report(command_,
+                  {kExitUnreachable, fmt::format("migration {} was asked to abort and its state is not known: see "
+                                                 "mose status and mose show {}",
+                                                 id_, id_.substr(0, 8))});
+  }
+
+  // Nobody would tell how a detached one ends.
+  int withdrawn_one_ends(const Response& response) {
+    if (!response.has_failure()) return report(command_, {5, fmt::format("migration {} was asked to abort", id_)});
+    return report(command_, {kExitUnreachable, fmt::format("migration {} could not be cancelled ({}): see mose show {}",
+                                                           id_, response.failure().reason(), id_.substr(0, 8))});
   }
 
   int detached() {
@@ -154,6 +190,7 @@ class Follower {
   agent::ControlClient client_;
   std::string id_;
   uint64_t cancel_id_ = 0;
+  unsigned interrupts_ = 0;  // before the commit
   bool terminal_, drawn_ = false, before_commit_ = true;
 };
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <grp.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -262,7 +263,12 @@ void Reply::fail(int exit_code, const std::string& reason) const {
 
 bool Reply::open() const {
   auto server = server_.lock();
-  return server && (*server)->connections_.contains(connection_);
+  if (!server) return false;
+  auto it = (*server)->connections_.find(connection_);
+  if (it == (*server)->connections_.end()) return false;
+  // Its end may lie behind requests that are still being worked on. One that only reads on has not gone.
+  pollfd socket{it->second->socket.get(), 0, 0};
+  return poll(&socket, 1, 0) == 0 || (socket.revents & (POLLHUP | POLLERR)) == 0;
 }
 
 }  // namespace mose::agent

@@ -31,6 +31,7 @@ class Reply {
   // Sets the request's id; `last` ends the request. Borrowed server: not after it is gone.
   void send(control::v1::Response& response, bool last) const;
   void fail(int exit_code, const std::string& reason) const;
+  // False as soon as the client has closed its end.
   [[nodiscard]] bool open() const;
 
  private:

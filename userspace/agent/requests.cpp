@@ -296,6 +296,10 @@ void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) 
                                      core_.config.node.name, xdp.error().what));
   }
   if (request.dry_run()) return check(request.workload(), request.node(), reply);
+  if (!reply.open()) {
+    return log::warn("a migration is not begun: who asked for it has left",
+                     {{"workload", request.workload()}, {"node", request.node()}});
+  }
   auto id = service_.start(request.workload(), request.node(), *options);
   if (!id) return send_refusal(reply, id.error());
   Response response;

@@ -380,6 +380,54 @@ TEST_F(AgentTest, AProgramThatCannotBeStartedLeavesNothing) {
   EXPECT_EQ(workload("broken")["exit_status"], "exit status 127");
 }
 
+// Starts mose migrate and waits until it has its handlers for interrupts.
+pid_t start_migrate(const AgentBed& bed, const std::string& error_file) {
+  pid_t child = fork();
+  if (child == 0) {
+    (void)freopen(error_file.c_str(), "w", stderr);
+    execl(bed.program("mose").c_str(), "mose", "--socket", bed.socket().c_str(), "migrate", "redis", "--to", "b",
+          nullptr);
+    _exit(127);
+  }
+  for (int i = 0; i < 400; ++i, std::this_thread::sleep_for(10ms)) {
+    std::ifstream status("/proc/" + std::to_string(child) + "/status");
+    for (std::string line; std::getline(status, line);) {
+      constexpr uint64_t kTerm = 1ull << (SIGTERM - 1);
+      if (line.starts_with("SigCgt:") && (std::stoull(line.substr(7), nullptr, 16) & kTerm) != 0) return child;
+    }
+  }
+  ADD_FAILURE() << "mose migrate takes no interrupts";
+  return child;
+}
+
+bool wait_file(const std::string& path, const std::string& word) {
+  for (int i = 0; i < 400; ++i, std::this_thread::sleep_for(10ms)) {
+    std::ifstream file(path);
+    if (std::string(std::istreambuf_iterator<char>(file), {}).find(word) != std::string::npos) return true;
+  }
+  return false;
+}
+
+TEST_F(AgentTest, TwoInterruptsEndAMigrateThatTheAgentDoesNotAnswerAndNothingIsBegun) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  kill(bed->agent_pid(), SIGSTOP);
+  const std::string errors = bed->directory() + "/migrate.err";
+  pid_t client = start_migrate(*bed, errors);
+  kill(client, SIGTERM);
+  EXPECT_TRUE(wait_file(errors, "interrupt again to leave"));
+  kill(client, SIGTERM);
+  int status = 0;
+  for (int i = 0; i < 400 && waitpid(client, &status, WNOHANG) == 0; ++i) std::this_thread::sleep_for(10ms);
+  if (kill(client, SIGKILL) == 0) ADD_FAILURE() << "it stays";
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 6) << status;
+  EXPECT_TRUE(wait_file(errors, "whether redis is being moved is not known: see mose status"));
+  kill(bed->agent_pid(), SIGCONT);
+  EXPECT_EQ(bed->mose({"status", "--json"}).out, "[]\n");
+  EXPECT_EQ(bed->mose({"history", "--json"}).out, "[]\n");
+  EXPECT_EQ(workload("redis")["state"], "running");
+  EXPECT_THAT(bed->agent_log(), HasSubstr("who asked for it has left"));
+}
+
 TEST_F(AgentTest, WithoutAnAgentEveryVerbEndsWith6) {
   bed->terminate_agent();
   for (const std::vector<std::string>& verb :
