@@ -54,6 +54,10 @@ class MigrationService {
   virtual void preflight(const std::string& workload, const std::string& node,
                          std::function<void(Answer<std::vector<std::string>>)> done) = 0;
 
+  // Calls `next` when nothing of a departure of `workload` is left here: at once, or when its packets are no longer
+  // redirected and its network is gone. Before that nothing of its name may be started here.
+  virtual void after_departure(const std::string& workload, std::function<void()> next) = 0;
+
   // Migrations under way or undecided on this node, both roles.
   [[nodiscard]] virtual std::vector<MigrationProgress> list() const = 0;
   // JSON of one migration, under way or finished (from the history); refused with exit code 2 when unknown.

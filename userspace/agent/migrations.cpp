@@ -149,6 +149,7 @@ SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
       keep_if_undone(id, Role::source, it->second->reason());
       sources_.erase(it);
       if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
+      while (auto waiting = waiting_starts_.extract(workload)) waiting.mapped()();
       if (shut_down_done_ && sources_.empty()) shut_down_done_();
     });
   };
@@ -265,6 +266,18 @@ void Migrations::preflight(const std::string& workload, const std::string& node,
         return reasons;
       },
       [done = std::move(done)](std::vector<std::string> reasons) { done(std::move(reasons)); });
+}
+
+void Migrations::after_departure(const std::string& workload, std::function<void()> next) {
+  const Workload* found = core_.workloads.find(workload);
+  // One that is still moving is refused by its name.
+  bool away = found != nullptr && found->state == WorkloadState::away;
+  for (const auto& [id, leaving] : sources_) {
+    if (!away || leaving->progress().workload != workload) continue;
+    waiting_starts_.emplace(workload, std::move(next));
+    return;
+  }
+  next();
 }
 
 std::vector<MigrationProgress> Migrations::list() const {

@@ -26,6 +26,7 @@ class Migrations : public MigrationService {
   void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) override;
   void preflight(const std::string& workload, const std::string& node,
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
+  void after_departure(const std::string& workload, std::function<void()> next) override;
   [[nodiscard]] std::vector<MigrationProgress> list() const override;
   [[nodiscard]] Answer<std::string> show(const MigrationId& id) const override;
   void subscribe(Listener listener) override { listener_ = std::move(listener); }
@@ -67,6 +68,8 @@ class Migrations : public MigrationService {
   uint64_t loose_next_ = 1;
   // Set while an arrival waits for the last trace of the workload's departure.
   std::map<std::string, std::function<void()>> waiting_arrivals_;
+  // Those who want to start a workload of that name here again, and wait for the same.
+  std::multimap<std::string, std::function<void()>> waiting_starts_;
   // Set while a departure waits for the end of an arrival.
   std::map<std::string, std::function<void()>> waiting_departures_;
   // Journals that cannot be used: what they speak of stays as it is until `mose recover`.

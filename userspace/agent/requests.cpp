@@ -213,7 +213,10 @@ void Requests::handle(const Request& request, const Reply& reply) {
 void Requests::run(const control::v1::Run& request, const Reply& reply) {
   auto spec = spec_of(request);
   if (!spec) return send_refusal(reply, spec.error());
-  core_.workloads.run(*spec, [reply](const Answer<const Workload*>& answer) { send_workload(reply, answer); });
+  service_.after_departure(spec->name, [this, spec = *spec, reply] {
+    if (!reply.open()) return;  // nobody would know that it runs
+    core_.workloads.run(spec, [reply](const Answer<const Workload*>& answer) { send_workload(reply, answer); });
+  });
 }
 
 void Requests::stop(const std::string& name, uint32_t grace_ms, const Reply& reply) {

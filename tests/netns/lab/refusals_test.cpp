@@ -102,11 +102,26 @@ class Refusals : public ::testing::Test {
     ASSERT_TRUE(state) << state.error().what;
     state_ = *state;
     for (const char* node : kNodes) fs::create_directories(root(node) + kCopied);
+    auto run = start_redis();
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+  }
+  ProgramResult start_redis() {
     std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength,
                                       "--mount", std::string(kCopied) + ":" + kTarget + ":copy", "--"};
     for (const std::string& word : redis_command()) words.push_back(word);
-    auto run = mose("a", words);
-    ASSERT_EQ(run.exit_code, 0) << run.err;
+    return mose("a", words);
+  }
+  // Whether a client gets through to it.
+  [[nodiscard]] bool answers() const {
+    auto client = Place::of_netns(names_.netns_path("client"));
+    EXPECT_TRUE(client);
+    ProgramSpec spec;
+    spec.argv = {"bash", "-c",
+                 std::string("exec 3<>/dev/tcp/") + kServiceAddress +
+                     "/6379; echo PING >&3; read -t 5 line <&3; echo \"$line\""};
+    spec.place = &*client;
+    auto result = run_program(spec, "", kCommandBound);
+    return result && result->out.find("PONG") != std::string::npos;
   }
 
   [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
@@ -252,6 +267,19 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   EXPECT_EQ(moved.exit_code, 0) << moved.err;
   EXPECT_THAT(mose("b", {"workloads"}).out, HasSubstr("running"));
   EXPECT_TRUE(mose("b", {"stop", kWorkload}).exit_code == 0);
+}
+
+// Its source still redirects for half a second what comes late, by the network that the new one would get.
+TEST_F(Refusals, OneThatHasJustLeftCanBeStartedAgainAtOnce) {
+  auto moved = migrate();
+  ASSERT_EQ(moved.exit_code, 0) << moved.err;
+  ASSERT_EQ(mose("b", {"stop", kWorkload, "--grace", "1ms"}).exit_code, 0);
+  auto again = start_redis();
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  ::usleep(1'000'000);  // longer than the source lingers
+  EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
+  EXPECT_TRUE(answers()) << "its network is still there";
+  EXPECT_EQ(mose("a", {"stop", kWorkload}).exit_code, 0);
 }
 
 }  // namespace
