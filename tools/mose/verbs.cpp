@@ -138,7 +138,15 @@ int run_verb(const Command& command) {
       return one_answer(command, request, [&](const Response& r) { return show_report(r.json().text(), json); });
     case Verb::history:
       request.mutable_history()->set_count_max(command.count_max);
-      return one_answer(command, request, [&](const Response& r) { return show_history(r.json().text(), json); });
+      return one_answer(command, request, [&](const Response& r) {
+        if (r.json().left_out() > 0) {
+          fmt::print(
+              stderr,
+              "mose: the {} oldest have no room in an answer: they are in history.jsonl of the agent's state_dir\n",
+              r.json().left_out());
+        }
+        return show_history(r.json().text(), json);
+      });
     case Verb::workloads:
       request.mutable_workloads();
       return one_answer(command, request, [&](const Response& r) { return show(r.workload_list(), json); });

@@ -25,6 +25,7 @@ constexpr size_t kNodeNameMax = 63;
 constexpr uint64_t kImagesBytesLeast = 64ull << 10;  // below the images of a tree of one process
 constexpr uint64_t kStoreBytesLeast = 1ull << 20;
 constexpr uint64_t kHoldBytesLeast = 128ull << 10;  // two frames of the largest size (GSO)
+constexpr uint32_t kHistoryMax = 1000;  // the file is written anew at the end of each migration, 6 KB for each
 constexpr uint64_t kAnySize = 1ull << 50;
 
 // How a value gets from TOML into the configuration and back. The tables below are the one list of all keys: reading,
@@ -168,7 +169,7 @@ const std::vector<Section>& sections() {
         bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max, kHoldBytesLeast, kAnySize),
         number_key<LimitsConfig, uint32_t>("migrations_max", &Config::limits, &LimitsConfig::migrations_max, 1),
         number_key<LimitsConfig, uint32_t>("connections_max", &Config::limits, &LimitsConfig::connections_max, 2),
-        number_key<LimitsConfig, uint32_t>("history_max", &Config::limits, &LimitsConfig::history_max, 1),
+        number_key<LimitsConfig, uint32_t>("history_max", &Config::limits, &LimitsConfig::history_max, 1, kHistoryMax),
         duration_key("dump_time_max", &LimitsConfig::dump_time_max),
         duration_key("stop_grace", &LimitsConfig::stop_grace),
         duration_key("peer_connect_max", &LimitsConfig::peer_connect_max)}},

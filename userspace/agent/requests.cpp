@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "agent/control_frames.h"
 #include "agent/version.h"
 #include "base/log.h"
 #include "mose/control/control.pb.h"
@@ -182,7 +183,7 @@ void Requests::handle(const Request& request, const Reply& reply) {
       followers_.push_back(reply);
       return;
     case Request::kHistory:
-      return send_json(reply, core_.history.list(request.history().count_max()));
+      return history(request.history().count_max(), reply);
     case Request::kCancel:
       return cancel(request.cancel().migration_id(), reply);
     case Request::kRecover:
@@ -342,6 +343,15 @@ void Requests::show(const std::string& prefix, const Reply& reply) const {
   auto json = core_.history.find(prefix);
   if (!json) return reply.fail(2, json.error().what);
   send_json(reply, *json);
+}
+
+void Requests::history(size_t count_max, const Reply& reply) const {
+  constexpr size_t kEnvelope = 4096;  // of the array in its frame
+  History::Page page = core_.history.list(count_max, kControlFrameMax - kEnvelope);
+  Response response;
+  response.mutable_json()->set_text(std::move(page.json));
+  response.mutable_json()->set_left_out(static_cast<uint32_t>(page.left_out));
+  reply.send(response, true);
 }
 
 void Requests::cancel(const std::string& prefix, const Reply& reply) {

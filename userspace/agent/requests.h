@@ -43,6 +43,7 @@ class Requests {
   void migrate(const control::v1::Migrate& request, const Reply& reply);
   void status(const Reply& reply) const;
   void show(const std::string& prefix, const Reply& reply) const;
+  void history(size_t count_max, const Reply& reply) const;
   void cancel(const std::string& prefix, const Reply& reply);
   void recover(const std::string& prefix, const Reply& reply);
   void clean_up(const Reply& reply);

@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "agent/history.h"
 #include "temp_dir.h"
 
@@ -166,15 +168,40 @@ TEST(History, KeepsTheNewestAndSurvivesARestart) {
   std::string path = dir.path() + "/history.jsonl";
   auto history = History::open(path, 3);
   ASSERT_TRUE(history);
-  EXPECT_EQ(history->list(0), "[]");
+  EXPECT_EQ(history->list(0, 1000).json, "[]");
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(history->add(report(i)));
   auto again = History::open(path, 3);
   ASSERT_TRUE(again);
-  EXPECT_EQ(again->list(2), "[" + report(4) + "," + report(3) + "]");
+  EXPECT_EQ(again->list(2, 1000).json, "[" + report(4) + "," + report(3) + "]");
   EXPECT_EQ(again->count(), 3u);
   EXPECT_EQ(*again->find("dd"), report(3));
   EXPECT_THAT(again->find("aa").error().what, HasSubstr("no migration aa is known here"));
   EXPECT_THAT(again->find("").error().what, HasSubstr("more than one"));
+}
+
+TEST(History, OfAFileThatIsTooLongTheNewestEntriesAreKept) {
+  test::TempDir dir;
+  std::string text;
+  for (int i = 0; i < 6; ++i) text += report(i) + "\n";
+  std::string path = dir.write("history.jsonl", text);
+  const size_t line = report(0).size() + 1;
+  auto history = History::open(path, 100, 2 * line + line / 2);
+  ASSERT_TRUE(history) << history.error().what;
+  EXPECT_EQ(history->list(0, 1000).json, "[" + report(5) + "," + report(4) + "]");
+  ASSERT_TRUE(history->add(report(6)));
+  EXPECT_EQ(history->list(0, 1000).json, "[" + report(6) + "," + report(5) + "]");
+  EXPECT_LE(std::filesystem::file_size(path), 2 * line + line / 2) << "the next start finds it within the bound";
+}
+
+TEST(History, AListHasTheNewestThatFitAndSaysWhatIsMissing) {
+  test::TempDir dir;
+  auto history = History::open(dir.path() + "/history.jsonl", 100);
+  ASSERT_TRUE(history);
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(history->add(report(i)));
+  auto page = history->list(4, 2 * report(0).size() + 10);
+  EXPECT_EQ(page.json, "[" + report(4) + "," + report(3) + "]");
+  EXPECT_EQ(page.left_out, 2u);
+  EXPECT_EQ(history->list(4, 10000).left_out, 0u);
 }
 
 TEST(History, DropsLinesThatCannotBeReadAndRefusesWhatIsNoReport) {
