@@ -70,6 +70,8 @@ Error become(const ProgramSpec& spec) {
   for (auto [source, target] : spec.descriptors) {
     if (auto s = redirect(source, target); !s) return s.error();
   }
+  // Of a place of the lab: an agent of the host is none of its.
+  if (spec.place) ::unsetenv("MOSE_SOCKET");
   for (const std::string& entry : spec.environment) {
     size_t equals = entry.find('=');
     ::setenv(entry.substr(0, equals).c_str(), entry.c_str() + equals + 1, 1);

@@ -83,9 +83,10 @@ const std::map<std::string, Setter>& setters() {
          return Status{};
        }},
       {"--strategy",
-       [](const std::string& v, CommandLine& c) {
-         c.strategy = v;
-         return Status{};
+       [](const std::string& v, CommandLine& c) -> Status {
+         MOSE_ASSIGN(Strategy strategy, parse_strategy(v));
+         c.strategy = to_string(strategy);
+         return {};
        }},
       {"--tracker",
        [](const std::string& v, CommandLine& c) -> Status {
@@ -93,12 +94,15 @@ const std::map<std::string, Setter>& setters() {
          c.tracker = to_string(tracker);
          return {};
        }},
-      {"--mb", [](const std::string& v, CommandLine& c) { return parse_number("--mb", v, 0.1, kMegabytesMax, c.megabytes); }},
+      {"--mb",
+       [](const std::string& v, CommandLine& c) { return parse_number("--mb", v, 0.1, kMegabytesMax, c.megabytes); }},
       {"--connections",
        [](const std::string& v, CommandLine& c) { return parse_number("--connections", v, 1u, 1024u, c.connections); }},
       {"--probes", [](const std::string& v, CommandLine& c) { return parse_number("--probes", v, 1u, 64u, c.probes); }},
-      {"--repeat", [](const std::string& v, CommandLine& c) { return parse_number("--repeat", v, 1u, kRepeatMax, c.repeat); }},
-      {"--seed", [](const std::string& v, CommandLine& c) { return parse_number("--seed", v, uint64_t{0}, UINT64_MAX, c.seed); }},
+      {"--repeat",
+       [](const std::string& v, CommandLine& c) { return parse_number("--repeat", v, 1u, kRepeatMax, c.repeat); }},
+      {"--seed",
+       [](const std::string& v, CommandLine& c) { return parse_number("--seed", v, uint64_t{0}, UINT64_MAX, c.seed); }},
   };
   return table;
 }

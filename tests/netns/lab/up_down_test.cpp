@@ -138,6 +138,14 @@ TEST_F(UpDown, ExitCodeAndLossOfACommandComeBack) {
   EXPECT_EQ(late.error().code, ETIMEDOUT);
 }
 
+// Else `mose` in a node would talk to an agent of the host.
+TEST_F(UpDown, TheHostsAgentIsNoAgentOfTheLab) {
+  LabState state = must_up();
+  ::setenv("MOSE_SOCKET", "/nowhere/mosed.sock", 1);
+  EXPECT_EQ(in_node(state, "a", "echo ${MOSE_SOCKET:-none}"), "none\n");
+  ::unsetenv("MOSE_SOCKET");
+}
+
 TEST_F(UpDown, DaemonIsAChildOfTheKeeper) {
   LabState state = must_up();
   auto place = open_node(state, "a");

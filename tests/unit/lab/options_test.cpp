@@ -57,6 +57,17 @@ TEST(LabOptions, TheTrackerIsTheAgentsChoiceUnlessSaid) {
   }
 }
 
+TEST(LabOptions, AStrategyThatDoesNotExistIsRefusedBeforeThereIsALab) {
+  for (const char* strategy : {"auto", "cold", "precopy", "postcopy", "hybrid"}) {
+    auto line = parse_command_line({"run", "redis", "--strategy", strategy});
+    ASSERT_TRUE(line) << line.error().what;
+    EXPECT_EQ(line->strategy, strategy);
+  }
+  auto line = parse_command_line({"run", "redis", "--strategy", "bogus"});
+  ASSERT_FALSE(line);
+  EXPECT_NE(line.error().what.find("bogus"), std::string::npos) << line.error().what;
+}
+
 TEST(LabOptions, WordsAfterDashesAreTheCommand) {
   auto line = parse_command_line({"exec", "a", "--", "ls", "--name", "x"});
   ASSERT_TRUE(line);
