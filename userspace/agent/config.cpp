@@ -367,7 +367,7 @@ Status complete_config(Config& config) {
     if (auto parsed = peer_data_address(peer); !parsed)
       return context("peers." + name + ".data_address", parsed.error());
   }
-  return {};
+  return check_rules(config);
 }
 
 Result<Config> load_config(const std::string& path, bool required) {

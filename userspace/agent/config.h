@@ -86,6 +86,8 @@ inline constexpr const char* kConfigDefaultPath = "/etc/mose/mose.toml";
 [[nodiscard]] Status merge_config(Config& config, const std::string& text, const std::string& name);
 // Defaults that depend on the host or on other keys; rules that span keys (names, absolute paths).
 [[nodiscard]] Status complete_config(Config& config);
+// Of a complete one: values that are well-formed and could never work. complete_config() ends with it.
+[[nodiscard]] Status check_rules(const Config& config);
 // Every key with its value as TOML, for `mose config check`.
 [[nodiscard]] std::string format_config(const Config& config);
 

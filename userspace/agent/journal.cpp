@@ -134,6 +134,13 @@ Result<Replay> replay(const std::string& path) {
   return result;
 }
 
+// What to try where there is no room.
+std::unexpected<Error> no_room(const std::string& what, const std::string& path, Error error) {
+  const bool full = error.code == ENOSPC || error.code == EDQUOT || error.code == EFBIG;
+  if (full) error.what += fmt::format("; free space on the file system of {}", path.substr(0, path.rfind('/')));
+  return context(what, std::move(error));
+}
+
 Status sync_directory(const std::string& directory) {
   MOSE_ASSIGN(Fd dir, open_file(directory, O_RDONLY | O_DIRECTORY));
   if (fsync(dir.get()) != 0) return fail_errno("fsync " + directory);
@@ -242,7 +249,8 @@ Status Journal::write_at(std::string_view bytes) {
 }
 
 Status Journal::make_room() {
-  if (auto status = write_at(std::string(kRoom, '\0')); !status) return context("make room in journal " + path_, status.error());
+  if (auto status = write_at(std::string(kRoom, '\0')); !status)
+    return no_room("make room in journal " + path_, path_, status.error());
   if (fsync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
   return {};
 }
@@ -251,7 +259,7 @@ Status Journal::write_line(const std::string& json, Survives survives) {
   if (broken_) return fail("journal " + path_ + " failed before: what is on the disk is not known");
   broken_ = true;  // until all three steps are through
   std::string line = checksum(json) + " " + json + "\n";
-  if (auto status = write_at(line); !status) return context("append to journal " + path_, status.error());
+  if (auto status = write_at(line); !status) return no_room("append to journal " + path_, path_, status.error());
   end_ += line.size();
   if (survives == Survives::power_loss && fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
   broken_ = false;

@@ -83,6 +83,24 @@ TEST_F(JournalTest, LeavesNothingWhenItsMakerDiesBeforeTheFirstLine) {
   EXPECT_TRUE(entries->empty());
 }
 
+TEST_F(JournalTest, WithoutRoomOnTheDiskSaysWhatToTry) {
+  write_two();
+  auto journal = Journal::open(dir_.path(), id_, Role::source);
+  ASSERT_TRUE(journal);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  rlimit small{before.rlim_cur, before.rlim_max};
+  small.rlim_cur = 1024;
+  auto* handler = signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  auto appended = journal->note({{"long", std::string(4096, 'x')}});
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  ASSERT_FALSE(appended);
+  EXPECT_THAT(appended.error().what, HasSubstr("append to journal " + dir_.path() + "/" + file()));
+  EXPECT_THAT(appended.error().what, HasSubstr("; free space on the file system of " + dir_.path()));
+}
+
 TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
   write_two();
   const std::string file_text = dir_.read(file());
