@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "lab/command.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -22,6 +23,16 @@ constexpr int kLockSeconds = 60;
 int report(const Error& error, int code) {
   log::error(error.what);
   return code;
+}
+
+// As the other verbs of mose say it.
+int usage_error(const std::string& what, bool json) {
+  std::fprintf(stderr, "mose: %s\n", what.c_str());
+  if (json) {
+    Json object{{"error", {{"exit_code", kUsageError}, {"reason", what}}}};
+    std::printf("%s\n", object.dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
+  }
+  return kUsageError;
 }
 
 void print(const Json& json) { std::printf("%s\n", json.dump(-1, ' ', false, Json::error_handler_t::replace).c_str()); }
@@ -78,10 +89,10 @@ int do_list(const CommandLine& line) {
 }
 
 int do_exec(const CommandLine& line) {
-  if (line.words.size() != 1 || line.command.empty()) return report({0, "lab exec needs: NODE -- COMMAND"}, kUsageError);
+  if (line.words.size() != 1 || line.command.empty()) return usage_error("lab exec needs: NODE -- COMMAND", line.json);
   auto state = load_state(Names(line.lab));
   if (!state) return report(state.error(), kFailed);
-  if (!*state) return report({0, "lab " + line.lab + " is down"}, kUsageError);
+  if (!*state) return usage_error("lab " + line.lab + " is down", line.json);
   ProgramSpec spec;
   spec.argv = line.command;
   spec.in = 0;
@@ -98,7 +109,7 @@ int do_exec(const CommandLine& line) {
     spec.cgroup = node.cgroup;
     spec.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   } else {
-    return report({0, "unknown node \"" + line.words[0] + "\"; there are: a, b, client"}, kUsageError);
+    return usage_error("unknown node \"" + line.words[0] + "\"; there are: a, b, client", line.json);
   }
   spec.place = &node.place;
   auto child = start_program(spec);
@@ -110,19 +121,21 @@ int do_exec(const CommandLine& line) {
 }
 
 int do_restart_agent(const CommandLine& line) {
-  if (line.words.size() != 1 || !is_node(line.words[0])) return report({0, "lab restart-agent needs a node: a or b"}, kUsageError);
+  if (line.words.size() != 1 || !is_node(line.words[0]))
+    return usage_error("lab restart-agent needs a node: a or b", line.json);
   Names names(line.lab);
   auto lock = LabLock::acquire(names, kLockSeconds);
   if (!lock) return report(lock.error(), kFailed);
   auto state = load_state(names);
   if (!state) return report(state.error(), kFailed);
-  if (!*state) return report({0, "lab " + line.lab + " is down"}, kUsageError);
+  if (!*state) return usage_error("lab " + line.lab + " is down", line.json);
   if (auto s = restart_agent(names, **state, line.words[0]); !s) return report(s.error(), kFailed);
   return 0;
 }
 
 int do_run(const CommandLine& line) {
-  if (line.words.size() != 1 || line.words[0] != "redis") return report({0, "lab run needs a scenario; there is: redis"}, kUsageError);
+  if (line.words.size() != 1 || line.words[0] != "redis")
+    return usage_error("lab run needs a scenario; there is: redis", line.json);
   auto lock = LabLock::acquire(Names(line.lab), kLockSeconds);
   if (!lock) return report(lock.error(), kFailed);
   auto good = run_scenario(line);
@@ -139,13 +152,13 @@ int run_command(const std::vector<std::string>& args, bool json) {
   }
   auto line = parse_command_line(args);
   if (!line) {
-    log::error(line.error().what);
-    std::fputs(kUsage, stderr);
-    return kUsageError;
+    bool asked = json || std::find(args.begin(), args.end(), "--json") != args.end();
+    return usage_error(line.error().what + "; see mose lab --help", asked);
   }
   line->json |= json;
   bool takes_words = line->verb == "exec" || line->verb == "restart-agent" || line->verb == "run";
-  if (!takes_words && !line->words.empty()) return report({0, "lab " + line->verb + " takes no argument " + line->words[0]}, kUsageError);
+  if (!takes_words && !line->words.empty())
+    return usage_error("lab " + line->verb + " takes no argument " + line->words[0], line->json);
   if (line->verb == "up") return do_up(*line);
   if (line->verb == "down") return do_down(*line);
   if (line->verb == "status") return do_status(*line);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "agent/control_client.h"
@@ -184,14 +185,20 @@ class Grammar {
   CLI::App app_;
 };
 
+// The chosen subcommand, "steer show"; empty: none.
+std::string chosen(const CLI::App*& app) {
+  std::string path;
+  while (!app->get_subcommands().empty()) {
+    app = app->get_subcommands().front();
+    path += (path.empty() ? "" : " ") + app->get_name();
+  }
+  return path;
+}
+
 // CLI11 says of an unknown verb only that one is required. Nothing: it is another mistake.
 std::optional<std::string> verb_problem(const CLI::App& root) {
   const CLI::App* app = &root;
-  std::string path = "mose";
-  while (!app->get_subcommands().empty()) {
-    app = app->get_subcommands().front();
-    path += " " + app->get_name();
-  }
+  std::string path = chosen(app);
   std::string known;
   for (const CLI::App* sub : app->get_subcommands([](const CLI::App*) { return true; })) known += (known.empty() ? "" : ", ") + sub->get_name();
   if (known.empty()) return {};
@@ -201,7 +208,16 @@ std::optional<std::string> verb_problem(const CLI::App& root) {
     problem = "unknown command \"" + word + "\"";
     break;
   }
-  return path + ": " + problem + "; there are: " + known + "\n";
+  return (path.empty() ? "" : path + ": ") + problem + "; there are: " + known;
+}
+
+// CLI11's sentence with where to find more.
+std::string option_problem(const CLI::App& root, const CLI::ParseError& error) {
+  const CLI::App* app = &root;
+  std::string path = chosen(app);
+  std::string problem = error.what();
+  while (problem.ends_with('\n') || problem.ends_with('.')) problem.pop_back();
+  return problem + "; see mose " + (path.empty() ? "" : path + " ") + "--help";
 }
 
 // Everything behind the first "--" is the workload's command, whatever it looks like.
@@ -215,8 +231,17 @@ std::vector<std::string> split_command(std::vector<std::string>& arguments) {
 
 }  // namespace
 
-Parsed parse_command_line(const std::vector<std::string>& arguments) {
+Parsed usage_error(const std::string& text, bool json) {
   constexpr int kUsage = 2;
+  std::string out;
+  if (json) {
+    nlohmann::json object{{"error", {{"exit_code", kUsage}, {"reason", text}}}};
+    out = object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+  return {std::nullopt, kUsage, out, "mose: " + text + "\n"};
+}
+
+Parsed parse_command_line(const std::vector<std::string>& arguments) {
   Command command;
   // The lab has options of its own: they are its business.
   if (!arguments.empty() && arguments[0] == "lab") {
@@ -227,17 +252,20 @@ Parsed parse_command_line(const std::vector<std::string>& arguments) {
   std::vector<std::string> rest = arguments;
   std::vector<std::string> behind = split_command(rest);
   Grammar grammar(command);
+  const bool json = std::find(rest.begin(), rest.end(), "--json") != rest.end();
+  auto usage = [json](const std::string& text) { return usage_error(text, json); };
   try {
     grammar.parse(rest);
   } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) {  // --help, --version
+      std::ostringstream out, err;
+      grammar.app().exit(error, out, err);
+      return {std::nullopt, 0, out.str(), err.str()};
+    }
     bool required = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
     auto problem = required ? verb_problem(grammar.app()) : std::nullopt;
-    if (problem) return {std::nullopt, kUsage, "", *problem};
-    std::ostringstream out, err;
-    int code = grammar.app().exit(error, out, err);
-    return {std::nullopt, code == 0 ? 0 : kUsage, out.str(), err.str()};
+    return usage(problem ? *problem : option_problem(grammar.app(), error));
   }
-  auto usage = [](const std::string& text) { return Parsed{std::nullopt, kUsage, "", "mose: " + text + "\n"}; };
   if (command.verb != Verb::run && !behind.empty()) return usage("only run takes a command after --");
   if (command.verb == Verb::run && behind.empty())
     return usage("a command is missing: mose run NAME --address A -- CMD");

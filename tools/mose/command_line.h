@@ -72,6 +72,8 @@ struct Parsed {
   int exit_code = 0;
   std::string out, error;
 };
+// A wrong command line as every verb says it: exit code 2, one sentence, with `json` an error object as data.
+[[nodiscard]] Parsed usage_error(const std::string& text, bool json);
 [[nodiscard]] Parsed parse_command_line(const std::vector<std::string>& arguments);  // without argv[0]
 
 }  // namespace mose::cli

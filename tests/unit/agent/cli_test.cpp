@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "mose/command_line.h"
 #include "mose/output.h"
 
@@ -53,8 +55,10 @@ TEST_P(CommandLineRefuses, WithExitCode2AndAReason) {
   auto parsed = parse_command_line(GetParam().arguments);
   EXPECT_FALSE(parsed.command);
   EXPECT_EQ(parsed.exit_code, 2);
-  EXPECT_EQ(parsed.out, "");
+  EXPECT_EQ(parsed.out.empty(), std::ranges::find(GetParam().arguments, "--json") == GetParam().arguments.end());
   EXPECT_THAT(parsed.error, HasSubstr(GetParam().error));
+  EXPECT_THAT(parsed.error, testing::StartsWith("mose: "));
+  EXPECT_EQ(std::ranges::count(parsed.error, '\n'), 1) << "one sentence";
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -66,7 +70,7 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"UnknownVerbBehindAnOption", {"--socket", "/s", "move", "--json"}, "mose: unknown command \"move\""},
         Usage{"UnknownVerbOfSteer",
               {"steer", "drop"},
-              "mose steer: unknown command \"drop\"; there are: show, explain, release"},
+              "mose: steer: unknown command \"drop\"; there are: show, explain, release"},
         Usage{"UnknownOption", {"nodes", "--verbose"}, "--verbose"},
         Usage{"RunWithoutCommand", {"run", "x", "--address", "192.0.2.1/24"}, "a command is missing"},
         Usage{"RunWithoutAddress", {"run", "x", "--", "sh"}, "--address is required"},
@@ -83,8 +87,15 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
         Usage{"ShowWithoutId", {"show"}, "id is required"},
-        Usage{"SteerAlone", {"steer"}, "mose steer: a command is missing; there are: show, explain, release"}),
+        Usage{"SteerAlone", {"steer"}, "mose: steer: a command is missing; there are: show, explain, release"}),
     [](const auto& param) { return param.param.name; });
+
+TEST(CommandLine, WithJsonAWrongOneIsAnObjectOnStandardOutput) {
+  auto parsed = parse_command_line({"migrate", "x", "--json"});
+  EXPECT_EQ(parsed.exit_code, 2);
+  EXPECT_EQ(parsed.out, "{\"error\":{\"exit_code\":2,\"reason\":\"--to is required; see mose migrate --help\"}}\n");
+  EXPECT_EQ(parsed.error, "mose: --to is required; see mose migrate --help\n");
+}
 
 TEST(CommandLine, HelpAndVersionAreDataAndNoFailure) {
   auto help = parse_command_line({"--help"});
