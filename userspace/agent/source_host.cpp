@@ -19,6 +19,7 @@
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
 #include "kernel/tcp_repair.h"
+#include "kernel/tracers.h"
 #include "restore/images.h"
 
 namespace mose::agent {
@@ -209,7 +210,21 @@ Status SourceHost::quiesce() {
   return {};
 }
 
+// A debugger that has come since the preflight: CRIU could not take the tree out of its hands, and would find that out
+// while the workload stands still.
+Status SourceHost::check_untraced() {
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  MOSE_ASSIGN(debuggers_, tracers_of(tree));
+  if (debuggers_.empty()) return {};
+  const pid_t tracer = *debuggers_.begin();
+  auto name = read_file(fmt::format("/proc/{}/comm", tracer));
+  std::string command = name ? name->substr(0, name->find('\n')) : "a process";
+  return fail(
+      fmt::format("{} (pid {}) has begun to trace {}: detach it and migrate again", command, tracer, spec_.name));
+}
+
 Status SourceHost::freeze() {
+  MOSE_TRY(check_untraced());
   {
     Timeline::Span span(timeline_, "hold");
     MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
@@ -359,7 +374,7 @@ Status SourceHost::resume_tree() {
   // The CRIU of an agent that has died cleans up as well, in its own time.
   {
     Timeline::Span let_go(timeline_, "let_go");
-    MOSE_TRY(wait_untraced(tree, config_.limits.dump_time_max));
+    MOSE_TRY(wait_untraced(tree, config_.limits.dump_time_max, debuggers_));
   }
   MOSE_TRY(network_->pass(handover::Direction::egress));
   MOSE_ASSIGN(RepairCount repaired, set_tcp_repair(tree, false));

@@ -92,6 +92,7 @@ class SourceHost {
   void adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status note_stopped();
+  [[nodiscard]] Status check_untraced();
   [[nodiscard]] Status dump_tree();
   [[nodiscard]] Status wait_for_passed_frames();
   [[nodiscard]] Status at_post_dump();
@@ -121,6 +122,7 @@ class SourceHost {
   std::atomic<bool> at_xdp_ = false;
   uint64_t xdp_before_ = 0;            // redirected at XDP before this migration
   std::set<pid_t> stopped_before_;     // processes that a signal had stopped before the dump
+  std::set<pid_t> debuggers_;          // who traced the tree when CRIU did not yet
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_breaker_
   restore::Swrk::Breaker dump_breaker_;  // of swrk_, for break_dump

@@ -14,6 +14,8 @@
 #include <charconv>
 #include <thread>
 
+#include "kernel/tracers.h"
+
 namespace mose {
 namespace {
 
@@ -208,38 +210,8 @@ bool reap_child(const EndedChild& child) {
   return process && process->reap(Nanoseconds(0)).has_value();
 }
 
-namespace {
-
-// Any of its threads; one that ends meanwhile is not traced. A process that has ended is not either.
-Result<bool> traced(const ProcessHandle& process) {
-  const std::string tasks = proc_path(process.pid(), "task");
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(tasks.c_str()), ::closedir);
-  if (!dir && !process.alive()) return false;
-  if (!dir) return fail_errno("list threads of process " + std::to_string(process.pid()));
-  while (dirent* entry = ::readdir(dir.get())) {
-    if (entry->d_name[0] == '.') continue;
-    auto text = read_file(tasks + "/" + entry->d_name + "/status", 65536);
-    if (!text) continue;
-    size_t at = text->find("\nTracerPid:\t");
-    if (at != std::string::npos && text->compare(at + 12, 2, "0\n") != 0) return true;
-  }
-  return false;
-}
-
-}  // namespace
-
 Status wait_untraced(const std::vector<ProcessHandle>& processes, Nanoseconds bound) {
-  constexpr std::chrono::microseconds kPause{500};  // the kernel has no event for it
-  Timestamp deadline = now() + bound;
-  for (const ProcessHandle& process : processes) {
-    for (;;) {
-      MOSE_ASSIGN(bool held, traced(process));
-      if (!held) break;
-      if (now() >= deadline) return fail_errno("wait until nothing traces process " + std::to_string(process.pid()), ETIMEDOUT);
-      std::this_thread::sleep_for(kPause);
-    }
-  }
-  return {};
+  return wait_untraced(processes, bound, {});
 }
 
 Result<pid_t> parent_pid(const ProcessHandle& process) {
