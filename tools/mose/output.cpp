@@ -189,11 +189,15 @@ std::string show(const control::v1::MigrationList& list, bool as_json) {
   }
   if (list.migrations().empty()) return "no migration is under way\n";
   std::vector<std::vector<std::string>> rows{{"ID", "WORKLOAD", "FROM", "TO", "PHASE", "TIME"}};
+  // Why one is undecided, and what to try, is more than a column holds.
+  std::string below;
   for (const auto& item : list.migrations()) {
-    rows.push_back({item.migration_id().substr(0, 8), item.workload(), item.source(), item.destination(), item.phase(),
+    const std::string id = item.migration_id().substr(0, 8), phase = item.phase().substr(0, item.phase().find(':'));
+    if (phase.size() < item.phase().size()) below += id + " is " + item.phase() + "\n";
+    rows.push_back({id, item.workload(), item.source(), item.destination(), phase,
                     fmt::format("{:.1f} s", static_cast<double>(item.elapsed_ms()) / 1e3)});
   }
-  return format_table(rows);
+  return format_table(rows) + below;
 }
 
 std::string show(const control::v1::Event& event, bool as_json) {

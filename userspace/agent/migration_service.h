@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,9 @@ class MigrationService {
   virtual Answer<void> cancel(const MigrationId& id) = 0;
   // Asks the peer for the verdict of an undecided migration and acts on it. `done` gets a sentence for the operator.
   virtual void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) = 0;
+  // An undecided migration whose journal the operator has moved away is forgotten; a sentence of what became of its
+  // workload. Nothing: it is not such a one.
+  virtual std::optional<std::string> forget_gone(const MigrationId& id) = 0;
   // Everything that would refuse a move of `workload` to `node`, each a sentence; touches nothing. Empty: nothing.
   virtual void preflight(const std::string& workload, const std::string& node,
                          std::function<void(Answer<std::vector<std::string>>)> done) = 0;

@@ -285,15 +285,55 @@ std::vector<MigrationProgress> Migrations::list() const {
   out.reserve(sources_.size() + destinations_.size());
   for (const auto& [id, migration] : sources_) out.push_back(migration->progress());
   for (const auto& [id, migration] : destinations_) out.push_back(migration->progress());
-  for (const Undecided& undecided : undecided_) {
-    MigrationProgress progress;
-    progress.id = undecided.id;
-    progress.role = undecided.role;
-    progress.phase = "undecided: " + undecided.reason;
-    progress.before_commit = false;
-    out.push_back(std::move(progress));
-  }
+  for (const Undecided& undecided : undecided_) out.push_back(progress_of(undecided));
   return out;
+}
+
+const Workload* Migrations::workload_of(const MigrationId& id) const {
+  for (const Workload* workload : core_.workloads.list()) {
+    if (workload->migration == id.hex()) return workload;
+  }
+  return nullptr;
+}
+
+MigrationProgress Migrations::progress_of(const Undecided& undecided) const {
+  MigrationProgress progress;
+  progress.id = undecided.id;
+  progress.role = undecided.role;
+  progress.before_commit = false;
+  if (const Workload* workload = workload_of(undecided.id)) progress.workload = workload->spec.name;
+  (undecided.role == Role::source ? progress.source : progress.destination) = core_.config.node.name;
+  const std::string id = undecided.id.hex(), path = Journal::file_path(core_.journal_dir, undecided.id, undecided.role);
+  if (journal_exists(undecided.id, undecided.role)) {
+    progress.phase = fmt::format(
+        "undecided: {}; `mose recover {}` tries again; when it is clear on which node the workload is to run, move {} to "
+        "another directory before that",
+        undecided.reason, id, path);
+  } else {
+    progress.phase = fmt::format("undecided: its journal {} is gone; `mose recover {}` forgets it", path, id);
+  }
+  return progress;
+}
+
+std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
+  const size_t forgotten =
+      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && !journal_exists(u.id, u.role); });
+  if (forgotten == 0) return std::nullopt;
+  std::string sentence = fmt::format("migration {} is forgotten: its journal is gone", id.hex());
+  const Workload* workload = workload_of(id);
+  if (workload == nullptr) return sentence;
+  const std::string name = workload->spec.name, cgroup = workload->cgroup;
+  if (workload->state == WorkloadState::arriving) {
+    core_.workloads.forget_arrival(name);
+    return sentence +
+           fmt::format("; what has arrived of workload {} is left in {}: write 1 to its cgroup.kill to end it", name,
+                       cgroup);
+  }
+  if (auto stays = core_.workloads.stay(name); !stays) return sentence + "; " + stays.error().what;
+  return sentence + fmt::format(
+                        "; workload {} counts as running here: if it stands still, write 0 to cgroup.freeze in {} and "
+                        "run `mose steer release {}`",
+                        name, cgroup, name);
 }
 
 Answer<std::string> Migrations::show(const MigrationId& id) const {

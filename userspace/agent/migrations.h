@@ -24,6 +24,7 @@ class Migrations : public MigrationService {
   Answer<MigrationId> start(const std::string& workload, const std::string& node, const MigrationOptions& options) override;
   Answer<void> cancel(const MigrationId& id) override;
   void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) override;
+  std::optional<std::string> forget_gone(const MigrationId& id) override;
   void preflight(const std::string& workload, const std::string& node,
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
   void after_departure(const std::string& workload, std::function<void()> next) override;
@@ -45,6 +46,7 @@ class Migrations : public MigrationService {
   void keep_if_undone(const MigrationId& id, Role role, const std::string& reason);
   // False: the journal cannot decide; it stays, and its migration is listed as undecided.
   bool recover_one(JournalEntry entry);
+  [[nodiscard]] const Workload* workload_of(const MigrationId& id) const;
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
   void finish_departure(const JournalMeta& meta);
 
@@ -78,6 +80,7 @@ class Migrations : public MigrationService {
     Role role;
     std::string reason;
   };
+  [[nodiscard]] MigrationProgress progress_of(const Undecided& undecided) const;
   std::vector<Undecided> undecided_;
   std::function<void()> shut_down_done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -364,6 +364,7 @@ void Requests::cancel(const std::string& prefix, const Reply& reply) {
 void Requests::recover(const std::string& prefix, const Reply& reply) {
   auto id = find_active(prefix);
   if (!id) return send_refusal(reply, id.error());
+  if (auto sentence = service_.forget_gone(*id)) return send_notes(reply, {*sentence});
   service_.recover(*id, [reply](const Answer<std::string>& answer) {
     if (!answer) return send_refusal(reply, answer.error());
     send_notes(reply, {*answer});

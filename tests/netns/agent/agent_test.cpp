@@ -515,6 +515,29 @@ TEST_F(AgentTest, NodesStatusAndHistoryAnswer) {
   EXPECT_EQ(bed->mose({"history", "--json"}).out, "[]\n");
 }
 
+TEST_F(AgentTest, ADamagedJournalIsShownWithItsFileAndForgottenWhenThatIsGone) {
+  bed->terminate_agent();
+  const std::string id = "00112233445566778899aabbccddeeff";
+  const std::string path = bed->directory() + "/state/journal/" + id + ".source";
+  std::ofstream(path) << "nonsense\n";
+  bed->start_agent();
+  auto shown = bed->mose({"status"});
+  EXPECT_THAT(shown.out, HasSubstr("00112233 is undecided: its journal is damaged: journal " + path +
+                                   " has no readable first line"));
+  EXPECT_THAT(shown.out, HasSubstr("`mose recover " + id + "` tries again"));
+  EXPECT_THAT(shown.out, HasSubstr("move " + path + " to another directory before that"));
+  auto still = bed->mose({"recover", id});
+  EXPECT_EQ(still.exit_code, 1);
+  EXPECT_THAT(still.error, HasSubstr("stays undecided"));
+  fs::rename(path, bed->directory() + "/damaged-journal");
+  EXPECT_THAT(bed->mose({"status"}).out,
+              HasSubstr("its journal " + path + " is gone; `mose recover " + id + "` forgets it"));
+  auto forgotten = bed->mose({"recover", id});
+  EXPECT_EQ(forgotten.exit_code, 0) << forgotten.error;
+  EXPECT_THAT(forgotten.out, HasSubstr("is forgotten: its journal is gone"));
+  EXPECT_EQ(bed->mose({"status", "--json"}).out, "[]\n");
+}
+
 TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
   auto output = bed->mose({"check", "--json"});
   json value = json::parse(output.out, nullptr, false);
