@@ -5,6 +5,17 @@ configure_file(systemd/mosed.service.in ${CMAKE_CURRENT_BINARY_DIR}/mosed.servic
 install(TARGETS mosed mose RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS mose-exec mose-holder mose-init mose-pager RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
 install(TARGETS mose-criu-preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
+# With / as its root a workload has this as well: its log is mounted there.
+install(DIRECTORY DESTINATION ${CMAKE_INSTALL_FULL_LOCALSTATEDIR}/log/mose-workload)
+# And device nodes that lie in the root itself, not on the devtmpfs that hides its /dev.
+install(PROGRAMS root-devices DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
+install(CODE "
+  if(\"\$ENV{DESTDIR}\" STREQUAL \"\")
+    execute_process(COMMAND \"${CMAKE_CURRENT_LIST_DIR}/root-devices\" RESULT_VARIABLE made)
+    if(NOT made EQUAL 0)
+      message(WARNING \"no device nodes were made in /: mose run needs another --root\")
+    endif()
+  endif()")
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mosed.service DESTINATION lib/systemd/system)
 install(FILES ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/ARCHITECTURE.md ${CMAKE_SOURCE_DIR}/LICENSE
   ${CMAKE_SOURCE_DIR}/docs/steering.md DESTINATION ${CMAKE_INSTALL_DOCDIR})

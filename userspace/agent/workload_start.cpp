@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,11 +54,27 @@ std::pair<std::string, std::string> place_of(const WorkloadSpec& spec, const std
   return {best->source, "." + path.substr(best->target.size())};
 }
 
-bool is_program(const WorkloadSpec& spec, const std::string& path) {
-  auto [root, inside] = place_of(spec, path);
-  auto file = open_in_root(root, inside, O_PATH);
+bool is_program_in(const std::string& root, const std::string& path) {
+  auto file = open_in_root(root, path, O_PATH);
   struct stat info;
   return file && fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode) && (info.st_mode & 0111) != 0;
+}
+
+bool is_program(const WorkloadSpec& spec, const std::string& path) {
+  auto [root, inside] = place_of(spec, path);
+  return is_program_in(root, inside);
+}
+
+bool is_device_in(const std::string& root, const std::string& path) {
+  auto file = open_in_root(root, path, O_PATH);
+  struct stat info;
+  return file && fstat(file->get(), &info) == 0 && S_ISCHR(info.st_mode);
+}
+
+// What the workload gets of its root: that one mount, without what is mounted below it on the node (the /dev of the
+// node, or a /var of its own).
+Fd root_alone(const std::string& root) {
+  return Fd(::open_tree(AT_FDCWD, root.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
 }
 
 Answer<void> check_root(const WorkloadSpec& spec) {
@@ -65,18 +82,26 @@ Answer<void> check_root(const WorkloadSpec& spec) {
   if (stat(spec.root.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
     return refuse(fmt::format("root {} is not a directory on this node; give --root", spec.root));
   }
-  if (!open_in_root(spec.root, "/proc", O_PATH | O_DIRECTORY)) {
-    return refuse(fmt::format("root {} has no directory /proc; make it: the workload's process file system goes there",
-                              spec.root));
+  Fd alone = root_alone(spec.root);
+  if (!alone) return refuse(fmt::format("root {} cannot be mounted for a workload: {}", spec.root, strerror(errno)));
+  const std::string inside = "/proc/self/fd/" + std::to_string(alone.get());
+  auto lacks = [&](const std::string& what, const std::string& advice) {
+    return refuse(fmt::format("root {} has no {}; {} (what is mounted below the root on the node is not seen in it)",
+                              spec.root, what, advice));
+  };
+  if (!open_in_root(inside, "/proc", O_PATH | O_DIRECTORY)) {
+    return lacks("directory /proc", "make it: the workload's process file system goes there");
   }
-  if (!is_program(spec, kWorkloadInit)) {
-    return refuse(
-        fmt::format("root {} has no program {}; copy mose-init there: pid 1 of a workload must lie in its own root",
-                    spec.root, kWorkloadInit));
+  if (!is_program_in(inside, kWorkloadInit)) {
+    return lacks(fmt::format("program {}", kWorkloadInit),
+                 "copy mose-init there: pid 1 of a workload must lie in its own root");
   }
-  if (!open_in_root(spec.root, kWorkloadLogTarget, O_PATH | O_DIRECTORY)) {
-    return refuse(fmt::format("root {} has no directory {}; make it: the workload's log is mounted there", spec.root,
-                              kWorkloadLogTarget));
+  if (!open_in_root(inside, kWorkloadLogTarget, O_PATH | O_DIRECTORY)) {
+    return lacks(fmt::format("directory {}", kWorkloadLogTarget), "make it: the workload's log is mounted there");
+  }
+  if (!is_device_in(inside, "/dev/null")) {
+    return lacks("device node /dev/null",
+                 "make it there with `/usr/libexec/mose/root-devices ROOT`: it is the workload's standard input");
   }
   return {};
 }

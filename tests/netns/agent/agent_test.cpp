@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -280,6 +281,12 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
   std::string root = bed->root();
   std::string bare = bed->directory() + "/bare";
   fs::create_directories(bare + "/proc");
+  std::string without_devices = bed->directory() + "/without-devices";
+  for (const char* path : {"/proc", "/dev", "/var/log/mose-workload", "/usr/libexec/mose"})
+    fs::create_directories(without_devices + path);
+  fs::copy_file(root + "/usr/libexec/mose/mose-init", without_devices + "/usr/libexec/mose/mose-init");
+  // As the node's own /dev is on its /: the workload will not have it.
+  ASSERT_EQ(mount((root + "/dev").c_str(), (without_devices + "/dev").c_str(), nullptr, MS_BIND, nullptr), 0);
   const std::vector<RefusedRun> table = {
       {{"run", "redis", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"},
        3,
@@ -296,6 +303,9 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
       {{"run", "x", "--address", "192.0.2.11/24", "--root", bare, "--", "sleep", "9"},
        3,
        "has no program /usr/libexec/mose/mose-init"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", without_devices, "--", "sleep", "9"},
+       3,
+       "has no device node /dev/null; make it there with `/usr/libexec/mose/root-devices ROOT`"},
       {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "nothing"},
        3,
        "command nothing is not found in root"},
@@ -339,9 +349,13 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
        3,
        "written pages cannot be found with --tracker soft-dirty on this host: "},
       {{"migrate", "redis", "--to", "b", "--tracker", "soft-dirty", "--dry-run"}, 3, "leave it out, or use hash"},
-      {{"migrate", "redis", "--to", "b", "--max-downtime", "50ms"}, 3, "which this version does not make: leave them out"},
+      {{"migrate", "redis", "--to", "b", "--max-downtime", "50ms"},
+       3,
+       "which this version does not make: leave them out"},
       {{"migrate", "redis", "--to", "b", "--max-total", "5s"}, 3, "which this version does not make: leave them out"},
-      {{"migrate", "redis", "--to", "b", "--max-stall", "10ms"}, 3, "not available in this version; leave --max-stall out"},
+      {{"migrate", "redis", "--to", "b", "--max-stall", "10ms"},
+       3,
+       "not available in this version; leave --max-stall out"},
       {{"show", "ffff"}, 2, "no migration ffff is known here"},
       {{"cancel", "ffff"}, 2, "no migration ffff is under way here"},
       {{"recover", "ffff"}, 2, "no migration ffff is under way here"},
@@ -356,6 +370,7 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
     EXPECT_THAT(output.error, HasSubstr(row.reason));
     EXPECT_EQ(output.out, "");
   }
+  EXPECT_EQ(umount2((without_devices + "/dev").c_str(), MNT_DETACH), 0);
   EXPECT_EQ(workloads().size(), 1u);
   EXPECT_TRUE(redis_answers(kAddress)) << "the one that runs was not touched";
   ASSERT_EQ(bed->mose({"stop", "redis"}).exit_code, 0);

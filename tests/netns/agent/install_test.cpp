@@ -40,11 +40,24 @@ TEST_F(Installed, AgentRunsAWorkloadFromWhatIsInstalled) {
 
 TEST_F(Installed, EveryHelperThatTheBuildHasIsThere) {
   for (const auto& item : fs::directory_iterator(fs::path(place()) / "usr/libexec/mose")) {
+    if (item.path().filename() == "root-devices") continue;  // a script, not built
     EXPECT_TRUE(fs::exists(fs::path(MOSE_BUILD) / "bin" / item.path().filename())) << item.path();
   }
   for (const char* name : {"mose-exec", "mose-holder", "mose-init", "mose-pager", "libmose-criu-preload.so"}) {
     EXPECT_TRUE(fs::exists(fs::path(place()) / "usr/libexec/mose" / name)) << name;
   }
+}
+
+TEST_F(Installed, WhatTheRootOfAWorkloadMustHaveIsThereForTheNodesOwn) {
+  EXPECT_TRUE(fs::exists(place() + "/usr/libexec/mose/mose-init"));
+  EXPECT_TRUE(fs::is_directory(place() + "/var/log/mose-workload"));
+  const std::string root = place() + "/a-root";
+  fs::create_directories(root + "/dev");
+  Output made = run_program({place() + "/usr/libexec/mose/root-devices", root});
+  EXPECT_EQ(made.exit_code, 0) << made.error;
+  for (const char* name : {"null", "zero", "full", "random", "urandom"})
+    EXPECT_TRUE(fs::is_character_file(root + "/dev/" + name)) << name;
+  EXPECT_EQ(run_program({place() + "/usr/libexec/mose/root-devices", root}).exit_code, 0) << "what is there stays";
 }
 
 TEST_F(Installed, TheServiceIsOneThatSystemdTakes) {
