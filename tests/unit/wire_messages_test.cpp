@@ -74,6 +74,9 @@ TEST(WireMessages, PreparedSaysHowLongImagesMayBe) {
   EXPECT_FALSE(got->takes_tunnel);
   sent.takes_tunnel = true;
   EXPECT_TRUE(decode_prepared(encode(sent))->takes_tunnel);
+  EXPECT_FALSE(got->memory_first);
+  sent.memory_first = true;
+  EXPECT_TRUE(decode_prepared(encode(sent))->memory_first);
   mose::wire::v1::Prepared silent;
   silent.set_uplink_mac("02:00:00:00:00:01");
   EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);

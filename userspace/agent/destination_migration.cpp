@@ -208,6 +208,7 @@ void DestinationMigration::prepare() {
                  [this](Result<PreparedPayload> prepared) {
                    if (!prepared) return done(DestinationActionKind::prepare, std::unexpected(prepared.error()));
                    prepared_ = *prepared;
+                   prepared_.memory_first = payload_.memory_first;
                    prepared_.images_bytes_max = context_.core.config.limits.images_bytes_max;
                    watch_pager();
                    done(DestinationActionKind::prepare, {});
@@ -230,6 +231,11 @@ void DestinationMigration::watch_pager() {
   };
   handlers.on_standby_gone = [this] { standby_let_go(); };
   handlers.on_progress = [this] { note_arriving(); };
+  handlers.on_filled = [this] {
+    filled_ = true;
+    timeline_.end("fill");
+    post_([this] { restored_if_waiting(); });
+  };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
     complete_at_ = now();
@@ -282,6 +288,12 @@ void DestinationMigration::restored_if_waiting() {
 void DestinationMigration::restored(const Status& status) {
   if (!status) return done(DestinationActionKind::restore, status);
   const bool fresh = standby_ != Standby::refreshed || memory_fresh_;
+  if (fenced_ && fresh && payload_.memory_first && !filled_) {
+    // The source waits as long as the pages may take, and a pager that has failed brings none.
+    restored_ = true;
+    timeline_.begin("fill");
+    return;
+  }
   if (fenced_ && fresh) {
     // Pages that no userfaultfd covers would be lost: the images and the page map do not belong together.
     uint64_t lost = pager_ ? pager_->status().progress.unregistered_pages : 0;
@@ -292,6 +304,7 @@ void DestinationMigration::restored(const Status& status) {
   timeline_.begin("fence_confirm");
   if (!fresh) return await_fresh_memory();
   timers_.push_back(context_.core.loop.after(kFenceBound, [this] {
+    if (fenced_) return;
     if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
   }));
 }

@@ -101,7 +101,8 @@ class DestinationMigration {
   bool ended_ = false;
   bool arrived_ = false;  // the arriving workload in the registry is this migration's
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
-  bool restored_ = false;  // the restore action waits for that
+  bool filled_ = false;    // and has every page in
+  bool restored_ = false;  // the restore action waits for one of these
   // none -> building -> standing -> refreshed, or dropping -> gone.
   enum class Standby : uint8_t { none, building, standing, refreshed, dropping, gone };
   Standby standby_ = Standby::none;

@@ -197,7 +197,7 @@ void DestinationMigration::drop_standby(const std::string& why) {
 
 void DestinationMigration::standby_let_go() {
   if (standby_ != Standby::dropping) return;
-  fenced_ = false;
+  fenced_ = filled_ = false;
   pager_let_go_ = true;
   if (tree_gone_) standby_gone({});
 }
@@ -233,6 +233,7 @@ void DestinationMigration::refreshed(const Status& status) {
 // What was written since the last round and is still at the source must not be waited for while the workload stands
 // still.
 void DestinationMigration::await_fresh_memory() {
+  if (payload_.memory_first) return;  // every page is waited for, and nothing is gained without the standby
   auto too_late = [this](const std::string& why) {
     if (!std::exchange(restored_, false)) return;
     restore_waits_ = true;

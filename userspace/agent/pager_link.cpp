@@ -59,7 +59,7 @@ void PagerLink::note_standby() {
   const restore::PagerStandby& standby = status_.standby;
   if (dropping_) {
     if (standby.standby || status_.phase != restore::PagerPhase::listening) return;
-    dropping_ = fenced_ = staged_ = false;
+    dropping_ = fenced_ = staged_ = filled_ = false;
     return handlers_.on_standby_gone();
   }
   if (standby_asked_ && (standby.standby || !standby.refusal.empty())) {
@@ -81,6 +81,7 @@ void PagerLink::on_ready(uint32_t) {
     fenced_ = true;
     handlers_.on_fenced();
   }
+  if (!dropping_ && (complete || status_.progress.filled) && !std::exchange(filled_, true)) handlers_.on_filled();
   if (complete && !complete_) {
     complete_ = true;
     handlers_.on_complete();  // may destroy this

@@ -20,6 +20,7 @@ class PagerLink {
     std::function<void(std::string refusal)> on_standby;  // empty: what CRIU restores next is a standby
     std::function<void()> on_staged;        // what had come is in the standby
     std::function<void()> on_refreshed;     // and by now nothing in it is stale
+    std::function<void()> on_filled;        // every page is in
     std::function<void()> on_standby_gone;  // the pager is as it was before
     std::function<void()> on_progress;  // status() has new figures
     std::function<void()> on_complete;
@@ -56,7 +57,7 @@ class PagerLink {
   unsigned failures_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;
-  bool standby_asked_ = false, staged_ = false, refreshed_ = false, dropping_ = false;
+  bool standby_asked_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;
   bool complete_ = false;
 };
 

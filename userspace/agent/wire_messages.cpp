@@ -105,6 +105,7 @@ std::string encode(const PreparePayload& payload) {
   }
   out.set_memory_bytes(payload.memory_bytes);
   out.set_tasks(payload.tasks);
+  out.set_memory_first(payload.memory_first);
   return out.SerializeAsString();
 }
 
@@ -126,6 +127,7 @@ Result<PreparePayload> decode_prepare(const std::string& bytes) {
   MOSE_ASSIGN(payload.path.tunnel, tunnel_from_wire(in));
   payload.memory_bytes = in.memory_bytes();
   payload.tasks = in.tasks();
+  payload.memory_first = in.memory_first();
   return payload;
 }
 
@@ -134,6 +136,7 @@ std::string encode(const PreparedPayload& payload) {
   out.set_uplink_mac(format_mac(payload.uplink_mac));
   out.set_images_bytes_max(payload.images_bytes_max);
   out.set_takes_tunnel(payload.takes_tunnel);
+  out.set_memory_first(payload.memory_first);
   return out.SerializeAsString();
 }
 
@@ -142,6 +145,7 @@ Result<PreparedPayload> decode_prepared(const std::string& bytes) {
   PreparedPayload payload;
   MOSE_ASSIGN(payload.uplink_mac, parse_mac(in.uplink_mac()));
   payload.takes_tunnel = in.takes_tunnel();
+  payload.memory_first = in.memory_first();
   if (in.images_bytes_max() != 0) payload.images_bytes_max = std::min<uint64_t>(in.images_bytes_max(), wire::kImagesPayloadMax);
   return payload;
 }

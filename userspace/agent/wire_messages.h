@@ -27,6 +27,7 @@ struct PreparePayload {
   handover::PeerPath path;  // of redirected frames, as the sender sees it; only the tunnel is sent
   uint64_t memory_bytes = 0;
   uint32_t tasks = 0;
+  bool memory_first = false;  // READY only when every page is in
 };
 [[nodiscard]] std::string encode(const PreparePayload& payload);
 [[nodiscard]] Result<PreparePayload> decode_prepare(const std::string& bytes);
@@ -35,6 +36,7 @@ struct PreparedPayload {
   MacAddress uplink_mac{};
   uint64_t images_bytes_max = wire::kImagesPayloadMax;  // of a whole IMAGES or STANDBY
   bool takes_tunnel = false;
+  bool memory_first = false;  // as asked for
 };
 [[nodiscard]] std::string encode(const PreparedPayload& payload);
 [[nodiscard]] Result<PreparedPayload> decode_prepared(const std::string& bytes);

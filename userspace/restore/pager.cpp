@@ -177,6 +177,7 @@ PagerStats Pager::stats() const {
   out.remove_events = header.remove_events;
   out.first_fault_us = header.first_fault_us;
   out.complete_us = complete_us_;
+  out.filled = filled_;
   out.standby = {.standby = standby_,
                  .staged = staged_,
                  .refreshed = refreshed_,

@@ -77,6 +77,7 @@ struct PagerStats {
   uint64_t fault_p50_us = 0, fault_p99_us = 0, fault_max_us = 0;  // from reading the message to the page being in
   uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
   int64_t first_fault_us = 0, complete_us = 0;
+  bool filled = false;  // every page of the map is in
   struct Standby {
     bool standby = false, staged = false, refreshed = false;
     uint64_t staged_pages = 0;    // put into the standby before the seal, each counted once
@@ -98,6 +99,7 @@ class Pager {
     std::function<void()> on_staged = {};     // once
     std::function<void()> on_refreshed = {};  // once
     std::function<void()> on_dropped = {};
+    std::function<void()> on_filled = {};  // every page is in; unlike `complete` that may be dropped yet
   };
   // `state` and `provider` must outlive the pager. Userfaultfds of an adopted state must be open under their numbers.
   [[nodiscard]] static Result<std::unique_ptr<Pager>> start(PagerState& state, PageProvider& provider,
@@ -238,7 +240,7 @@ class Pager {
   std::atomic<bool> complete_{false};
   std::atomic<bool> failed_{false};
   std::atomic<int> urgent_{0};  // servers with a message in hand
-  std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false};
+  std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false}, filled_{false};
   std::atomic<bool> doubt_{false};  // adopted: what was touched may be in or not
   std::atomic<uint64_t> arrivals_seen_{0};
   std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0};

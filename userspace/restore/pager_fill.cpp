@@ -181,12 +181,14 @@ Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, bool 
 
 void Pager::complete_if_done() {
   if (complete_ || paused_ || !restore_ended_ || !provider_.sealed()) return;
-  if (standby_) return;  // it may still be dropped, and another tree come
+  if (standby_ && !refreshed_) return;
   for (uint32_t i = 0; i < space_count(); ++i) {
     Space& one = *space(i);
     if (!one.closed && (!one.known || one.missing != 0)) return;
   }
   if (space_count() != state_.spaces()) return;  // a fork is being taken in
+  if (!filled_.exchange(true) && callbacks_.on_filled) callbacks_.on_filled();
+  if (standby_) return;  // it may still be dropped, and another tree come
   for (uint32_t i = 0; i < space_count(); ++i) {
     std::lock_guard lock(space(i)->lock);
     drop(*space(i));

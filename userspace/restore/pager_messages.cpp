@@ -23,6 +23,7 @@ PagerProgress read_progress(const pager::v1::Progress& in) {
   out.remove_events = in.remove_events();
   out.first_fault_us = in.first_fault_us();
   out.complete_us = in.complete_us();
+  out.filled = in.filled();
   return out;
 }
 
@@ -44,6 +45,7 @@ void write_progress(const PagerProgress& in, pager::v1::Progress& out) {
   out.set_remove_events(in.remove_events);
   out.set_first_fault_us(in.first_fault_us);
   out.set_complete_us(in.complete_us);
+  out.set_filled(in.filled);
 }
 
 PagerStandby read_standby(const pager::v1::StandbyStatus& in) {

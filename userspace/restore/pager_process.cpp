@@ -69,6 +69,9 @@ Status PagerProcess::set_up() {
   callbacks.on_refreshed = [this] {
     if (PagerServer* server = server_now_) server->post(PagerEventKind::refreshed);
   };
+  callbacks.on_filled = [this] {
+    if (PagerServer* server = server_now_) server->post(PagerEventKind::progress);
+  };
   callbacks.on_dropped = [this] {
     dropped_ = true;
     wake();
@@ -186,6 +189,7 @@ PagerStatus PagerProcess::status() const {
   p.remove_events = s.remove_events;
   p.first_fault_us = s.first_fault_us;
   p.complete_us = s.complete_us;
+  p.filled = s.filled;
   out.standby = {.standby = s.standby.standby,
                  .staged = s.standby.staged,
                  .refreshed = s.standby.refreshed,

@@ -425,7 +425,7 @@ bool Pager::forget_standby() {
   staged_pages_ = restaged_pages_ = stale_pages_ = zeroed_pages_ = stale_remote_ = 0;
   staged_us_ = sealed_us_ = refreshed_us_ = 0;
   restore_ended_ = running_ = paused_ = failed_ = false;
-  staged_ = refreshed_ = doubt_ = false;
+  staged_ = refreshed_ = doubt_ = filled_ = false;
   standby_ = false;
   drop_asked_ = false;
   become_background();
