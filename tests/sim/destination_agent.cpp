@@ -226,7 +226,15 @@ void DestinationAgent::restore(uint64_t token, bool fails) {
     lose_restore();
     end(Kind::restore, "injected before the fence");
   });
-  end_later(Kind::restore, token, fence + bench_.duration(3ms), fails, [] {});
+  Nanoseconds released = fence + bench_.duration(3ms);
+  if (!world_.memory_first || fails) return end_later(Kind::restore, token, released, fails, [] {});
+  later(Kind::restore, token, released, [this, token] { await_memory(token); });
+}
+
+// Everything has to be in before the tree is called ready.
+void DestinationAgent::await_memory(uint64_t token) {
+  if (world_.pages_complete) return end(Kind::restore, "");
+  later(Kind::restore, token, 1ms, [this, token] { await_memory(token); });
 }
 
 }  // namespace mose::sim

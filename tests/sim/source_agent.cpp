@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "plan/strategy.h"
+
 namespace mose::sim {
 
 using plan::SourceAction;
@@ -11,6 +13,7 @@ using plan::SourceStep;
 void SourceAgent::migrate(const MigrationOptions& options) {
   if (!up_ || state_ || !world_.source_journal.empty()) return;
   bench_.note(Side::source, "the operator asks for a migration");
+  world_.memory_first = plan::memory_first(options.strategy);
   apply(plan::start_source(options, bench_.loop.now()));
 }
 
@@ -162,11 +165,12 @@ void SourceAgent::execute(const SourceAction& action) {
     }
     case Kind::precopy_round:
       return later(action.kind, token, bench_.duration(50ms), [this, fails] {
-        end(Kind::precopy_round, fails ? "injected" : "", {.pages_sent = bench_.random.below(60000)});
+        plan::RoundStats stats{.pages_sent = bench_.random.below(60000)};
+        stats.link_bps = bench_.random.coin() ? 0 : 10'000'000 + bench_.random.below(1'000'000'000);
+        end(Kind::precopy_round, fails ? "injected" : "", stats);
       });
     case Kind::final_scan:
-      return end_later(action.kind, token, bench_.duration(10ms), fails,
-                       [this, fails] { world_.map_out = world_.map_out || (!fails && world_.prepared); });
+      return later(action.kind, token, bench_.duration(10ms), [this, fails] { final_scan(fails); });
     case Kind::redirect:
       return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
     case Kind::wait_retry:
@@ -179,6 +183,27 @@ void SourceAgent::execute(const SourceAction& action) {
     default:
       return execute_on_tree(action, token);
   }
+}
+
+// Pages leave for the destination from here on; what of them is told may come late, or twice.
+void SourceAgent::final_scan(bool fails) {
+  const auto most = plan::pages_left_max(*state_);
+  if (!fails) {
+    world_.map_out = world_.map_out || world_.prepared;
+    world_.pages_left = bench_.random.below(60000);
+    world_.pages_left_max = most.value_or(UINT64_MAX);
+  }
+  under_way_.end(Kind::final_scan);
+  bench_.note(Side::source, fails ? "final_scan FAILED" : "final_scan done");
+  if (most && !fails) {
+    bench_.loop.after(bench_.duration(200ms), [this, most = *most, life = life_] {
+      if (!up_ || life != life_ || !state_ || world_.source == Tree::running || world_.source == Tree::killed) return;
+      world_.pages_left = std::min(world_.pages_left, most);
+      event(plan::PagesLeft{world_.pages_left});
+    });
+  }
+  event(plan::SourceActionDone{
+      .kind = Kind::final_scan, .error = fails ? "injected" : "", .final = {.pages_left = world_.pages_left}});
 }
 
 void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {

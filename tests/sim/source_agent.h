@@ -40,6 +40,7 @@ class SourceAgent {
   void execute(const plan::SourceAction& action);
   void execute_on_tree(const plan::SourceAction& action, uint64_t token);
   void dump(uint64_t token, bool fails);
+  void final_scan(bool fails);
   void make_standby(uint64_t token, bool fails);
   void resume(uint64_t token, bool fails);
   // Runs in this life only, and only while the action is under way under this token.

@@ -36,6 +36,8 @@ std::string World::check() const {
   if (commit && source == Tree::held) return "committed while the source tree is not frozen by its cgroup";
   if (source == Tree::killed && !commit) return "the source was killed without a commit";
   if (source == Tree::killed && !pages_complete) return "the source was killed before its pages were complete";
+  if (commit && pages_left > pages_left_max) return "committed while more pages than may be were at the source alone";
+  if (destination == Tree::running && memory_first && !pages_complete) return "it runs before its memory is complete";
   if (source_egress && destination_egress) return "both egresses are open";
   return {};
 }

@@ -39,6 +39,9 @@ struct World {
   // Memory.
   bool map_out = false;         // the pager knows the final page map
   bool pages_complete = false;  // the pager has every page
+  bool memory_first = false;    // and must have it before the tree may be called ready
+  uint64_t pages_left = 0;      // that the destination does not have yet, and
+  uint64_t pages_left_max = UINT64_MAX;  // how many that may be at the commit
 
   [[nodiscard]] bool source_serves() const { return source == Tree::running && source_egress && !source_repair; }
   // The verdict that a start of the source's agent would find.

@@ -80,6 +80,9 @@ class SourceDrive : public SourceDriveBase {
   const Words& round_sent(uint64_t pages) {
     return play(SourceActionDone{.kind = SourceActionKind::precopy_round, .stats = {.pages_sent = pages}});
   }
+  const Words& scanned(uint64_t pages_left) {
+    return play(SourceActionDone{.kind = SourceActionKind::final_scan, .final = {.pages_left = pages_left}});
+  }
   SourceDrive& to_begun() {
     done(SourceActionKind::preflight);
     done(SourceActionKind::record);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "plan/strategy.h"
 #include "unit/plan_drive.h"
 
 // The way forward of the source's half, one rule per test. The way back is plan_source_abort_test.cpp.
@@ -53,6 +54,54 @@ TEST(PlanSource, AnAnswerMayOvertakeTheEndOfItsSend) {
 TEST(PlanSource, AutoIsHybrid) {
   EXPECT_EQ(SourceDrive(MigrationOptions{.strategy = Strategy::automatic}).state.strategy, Strategy::hybrid);
   EXPECT_EQ(SourceDrive(MigrationOptions{.strategy = Strategy::cold}).state.strategy, Strategy::cold);
+}
+
+TEST(PlanSource, AutoCommitsOnlyWhenNoMoreThanTheBoundIsLeft) {
+  SourceDrive source(MigrationOptions{.strategy = Strategy::automatic});
+  source.to_dumping().scanned(kManyPages);
+  source.done(dump);
+  source.done(send);
+  source.done(finish_dump);
+  EXPECT_EQ(source.state.phase, SourcePhase::restoring);
+  EXPECT_THAT(source.hears(Message::ready), IsEmpty());
+  EXPECT_THAT(source.play(PagesLeft{kBoundPages + 1}), IsEmpty());
+  EXPECT_THAT(source.play(PagesLeft{kBoundPages}), ElementsAre("record commit"));
+}
+
+TEST(PlanSource, AutoKeepsToOneSecondOfTheLink) {
+  SourceDrive source(MigrationOptions{.strategy = Strategy::automatic, .rounds_max = 1});
+  source.to_precopy().play(SourceActionDone{
+      .kind = precopy_round, .stats = {.pages_sent = 50'000, .link_bps = 100 * 4096 * 8}});
+  source.done(arm_dump);
+  source.done(quiesce);
+  source.done(freeze);
+  source.scanned(200);
+  source.done(dump);
+  source.done(send);
+  source.done(finish_dump);
+  EXPECT_EQ(source.state.deadline, source.now + kReadyDeadline + 4 * std::chrono::seconds(1));
+  source.hears(Message::ready);
+  EXPECT_THAT(source.play(PagesLeft{101}), IsEmpty());
+  EXPECT_THAT(source.play(PagesLeft{100}), ElementsAre("record commit"));
+}
+
+TEST(PlanSource, OtherStrategiesLeaveAsMuchAsThereIs) {
+  for (Strategy strategy : {Strategy::hybrid, Strategy::postcopy, Strategy::cold, Strategy::precopy}) {
+    SourceDrive source(MigrationOptions{.strategy = strategy});
+    source.to_prepare_sent().hears(Message::prepared);
+    if (precopies(strategy)) source.round_sent(1);
+    source.done(arm_dump);
+    source.done(quiesce);
+    source.done(freeze);
+    source.scanned(kManyPages);
+    source.done(dump);
+    source.done(send);
+    source.done(finish_dump);
+    // What has to come before READY may take as long as it does on a slow link.
+    const Nanoseconds most = source.state.deadline.value() - source.now;
+    EXPECT_EQ(most > kReadyDeadline, memory_first(strategy)) << to_string(strategy);
+    EXPECT_THAT(source.hears(Message::ready), ElementsAre("record commit")) << to_string(strategy);
+  }
 }
 
 TEST(PlanSource, ColdAndPostcopyFreezeWithoutARound) {

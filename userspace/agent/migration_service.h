@@ -28,6 +28,7 @@ struct MigrationProgress {
   uint64_t bytes_done = 0, bytes_total = 0;  // total 0: unknown
   bool before_commit = true;
   int64_t elapsed_ms = 0;
+  std::string note;  // a sentence that the operator should hear; empty: none
 };
 
 struct MigrationEnd {

@@ -404,6 +404,11 @@ void Requests::on_progress(const MigrationProgress& progress) {
   if (auto it = watchers_.find(progress.id); it != watchers_.end()) {
     for (const Reply& watcher : it->second) watcher.send(response, false);
   }
+  if (!progress.note.empty() && notes_[progress.id] != progress.note) {
+    notes_[progress.id] = progress.note;
+    publish({unix_now_ms(), "migration.note", progress.id.hex(),
+             fmt::format("migration of {}: {}", progress.workload, progress.note)});
+  }
   std::string& phase = phases_[progress.id];
   if (phase == progress.phase) return;
   phase = progress.phase;
@@ -414,6 +419,7 @@ void Requests::on_progress(const MigrationProgress& progress) {
 
 void Requests::on_end(const MigrationEnd& end) {
   phases_.erase(end.id);
+  notes_.erase(end.id);
   Response response;
   auto& finished = *response.mutable_finished();
   finished.set_migration_id(end.id.hex());

@@ -60,6 +60,7 @@ class Requests {
   std::vector<Reply> followers_;
   std::map<MigrationId, std::vector<Reply>> watchers_;
   std::map<MigrationId, std::string> phases_;  // last one announced
+  std::map<MigrationId, std::string> notes_;   // the last one told
   bool ending_ = false;
 };
 

@@ -3,15 +3,20 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
+#include "plan/strategy.h"
 
 namespace mose::agent {
 namespace {
 
 // The pager connects as soon as it runs, before PREPARED is sent.
 constexpr auto kConnectBound = std::chrono::seconds(10);
+// Between two looks at what the kernel still has to send.
+constexpr auto kLookPause = std::chrono::milliseconds(1);
 
 }  // namespace
 
@@ -81,15 +86,37 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   move::PageSender sender(*channel, std::move(options));
   if (may_be_last) source_->expect_last();
   writes_.begin_round();
+  const size_t waiting = unacknowledged_bytes(channel->fd()).value_or(0);
   const Timestamp start = now();
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
+  const uint64_t link_bps = note_link(sent, waiting, unacknowledged_bytes(channel->fd()).value_or(0));
   writes_.end_round(number, start, now(), sent.pages, sent.scan.pages_present, source_->name() == "write-protection");
   std::lock_guard lock(mutex_);
   tracking_ = {std::string(source_->name()), source_->reason()};
   totals_.rounds += 1;
   totals_.pages += sent.pages;
   totals_.bytes += sent.bytes;
-  return plan::RoundStats{sent.scan.pages_present, sent.pages, sent.bytes, sent.duration};
+  plan::RoundStats stats{sent.scan.pages_present, sent.pages, sent.bytes, sent.duration};
+  stats.link_bps = link_bps;
+  // What the sending does not explain went into looking.
+  const Nanoseconds sending = link_bps == 0 ? sent.duration : plan::time_to_send(sent.pages, link_bps);
+  stats.outlook = writes_.outlook(sent.duration, link_bps, std::max(sent.duration - sending, Nanoseconds(0)));
+  return stats;
+}
+
+// The round that carried most says what the link can do: at least that, for a round may also have waited for the look at
+// its pages. What waits in the kernel has not been carried.
+uint64_t SourceMemory::note_link(const move::SendStats& sent, size_t waiting_before, size_t waiting_after) {
+  std::lock_guard lock(mutex_);
+  const uint64_t given = sent.bytes + waiting_before;
+  const uint64_t carried = given - std::min<uint64_t>(waiting_after, given);
+  const double seconds = to_ms(sent.duration) / 1000;
+  if (carried > link_seen_bytes_ && seconds > 0) {
+    link_seen_bytes_ = carried;
+    totals_.link_bps = static_cast<uint64_t>(static_cast<double>(carried) * 8 / seconds);
+    if (bandwidth_bps_max_ != 0) totals_.link_bps = std::min(totals_.link_bps, bandwidth_bps_max_);
+  }
+  return totals_.link_bps;
 }
 
 Status SourceMemory::serve_frozen() {
@@ -98,7 +125,7 @@ Status SourceMemory::serve_frozen() {
   return {};
 }
 
-Status SourceMemory::final_scan() {
+Result<plan::FinalStats> SourceMemory::final_scan() {
   const Timestamp stopped = now();
   MOSE_TRY(serve_frozen());
   MOSE_ASSIGN(move::Channel * channel, bulk());
@@ -121,10 +148,10 @@ Status SourceMemory::final_scan() {
   totals_.scan_ms = to_ms(pages.stats.duration);
   tracking_ = {std::string(source_->name()), source_->reason()};
   final_ = std::move(pages);
-  return {};
+  return plan::FinalStats{.pages_left = totals_.remote_pages};
 }
 
-void SourceMemory::push() {
+void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::function<void(uint64_t)>& tell) {
   Timeline::Span span(timeline_, "push");
   auto channel = bulk();
   if (!channel) return;
@@ -132,8 +159,26 @@ void SourceMemory::push() {
   options.bandwidth_bps_max = bandwidth_bps_max_;
   options.stop = stop_.get_token();
   options.gate = &gate_;
+  const uint64_t remote = totals().remote_pages;
+  bool told = !pages_left_max;
+  // What waits in this kernel is not at the destination.
+  auto look = [&](uint64_t pages_sent) {
+    if (told) return;
+    const uint64_t waiting = unacknowledged_bytes((*channel)->fd()).value_or(0) / kPageSize;
+    const uint64_t left = remote - std::min(pages_sent, remote) + waiting;
+    if (left > *pages_left_max) return;
+    told = true;
+    tell(left);
+  };
+  options.progress = [&](uint64_t pages, uint64_t) { look(pages); };
   move::PageSender sender(**channel, std::move(options));
+  look(0);
   auto sent = sender.push(final_, frozen_);
+  // Not less than was sent: what urgent answers have taken out of the push is at the destination as well.
+  while (sent && !told && !stop_.stop_requested()) {
+    look(remote);
+    if (!told) std::this_thread::sleep_for(kLookPause);
+  }
   if (!sent && !stop_.stop_requested()) {
     log::warn("the push of remaining pages broke off; the destination asks for them",
               {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});

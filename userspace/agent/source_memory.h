@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -42,9 +43,10 @@ class SourceMemory {
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
   [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
   // The exact rest, of the frozen tree; PAGE_MAP is out when it returns. `areas`: see check_areas.
-  [[nodiscard]] Status final_scan();
-  // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest.
-  void push();
+  [[nodiscard]] Result<plan::FinalStats> final_scan();
+  // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest. `tell` is called once,
+  // on this thread, as soon as the peer's kernel has all but `pages_left_max` of them.
+  void push(std::optional<uint64_t> pages_left_max, const std::function<void(uint64_t pages_left)>& tell);
   // The tree is frozen and known: answer urgent requests from it.
   [[nodiscard]] Status serve_frozen();
   // Takes the tracking off a workload that runs on; never while it is frozen. On the memory lane.
@@ -61,6 +63,7 @@ class SourceMemory {
     uint64_t remote_pages = 0, present_pages = 0;   // of the final map
     uint64_t bytes_sent = 0;                        // everything
     double scan_ms = 0;
+    uint64_t link_bps = 0;                          // what the link has carried; 0: not known
   };
   [[nodiscard]] Totals totals() const;
   // How changed pages were found, and why so.
@@ -74,6 +77,7 @@ class SourceMemory {
   [[nodiscard]] Result<move::Channel*> bulk();
   void serve(const std::shared_ptr<move::Channel>& channel);
   void start_waiting_servers();
+  uint64_t note_link(const move::SendStats& sent, size_t waiting_before, size_t waiting_after);
 
   const std::string cgroup_;
   std::unique_ptr<DirtySource> source_;
@@ -93,6 +97,7 @@ class SourceMemory {
   WriteWatch writes_;
   FinalPages final_;
   Totals totals_;
+  uint64_t link_seen_bytes_ = 0;  // what totals_.link_bps was seen with
   Tracking tracking_;
 };
 

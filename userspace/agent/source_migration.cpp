@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "plan/rounds.h"
+#include "plan/strategy.h"
 #include "sense/tracker.h"
 
 namespace mose::agent {
@@ -196,6 +197,7 @@ void SourceMigration::preflight() {
                    if (!payload) return done(SourceActionKind::preflight, std::unexpected(payload.error()));
                    prepare_ = std::move(*payload);
                    prepare_->token = token_;
+                   prepare_->memory_first = plan::memory_first(driver_.state().strategy);
                    path_ = prepare_->path;
                    done(SourceActionKind::preflight, {});
                  });
@@ -273,6 +275,12 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
         return received(
             plan::Message::refused,
             fmt::format("node {} is behind a router and knows no VXLAN redirection: update mosed there", meta_.peer));
+      }
+      if (prepare_->memory_first && !prepared_.memory_first) {
+        return received(
+            plan::Message::refused,
+            fmt::format("node {} cannot wait for all of the memory before it resumes a workload, as {} wants it: update mosed there",
+                        meta_.peer, to_string(driver_.state().strategy)));
       }
       if (!path_.tunnel) path_.mac = prepared_.uplink_mac;
       return received(plan::Message::prepared);
@@ -370,9 +378,17 @@ Status SourceMigration::check_images(const std::string& encoded) const {
 
 void SourceMigration::final_scan() {
   memory_lane_.run([this] { return memory_->final_scan(); },
-                   [this](const Status& status) { done(SourceActionKind::final_scan, status); });
+                   [this](Result<plan::FinalStats> stats) {
+                     if (!stats) return done(SourceActionKind::final_scan, std::unexpected(stats.error()));
+                     driver_.dispatch(plan::SourceActionDone{.kind = SourceActionKind::final_scan, .final = *stats});
+                   });
   // Behind it on the same lane: the pages that the map calls remote.
-  memory_lane_.submit([this] { memory_->push(); });
+  const auto most = plan::pages_left_max(driver_.state());
+  memory_lane_.submit([this, most] {
+    memory_->push(most, [this](uint64_t pages) {
+      post_([this, pages] { driver_.dispatch(plan::PagesLeft{pages}); });
+    });
+  });
 }
 
 void SourceMigration::finish_dump() {
@@ -478,6 +494,7 @@ MigrationProgress SourceMigration::progress() const {
   out.bytes_total = prepare_ ? prepare_->memory_bytes : 0;
   out.before_commit = plan::before_commit(state);
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
+  if (state.rounds_ended != plan::RoundVerdict::another) out.note = state.strategy_reason;
   return out;
 }
 
@@ -491,6 +508,7 @@ Report SourceMigration::report() const {
   report.destination_node = meta_.peer;
   report.strategy_requested = to_string(options_.strategy);
   report.strategy = to_string(state.strategy);
+  report.strategy_reason = state.strategy_reason;
   report.outcome = to_string(state.outcome);
   report.reason = state.reason;
   report.total_ms = to_ms(now() - started_);
@@ -508,6 +526,16 @@ Report SourceMigration::report() const {
   report.precopy.rounds = totals.rounds;
   report.precopy.bytes = totals.bytes;
   report.precopy.pages = totals.pages;
+  if (totals.rounds != 0) report.precopy.ended = plan::to_string(state.rounds_ended);
+  if (totals.link_bps != 0) report.precopy.link_mbit = static_cast<double>(totals.link_bps) / 1e6;
+  if (state.outlook) {
+    report.precopy.written_mbit = state.outlook->written_per_second * kPageSize * 8 / 1e6;
+    report.precopy.forecast_left_pages = state.outlook->left_now;
+  }
+  if (state.verdict == plan::Verdict::commit && state.map_sent) {
+    report.lazy.pages_at_commit = plan::memory_first(state.strategy) ? 0 : state.pages_left;
+  }
+  report.lazy.pages_at_commit_max = plan::pages_left_max(state);
   report.lazy.pages = totals.remote_pages;
   report.bytes_sent = totals.bytes_sent + (connection_ ? connection_->bytes_sent() : 0);
   SourceMemory::Tracking tracking = memory_->tracking();

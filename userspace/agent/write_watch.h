@@ -32,6 +32,10 @@ class WriteWatch {
   void sample();
   // `tracked`: its pages were protected, so that each written page is a fault.
   void end_round(unsigned round, Timestamp start, Timestamp end, uint64_t pages, uint64_t present, bool tracked);
+  // After it: what another round would leave.
+  [[nodiscard]] std::optional<plan::Outlook> outlook(Nanoseconds duration, uint64_t link_bps, Nanoseconds scan) const {
+    return forecaster_.outlook(duration, link_bps, scan);
+  }
   // Everything stood still at `at`; `pages` had to be sent again. Fits nothing: the workload is stopped.
   void stopped(Timestamp at, uint64_t pages);
   // Of the map's remote pages those that were written most often, for who sends them first. A read of the whole table:

@@ -83,6 +83,7 @@ void visit(Visitor v, R& r) {
   v.field("destination_node", r.destination_node);
   v.field("strategy_requested", r.strategy_requested);
   v.field("strategy", r.strategy);
+  v.field("strategy_reason", r.strategy_reason);
   v.field("outcome", r.outcome);
   v.field("reason", r.reason);
   v.field("downtime_ms", r.downtime_ms);
@@ -101,6 +102,10 @@ void visit(Visitor v, R& r) {
     o.field("rounds", r.precopy.rounds);
     o.field("bytes", r.precopy.bytes);
     o.field("pages", r.precopy.pages);
+    o.field("ended", r.precopy.ended);
+    o.field("link_mbit", r.precopy.link_mbit);
+    o.field("written_mbit", r.precopy.written_mbit);
+    o.field("forecast_left_pages", r.precopy.forecast_left_pages);
     o.list("windows", r.precopy.windows, [](auto w, auto& window) {
       w.field("round", window.round);
       w.field("window_ms", window.window_ms);
@@ -111,6 +116,8 @@ void visit(Visitor v, R& r) {
   });
   v.object("lazy", [&](auto o) {
     o.field("pages", r.lazy.pages);
+    o.field("pages_at_commit", r.lazy.pages_at_commit);
+    o.field("pages_at_commit_max", r.lazy.pages_at_commit_max);
     o.field("faults", r.lazy.faults);
     o.field("fault_p50_us", r.lazy.fault_p50_us);
     o.field("fault_p99_us", r.lazy.fault_p99_us);

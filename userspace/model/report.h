@@ -45,16 +45,20 @@ struct PacketCounts {
 // client's figures). Filled while it runs by the agents, finished once, then immutable.
 struct Report {
   std::string migration_id, workload, source_node, destination_node;
-  std::string strategy_requested, strategy, outcome, reason;
+  std::string strategy_requested, strategy, strategy_reason, outcome, reason;  // strategy_reason: why that one, and how its rounds ended
   std::optional<double> downtime_ms, total_ms;  // downtime: freeze at the source to thaw at the destination
   PhaseTimes phases_ms;
   std::vector<TimelineEntry> timeline;
   struct {
     std::optional<uint64_t> rounds, bytes, pages;
+    std::string ended;  // plan::RoundVerdict
+    // What the link carried, what was written, and how much would be left, as known at the end of the last round.
+    std::optional<double> link_mbit, written_mbit, forecast_left_pages;
     std::vector<DirtyWindow> windows;
   } precopy;
   struct {
     std::optional<uint64_t> pages, faults;
+    std::optional<uint64_t> pages_at_commit, pages_at_commit_max;  // still at the source, and how many might be
     std::optional<double> fault_p50_us, fault_p99_us, complete_ms;
   } lazy;
   struct {

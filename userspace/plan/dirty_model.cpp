@@ -11,6 +11,8 @@ constexpr double kFastest = 1024;  // per second
 constexpr double kPageBits = 4096 * 8;
 // Of each older window against the next one: about three of them decide.
 constexpr double kForget = 0.7;
+// From the end of the last round to the freeze: the dump is asked for, new connections are held, listen queues run dry.
+constexpr Nanoseconds kToFreeze = std::chrono::milliseconds(25);
 // Convergence is slow, and what is missed shows beyond the longest window: 46 % too much at three times that after 400.
 constexpr int kIterations = 10000;
 
@@ -107,6 +109,24 @@ std::optional<DirtyModel::Round> DirtyModel::after_round(uint64_t pages, uint64_
   if (!residual) return std::nullopt;
   round.residual = *residual;
   return round;
+}
+
+std::optional<Outlook> RoundForecaster::outlook(Nanoseconds duration, uint64_t link_bps, Nanoseconds scan) const {
+  if (!model_.known()) return std::nullopt;
+  Outlook out;
+  out.written_per_second = model_.pages_in(std::chrono::seconds(1)).value_or(0);
+  // From the middle of a round to the freeze: the other half of it, and what is done before the workload stands still.
+  out.left_now = model_.pages_in(duration / 2 + kToFreeze).value_or(0);
+  // How long the next round takes depends on what is written until its middle, and that on how long it takes.
+  Nanoseconds next = duration;
+  for (int i = 0; i < 8; ++i) {
+    out.next_pages = model_.pages_in(duration / 2 + next / 2).value_or(0);
+    auto round = model_.after_round(static_cast<uint64_t>(out.next_pages), link_bps, scan);
+    if (!round) return std::nullopt;
+    next = round->duration;
+  }
+  out.left_next = model_.pages_in(next / 2 + kToFreeze).value_or(0);
+  return out;
 }
 
 std::optional<double> ForecastCheck::error() const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "plan/rounds.h"
 
 // How many different pages a workload writes in a given time. Pages that are written again are not dirty twice, so that
 // the number does not grow with time as a rate would have it: pre-copy that is forecast by a rate never seems to end.
@@ -81,6 +82,10 @@ class RoundForecaster {
   void stopped(Timestamp at, uint64_t pages);
   // Seen from the side, by who counts writes while a window is open.
   void observe(Nanoseconds window, uint64_t pages) { model_.observe(window, pages); }
+  // After a round that took `duration`: what is left without and with another one, on a link that carries so many bits
+  // per second (0: not known; then only looking takes time). `scan`: a look at every page. Nothing before the second
+  // round.
+  [[nodiscard]] std::optional<Outlook> outlook(Nanoseconds duration, uint64_t link_bps, Nanoseconds scan) const;
   // Fits now, so that stopped() need not.
   void fit() { (void)model_.pages_in(std::chrono::seconds(1)); }
 

@@ -126,4 +126,20 @@ const char* to_string(DestinationActionKind kind) {
   return "?";
 }
 
+const char* to_string(RoundVerdict verdict) {
+  switch (verdict) {
+    case RoundVerdict::another:
+      return "another";
+    case RoundVerdict::small:
+      return "small";
+    case RoundVerdict::no_gain:
+      return "no_gain";
+    case RoundVerdict::outrun:
+      return "outrun";
+    case RoundVerdict::used_up:
+      return "used_up";
+  }
+  return "?";
+}
+
 }  // namespace mose::plan

@@ -1,16 +1,41 @@
 // SPDX-License-Identifier: MIT
 #include "plan/rounds.h"
 
-namespace mose::plan {
+#include <algorithm>
 
-bool precopies(Strategy strategy) {
-  return strategy != Strategy::cold && strategy != Strategy::postcopy;
+namespace mose::plan {
+namespace {
+
+constexpr double kPageBits = 4096 * 8;
+// However slow the link: less is not worth a round's look at every page.
+constexpr uint64_t kRestPagesMin = 64;
+
+bool shrinks(double after, double before) { return after <= before * kShrinkPercent / 100; }
+
+}  // namespace
+
+uint64_t rest_pages(uint64_t link_bps) {
+  if (link_bps == 0) return kRestPages;
+  const double carried = static_cast<double>(link_bps) * kRestSeconds / kPageBits;
+  if (carried >= static_cast<double>(kRestPages)) return kRestPages;
+  return std::max(static_cast<uint64_t>(carried), kRestPagesMin);
 }
 
-bool another_round(unsigned round, unsigned rounds_max, uint64_t pages_sent, uint64_t pages_before) {
-  if (round >= rounds_max || pages_sent <= kRestPages) return false;
-  if (round == 1) return true;
-  return static_cast<double>(pages_sent) <= static_cast<double>(pages_before) * kShrinkPercent / 100;
+RoundVerdict after_round(const RoundFacts& facts) {
+  if (facts.pages_sent <= rest_pages(facts.link_bps)) return RoundVerdict::small;
+  const auto& outlook = facts.outlook;
+  const bool outrun = outlook && facts.link_bps != 0 &&
+                      outlook->written_per_second * kPageBits >= static_cast<double>(facts.link_bps);
+  bool gains = true;
+  if (facts.round > 1) {
+    const auto sent = static_cast<double>(facts.pages_sent);
+    gains = shrinks(sent, static_cast<double>(facts.pages_before));
+    // Where the sizes of rounds still shrink the model may see that they are about to stop, never the other way round:
+    // it errs by a quarter.
+    if (gains && outlook) gains = outlook->left_next < outlook->left_now && outlook->next_pages < sent;
+  }
+  if (!gains) return outrun ? RoundVerdict::outrun : RoundVerdict::no_gain;
+  return facts.round >= facts.rounds_max ? RoundVerdict::used_up : RoundVerdict::another;
 }
 
 bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages) {

@@ -2,25 +2,48 @@
 #pragma once
 
 #include <cstdint>
-
-#include "model/migration.h"
+#include <optional>
 
 // When pre-copy ends. Every round sends what was written during the round before; a round more is worth its bandwidth
-// only while the rounds shrink and the rest is too much for the freeze.
+// only while less is left after it than there would be without it. Pure: what is known is given.
 namespace mose::plan {
 
 // A last round of at most 16 MiB leaves about as little again to send: on 1 Gbit/s 130 ms of pre-copy are nothing to
-// win.
+// win. On a slower link so much as takes as long.
 inline constexpr uint64_t kRestPages = (16ull << 20) / 4096;
+inline constexpr double kRestSeconds = 0.13;
 // A round that sent more than this share of the round before has met the working set: the next would send it again.
 inline constexpr unsigned kShrinkPercent = 70;
 
-// False for strategies that stop the workload before any memory is sent.
-[[nodiscard]] bool precopies(Strategy strategy);
+// What the dirty page model says at the end of a round.
+struct Outlook {
+  double left_now = 0;   // pages that are left when the workload is frozen now
+  double left_next = 0;  // and when it is frozen after another round
+  double next_pages = 0;          // what that round would send
+  double written_per_second = 0;  // different pages in the next second
+};
 
-// After round number `round` (from 1) sent `pages_sent`, and the round before it `pages_before` (ignored for round 1).
-// `rounds_max` below 1 counts as 1.
-[[nodiscard]] bool another_round(unsigned round, unsigned rounds_max, uint64_t pages_sent, uint64_t pages_before);
+struct RoundFacts {
+  unsigned round = 1;         // from 1
+  unsigned rounds_max = 1;    // below 1 counts as 1
+  uint64_t pages_sent = 0;    // in this round
+  uint64_t pages_before = 0;  // in the round before it; of no meaning after the first
+  uint64_t link_bps = 0;      // what the link has been seen to carry; 0: not known
+  std::optional<Outlook> outlook;  // nothing before the second round
+};
+
+enum class RoundVerdict : uint8_t {
+  another,
+  small,     // so little was sent that about as little is left
+  no_gain,   // another round would leave about as much
+  outrun,    // as before, and because the workload writes faster than the link carries
+  used_up,   // as many rounds as may be
+};
+[[nodiscard]] const char* to_string(RoundVerdict verdict);
+[[nodiscard]] RoundVerdict after_round(const RoundFacts& facts);
+
+// A round of at most so many pages leaves so little that the freeze may follow.
+[[nodiscard]] uint64_t rest_pages(uint64_t link_bps);
 
 // True when the freeze may follow round number `round`, as far as one knows before it: `pages` is what the workload has
 // (0: unknown). The final scan is prepared during such rounds.

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "plan/rounds.h"
 #include "plan/source_machine.h"
+#include "plan/strategy.h"
 
 namespace mose::plan {
 
@@ -145,6 +146,13 @@ void SourceMachine::on(const ConnectionLost& lost) {
 void SourceMachine::on(const CancelRequested&) {
   s_.cancel_wanted = true;
   if (undecided()) abort(Outcome::cancelled, "cancelled");
+  advance();
+}
+
+void SourceMachine::on(const PagesLeft& left) {
+  if (!s_.map_sent || !undecided()) return;
+  s_.pages_left = std::min(s_.pages_left, left.pages);
+  check_ready();
   advance();
 }
 
@@ -320,6 +328,7 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
       return start({.kind = Kind::finish_dump});
     case Kind::final_scan:
       s_.map_sent = true;
+      s_.pages_left = done.final.pages_left;
       return check_restoring();
     case Kind::finish_dump:
       s_.dump_finished = true;
@@ -330,15 +339,29 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
 }
 
 void SourceMachine::round_done(const RoundStats& stats) {
-  uint64_t before = s_.last_pages_sent;
+  const RoundFacts facts{.round = s_.round,
+                         .rounds_max = s_.options.rounds_max,
+                         .pages_sent = stats.pages_sent,
+                         .pages_before = s_.last_pages_sent,
+                         .link_bps = stats.link_bps,
+                         .outlook = stats.outlook};
   s_.last_pages_sent = stats.pages_sent;
+  s_.link_bps = stats.link_bps;
+  s_.outlook = stats.outlook;
   if (s_.options.standby && !s_.standby_tried && s_.round < s_.options.rounds_max) {
     s_.phase = Phase::standby;
     s_.standby_tried = true;
     s_.stopped = true;
     return start({.kind = Kind::make_standby});
   }
-  if (!another_round(s_.round, s_.options.rounds_max, stats.pages_sent, before)) return arm();
+  const RoundVerdict verdict = after_round(facts);
+  if (verdict != RoundVerdict::another) {
+    StrategyChoice choice = choose_strategy(s_.options.strategy, facts, verdict);
+    s_.strategy = choice.strategy;
+    s_.strategy_reason = std::move(choice.reason);
+    s_.rounds_ended = verdict;
+    return arm();
+  }
   start({.kind = Kind::precopy_round, .round = ++s_.round});
 }
 
@@ -371,12 +394,16 @@ void SourceMachine::arm() {
 void SourceMachine::check_restoring() {
   if (s_.phase != Phase::dumping || !s_.images_sent || !s_.map_sent) return;
   s_.phase = Phase::restoring;
-  wait_for(kReadyDeadline);
+  // What has to be there before READY or the commit takes its time, and the link may have become slower.
+  uint64_t awaited = memory_first(s_.strategy) ? s_.pages_left : 0;
+  if (auto most = pages_left_max(s_)) awaited = s_.pages_left - std::min(*most, s_.pages_left);
+  wait_for(kReadyDeadline + kSlowerThanSeen * time_to_send(awaited, s_.link_bps));
   check_ready();
 }
 
 void SourceMachine::check_ready() {
   if (s_.phase != Phase::restoring || !s_.ready_seen || !s_.dump_finished) return;
+  if (auto most = pages_left_max(s_); most && s_.pages_left > *most) return;
   s_.phase = Phase::committing;
   s_.deadline.reset();
   record(Record::commit);
@@ -387,7 +414,9 @@ void SourceMachine::check_ready() {
 SourceStep start_source(const MigrationOptions& options, Timestamp now) {
   SourceState state;
   state.options = options;
-  state.strategy = options.strategy == Strategy::automatic ? Strategy::hybrid : options.strategy;
+  StrategyChoice choice = choose_strategy(options.strategy);
+  state.strategy = choice.strategy;
+  state.strategy_reason = std::move(choice.reason);
   SourceMachine machine(std::move(state), now);
   machine.begin();
   return machine.take();
@@ -403,6 +432,10 @@ SourceStep step(const SourceState& state, const SourceEvent& event, Timestamp no
   SourceMachine machine(state, now);
   std::visit([&](const auto& e) { machine.on(e); }, event);
   return machine.take();
+}
+
+std::optional<uint64_t> pages_left_max(const SourceState& state) {
+  return pages_left_max(state.options.strategy, state.link_bps);
 }
 
 bool before_commit(const SourceState& state) {

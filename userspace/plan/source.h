@@ -9,6 +9,7 @@
 
 #include "model/migration.h"
 #include "plan/protocol.h"
+#include "plan/rounds.h"
 
 // The source's half of a migration as a pure function: no I/O, no clock, no thread. The agent, the simulation of both
 // ends and --dry-run run the same code.
@@ -80,6 +81,13 @@ struct RoundStats {
   uint64_t pages_sent = 0;
   uint64_t bytes_sent = 0;
   Nanoseconds duration{0};
+  uint64_t link_bps = 0;           // what the link has carried; 0: not known yet
+  std::optional<Outlook> outlook;  // nothing before the second round
+};
+
+// What the final scan has found.
+struct FinalStats {
+  uint64_t pages_left = 0;  // that the destination does not have
 };
 
 // An action has ended. `error` empty: it worked.
@@ -87,6 +95,12 @@ struct SourceActionDone {
   SourceActionKind kind;
   std::string error;
   RoundStats stats;  // precopy_round
+  FinalStats final;  // final_scan
+};
+// So many of the final scan's pages are not at the destination yet. Told at least once when they are no more than
+// pages_left_max() of the state.
+struct PagesLeft {
+  uint64_t pages = 0;
 };
 struct MessageReceived {
   Message message;
@@ -97,13 +111,18 @@ struct ConnectionLost {
 };
 struct CancelRequested {};
 struct Tick {};  // the time of `deadline` has come
-using SourceEvent = std::variant<SourceActionDone, MessageReceived, ConnectionLost, CancelRequested, Tick>;
+using SourceEvent = std::variant<SourceActionDone, MessageReceived, ConnectionLost, CancelRequested, PagesLeft, Tick>;
 
 // The whole state; a plain value that the simulation copies.
 struct SourceState {
   SourcePhase phase = SourcePhase::preflight;
   MigrationOptions options;
   Strategy strategy = Strategy::hybrid;  // chosen from options
+  std::string strategy_reason;           // a sentence; says more once the rounds have ended
+  RoundVerdict rounds_ended = RoundVerdict::another;  // how; `another`: not yet, or there were none
+  uint64_t link_bps = 0;                              // of the last round that knew it
+  std::optional<Outlook> outlook;                     // of the last round
+  uint64_t pages_left = 0;                            // that the destination does not have, after the final scan
   unsigned round = 0;
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;
@@ -149,6 +168,8 @@ struct SourceStep {
 // An event that is impossible in the state (a late answer, a repeated message) changes nothing.
 [[nodiscard]] SourceStep step(const SourceState& state, const SourceEvent& event, Timestamp now);
 
+// How many pages may be at the source at the commit; nothing: any number.
+[[nodiscard]] std::optional<uint64_t> pages_left_max(const SourceState& state);
 // True as long as a cancel request still leads to a running source.
 [[nodiscard]] bool before_commit(const SourceState& state);
 // True once `outcome` is final for the operator. After an abort that is when the source runs again: telling
@@ -166,6 +187,7 @@ struct SourceStep {
 inline constexpr Nanoseconds kPrepareDeadline = std::chrono::seconds(15);  // connect, and PREPARE to PREPARED
 inline constexpr Nanoseconds kDumpDeadline = std::chrono::seconds(20);     // arm_dump to images and page map out
 inline constexpr Nanoseconds kReadyDeadline = std::chrono::seconds(20);    // images and page map out to READY
+inline constexpr int kSlowerThanSeen = 4;  // of the time that pages which come before READY or commit add to it
 inline constexpr Nanoseconds kAbortedDeadline = std::chrono::seconds(5);   // ABORT to ABORTED, per attempt
 inline constexpr unsigned kAbortAttempts = 10;       // connections on which ABORT is tried; then the destination asks us
 inline constexpr unsigned kResumeAttempts = 10;      // then the workload stays stopped and `mose recover` is named

@@ -27,6 +27,7 @@ class SourceMachine {
   void on(const MessageReceived& message);
   void on(const ConnectionLost& lost);
   void on(const CancelRequested&);
+  void on(const PagesLeft& left);
   void on(const Tick&);
 
   SourceStep take() { return {std::move(s_), std::move(out_)}; }

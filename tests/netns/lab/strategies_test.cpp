@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+// A live Redis is moved by each strategy, and the report holds what the strategy promises: what was sent ahead, what was
+// left behind at the commit, and why it was that one.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "bed.h"
+#include "json_schema.h"
+#include "lab/scenario.h"
+
+namespace mose::lab {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using testing::HasSubstr;
+constexpr const char* kLab = "t-lab-strategies";
+
+// One move there, or more: the runs of the report, each verified.
+Json moved(const std::string& strategy, const std::function<void(CommandLine&)>& change = {}) {
+  CommandLine line;
+  line.verb = "run";
+  line.lab = kLab;
+  line.megabytes = 48;
+  line.connections = 3;
+  line.repeat = 1;
+  line.strategy = strategy;
+  line.json = true;
+  line.json_file = "/var/tmp/" + std::string(kLab) + ".json";
+  if (change) change(line);
+  auto good = run_scenario(line);
+  EXPECT_TRUE(good) << (good ? "" : good.error().what);
+  auto text = read_file(line.json_file);
+  ::unlink(line.json_file.c_str());
+  if (!good || !text) return Json::array();
+  EXPECT_TRUE(*good) << "a run is not verified: " << *text;
+  Json report = Json::parse(*text, nullptr, false);
+  auto schema = read_file(MOSE_REPORT_SCHEMA);
+  EXPECT_TRUE(schema);
+  EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
+  return report["runs"];
+}
+
+class Strategies : public testing::Test {
+ protected:
+  void SetUp() override {
+    turn_ = test::take_turn(kLab);
+    test::need_criu_and_redis();
+  }
+  void TearDown() override { EXPECT_THAT(test::traces(kLab), testing::IsEmpty()); }
+  Fd turn_;
+};
+
+constexpr uint64_t kMemory = 8000;  // pages that a Redis with 48 MB has, and more
+
+TEST_F(Strategies, ColdSendsNothingAheadAndResumesWithEverything) {
+  Json runs = moved("cold");
+  ASSERT_EQ(runs.size(), 1u);
+  const Json& run = runs[0];
+  EXPECT_EQ(run["strategy"], "cold");
+  EXPECT_THAT(run["strategy_reason"].get<std::string>(), HasSubstr("asked for"));
+  EXPECT_EQ(run["precopy"]["rounds"], 0);
+  EXPECT_GT(run["lazy"]["pages"], kMemory);
+  EXPECT_EQ(run["lazy"]["pages_at_commit"], 0);
+  EXPECT_EQ(run["lazy"]["complete_ms"], 0) << "it was complete before the thaw";
+}
+
+TEST_F(Strategies, PrecopySendsAheadAndResumesWithEverything) {
+  Json runs = moved("precopy");
+  ASSERT_EQ(runs.size(), 1u);
+  const Json& run = runs[0];
+  EXPECT_EQ(run["strategy"], "precopy");
+  EXPECT_GE(run["precopy"]["rounds"], 1);
+  EXPECT_GT(run["precopy"]["pages"], kMemory);
+  EXPECT_LT(run["lazy"]["pages"], kMemory);
+  EXPECT_EQ(run["lazy"]["pages_at_commit"], 0);
+}
+
+TEST_F(Strategies, PostcopySendsNothingAheadAndThePagesFollow) {
+  Json runs = moved("postcopy");
+  ASSERT_EQ(runs.size(), 1u);
+  const Json& run = runs[0];
+  EXPECT_EQ(run["strategy"], "postcopy");
+  EXPECT_EQ(run["precopy"]["rounds"], 0);
+  EXPECT_GT(run["lazy"]["pages"], kMemory);
+  EXPECT_TRUE(run["lazy"]["pages_at_commit_max"].is_null());
+  EXPECT_GT(run["lazy"]["faults"], 0) << "somebody has waited for a page after the thaw";
+  EXPECT_GT(run["lazy"]["complete_ms"], 0);
+}
+
+TEST_F(Strategies, AutoIsAHybridThatSaysWhyAndKeepsItsBound) {
+  Json runs = moved("auto");
+  ASSERT_EQ(runs.size(), 1u);
+  const Json& run = runs[0];
+  EXPECT_EQ(run["strategy"], "hybrid");
+  EXPECT_EQ(run["strategy_requested"], "auto");
+  EXPECT_THAT(run["strategy_reason"].get<std::string>(), HasSubstr("within the bound of"));
+  EXPECT_GE(run["precopy"]["rounds"], 1);
+  EXPECT_LE(run["lazy"]["pages_at_commit"], run["lazy"]["pages_at_commit_max"]);
+}
+
+// Eight writers dirty more than 10 Mbit/s carry.
+TEST_F(Strategies, AWriterFasterThanTheLinkIsNoticedInThreeRoundsAndTheBoundIsKept) {
+  Json runs = moved("auto", [](CommandLine& line) {
+    line.link_rate_mbit = 20;
+    line.megabytes = 8;
+    line.connections = 8;
+  });
+  ASSERT_EQ(runs.size(), 1u);
+  const Json& run = runs[0];
+  EXPECT_EQ(run["strategy"], "hybrid");
+  EXPECT_EQ(run["precopy"]["ended"], "outrun") << run["precopy"];
+  EXPECT_LE(run["precopy"]["rounds"], 3);
+  EXPECT_GT(run["precopy"]["written_mbit"], run["precopy"]["link_mbit"]);
+  EXPECT_THAT(run["strategy_reason"].get<std::string>(), HasSubstr("pre-copy does not converge"));
+  // One second of the link, which is less than 64 MiB here.
+  EXPECT_LT(run["lazy"]["pages_at_commit_max"], 20'000'000 / 8 / 4096 * 11 / 10);
+  EXPECT_LE(run["lazy"]["pages_at_commit"], run["lazy"]["pages_at_commit_max"]);
+}
+
+}  // namespace
+}  // namespace mose::lab
