@@ -24,6 +24,7 @@ void DestinationAgent::crash() {
   up_ = false;
   ++life_;
   ++ticks_;
+  if (state_) crashes.push_back(state_->phase);
   if (under_way_.has(Kind::record) && bench_.random.coin()) world_.destination_journal.push_back(recording_);
   if (under_way_.has(Kind::restore)) lose_restore();
   under_way_.clear();

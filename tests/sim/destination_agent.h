@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "sim/bench.h"
 #include "sim/network.h"
@@ -23,6 +24,7 @@ class DestinationAgent {
 
   [[nodiscard]] bool up() const { return up_; }
   [[nodiscard]] const std::optional<plan::DestinationState>& state() const { return state_; }
+  std::vector<plan::DestinationPhase> crashes;  // phases in which it died
   std::function<void()> step_crashed;
   std::function<plan::Verdict()> ask_source;  // undecided when it cannot be asked
 

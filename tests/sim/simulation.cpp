@@ -46,6 +46,8 @@ class Simulation {
     if (bench_.violation.empty()) check_rest();
     result_.violation = bench_.violation;
     result_.trace = std::move(bench_.trace);
+    result_.source_crashes = source_.crashes;
+    result_.destination_crashes = destination_.crashes;
     result_.moved = world_.destination == Tree::running;
     return std::move(result_);
   }
@@ -125,10 +127,8 @@ void Simulation::crash(Side side) {
   bool up = side == Side::source ? source_.up() : destination_.up();
   if (!up) return;
   if (side == Side::source) {
-    if (source_.state()) result_.source_crashes.push_back(source_.state()->phase);
     source_.crash();
   } else {
-    if (destination_.state()) result_.destination_crashes.push_back(destination_.state()->phase);
     destination_.crash();
   }
   restart_later(side);

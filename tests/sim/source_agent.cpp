@@ -38,6 +38,7 @@ void SourceAgent::crash() {
   up_ = false;
   ++life_;
   ++ticks_;
+  if (state_) crashes.push_back(state_->phase);
   if (under_way_.has(Kind::record) && bench_.random.coin()) world_.source_journal.push_back(recording_);
   under_way_.clear();
   state_.reset();

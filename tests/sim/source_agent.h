@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "sim/bench.h"
 #include "sim/network.h"
@@ -30,6 +31,7 @@ class SourceAgent {
   [[nodiscard]] plan::Verdict verdict() const { return state_ ? plan::verdict(*state_) : plan::Verdict::undecided; }
   // A cancel request was accepted while it could still lead to a running source.
   [[nodiscard]] bool must_abort() const { return must_abort_; }
+  std::vector<plan::SourcePhase> crashes;  // phases in which it died
   std::function<void()> step_crashed;  // the agent has died after a step: somebody restarts it
 
  private:
