@@ -27,10 +27,23 @@ Report full() {
   r.phases_ms = {
       .quiesce = 1, .freeze = 0.4, .scan = 3, .dump = 24, .transfer = 2, .restore = 30, .commit = 4, .drain = 0.5};
   r.timeline = {{"a", "freeze", 1000, 1400}, {"b", "restore", -5, 3}};
-  r.precopy = {.rounds = 2, .bytes = 4096, .pages = 1, .ended = "small", .link_mbit = 940.5, .written_mbit = 3, .forecast_left_pages = 17, .windows = {}};
+  r.precopy = {.rounds = 2,
+               .bytes = 4096,
+               .pages = 1,
+               .ended = "small",
+               .link_mbit = 940.5,
+               .written_mbit = 3,
+               .forecast_left_pages = 17,
+               .windows = {}};
   r.precopy.windows = {{.round = 2, .pages = 900, .window_ms = 120.5},
                        {.round = 3, .pages = 0, .window_ms = 40, .forecast_pages = 3.5}};
-  r.lazy = {.pages = 9, .faults = 7, .pages_at_commit = 4, .pages_at_commit_max = 16384, .fault_p50_us = 30.5, .fault_p99_us = 100, .complete_ms = 8};
+  r.lazy = {.pages = 9,
+            .faults = 7,
+            .pages_at_commit = 4,
+            .pages_at_commit_max = 16384,
+            .fault_p50_us = 30.5,
+            .fault_p99_us = 100,
+            .complete_ms = 8};
   r.standby = {.used = true, .reason = "", .pause_ms = 21.5, .refresh_ms = 3.25};
   r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf = "raw_tp", .ebpf_events = 0, .ebpf_lost = 0};
   r.tracking.processes = {{.process = 2, .threads = 3, .write_faults = 77, .write_faults_per_s = 0.5}};

@@ -70,8 +70,8 @@ TEST(PlanSource, AutoCommitsOnlyWhenNoMoreThanTheBoundIsLeft) {
 
 TEST(PlanSource, AutoKeepsToOneSecondOfTheLink) {
   SourceDrive source(MigrationOptions{.strategy = Strategy::automatic, .rounds_max = 1});
-  source.to_precopy().play(SourceActionDone{
-      .kind = precopy_round, .stats = {.pages_sent = 50'000, .link_bps = 100 * 4096 * 8}});
+  source.to_precopy().play(
+      SourceActionDone{.kind = precopy_round, .stats = {.pages_sent = 50'000, .link_bps = 100 * 4096 * 8}});
   source.done(arm_dump);
   source.done(quiesce);
   source.done(freeze);

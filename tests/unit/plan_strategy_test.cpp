@@ -22,24 +22,32 @@ struct Row {
   RoundVerdict verdict;
 };
 class RoundsEnd : public testing::TestWithParam<Row> {};
-TEST_P(RoundsEnd, Or) { EXPECT_EQ(after_round(GetParam().facts), GetParam().verdict); }
+TEST_P(RoundsEnd, Or) {
+  EXPECT_EQ(after_round(GetParam().facts), GetParam().verdict);
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Rounds, RoundsEnd,
     testing::Values(
         Row{"TheFirstIsFollowedByAnother", {.round = 1, .rounds_max = 4, .pages_sent = 50'000}, RoundVerdict::another},
         Row{"LittleWasSent", {.round = 1, .rounds_max = 4, .pages_sent = 4096}, RoundVerdict::small},
-        Row{"TheSameIsMuchOnASlowLink", {.round = 1, .rounds_max = 4, .pages_sent = 4096, .link_bps = k100Mbit},
+        Row{"TheSameIsMuchOnASlowLink",
+            {.round = 1, .rounds_max = 4, .pages_sent = 4096, .link_bps = k100Mbit},
             RoundVerdict::another},
-        Row{"AsLongAsOnAFastOne", {.round = 1, .rounds_max = 4, .pages_sent = 396, .link_bps = k100Mbit},
+        Row{"AsLongAsOnAFastOne",
+            {.round = 1, .rounds_max = 4, .pages_sent = 396, .link_bps = k100Mbit},
             RoundVerdict::small},
-        Row{"NothingIsEverTooMuch", {.round = 2, .rounds_max = 4, .pages_sent = 64, .pages_before = 64, .link_bps = 1},
+        Row{"NothingIsEverTooMuch",
+            {.round = 2, .rounds_max = 4, .pages_sent = 64, .pages_before = 64, .link_bps = 1},
             RoundVerdict::small},
-        Row{"ItShrinks", {.round = 2, .rounds_max = 4, .pages_sent = 35'000, .pages_before = 50'000},
+        Row{"ItShrinks",
+            {.round = 2, .rounds_max = 4, .pages_sent = 35'000, .pages_before = 50'000},
             RoundVerdict::another},
-        Row{"ItDoesNotShrink", {.round = 2, .rounds_max = 4, .pages_sent = 35'001, .pages_before = 50'000},
+        Row{"ItDoesNotShrink",
+            {.round = 2, .rounds_max = 4, .pages_sent = 35'001, .pages_before = 50'000},
             RoundVerdict::no_gain},
-        Row{"NoMoreAreAllowed", {.round = 4, .rounds_max = 4, .pages_sent = 5'000, .pages_before = 50'000},
+        Row{"NoMoreAreAllowed",
+            {.round = 4, .rounds_max = 4, .pages_sent = 5'000, .pages_before = 50'000},
             RoundVerdict::used_up},
         Row{"ItShrinksAndTheModelSeesThatItStops",
             {.round = 2,
@@ -54,7 +62,8 @@ INSTANTIATE_TEST_SUITE_P(
              .pages_sent = 48'000,
              .pages_before = 50'000,
              .link_bps = k100Mbit,
-             .outlook = Outlook{.left_now = 40'000, .left_next = 40'000, .next_pages = 48'000, .written_per_second = 9'000}},
+             .outlook =
+                 Outlook{.left_now = 40'000, .left_next = 40'000, .next_pages = 48'000, .written_per_second = 9'000}},
             RoundVerdict::outrun},
         Row{"LessIsWrittenThanTheLinkCarries",
             {.round = 2,
@@ -62,7 +71,8 @@ INSTANTIATE_TEST_SUITE_P(
              .pages_sent = 48'000,
              .pages_before = 50'000,
              .link_bps = 10 * k100Mbit,
-             .outlook = Outlook{.left_now = 40'000, .left_next = 40'000, .next_pages = 48'000, .written_per_second = 9'000}},
+             .outlook =
+                 Outlook{.left_now = 40'000, .left_next = 40'000, .next_pages = 48'000, .written_per_second = 9'000}},
             RoundVerdict::no_gain}),
     [](const auto& row) { return row.param.name; });
 
@@ -134,8 +144,9 @@ TEST(Strategy, AutoSaysWhatIsLeftAndWhetherTheCommitWaits) {
   facts.outlook = Outlook{.left_now = 40'000, .written_per_second = 10'000};
   choice = choose_strategy(Strategy::automatic, facts, RoundVerdict::outrun);
   EXPECT_EQ(choice.strategy, Strategy::hybrid);
-  EXPECT_THAT(choice.reason, HasSubstr("pre-copy does not converge: 39.1 MiB/s of different pages are written, the link "
-                                       "carries 11.9 MiB/s"));
+  EXPECT_THAT(choice.reason,
+              HasSubstr("pre-copy does not converge: 39.1 MiB/s of different pages are written, the link "
+                        "carries 11.9 MiB/s"));
   EXPECT_THAT(choice.reason, HasSubstr("the commit waits until no more than 11.9 MiB are left, about 12.1 s"));
 }
 

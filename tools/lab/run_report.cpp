@@ -20,14 +20,16 @@ Json nulls(std::initializer_list<const char*> keys) {
 
 // Every key of a run, unknown.
 Json unknown_run() {
-  Json out = nulls({"role", "baseline", "strategy", "strategy_requested", "strategy_reason", "migration_id", "workload", "source_node",
-                    "destination_node", "outcome", "reason", "service_interruption_ms", "interruption_any_ms", "downtime_ms"});
+  Json out = nulls({"role", "baseline", "strategy", "strategy_requested", "strategy_reason", "migration_id", "workload",
+                    "source_node", "destination_node", "outcome", "reason", "service_interruption_ms",
+                    "interruption_any_ms", "downtime_ms"});
   out["phases_ms"] = nulls({"quiesce", "freeze", "scan", "dump", "transfer", "restore", "commit", "drain"});
   out["timeline"] = Json::array();
   out["total_ms"] = nullptr;
   out["precopy"] = nulls({"rounds", "bytes", "pages", "ended", "link_mbit", "written_mbit", "forecast_left_pages"});
   out["precopy"]["windows"] = Json::array();
-  out["lazy"] = nulls({"pages", "pages_at_commit", "pages_at_commit_max", "faults", "fault_p50_us", "fault_p99_us", "complete_ms"});
+  out["lazy"] = nulls(
+      {"pages", "pages_at_commit", "pages_at_commit_max", "faults", "fault_p50_us", "fault_p99_us", "complete_ms"});
   out["tracking"] = nulls({"source", "reason", "ebpf", "ebpf_reason", "ebpf_events", "ebpf_lost"});
   out["tracking"]["processes"] = Json::array();
   out["standby"] = nulls({"used", "reason", "pause_ms", "refresh_ms"});

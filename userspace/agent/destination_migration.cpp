@@ -305,7 +305,8 @@ void DestinationMigration::restored(const Status& status) {
   if (!fresh) return await_fresh_memory();
   timers_.push_back(context_.core.loop.after(kFenceBound, [this] {
     if (fenced_) return;
-    if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
+    if (std::exchange(restored_, false))
+      done(DestinationActionKind::restore, fail("the pager does not confirm the fence"));
   }));
 }
 

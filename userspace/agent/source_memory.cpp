@@ -104,8 +104,8 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   return stats;
 }
 
-// The round that carried most says what the link can do: at least that, for a round may also have waited for the look at
-// its pages. What waits in the kernel has not been carried.
+// The round that carried most says what the link can do: at least that, for a round may also have waited for the look
+// at its pages. What waits in the kernel has not been carried.
 uint64_t SourceMemory::note_link(const move::SendStats& sent, size_t waiting_before, size_t waiting_after) {
   std::lock_guard lock(mutex_);
   const uint64_t given = sent.bytes + waiting_before;

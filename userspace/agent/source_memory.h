@@ -63,7 +63,7 @@ class SourceMemory {
     uint64_t remote_pages = 0, present_pages = 0;   // of the final map
     uint64_t bytes_sent = 0;                        // everything
     double scan_ms = 0;
-    uint64_t link_bps = 0;                          // what the link has carried; 0: not known
+    uint64_t link_bps = 0;  // what the link has carried; 0: not known
   };
   [[nodiscard]] Totals totals() const;
   // How changed pages were found, and why so.

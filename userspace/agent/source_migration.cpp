@@ -277,10 +277,9 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
             fmt::format("node {} is behind a router and knows no VXLAN redirection: update mosed there", meta_.peer));
       }
       if (prepare_->memory_first && !prepared_.memory_first) {
-        return received(
-            plan::Message::refused,
-            fmt::format("node {} cannot wait for all of the memory before it resumes a workload, as {} wants it: update mosed there",
-                        meta_.peer, to_string(driver_.state().strategy)));
+        return received(plan::Message::refused, fmt::format("node {} cannot wait for all of the memory before it "
+                                                            "resumes a workload, as {} wants it: update mosed there",
+                                                            meta_.peer, to_string(driver_.state().strategy)));
       }
       if (!path_.tunnel) path_.mac = prepared_.uplink_mac;
       return received(plan::Message::prepared);
@@ -385,9 +384,7 @@ void SourceMigration::final_scan() {
   // Behind it on the same lane: the pages that the map calls remote.
   const auto most = plan::pages_left_max(driver_.state());
   memory_lane_.submit([this, most] {
-    memory_->push(most, [this](uint64_t pages) {
-      post_([this, pages] { driver_.dispatch(plan::PagesLeft{pages}); });
-    });
+    memory_->push(most, [this](uint64_t pages) { post_([this, pages] { driver_.dispatch(plan::PagesLeft{pages}); }); });
   });
 }
 

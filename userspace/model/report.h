@@ -45,7 +45,8 @@ struct PacketCounts {
 // client's figures). Filled while it runs by the agents, finished once, then immutable.
 struct Report {
   std::string migration_id, workload, source_node, destination_node;
-  std::string strategy_requested, strategy, strategy_reason, outcome, reason;  // strategy_reason: why that one, and how its rounds ended
+  std::string strategy_requested, strategy, strategy_reason, outcome,
+      reason;                                   // strategy_reason: why that one, and how its rounds ended
   std::optional<double> downtime_ms, total_ms;  // downtime: freeze at the source to thaw at the destination
   PhaseTimes phases_ms;
   std::vector<TimelineEntry> timeline;

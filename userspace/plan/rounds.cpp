@@ -10,7 +10,9 @@ constexpr double kPageBits = 4096 * 8;
 // However slow the link: less is not worth a round's look at every page.
 constexpr uint64_t kRestPagesMin = 64;
 
-bool shrinks(double after, double before) { return after <= before * kShrinkPercent / 100; }
+bool shrinks(double after, double before) {
+  return after <= before * kShrinkPercent / 100;
+}
 
 }  // namespace
 
@@ -24,8 +26,8 @@ uint64_t rest_pages(uint64_t link_bps) {
 RoundVerdict after_round(const RoundFacts& facts) {
   if (facts.pages_sent <= rest_pages(facts.link_bps)) return RoundVerdict::small;
   const auto& outlook = facts.outlook;
-  const bool outrun = outlook && facts.link_bps != 0 &&
-                      outlook->written_per_second * kPageBits >= static_cast<double>(facts.link_bps);
+  const bool outrun =
+      outlook && facts.link_bps != 0 && outlook->written_per_second * kPageBits >= static_cast<double>(facts.link_bps);
   bool gains = true;
   if (facts.round > 1) {
     const auto sent = static_cast<double>(facts.pages_sent);

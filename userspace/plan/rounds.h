@@ -17,27 +17,27 @@ inline constexpr unsigned kShrinkPercent = 70;
 
 // What the dirty page model says at the end of a round.
 struct Outlook {
-  double left_now = 0;   // pages that are left when the workload is frozen now
-  double left_next = 0;  // and when it is frozen after another round
+  double left_now = 0;            // pages that are left when the workload is frozen now
+  double left_next = 0;           // and when it is frozen after another round
   double next_pages = 0;          // what that round would send
   double written_per_second = 0;  // different pages in the next second
 };
 
 struct RoundFacts {
-  unsigned round = 1;         // from 1
-  unsigned rounds_max = 1;    // below 1 counts as 1
-  uint64_t pages_sent = 0;    // in this round
-  uint64_t pages_before = 0;  // in the round before it; of no meaning after the first
-  uint64_t link_bps = 0;      // what the link has been seen to carry; 0: not known
+  unsigned round = 1;              // from 1
+  unsigned rounds_max = 1;         // below 1 counts as 1
+  uint64_t pages_sent = 0;         // in this round
+  uint64_t pages_before = 0;       // in the round before it; of no meaning after the first
+  uint64_t link_bps = 0;           // what the link has been seen to carry; 0: not known
   std::optional<Outlook> outlook;  // nothing before the second round
 };
 
 enum class RoundVerdict : uint8_t {
   another,
-  small,     // so little was sent that about as little is left
-  no_gain,   // another round would leave about as much
-  outrun,    // as before, and because the workload writes faster than the link carries
-  used_up,   // as many rounds as may be
+  small,    // so little was sent that about as little is left
+  no_gain,  // another round would leave about as much
+  outrun,   // as before, and because the workload writes faster than the link carries
+  used_up,  // as many rounds as may be
 };
 [[nodiscard]] const char* to_string(RoundVerdict verdict);
 [[nodiscard]] RoundVerdict after_round(const RoundFacts& facts);

@@ -69,12 +69,13 @@ std::string explain(const RoundFacts& last, RoundVerdict verdict) {
     case RoundVerdict::used_up:
       return fmt::format("{} rounds are as many as may be, the last one sent {}", last.round, sent);
     case RoundVerdict::no_gain:
-      return fmt::format("pre-copy does not get further: round {} sent {}, another would leave as much", last.round, sent);
+      return fmt::format("pre-copy does not get further: round {} sent {}, another would leave as much", last.round,
+                         sent);
     case RoundVerdict::outrun:
-      return fmt::format("pre-copy does not converge: {}/s of different pages are written, the link carries {}; another "
-                         "round after number {} would leave as much",
-                         size_of(last.outlook ? last.outlook->written_per_second : 0), per_second(last.link_bps),
-                         last.round);
+      return fmt::format(
+          "pre-copy does not converge: {}/s of different pages are written, the link carries {}; another "
+          "round after number {} would leave as much",
+          size_of(last.outlook ? last.outlook->written_per_second : 0), per_second(last.link_bps), last.round);
   }
   return {};
 }
@@ -95,10 +96,10 @@ StrategyChoice choose_strategy(Strategy requested, const RoundFacts& last, Round
     choice.reason = fmt::format("{}; {}, within the bound of {}, and follow the workload", how, forecast,
                                 size_of(static_cast<double>(bound)));
   } else {
-    choice.reason =
-        fmt::format("{}; {}: the commit waits until no more than {} are left, about {:.1f} s", how, forecast,
-                    size_of(static_cast<double>(bound)),
-                    std::chrono::duration<double>(time_to_send(static_cast<uint64_t>(left) - bound, last.link_bps)).count());
+    choice.reason = fmt::format(
+        "{}; {}: the commit waits until no more than {} are left, about {:.1f} s", how, forecast,
+        size_of(static_cast<double>(bound)),
+        std::chrono::duration<double>(time_to_send(static_cast<uint64_t>(left) - bound, last.link_bps)).count());
   }
   return choice;
 }

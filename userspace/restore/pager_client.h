@@ -36,7 +36,7 @@ struct PagerProgress {
   uint64_t bytes_received = 0;
   uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
   int64_t first_fault_us = 0, complete_us = 0;  // CLOCK_MONOTONIC, 0: not yet
-  bool filled = false;  // every page of the final map is in
+  bool filled = false;                          // every page of the final map is in
 };
 
 // See StandbyStatus in pager.proto.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A live Redis is moved by each strategy, and the report holds what the strategy promises: what was sent ahead, what was
-// left behind at the commit, and why it was that one.
+// A live Redis is moved by each strategy, and the report holds what the strategy promises: what was sent ahead, what
+// was left behind at the commit, and why it was that one.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
