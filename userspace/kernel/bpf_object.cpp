@@ -13,6 +13,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 
 #include "base/log.h"
@@ -56,6 +57,10 @@ std::unexpected<Error> fail_libbpf(std::string_view what, int code) {
   while (words.ends_with('\n')) words.pop_back();
   if (!words.empty()) text += " [" + words + "]";
   return fail_errno(text, code < 0 ? -code : code);
+}
+
+void forget_libbpf_words() {
+  tail.clear();
 }
 
 Result<Fd> open_pinned(const std::string& path) {
@@ -154,6 +159,16 @@ Result<MapDump> map_dump(int map) {
   return out;
 }
 
+Status map_update_patiently(int map, const void* key, const void* value) {
+  constexpr int kTries = 100;
+  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 1'000'000};
+  for (int tries = 1;; ++tries) {
+    Status updated = map_update(map, key, value);
+    if (updated || updated.error().code != ENOMEM || tries == kTries) return updated;
+    nanosleep(&kPause, nullptr);
+  }
+}
+
 Result<unsigned> possible_cpus() {
   int count = libbpf_num_possible_cpus();
   if (count < 0) return fail_errno("number of possible CPUs", -count);
@@ -169,24 +184,6 @@ Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point) {
 
 namespace {
 
-constexpr uint32_t kClsactPriorities = 8;
-
-bpf_tc_hook hook_of(unsigned ifindex, TcPoint point) {
-  bpf_tc_hook hook{};
-  hook.sz = sizeof hook;
-  hook.ifindex = static_cast<int>(ifindex);
-  hook.attach_point = point == TcPoint::ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS;
-  return hook;
-}
-
-bpf_tc_opts filter_of(uint32_t handle, uint32_t priority) {
-  bpf_tc_opts filter{};
-  filter.sz = sizeof filter;
-  filter.handle = handle;
-  filter.priority = priority;
-  return filter;
-}
-
 Result<bpf_prog_info> info_of(int program) {
   bpf_prog_info info{};
   uint32_t size = sizeof info;
@@ -195,43 +192,6 @@ Result<bpf_prog_info> info_of(int program) {
 }
 
 }  // namespace
-
-Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
-  std::string where = "TC filter on device " + std::to_string(ifindex);
-  bpf_tc_hook hook = hook_of(ifindex, point);
-  bpf_tc_hook both = hook;
-  // Both at once, which libbpf means and its enumeration has no name for.
-  // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange)
-  both.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
-  if (int code = bpf_tc_hook_create(&both); code < 0 && code != -EEXIST) return fail_libbpf(where + ": clsact", code);
-  MOSE_ASSIGN(uint32_t id, program_id(program));
-  int code = 0;
-  for (uint32_t priority = 1; priority <= kClsactPriorities; ++priority) {
-    bpf_tc_opts there = filter_of(handle, priority);
-    if (bpf_tc_query(&hook, &there) == 0 && there.prog_id == id) return {};
-    bpf_tc_opts filter = filter_of(handle, priority);
-    filter.prog_fd = program;
-    code = bpf_tc_attach(&hook, &filter);
-    if (code == 0) return {};
-    if (code != -EEXIST && code != -EINVAL) break;  // another kind of filter, or another's of this handle
-  }
-  return fail_libbpf(where, code);
-}
-
-Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
-  MOSE_ASSIGN(uint32_t id, program_id(program));
-  bpf_tc_hook hook = hook_of(ifindex, point);
-  for (uint32_t priority = 1; priority <= kClsactPriorities; ++priority) {
-    bpf_tc_opts filter = filter_of(handle, priority);
-    if (bpf_tc_query(&hook, &filter) != 0 || filter.prog_id != id) continue;
-    bpf_tc_opts ours = filter_of(handle, priority);
-    if (int code = bpf_tc_detach(&hook, &ours); code < 0) {
-      return fail_libbpf("detach the TC filter of device " + std::to_string(ifindex), code);
-    }
-  }
-  tail.clear();  // what was not found is no news
-  return {};
-}
 
 Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode) {
   // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.

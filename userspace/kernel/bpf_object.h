@@ -25,6 +25,9 @@ void capture_libbpf_log();
 // libbpf printed meanwhile (the verifier's among them).
 [[nodiscard]] std::unexpected<Error> fail_libbpf(std::string_view what, int code);
 
+// What libbpf has printed so far is not part of the next error.
+void forget_libbpf_words();
+
 // A descriptor of whatever is pinned at `path`.
 [[nodiscard]] Result<Fd> open_pinned(const std::string& path);
 // Makes the directories above `path` (which must lie in a bpffs) and pins.
@@ -35,6 +38,9 @@ void capture_libbpf_log();
 inline constexpr uint64_t kMapLocked = 4;  // BPF_F_LOCK: under the spin lock of the value
 [[nodiscard]] Status map_lookup(int map, const void* key, void* value, uint64_t flags = 0);
 [[nodiscard]] Status map_update(int map, const void* key, const void* value, uint64_t flags = 0);
+// For maps that allocate as they grow: the kernel fills its stores of small pieces in the background, and a burst may be
+// ahead of it.
+[[nodiscard]] Status map_update_patiently(int map, const void* key, const void* value);
 // Nothing there is fine.
 [[nodiscard]] Status map_delete(int map, const void* key);
 // `next` gets the key behind `key` (null: the first). False: there is none.

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/bpf_clsact.h"
+
+#include <cerrno>
+#include <string>
+
+namespace mose::bpf {
+namespace {
+
+constexpr uint32_t kClsactPriorities = 8;
+
+}  // namespace
+
+bpf_tc_hook clsact_hook(unsigned ifindex, TcPoint point) {
+  bpf_tc_hook hook{};
+  hook.sz = sizeof hook;
+  hook.ifindex = static_cast<int>(ifindex);
+  hook.attach_point = point == TcPoint::ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS;
+  return hook;
+}
+
+bpf_tc_opts clsact_filter(uint32_t handle, uint32_t priority) {
+  bpf_tc_opts filter{};
+  filter.sz = sizeof filter;
+  filter.handle = handle;
+  filter.priority = priority;
+  return filter;
+}
+
+Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
+  std::string where = "TC filter on device " + std::to_string(ifindex);
+  bpf_tc_hook hook = clsact_hook(ifindex, point);
+  bpf_tc_hook both = hook;
+  // Both at once, which libbpf means and its enumeration has no name for.
+  // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange)
+  both.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);
+  if (int code = bpf_tc_hook_create(&both); code < 0 && code != -EEXIST) return fail_libbpf(where + ": clsact", code);
+  MOSE_ASSIGN(uint32_t id, program_id(program));
+  int code = 0;
+  for (uint32_t priority = 1; priority <= kClsactPriorities; ++priority) {
+    bpf_tc_opts there = clsact_filter(handle, priority);
+    if (bpf_tc_query(&hook, &there) == 0 && there.prog_id == id) return {};
+    bpf_tc_opts filter = clsact_filter(handle, priority);
+    filter.prog_fd = program;
+    code = bpf_tc_attach(&hook, &filter);
+    if (code == 0) return {};
+    if (code != -EEXIST && code != -EINVAL) break;  // another kind of filter, or another's of this handle
+  }
+  return fail_libbpf(where, code);
+}
+
+Result<uint32_t> clsact_priority(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
+  MOSE_ASSIGN(uint32_t id, program_id(program));
+  bpf_tc_hook hook = clsact_hook(ifindex, point);
+  Result<uint32_t> found = fail_errno("no such TC filter on device " + std::to_string(ifindex), ENOENT);
+  for (uint32_t priority = 1; priority <= kClsactPriorities && !found; ++priority) {
+    bpf_tc_opts filter = clsact_filter(handle, priority);
+    if (bpf_tc_query(&hook, &filter) == 0 && filter.prog_id == id) found = priority;
+  }
+  forget_libbpf_words();  // what was not found is no news
+  return found;
+}
+
+Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
+  for (;;) {
+    auto priority = clsact_priority(program, ifindex, point, handle);
+    if (!priority && priority.error().code == ENOENT) return {};
+    if (!priority) return std::unexpected(priority.error());
+    bpf_tc_hook hook = clsact_hook(ifindex, point);
+    bpf_tc_opts ours = clsact_filter(handle, *priority);
+    if (int code = bpf_tc_detach(&hook, &ours); code < 0) {
+      return fail_libbpf("detach the TC filter of device " + std::to_string(ifindex), code);
+    }
+  }
+}
+
+}  // namespace mose::bpf
