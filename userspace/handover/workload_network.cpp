@@ -64,6 +64,15 @@ Status set_up_inside(const WorkloadNetworkConfig& config) {
   return {};
 }
 
+// In service again; what is held is drained first.
+void open_again(SteerPolicy& policy) {
+  const bool queued =
+      policy.state == SteerState::hold || policy.state == SteerState::hold_new || policy.state == SteerState::drain;
+  policy.state = queued ? SteerState::drain : SteerState::pass;
+  policy.after_drain = SteerState::pass;
+  policy.silent = false;
+}
+
 struct Uplink {
   unsigned ifindex = 0;
   MacAddress mac{};
@@ -160,25 +169,13 @@ Status WorkloadNetwork::open() {
 }
 
 Status WorkloadNetwork::open_egress() {
-  MOSE_ASSIGN(SteerPolicy egress, steering_.policy(Direction::egress));
-  bool held = egress.state == SteerState::hold || egress.state == SteerState::drain;
-  egress.state = held ? SteerState::drain : SteerState::pass;
-  egress.after_drain = SteerState::pass;
-  egress.silent = false;
-  return steering_.set(Direction::egress, egress);
+  return change(Direction::egress, open_again);
 }
 
 Status WorkloadNetwork::open_ingress() {
   MOSE_ASSIGN(auto netlink, Netlink::open());
   MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
-  MOSE_ASSIGN(SteerPolicy ingress, steering_.policy(Direction::ingress));
-  ingress.silent = false;
-  ingress.deadline.reset();
-  bool queued =
-      ingress.state == SteerState::hold || ingress.state == SteerState::hold_new || ingress.state == SteerState::drain;
-  ingress.state = queued ? SteerState::drain : SteerState::pass;
-  ingress.after_drain = SteerState::pass;
-  return steering_.set(Direction::ingress, ingress);
+  return change(Direction::ingress, open_again);
 }
 
 Result<std::vector<Neighbour>> WorkloadNetwork::neighbours() const {
@@ -216,39 +213,45 @@ Status WorkloadNetwork::hold(Direction direction, unsigned tap_ifindex) {
   return hold_as(SteerState::hold, direction, tap_ifindex, {});
 }
 
-Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline) {
+// The policy as it is but for what `into` says, and without a deadline, which belonged to the state before.
+Status WorkloadNetwork::change(Direction direction, const std::function<void(SteerPolicy&)>& into) {
   MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-  policy.state = state;
-  policy.deadline = deadline;
-  policy.on_expiry = SteerState::pass;
-  policy.tap_ifindex = tap_ifindex;
-  policy.hold_packets_max = config_.hold_packets_max;
-  policy.hold_bytes_max = config_.hold_bytes_max;
+  policy.deadline.reset();
+  into(policy);
   return steering_.set(direction, policy);
+}
+
+Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned tap_ifindex,
+                                std::optional<Timestamp> deadline) {
+  return change(direction, [&](SteerPolicy& policy) {
+    policy.state = state;
+    policy.deadline = deadline;
+    policy.on_expiry = SteerState::pass;
+    policy.tap_ifindex = tap_ifindex;
+    policy.hold_packets_max = config_.hold_packets_max;
+    policy.hold_bytes_max = config_.hold_bytes_max;
+  });
 }
 
 Status WorkloadNetwork::shut(Direction direction, bool silent) {
-  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-  policy.state = SteerState::shut;
-  policy.deadline.reset();
-  policy.silent = silent;
-  return steering_.set(direction, policy);
+  return change(direction, [&](SteerPolicy& policy) {
+    policy.state = SteerState::shut;
+    policy.silent = silent;
+  });
 }
 
 Status WorkloadNetwork::pass(Direction direction) {
-  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-  policy.state = SteerState::pass;
-  policy.deadline.reset();
-  policy.silent = false;
-  return steering_.set(direction, policy);
+  return change(direction, [](SteerPolicy& policy) {
+    policy.state = SteerState::pass;
+    policy.silent = false;
+  });
 }
 
 Status WorkloadNetwork::drain_to_pass(Direction direction) {
-  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-  policy.state = SteerState::drain;
-  policy.deadline.reset();
-  policy.after_drain = SteerState::pass;
-  return steering_.set(direction, policy);
+  return change(direction, [](SteerPolicy& policy) {
+    policy.state = SteerState::drain;
+    policy.after_drain = SteerState::pass;
+  });
 }
 
 Result<uint64_t> WorkloadNetwork::release() {
@@ -273,16 +276,15 @@ Status WorkloadNetwork::drain_to_peer(const PeerPath& peer) {
   if (taken && peer.tunnel && taken->remote == peer.tunnel->remote) MOSE_TRY(steering_.take_from({}));
   const bool silent = !peer.tunnel;
   MOSE_TRY(shut(Direction::egress, silent));
-  MOSE_ASSIGN(SteerPolicy policy, steering_.policy(Direction::ingress));
-  policy.state = SteerState::drain;
-  policy.deadline.reset();
-  policy.after_drain = SteerState::redirect;
-  policy.silent = silent;
-  policy.peer_ifindex = uplink_ifindex_;
-  policy.peer_mac = peer.mac;
-  policy.own_mac = uplink_mac_;
-  policy.tunnel = peer.tunnel;
-  return steering_.set(Direction::ingress, policy);
+  return change(Direction::ingress, [&](SteerPolicy& policy) {
+    policy.state = SteerState::drain;
+    policy.after_drain = SteerState::redirect;
+    policy.silent = silent;
+    policy.peer_ifindex = uplink_ifindex_;
+    policy.peer_mac = peer.mac;
+    policy.own_mac = uplink_mac_;
+    policy.tunnel = peer.tunnel;
+  });
 }
 
 }  // namespace mose::handover

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -89,6 +90,7 @@ class WorkloadNetwork {
   [[nodiscard]] Status drain_to_peer(const PeerPath& peer);
 
  private:
+  [[nodiscard]] Status change(Direction direction, const std::function<void(SteerPolicy&)>& into);
   [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline);
   [[nodiscard]] static Result<WorkloadNetwork> build(const WorkloadNetworkConfig& config, int netns);
   WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)

@@ -28,6 +28,14 @@ void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
   EXPECT_EQ(queue.stats().lost, 0u);
 }
 
+void wait_until_idle(const UdpService& service, int quiet_ms) {
+  EXPECT_TRUE(eventually([&] {
+    uint64_t before = service.count();
+    sleep_ms(quiet_ms);
+    return service.count() == before;
+  }));
+}
+
 int rounds(int sample, int full) {
   return std::getenv("MOSE_FULL") != nullptr ? full : sample;
 }

@@ -26,6 +26,9 @@ inline constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
                                              handover::Direction direction);
 void expect_drained(handover::HoldQueue& queue, handover::WorkloadNetwork& network);
 
+// With a hold in place, what passed before it has been taken, nothing new for `quiet_ms`: then the source is frozen.
+void wait_until_idle(const UdpService& service, int quiet_ms = 3);
+
 // How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
 [[nodiscard]] int rounds(int sample, int full);
 

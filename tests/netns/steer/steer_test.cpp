@@ -30,16 +30,6 @@ uint64_t last_passed_ns(WorkloadNetwork& network, Direction direction) {
   return counters ? counters->stamps[static_cast<size_t>(SteerState::pass)].last_ns : 0;
 }
 
-// Nothing new has come for a while: with a hold in place, all that was let through has been answered.
-void wait_until_idle(const UdpService& service) {
-  uint64_t last = service.count();
-  for (int quiet = 0; quiet < 20; ++quiet) {
-    sleep_ms(1);
-    if (service.count() != last) quiet = 0;
-    last = service.count();
-  }
-}
-
 void wait_for_held(WorkloadNetwork& network, uint64_t frames) {
   EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) >= frames; }));
 }
@@ -141,7 +131,7 @@ TEST(Abort, BringsEverythingBackToTheSource) {
   UdpClient client(bed.client, AF_INET, 20000);
   sleep_ms(30);
   EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-  wait_until_idle(service);  // then the source is frozen and dumped
+  wait_until_idle(service, 20);  // then the source is frozen and dumped
   EXPECT_OK(network.shut(Direction::egress, false));
   sleep_ms(20);
   EXPECT_OK(network.pass(Direction::egress));
