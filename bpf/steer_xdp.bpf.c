@@ -22,19 +22,21 @@
 
 const volatile struct mose_uplink_config mose_config;
 
-/* Sizes are set when the program is loaded. */
+/* Sizes are set when the program is loaded; memory is taken as services come. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct mose_steer_service);
 	__type(value, struct mose_uplink_entry);
 } mose_uplink SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, struct mose_steer_counts);
+	__type(key, struct mose_steer_service);
+	__type(value, struct mose_uplink_counts);
 } mose_uplink_counts SEC(".maps");
 
 static __always_inline int is_ours(const __u8 *mac)
@@ -56,11 +58,11 @@ static __always_inline int store(struct xdp_md *xdp, const void *bytes, __u32 si
 }
 
 /* What has been made ready leaves. */
-static __always_inline int send_on(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_steer_counts *counts,
+static __always_inline int send_on(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_uplink_counts *counts,
 				   __u32 length)
 {
-	stamp(counts, MOSE_STEER_REDIRECT, entry->epoch, bpf_ktime_get_ns());
-	count(counts, MOSE_STEER_R_REDIRECTED, length);
+	stamp_one(&counts->redirect_stamp, entry->epoch, bpf_ktime_get_ns());
+	count_one(&counts->redirected, length);
 	if (entry->peer_ifindex == xdp->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect(entry->peer_ifindex, 0);
@@ -96,23 +98,23 @@ static __noinline int put_into_tunnel(struct xdp_md *xdp, const struct packet *p
 }
 
 static __always_inline int redirect_by_tunnel(struct xdp_md *xdp, const struct packet *packet,
-					      const struct mose_uplink_entry *entry, struct mose_steer_counts *counts, __u32 length)
+					      const struct mose_uplink_entry *entry, struct mose_uplink_counts *counts, __u32 length)
 {
 	const int room = entry->tunnel.family == 4 ? TUNNEL_ROOM4 : TUNNEL_ROOM6;
 	__u32 mtu = length - sizeof(struct ethernet_header); /* in: what is to be checked */
 	int result = bpf_check_mtu(xdp, entry->peer_ifindex, &mtu, room, 0);
 
 	if (result) {
-		count(counts, result > 0 ? MOSE_STEER_R_DROP_MTU : MOSE_STEER_R_DROP_REWRITE, length);
+		count_one(result > 0 ? &counts->drop_mtu : &counts->drop_rewrite, length);
 		return XDP_DROP;
 	}
 	result = put_into_tunnel(xdp, packet, entry, length);
 	if (result < 0) {
-		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		count_one(&counts->drop_rewrite, length);
 		return XDP_DROP;
 	}
 	if (result > 0) {
-		count(counts, MOSE_STEER_R_PASSED, length);
+		count_one(&counts->passed, length);
 		return XDP_PASS;
 	}
 	return send_on(xdp, entry, counts, length);
@@ -120,7 +122,7 @@ static __always_inline int redirect_by_tunnel(struct xdp_md *xdp, const struct p
 
 /* The same segment: the source address must be ours, or the switches learn the client at a wrong port. */
 static __always_inline int redirect(struct xdp_md *xdp, const struct packet *packet, const struct mose_uplink_entry *entry,
-				    struct mose_steer_counts *counts, __u32 length)
+				    struct mose_uplink_counts *counts, __u32 length)
 {
 	__u8 macs[2 * ETH_ALEN];
 
@@ -128,66 +130,61 @@ static __always_inline int redirect(struct xdp_md *xdp, const struct packet *pac
 		/* A tag would mean another network outside. TC has the last word, and drops it. */
 		if (packet->l3_offset == sizeof(struct ethernet_header))
 			return redirect_by_tunnel(xdp, packet, entry, counts, length);
-		count(counts, MOSE_STEER_R_PASSED, length);
+		count_one(&counts->passed, length);
 		return XDP_PASS;
 	}
 	if (same_mac(packet->source_mac, entry->peer_mac)) {
-		count(counts, MOSE_STEER_R_DROP_LOOP, length);
+		count_one(&counts->drop_loop, length);
 		return XDP_DROP;
 	}
 	__builtin_memcpy(macs, entry->peer_mac, ETH_ALEN);
 	__builtin_memcpy(macs + ETH_ALEN, entry->own_mac, ETH_ALEN);
 	if (store(xdp, macs, sizeof(macs))) {
-		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		count_one(&counts->drop_rewrite, length);
 		return XDP_DROP;
 	}
 	return send_on(xdp, entry, counts, length);
 }
 
-static __always_inline int take(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_steer_counts *counts,
+static __always_inline int take(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_uplink_counts *counts,
 				__u32 length)
 {
 	if (store(xdp, entry->service_mac, ETH_ALEN)) {
-		count(counts, MOSE_STEER_R_DROP_REWRITE, length);
+		count_one(&counts->drop_rewrite, length);
 		return XDP_DROP;
 	}
-	stamp(counts, MOSE_STEER_PASS, entry->epoch, bpf_ktime_get_ns());
-	count(counts, MOSE_STEER_R_TAKEN, length);
+	stamp_one(&counts->local_stamp, entry->epoch, bpf_ktime_get_ns());
+	count_one(&counts->taken, length);
 	return XDP_PASS;
-}
-
-static __always_inline const struct mose_uplink_entry *entry_of(const struct packet *packet)
-{
-	struct mose_steer_service key = {};
-
-	if (packet->kind != PACKET_IP)
-		return NULL;
-	key.family = packet->family;
-	__builtin_memcpy(key.address, packet->destination, sizeof(key.address));
-	return bpf_map_lookup_elem(&mose_uplink, &key);
 }
 
 SEC("xdp.frags")
 int steer_xdp(struct xdp_md *xdp)
 {
-	const struct mose_uplink_entry *entry;
-	struct mose_steer_counts *counts;
+	const struct mose_uplink_entry *entry = NULL;
+	struct mose_steer_service key = {};
+	struct mose_uplink_counts *counts;
 	struct packet packet;
-	__u32 length, slot;
+	__u32 length;
 
 	length = bpf_xdp_get_buff_len(xdp);
 	parse(xdp, &packet);
-	entry = entry_of(&packet);
-	slot = entry ? entry->slot : 0;
-	counts = bpf_map_lookup_elem(&mose_uplink_counts, &slot);
+	if (packet.kind == PACKET_IP) {
+		key.family = packet.family;
+		__builtin_memcpy(key.address, packet.destination, sizeof(key.address));
+		entry = bpf_map_lookup_elem(&mose_uplink, &key);
+	}
+	if (!entry)
+		__builtin_memset(&key, 0, sizeof(key));
+	counts = bpf_map_lookup_elem(&mose_uplink_counts, &key);
 	if (!counts)
-		return XDP_PASS; /* a slot beyond the array: an agent's fault must not cost the node its network */
+		return XDP_PASS; /* it is coming or going at this moment: TC stands behind */
 	if (entry && entry->state == MOSE_UPLINK_REDIRECT &&
 	    (same_mac(packet.destination_mac, entry->service_mac) || is_ours(packet.destination_mac)))
 		return redirect(xdp, &packet, entry, counts, length);
 	if (entry && entry->state == MOSE_UPLINK_LOCAL && is_ours(packet.destination_mac))
 		return take(xdp, entry, counts, length);
-	count(counts, MOSE_STEER_R_PASSED, length);
+	count_one(&counts->passed, length);
 	return XDP_PASS;
 }
 

@@ -139,16 +139,22 @@ std::unique_ptr<steer_tc, FreeTc> load_tc(unsigned services, uint32_t state, uns
   return skeleton;
 }
 
-void add_service(const steer_xdp& skeleton, const std::array<uint8_t, 4>& address, uint32_t slot, unsigned device,
-                 const Mac& peer, const Mac& own) {
+void add_counts(const steer_xdp& skeleton, const mose_steer_service& key) {
+  static const std::vector<mose_uplink_counts> kZero(value(bpf::possible_cpus()));
+  ok(bpf::map_update_patiently(bpf_map__fd(skeleton.maps.mose_uplink_counts), &key, kZero.data()));
+}
+
+void add_service(const steer_xdp& skeleton, const std::array<uint8_t, 4>& address, unsigned device, const Mac& peer,
+                 const Mac& own) {
   mose_steer_service key{};
   key.family = 4;
   std::copy(address.begin(), address.end(), key.address);
-  mose_uplink_entry entry{.state = MOSE_UPLINK_REDIRECT, .slot = slot, .epoch = 1, .peer_ifindex = device};
+  mose_uplink_entry entry{.state = MOSE_UPLINK_REDIRECT, .epoch = 1, .peer_ifindex = device};
   std::copy(kIn.begin(), kIn.end(), entry.service_mac);
   std::copy(peer.begin(), peer.end(), entry.peer_mac);
   std::copy(own.begin(), own.end(), entry.own_mac);
-  ok(bpf::map_update(bpf_map__fd(skeleton.maps.mose_uplink), &key, &entry));
+  add_counts(skeleton, key);
+  ok(bpf::map_update_patiently(bpf_map__fd(skeleton.maps.mose_uplink), &key, &entry));
 }
 
 // XDP with so many services, the last of which is kService4.
@@ -162,9 +168,10 @@ std::unique_ptr<steer_xdp, FreeXdp> load_xdp(unsigned services, unsigned device,
   if (steer_xdp__load(skeleton.get()) != 0) die("load the XDP program");
   for (unsigned i = 1; i < services; ++i) {
     add_service(*skeleton, {10, static_cast<uint8_t>(i >> 16), static_cast<uint8_t>(i >> 8), static_cast<uint8_t>(i)},
-                i, device, peer, own);
+                device, peer, own);
   }
-  add_service(*skeleton, kService4, services, device, peer, own);
+  add_service(*skeleton, kService4, device, peer, own);
+  add_counts(*skeleton, {});  // of frames for no service
   return skeleton;
 }
 

@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <functional>
 #include <memory>
 
 #include "frames.h"
@@ -69,29 +71,36 @@ class Program {
     return outcome;
   }
   void clear() {
-    std::vector<mose_steer_counts> zero(cpus());
-    for (uint32_t slot = 0; slot < kSlots; ++slot) {
-      ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &slot, zero.data(), 0), 0);
+    std::vector<mose_uplink_counts> zero(cpus());
+    for (const mose_steer_service& key : keys_) {
+      ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &key, zero.data(), 0), 0);
     }
   }
   uint64_t frames(uint32_t slot, uint32_t reason) {
     uint64_t sum = 0;
-    for (const auto& cpu : counts(slot)) sum += cpu.frames[reason];
+    for (const auto& cpu : counts(slot)) {
+      if (const mose_steer_count* count = of(cpu, reason)) sum += count->frames;
+    }
     return sum;
   }
   uint64_t frames_of_all() {
     uint64_t sum = 0;
     for (uint32_t slot = 0; slot < kSlots; ++slot) {
-      for (const auto& cpu : counts(slot)) {
-        for (uint64_t frames : cpu.frames) sum += frames;
-      }
+      for (uint32_t reason = 0; reason < MOSE_STEER_R_MAX; ++reason) sum += frames(slot, reason);
     }
     return sum;
   }
-  std::vector<mose_steer_counts> counts(uint32_t slot) {
-    std::vector<mose_steer_counts> each(cpus());
-    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &slot, each.data()), 0);
+  std::vector<mose_uplink_counts> counts(uint32_t slot) {
+    std::vector<mose_uplink_counts> each(cpus());
+    EXPECT_EQ(bpf_map_lookup_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &keys_[slot], each.data()), 0);
     return each;
+  }
+  // As while its entry comes or goes.
+  void without_counts(uint32_t slot, const std::function<void()>& what) {
+    EXPECT_EQ(bpf_map_delete_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &keys_[slot]), 0);
+    what();
+    std::vector<mose_uplink_counts> zero(cpus());
+    EXPECT_EQ(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.mose_uplink_counts), &keys_[slot], zero.data(), 0), 0);
   }
 
  private:
@@ -134,12 +143,31 @@ class Program {
     mose_steer_service key{};
     std::copy(address.begin(), address.end(), key.address);
     key.family = family;
-    mose_uplink_entry entry{.state = state, .slot = slot, .epoch = 1, .peer_ifindex = device};
+    keys_[slot] = key;
+    mose_uplink_entry entry{.state = state, .epoch = 1, .peer_ifindex = device};
     std::copy(kService.begin(), kService.end(), entry.service_mac);
     std::copy(kPeer.begin(), kPeer.end(), entry.peer_mac);
     std::copy(kUplink.begin(), kUplink.end(), entry.own_mac);
     entry.tunnel = tunnel;
     EXPECT_EQ(bpf_map_update_elem(bpf_map__fd(skeleton_->maps.mose_uplink), &key, &entry, BPF_ANY), 0);
+  }
+  static const mose_steer_count* of(const mose_uplink_counts& counts, uint32_t reason) {
+    switch (reason) {
+      case MOSE_STEER_R_PASSED:
+        return &counts.passed;
+      case MOSE_STEER_R_TAKEN:
+        return &counts.taken;
+      case MOSE_STEER_R_REDIRECTED:
+        return &counts.redirected;
+      case MOSE_STEER_R_DROP_LOOP:
+        return &counts.drop_loop;
+      case MOSE_STEER_R_DROP_REWRITE:
+        return &counts.drop_rewrite;
+      case MOSE_STEER_R_DROP_MTU:
+        return &counts.drop_mtu;
+      default:
+        return nullptr;
+    }
   }
   static size_t cpus() { return static_cast<size_t>(libbpf_num_possible_cpus()); }
 
@@ -147,6 +175,7 @@ class Program {
     void operator()(steer_xdp* skeleton) const { steer_xdp__destroy(skeleton); }
   };
   std::unique_ptr<steer_xdp, Destroy> skeleton_;
+  std::array<mose_steer_service, kSlots> keys_{};  // by Slot
 };
 
 Bytes packet4(const V4& to, const Bytes& payload, uint8_t protocol = kTcp, const Mac& mac = kService) {
@@ -364,11 +393,22 @@ TEST(SteerXdpStamps, SayWhenTheFirstAndTheLastFrameWereRedirected) {
   for (int i = 0; i < 3; ++i) program.run(kOut4);
   mose_steer_stamp stamp{};
   for (const auto& cpu : program.counts(kGoneSlot4)) {
-    if (cpu.stamps[MOSE_STEER_REDIRECT].first_ns != 0) stamp = cpu.stamps[MOSE_STEER_REDIRECT];
+    if (cpu.redirect_stamp.first_ns != 0) stamp = cpu.redirect_stamp;
   }
   EXPECT_EQ(stamp.epoch, 1u);
   EXPECT_NE(stamp.first_ns, 0u);
   EXPECT_GE(stamp.last_ns, stamp.first_ns);
+}
+
+// Between the two, while an entry comes or goes, TC must see the frame: a drop here would be one more to explain.
+TEST(SteerXdpEntry, WithoutItsCountersLetsFramesUp) {
+  Program& program = Program::get();
+  program.without_counts(kGoneSlot4, [&] {
+    auto outcome = program.run(kOut4);
+    EXPECT_EQ(outcome.verdict, kUp);
+    EXPECT_EQ(outcome.frame, kOut4);
+  });
+  EXPECT_EQ(program.run(kOut4).verdict, kTx);
 }
 
 }  // namespace

@@ -167,6 +167,8 @@ const std::vector<Section>& sections() {
         number_key<LimitsConfig, uint32_t>("hold_packets_max", &Config::limits, &LimitsConfig::hold_packets_max, 1,
                                            handover::kTapQueueLength - 1),
         bytes_key("hold_bytes_max", &LimitsConfig::hold_bytes_max, kHoldBytesLeast, kAnySize),
+        number_key<LimitsConfig, uint32_t>("xdp_services_max", &Config::limits, &LimitsConfig::xdp_services_max, 1,
+                                           handover::kUplinkEntriesMax),
         number_key<LimitsConfig, uint32_t>("migrations_max", &Config::limits, &LimitsConfig::migrations_max, 1),
         number_key<LimitsConfig, uint32_t>("connections_max", &Config::limits, &LimitsConfig::connections_max, 2),
         number_key<LimitsConfig, uint32_t>("history_max", &Config::limits, &LimitsConfig::history_max, 1, kHistoryMax),

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/result.h"
 #include "handover/steering.h"
+#include "handover/uplink_steering.h"
 
 // The agent's configuration: /etc/mose/mose.toml, then /etc/mose/conf.d/*.toml in the order of their names, or the one
 // file of --config (and the conf.d beside it). A later file overrides single keys. An unknown key or a wrong type is an
@@ -52,6 +53,7 @@ struct LimitsConfig {
   // Held of one direction of a workload at one time; what comes beyond it is dropped and counted.
   uint32_t hold_packets_max = handover::kHoldPacketsMax;
   uint64_t hold_bytes_max = handover::kHoldBytesMax;
+  uint32_t xdp_services_max = handover::kUplinkEntries;  // addresses that the uplink's XDP program knows at one time
   uint32_t migrations_max = 4;                           // under way at once, both roles
   uint32_t connections_max = 64;                         // control connections
   uint32_t history_max = 200;                            // finished migrations that are remembered

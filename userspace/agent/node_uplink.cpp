@@ -25,8 +25,12 @@ Status NodeUplink::attach(bpf::XdpMode mode) {
   const std::string& device = config_.node.uplink;
   MOSE_ASSIGN(auto netlink, Netlink::open());
   MOSE_ASSIGN(auto link, netlink.link(device));
-  handover::UplinkSteeringConfig wanted{
-      .device = device, .ifindex = link.ifindex, .mac = link.mac, .mode = mode, .bpffs = pin_root(config_)};
+  handover::UplinkSteeringConfig wanted{.device = device,
+                                        .ifindex = link.ifindex,
+                                        .mac = link.mac,
+                                        .mode = mode,
+                                        .entries_max = config_.limits.xdp_services_max,
+                                        .bpffs = pin_root(config_)};
   if (auto found = UplinkSteering::adopt(wanted.bpffs, device); found && found->config() == wanted) {
     log::info("the uplink's XDP program was adopted", {{"uplink", device}, {"mode", handover::to_string(mode)}});
     steering_.emplace(std::move(*found));

@@ -12,29 +12,16 @@
 #include "base/rollback.h"
 #include "handover/steer_counters.h"
 #include "handover/steering_maps.h"
+#include "handover/uplink_programs.h"
+#include "kernel/bpf_layout.h"
 #include "mose/bpf/steer.h"
-#include "steer_xdp.skel.h"
 
 namespace mose::handover {
 namespace {
 
-constexpr std::string_view kPrefix = "uplink:";
-
-// A bpffs takes no dots, the name of a device no colons.
-std::string uplink_pins(const std::string& bpffs, const std::string& device) {
-  std::string name = device;
-  std::replace(name.begin(), name.end(), '.', ':');
-  return bpffs + "/mose/" + std::string(kPrefix) + name;
-}
-
-bool operator==(const mose_steer_service& a, const mose_steer_service& b) {
-  return std::memcmp(&a, &b, sizeof a) == 0;
-}
-
-mose_uplink_entry to_kernel(const UplinkEntry& entry, uint32_t slot, uint32_t epoch) {
+mose_uplink_entry to_kernel(const UplinkEntry& entry, uint32_t epoch) {
   mose_uplink_entry out{};
   out.state = static_cast<mose_uplink_state>(entry.state);
-  out.slot = slot;
   out.epoch = epoch;
   out.peer_ifindex = entry.peer_ifindex;
   std::copy(entry.service_mac.begin(), entry.service_mac.end(), out.service_mac);
@@ -70,28 +57,23 @@ Status check(const ServiceAddress& address, const UplinkEntry& entry) {
   return {};
 }
 
-struct SkeletonFree {
-  void operator()(steer_xdp* skeleton) const { steer_xdp__destroy(skeleton); }
-};
-using Skeleton = std::unique_ptr<steer_xdp, SkeletonFree>;
-
-Result<Skeleton> load(const UplinkSteeringConfig& config) {
-  bpf::capture_libbpf_log();
-  Skeleton skeleton(steer_xdp__open());
-  if (!skeleton) return bpf::fail_libbpf("open the uplink's program", errno);
-  mose_uplink_config fixed{};
-  fixed.version = MOSE_STEER_VERSION;
-  fixed.ifindex = config.ifindex;
-  std::copy(config.mac.begin(), config.mac.end(), fixed.mac);
-  fixed.mode = config.mode == bpf::XdpMode::generic ? MOSE_UPLINK_GENERIC : MOSE_UPLINK_NATIVE;
-  // The read-only section is ours until loaded; the skeleton declares it const.
-  std::memcpy(const_cast<mose_uplink_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
-  for (auto [map, size] : {std::pair{skeleton->maps.mose_uplink, kUplinkEntriesMax},
-                           std::pair{skeleton->maps.mose_uplink_counts, kUplinkEntriesMax + 1}}) {
-    if (int code = bpf_map__set_max_entries(map, size); code < 0) return bpf::fail_libbpf("size a map", code);
+// What the uplink counts, in the words that all programs share.
+mose_steer_counts expand(const mose_uplink_counts& in) {
+  mose_steer_counts out{};
+  const std::pair<mose_steer_reason, const mose_steer_count*> counted[] = {
+      {MOSE_STEER_R_PASSED, &in.passed},
+      {MOSE_STEER_R_TAKEN, &in.taken},
+      {MOSE_STEER_R_REDIRECTED, &in.redirected},
+      {MOSE_STEER_R_DROP_LOOP, &in.drop_loop},
+      {MOSE_STEER_R_DROP_REWRITE, &in.drop_rewrite},
+      {MOSE_STEER_R_DROP_MTU, &in.drop_mtu}};
+  for (auto [reason, count] : counted) {
+    out.frames[reason] = count->frames;
+    out.bytes[reason] = count->bytes;
   }
-  if (int code = steer_xdp__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load the uplink's program", code);
-  return skeleton;
+  out.stamps[MOSE_STEER_PASS] = in.local_stamp;
+  out.stamps[MOSE_STEER_REDIRECT] = in.redirect_stamp;
+  return out;
 }
 
 // Calls `each` with every key of the map; one that goes meanwhile begins the walk anew, so that a key may come twice.
@@ -115,6 +97,12 @@ Result<std::optional<mose_uplink_entry>> lookup(int map, const mose_steer_servic
   return std::unexpected(found.error());
 }
 
+// Counters last: the program does not act on an entry without.
+Status forget(int entries, int counts, const mose_steer_service& key) {
+  MOSE_TRY(bpf::map_delete(entries, &key));
+  return bpf::map_delete(counts, &key);
+}
+
 }  // namespace
 
 const char* to_string(UplinkState state) {
@@ -135,10 +123,15 @@ struct UplinkSteering::Kernel {
   Fd entries, counts, link;
   unsigned cpus = 0;
 
-  [[nodiscard]] Result<SteerCounters> counted(uint32_t slot) const {
-    std::vector<mose_steer_counts> each(cpus);
-    MOSE_TRY(bpf::map_lookup(counts.get(), &slot, each.data()));
-    return sum_counts(each);
+  [[nodiscard]] Result<SteerCounters> counted(const mose_steer_service& key) const {
+    static_assert(sizeof(mose_uplink_counts) % 8 == 0, "the kernel rounds each CPU's value up to 8 bytes");
+    std::vector<mose_uplink_counts> each(cpus);
+    auto found = bpf::map_lookup(counts.get(), &key, each.data());
+    if (!found && found.error().code == ENOENT) return SteerCounters{};
+    if (!found) return std::unexpected(found.error());
+    std::vector<mose_steer_counts> expanded(cpus);
+    std::transform(each.begin(), each.end(), expanded.begin(), expand);
+    return sum_counts(expanded);
   }
 };
 
@@ -153,20 +146,20 @@ Result<UplinkSteering> UplinkSteering::attach(const UplinkSteeringConfig& config
   const std::string directory = uplink_pins(config.bpffs, config.device);
   struct stat exists{};
   if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
-  auto loaded = load(config);
+  auto loaded = UplinkPrograms::load(config);
   if (!loaded) return context(where, loaded.error());
-  steer_xdp& skeleton = **loaded;
+  const UplinkPrograms& programs = *loaded;
   auto kernel = std::make_unique<Kernel>();
   MOSE_ASSIGN(kernel->cpus, bpf::possible_cpus());
-  MOSE_ASSIGN(kernel->entries, duplicate(bpf_map__fd(skeleton.maps.mose_uplink)));
-  MOSE_ASSIGN(kernel->counts, duplicate(bpf_map__fd(skeleton.maps.mose_uplink_counts)));
+  MOSE_ASSIGN(kernel->entries, duplicate(programs.entries()));
+  MOSE_ASSIGN(kernel->counts, duplicate(programs.counts()));
 
   Rollback rollback;
   rollback.push([&] { (void)remove_pins(config.bpffs, config.device); });
   MOSE_TRY(bpf::pin(kernel->entries.get(), directory + "/entries"));
   MOSE_TRY(bpf::pin(kernel->counts.get(), directory + "/counts"));
-  MOSE_TRY(bpf::pin(bpf_map__fd(skeleton.maps.rodata), directory + "/config"));
-  auto link = bpf::attach_xdp(bpf_program__fd(skeleton.progs.steer_xdp), config.ifindex, config.mode);
+  MOSE_TRY(bpf::pin(programs.config(), directory + "/config"));
+  auto link = bpf::attach_xdp(programs.program(), config.ifindex, config.mode);
   if (!link) return context(where + " (" + to_string(config.mode) + ")", link.error());
   kernel->link = std::move(*link);
   MOSE_TRY(bpf::pin(kernel->link.get(), directory + "/link"));
@@ -186,17 +179,15 @@ Result<UplinkSteering> UplinkSteering::adopt(const std::string& bpffs, const std
     return fail("pinned XDP of uplink " + device + " has version " + std::to_string(in.version) +
                 ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
   }
-  UplinkSteeringConfig config{.device = device, .ifindex = in.ifindex, .bpffs = bpffs};
-  std::copy(std::begin(in.mac), std::end(in.mac), config.mac.begin());
-  config.mode = in.mode == MOSE_UPLINK_GENERIC ? bpf::XdpMode::generic : bpf::XdpMode::native;
   auto kernel = std::make_unique<Kernel>();
   MOSE_ASSIGN(kernel->cpus, bpf::possible_cpus());
   MOSE_ASSIGN(kernel->entries, bpf::open_pinned(directory + "entries"));
   MOSE_ASSIGN(kernel->counts, bpf::open_pinned(directory + "counts"));
   MOSE_ASSIGN(kernel->link, bpf::open_pinned(directory + "link"));
   MOSE_TRY(expect_size(kernel->entries.get(), sizeof(mose_uplink_entry), directory + "entries"));
-  MOSE_TRY(expect_size(kernel->counts.get(), sizeof(mose_steer_counts), directory + "counts"));
-  UplinkSteering found(std::move(config), std::move(kernel));
+  MOSE_TRY(expect_size(kernel->counts.get(), sizeof(mose_uplink_counts), directory + "counts"));
+  MOSE_ASSIGN(bpf::MapShape shape, bpf::map_shape(kernel->entries.get()));
+  UplinkSteering found(from_kernel(in, device, bpffs, shape.max_entries), std::move(kernel));
   if (!found.attached()) return fail("pinned XDP of uplink " + device + " is on no device any more");
   return found;
 }
@@ -211,8 +202,8 @@ std::vector<std::string> UplinkSteering::pinned_devices(const std::string& bpffs
   if (dir == nullptr) return devices;
   while (const dirent* item = readdir(dir)) {
     std::string name = item->d_name;
-    if (!name.starts_with(kPrefix)) continue;
-    name.erase(0, kPrefix.size());
+    if (!name.starts_with(kUplinkPrefix)) continue;
+    name.erase(0, kUplinkPrefix.size());
     std::replace(name.begin(), name.end(), ':', '.');
     devices.push_back(std::move(name));
   }
@@ -226,28 +217,14 @@ Status UplinkSteering::erase_workload(const std::string& bpffs, const std::strin
     if (!map && map.error().code == ENOENT) continue;  // goes at this moment
     if (!map) return std::unexpected(map.error());
     MOSE_TRY(expect_size(map->get(), sizeof(mose_uplink_entry), "entries of uplink " + device));
+    MOSE_ASSIGN(Fd counts, bpf::open_pinned(uplink_pins(bpffs, device) + "/counts"));
     MOSE_TRY(for_each_key(map->get(), [&](const mose_steer_service& key) -> Status {
       MOSE_ASSIGN(auto found, lookup(map->get(), key));
       if (!found || from_kernel(*found).workload != workload) return {};
-      return bpf::map_delete(map->get(), &key);
+      return forget(map->get(), counts.get(), key);
     }));
   }
   return {};
-}
-
-Result<uint32_t> UplinkSteering::free_slot() const {
-  std::vector<bool> taken(kUplinkEntriesMax + 1);
-  taken[0] = true;  // of frames for no service
-  MOSE_TRY(for_each_key(kernel_->entries.get(), [&](const mose_steer_service& key) -> Status {
-    MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key));
-    if (found && found->slot < taken.size()) taken[found->slot] = true;
-    return {};
-  }));
-  auto free = std::find(taken.begin(), taken.end(), false);
-  if (free == taken.end()) {
-    return fail("uplink " + config_.device + " redirects " + std::to_string(kUplinkEntriesMax) + " addresses already");
-  }
-  return static_cast<uint32_t>(free - taken.begin());
 }
 
 Status UplinkSteering::put(const ServiceAddress& address, const UplinkEntry& entry) {
@@ -255,20 +232,23 @@ Status UplinkSteering::put(const ServiceAddress& address, const UplinkEntry& ent
   MOSE_TRY(check(address, entry));
   const mose_steer_service key = to_kernel(address);
   MOSE_ASSIGN(auto before, lookup(kernel_->entries.get(), key));
-  uint32_t slot = before ? before->slot : 0, epoch = before ? before->epoch : 0;
-  if (!before) {
-    MOSE_ASSIGN(slot, free_slot());
-    std::vector<mose_steer_counts> zero(kernel_->cpus);
-    MOSE_TRY(bpf::map_update(kernel_->counts.get(), &slot, zero.data()));
+  const mose_uplink_entry value = to_kernel(entry, before ? before->epoch + 1 : 1);
+  if (before) return bpf::map_update(kernel_->entries.get(), &key, &value);
+  std::vector<mose_uplink_counts> zero(kernel_->cpus);
+  Status put = bpf::map_update_patiently(kernel_->counts.get(), &key, zero.data());
+  if (put) put = bpf::map_update_patiently(kernel_->entries.get(), &key, &value);
+  if (put) return {};
+  (void)bpf::map_delete(kernel_->counts.get(), &key);
+  if (put.error().code == E2BIG) {
+    return fail("uplink " + config_.device + " redirects " + std::to_string(config_.entries_max) +
+                " addresses already: raise limits.xdp_services_max");
   }
-  const mose_uplink_entry value = to_kernel(entry, slot, epoch + 1);
-  return bpf::map_update(kernel_->entries.get(), &key, &value);
+  return put;
 }
 
 Status UplinkSteering::erase(const ServiceAddress& address) {
   MOSE_CHECK(kernel_ != nullptr, "uplink steering used after remove()");
-  const mose_steer_service key = to_kernel(address);
-  return bpf::map_delete(kernel_->entries.get(), &key);
+  return forget(kernel_->entries.get(), kernel_->counts.get(), to_kernel(address));
 }
 
 Result<std::optional<UplinkEntry>> UplinkSteering::entry(const ServiceAddress& address) const {
@@ -279,24 +259,24 @@ Result<std::optional<UplinkEntry>> UplinkSteering::entry(const ServiceAddress& a
 
 Result<std::vector<UplinkSteering::Item>> UplinkSteering::entries() const {
   std::vector<Item> items;
-  MOSE_TRY(for_each_key(kernel_->entries.get(), [&](const mose_steer_service& key) -> Status {
-    MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), key));
-    bool known =
-        std::any_of(items.begin(), items.end(), [&](const Item& item) { return to_kernel(item.address) == key; });
-    if (found && !known) items.push_back({from_kernel(key), from_kernel(*found)});
-    return {};
-  }));
+  MOSE_ASSIGN(auto dump, bpf::map_dump(kernel_->entries.get()));
+  items.reserve(dump.count);
+  for (size_t i = 0; i < dump.count; ++i) {
+    mose_steer_service key{};
+    mose_uplink_entry value{};
+    std::memcpy(&key, dump.keys.data() + i * sizeof key, sizeof key);
+    std::memcpy(&value, dump.values.data() + i * sizeof value, sizeof value);
+    items.push_back({from_kernel(key), from_kernel(value)});
+  }
   return items;
 }
 
 Result<SteerCounters> UplinkSteering::counters(const ServiceAddress& address) const {
-  MOSE_ASSIGN(auto found, lookup(kernel_->entries.get(), to_kernel(address)));
-  if (!found) return SteerCounters{};
-  return kernel_->counted(found->slot);
+  return kernel_->counted(to_kernel(address));
 }
 
 Result<SteerCounters> UplinkSteering::other_counters() const {
-  return kernel_->counted(0);
+  return kernel_->counted({});
 }
 
 bool UplinkSteering::attached() const {

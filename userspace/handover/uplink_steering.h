@@ -24,8 +24,10 @@
 // locks.
 namespace mose::handover {
 
-// Addresses at one time. Their counters cost 448 bytes each on every CPU.
-inline constexpr uint32_t kUplinkEntriesMax = 1024;
+// Addresses at one time, unless configured otherwise, and the most that can be configured. Each that has an entry takes
+// 200 bytes and 144 for its counters on every CPU; one that could have, 32 bytes.
+inline constexpr uint32_t kUplinkEntries = 4096;
+inline constexpr uint32_t kUplinkEntriesMax = 1u << 20;
 
 enum class UplinkState : uint8_t { local = 1, redirect = 2 };
 [[nodiscard]] const char* to_string(UplinkState state);
@@ -49,6 +51,7 @@ struct UplinkSteeringConfig {
   unsigned ifindex = 0;
   MacAddress mac{};  // of the device
   bpf::XdpMode mode = bpf::XdpMode::native;
+  uint32_t entries_max = kUplinkEntries;  // 1 to kUplinkEntriesMax
   std::string bpffs = "/sys/fs/bpf";
 
   bool operator==(const UplinkSteeringConfig&) const = default;
@@ -60,7 +63,7 @@ class UplinkSteering {
   // another XDP program or none of this mode, and when pins of it exist. Some drivers reset their queues: never beside
   // a migration.
   [[nodiscard]] static Result<UplinkSteering> attach(const UplinkSteeringConfig& config);
-  // What attach() has pinned. Fails when anything is missing or the program is no longer on the device.
+  // What attach() has pinned. Fails when anything is missing, of another version, or no longer on the device.
   [[nodiscard]] static Result<UplinkSteering> adopt(const std::string& bpffs, const std::string& device);
   // Detaches and unpins whatever there is of this device; nothing to remove is fine.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& device);
@@ -99,7 +102,6 @@ class UplinkSteering {
  private:
   struct Kernel;  // descriptors
   UplinkSteering(UplinkSteeringConfig config, std::unique_ptr<Kernel> kernel);
-  [[nodiscard]] Result<uint32_t> free_slot() const;
 
   UplinkSteeringConfig config_;
   std::unique_ptr<Kernel> kernel_;

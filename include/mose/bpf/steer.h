@@ -20,7 +20,11 @@
  *
  * mose_uplink         hash, by address: what becomes of frames that come in there for a service. The agent writes whole
  *                     entries, the program reads.
- * mose_uplink_counts  per-CPU array, by the slot of the entry; slot 0: frames for no service.
+ * mose_uplink_counts  per-CPU hash, by address as well; address zero: frames for no service. An entry without counters is
+ *                     not acted on: they come before it and go after it.
+ *
+ * Both take memory as services come (nothing is allocated beforehand but the heads of the hash); how many they take at most is
+ * set when the program is loaded.
  *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides. Enumerations stand in the values
  * where that makes `bpftool map dump` print names.
@@ -139,6 +143,18 @@ struct mose_steer_counts {
 	struct mose_steer_stamp stamps[MOSE_STEER_STATE_MAX]; /* by enum mose_steer_state */
 };
 
+/* What can become of a frame on the uplink: a third of mose_steer_counts, because a node may have 100 000 services. */
+struct mose_steer_count {
+	__u64 frames;
+	__u64 bytes;
+};
+
+struct mose_uplink_counts {
+	struct mose_steer_count passed, taken, redirected;
+	struct mose_steer_count drop_loop, drop_rewrite, drop_mtu;
+	struct mose_steer_stamp local_stamp, redirect_stamp;
+};
+
 struct mose_steer_service {
 	__u8 address[16]; /* network order, IPv4 in the first four bytes */
 	__u8 family;      /* 4 or 6 */
@@ -171,14 +187,12 @@ enum mose_uplink_state {
 /* For frames whose destination is the key, and whose layer 2 destination is the service's MAC or our own. */
 struct mose_uplink_entry {
 	enum mose_uplink_state state;
-	__u32 slot;          /* of mose_uplink_counts, from 1 */
 	__u32 epoch;         /* raised with every change */
-	__u32 pad;
 	__u32 peer_ifindex;  /* device that redirected frames leave by */
 	__u8 service_mac[6];
 	__u8 peer_mac[6];    /* destination address of redirected frames: the peer's, with a tunnel the next hop's */
 	__u8 own_mac[6];     /* their source address */
-	__u8 pad2[2];
+	__u8 pad[2];
 	struct mose_steer_tunnel tunnel; /* redirected frames go by it */
 	char workload[MOSE_STEER_NAME_SIZE];
 };
@@ -211,7 +225,8 @@ MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_config) == 8 + 8 * 20 + 8 + 12 + 4, "config");
-MOSE_STEER_ASSERT(sizeof(struct mose_uplink_entry) == 72 + 40, "uplink entry");
+MOSE_STEER_ASSERT(sizeof(struct mose_uplink_entry) == 64 + 40, "uplink entry");
+MOSE_STEER_ASSERT(sizeof(struct mose_uplink_counts) == 6 * 16 + 2 * 24, "uplink counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_uplink_config) == 16, "uplink config");
 
 #endif
