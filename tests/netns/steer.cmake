@@ -25,3 +25,27 @@ set_tests_properties(steer_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 
 mose_test(steer_docs_test LABEL netns DEPS handover SOURCES steer/docs_test.cpp LIBS mose_steer_test_support)
 target_compile_definitions(steer_docs_test PRIVATE
   MOSE_TEST_PREFIX="${MOSE_PREFIX}" MOSE_TEST_GUIDE="${CMAKE_SOURCE_DIR}/docs/steering.md")
+
+# The uplink's program as an older build would have it: the same source with a contract whose values have another layout.
+set(older ${CMAKE_CURRENT_BINARY_DIR}/older)
+add_custom_command(
+  OUTPUT ${older}/include/mose/bpf/steer.h
+  COMMAND ${CMAKE_COMMAND} -E make_directory ${older}/include/mose/bpf
+  COMMAND sed -f ${CMAKE_CURRENT_SOURCE_DIR}/older/older.sed ${CMAKE_SOURCE_DIR}/include/mose/bpf/steer.h
+          > ${older}/include/mose/bpf/steer.h
+  DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/older/older.sed ${CMAKE_SOURCE_DIR}/include/mose/bpf/steer.h
+  VERBATIM)
+add_custom_command(
+  OUTPUT ${older}/steer_xdp.skel.h
+  COMMAND ${MOSE_MAKE} -s -f ${CMAKE_SOURCE_DIR}/Makefile.bpf OUT=${older} MOSE_PREFIX=${MOSE_PREFIX}
+          BPF_CLANG=${MOSE_BPF_CLANG} BPF_INCLUDE=${older}/include SKELETON_PREFIX=older_ ${older}/steer_xdp.skel.h
+  DEPENDS ${CMAKE_SOURCE_DIR}/bpf/steer_xdp.bpf.c ${older}/include/mose/bpf/steer.h mose_bpf_steer_xdp_files
+          ${CMAKE_SOURCE_DIR}/Makefile.bpf
+  COMMENT "BPF older steer_xdp"
+  VERBATIM)
+add_library(mose_older_steering STATIC older/older.cpp ${older}/steer_xdp.skel.h)
+target_include_directories(mose_older_steering PUBLIC older)
+target_include_directories(mose_older_steering SYSTEM PRIVATE ${older} ${older}/include)
+target_link_libraries(mose_older_steering PUBLIC mose_kernel mose_libbpf GTest::gtest)
+mose_test(uplink_renew_test LABEL netns DEPS handover SOURCES steer/uplink_renew_test.cpp
+  LIBS mose_steer_test_support mose_older_steering)

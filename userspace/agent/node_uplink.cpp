@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/log.h"
 #include "kernel/netlink.h"
@@ -31,12 +32,17 @@ Status NodeUplink::attach(bpf::XdpMode mode) {
                                         .mode = mode,
                                         .entries_max = config_.limits.xdp_services_max,
                                         .bpffs = pin_root(config_)};
+  auto renewed = UplinkSteering::renew(wanted);
+  if (renewed && *renewed) log::info("the uplink's XDP program was replaced", {{"uplink", device}});
+  if (!renewed && renewed.error().code != ENOENT) {
+    log::warn("the uplink's XDP program is attached anew", {{"reason", renewed.error().what}});
+  }
   if (auto found = UplinkSteering::adopt(wanted.bpffs, device); found && found->config() == wanted) {
     log::info("the uplink's XDP program was adopted", {{"uplink", device}, {"mode", handover::to_string(mode)}});
     steering_.emplace(std::move(*found));
     return {};
   }
-  // Of another device of that name, version or mode.
+  // Of another device of that name or in another mode.
   MOSE_TRY(UplinkSteering::remove_pins(wanted.bpffs, device));
   MOSE_ASSIGN(auto attached, UplinkSteering::attach(wanted));
   log::info("moved services are redirected at XDP", {{"uplink", device}, {"mode", handover::to_string(mode)}});

@@ -65,6 +65,11 @@ class UplinkSteering {
   [[nodiscard]] static Result<UplinkSteering> attach(const UplinkSteeringConfig& config);
   // What attach() has pinned. Fails when anything is missing, of another version, or no longer on the device.
   [[nodiscard]] static Result<UplinkSteering> adopt(const std::string& bpffs, const std::string& device);
+  // Another build's or another configuration's, pinned for the same device and mode, becomes what `config` says: the entries
+  // are carried over and the program on the device is replaced in one step, so that every frame meets the one or the
+  // other. True: it was; false: it is so already. On failure the old one goes on. As adopt() otherwise; at the agent's
+  // start, when nobody puts entries.
+  [[nodiscard]] static Result<bool> renew(const UplinkSteeringConfig& config);
   // Detaches and unpins whatever there is of this device; nothing to remove is fine.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& device);
   // The devices of which there are pins.

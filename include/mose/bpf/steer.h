@@ -26,6 +26,9 @@
  * Both take memory as services come (nothing is allocated beforehand but the heads of the hash); how many they take at most is
  * set when the program is loaded.
  *
+ * A newer agent carries entries and counters of the uplink over by the names of their fields (BTF): a name never gets another
+ * meaning, and an enumeration's number is never used again.
+ *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides. Enumerations stand in the values
  * where that makes `bpftool map dump` print names.
  */
