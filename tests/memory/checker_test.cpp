@@ -86,7 +86,7 @@ class MemoryChecker : public testing::Test {
 
 TEST_F(MemoryChecker, FindsNothingWrongWhileAllWritersWrite) {
   const Json begin = ask("verify");
-  EXPECT_EQ(begin["kinds"].size(), 17u) << begin;
+  EXPECT_EQ(begin["kinds"].size(), 20u) << begin;
   constexpr uint64_t kSteps = 300;  // children have come and gone, regions have been moved, huge pages were advised
   auto stepped = client_->wait_for_steps(begin, kSteps);
   ASSERT_TRUE(stepped) << stepped.error().what;
@@ -103,7 +103,7 @@ TEST_F(MemoryChecker, WritesNothingWhileItRests) {
   const Json still = ask("work store,ring");
   ASSERT_TRUE(client_->wait_for_steps(still, 1,
                                       "atomic,read,heap,stack,huge,file,advise,remap,vm-thread,vm-process,direct,fork,"
-                                      "ring-fixed,shared"));
+                                      "ring-fixed,shared,shared-process,memfd,locked"));
 }
 
 TEST_F(MemoryChecker, FindsEveryDamageInEveryKindOfMemory) {

@@ -5,6 +5,7 @@
 // counted.
 //
 //   memory-checker [--listen PORT] [--data FILE] [--only KIND,...] [--with KIND,...] [--rate STEPS] [--threads N]
+//                  [--pages N]
 //   memory-checker --make-data FILE
 //
 // --listen: requests come by TCP; without it, and an end of input ends the checker, from standard input. A request is a
@@ -44,7 +45,7 @@ constexpr KindMask bit(Kind kind) {
 struct Options {
   int port = 0;
   std::string data;
-  KindMask kinds = kAll & ~bit(Kind::shared);
+  KindMask kinds = kAll;
   unsigned rate = kRateDefault, threads = kThreadsDefault;
 };
 
@@ -73,6 +74,7 @@ const std::vector<std::vector<Kind>>& households() {
        Kind::vm_thread, Kind::shared},
       {Kind::advise, Kind::remap},
       {Kind::vm_process},
+      {Kind::shared_process, Kind::memfd, Kind::locked},
       {Kind::direct},
       {Kind::fork},
       {Kind::ring, Kind::ring_fixed},
@@ -218,7 +220,7 @@ int run(const Options& options) {
 
 int usage() {
   say("usage: memory-checker [--listen PORT] [--data FILE] [--only KIND,...] [--with KIND,...] [--rate STEPS] "
-      "[--threads N]");
+      "[--threads N] [--pages N]");
   say("       memory-checker --make-data FILE");
   return 2;
 }
@@ -247,6 +249,10 @@ int main(int argc, char** argv) {
       options.kinds = name == "--only" ? *kinds : options.kinds | *kinds;
     } else if (name == "--rate") {
       options.rate = static_cast<unsigned>(atoi(value.c_str()));
+    } else if (name == "--pages") {
+      const auto pages = static_cast<uint64_t>(atoll(value.c_str()));
+      if (pages < 4 || (pages & (pages - 1)) != 0) return usage();
+      set_pages(pages);
     } else if (name == "--threads") {
       options.threads = static_cast<unsigned>(atoi(value.c_str()));
     } else {

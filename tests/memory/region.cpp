@@ -35,9 +35,10 @@ uint64_t last_index(uint64_t page, uint64_t count, uint64_t size) {
 }  // namespace
 
 const char* to_string(Kind kind) {
-  static constexpr const char* kNames[kKinds] = {"store",  "atomic", "read",   "heap",       "stack",     "huge",
-                                                 "file",   "cold",   "advise", "remap",      "vm-thread", "vm-process",
-                                                 "direct", "fork",   "ring",   "ring-fixed", "shared"};
+  static constexpr const char* kNames[kKinds] = {"store",      "atomic",     "read",           "heap",   "stack",
+                                                 "huge",       "file",       "cold",           "advise", "remap",
+                                                 "vm-thread",  "vm-process", "direct",         "fork",   "ring",
+                                                 "ring-fixed", "shared",     "shared-process", "memfd",  "locked"};
   return kNames[static_cast<size_t>(kind)];
 }
 

@@ -12,25 +12,28 @@ namespace mose::test {
 
 // How memory is written; each has regions of its own.
 enum class Kind : uint8_t {
-  store,       // plain stores, several threads, a region each
-  atomic,      // atomic exchanges
-  read,        // read(2) from a pipe
-  heap,        // stores below the program break
-  stack,       // stores on a thread's stack
-  huge,        // stores into huge pages
-  file,        // stores into a private mapping of a file
-  cold,        // written once
-  advise,      // stores, and pages given back
-  remap,       // stores into a region that is moved about
-  vm_thread,   // process_vm_writev by a thread of the process
-  vm_process,  // process_vm_writev by another process
-  direct,      // read(2) of a file open for direct I/O
-  fork,        // stores by a process and by children that share its pages
-  ring,        // io_uring reads
-  ring_fixed,  // io_uring reads into registered buffers
-  shared,      // stores into shared anonymous memory; cannot be moved yet
+  store,           // plain stores, several threads, a region each
+  atomic,          // atomic exchanges
+  read,            // read(2) from a pipe
+  heap,            // stores below the program break
+  stack,           // stores on a thread's stack
+  huge,            // stores into huge pages
+  file,            // stores into a private mapping of a file
+  cold,            // written once
+  advise,          // stores, and pages given back
+  remap,           // stores into a region that is moved about
+  vm_thread,       // process_vm_writev by a thread of the process
+  vm_process,      // process_vm_writev by another process
+  direct,          // read(2) of a file open for direct I/O
+  fork,            // stores by a process and by children that share its pages
+  ring,            // io_uring reads
+  ring_fixed,      // io_uring reads into registered buffers
+  shared,          // stores into shared anonymous memory
+  shared_process,  // the same by another process, which has it from a fork
+  memfd,           // stores into a memfd, and write(2)
+  locked,          // stores into memory that is locked
 };
-inline constexpr size_t kKinds = 17;
+inline constexpr size_t kKinds = 20;
 [[nodiscard]] const char* to_string(Kind kind);
 
 // Sums over all regions of a kind; what processes tell each other through pipes.

@@ -143,7 +143,7 @@ bool read_all(int fd, void* to, size_t bytes) {
 // A child that does what it is told, and goes with the pipe.
 class WrittenByProcess final : public Stored {
  public:
-  WrittenByProcess(unsigned number) : Stored(Kind::vm_process, number, map_pages(pages_of(Kind::vm_process))) {
+  WrittenByProcess(Kind what, unsigned number, int flags) : Stored(what, number, map_pages(pages_of(what), flags)) {
     int down[2], up[2];
     if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) die("pipe");
     pid_t child = ::fork();
@@ -169,7 +169,9 @@ class WrittenByProcess final : public Stored {
     while (read_all(orders, &order, sizeof order)) {
       make_image(order.stamp, image_);
       iovec from{image_.data(), kPageBytes}, to{order.to, kPageBytes};
-      if (process_vm_writev(getppid(), &from, 1, &to, 1, 0) != static_cast<ssize_t>(kPageBytes))
+      if (kind == Kind::shared_process) {
+        memcpy(order.to, image_.data(), kPageBytes);  // mapped here as well, at the same place
+      } else if (process_vm_writev(getppid(), &from, 1, &to, 1, 0) != static_cast<ssize_t>(kPageBytes))
         die("process_vm_writev");
       if (write(answers, "d", 1) != 1) break;
     }
@@ -181,6 +183,33 @@ class WrittenByProcess final : public Stored {
     if (write(ask_, &order, sizeof order) != sizeof order || !read_all(answer_, &done, 1)) die("the writing process");
   }
   int ask_ = -1, answer_ = -1;
+};
+
+// Every other page by write(2), which no page table sees.
+class Memfd final : public Stored {
+ public:
+  Memfd(unsigned number) : Memfd(number, make()) {}
+
+ private:
+  Memfd(unsigned number, int file) : Stored(Kind::memfd, number, map(file)), file_(file) {}
+  static int make() {
+    int file = memfd_create("checker", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, static_cast<off_t>(pages_of(Kind::memfd) * kPageBytes)) != 0) die("memfd");
+    return file;
+  }
+  static char* map(int file) {
+    void* at = mmap(nullptr, pages_of(Kind::memfd) * kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (at == MAP_FAILED) die("mmap of a memfd");
+    return static_cast<char*>(at);
+  }
+  void put(uint64_t page, const Stamp& stamp) override {
+    if (page % 2 == 0) return Stored::put(page, stamp);
+    make_image(stamp, image_);
+    if (pwrite(file_, image_.data(), kPageBytes, static_cast<off_t>(page * kPageBytes)) !=
+        static_cast<ssize_t>(kPageBytes))
+      die("write to a memfd");
+  }
+  int file_;
 };
 
 // The blocks of the data file: for each reader all pages of all steps, in the order of the steps.
@@ -252,6 +281,12 @@ char* huge_pages(uint64_t pages) {
   return at;
 }
 
+char* locked_pages(uint64_t pages) {
+  char* at = map_pages(pages);
+  if (mlock(at, pages * kPageBytes) != 0) die("mlock");
+  return at;
+}
+
 char* heap_pages(uint64_t pages) {
   uintptr_t at = reinterpret_cast<uintptr_t>(sbrk(static_cast<intptr_t>((pages + 1) * kPageBytes)));
   if (at == UINTPTR_MAX) die("sbrk");
@@ -269,7 +304,16 @@ char* file_pages(uint64_t pages, const std::string& path) {
 
 }  // namespace
 
+namespace {
+uint64_t pages_asked = 0;
+}
+
+void set_pages(uint64_t pages) {
+  pages_asked = pages;
+}
+
 uint64_t pages_of(Kind kind) {
+  if (pages_asked != 0) return pages_asked;
   switch (kind) {
     case Kind::cold:
       return 2048;
@@ -311,12 +355,18 @@ std::unique_ptr<Region> make_region(Kind kind, unsigned number, const WriterOpti
     case Kind::vm_thread:
       return std::make_unique<WrittenByThread>(number);
     case Kind::vm_process:
-      return std::make_unique<WrittenByProcess>(number);
+      return std::make_unique<WrittenByProcess>(kind, number, MAP_PRIVATE | MAP_ANONYMOUS);
+    case Kind::shared_process:
+      return std::make_unique<WrittenByProcess>(kind, number, MAP_SHARED | MAP_ANONYMOUS);
+    case Kind::memfd:
+      return std::make_unique<Memfd>(number);
     case Kind::direct:
       return std::make_unique<FromFile>(kind, number, options.data, O_DIRECT);
     case Kind::ring:
     case Kind::ring_fixed:
       return std::make_unique<ByRing>(kind, number, options.data);
+    case Kind::locked:
+      return std::make_unique<Stored>(kind, number, locked_pages(pages_of(kind)));
     case Kind::shared:
       return std::make_unique<Stored>(kind, number, map_pages(pages_of(kind), MAP_SHARED | MAP_ANONYMOUS));
     default:

@@ -17,6 +17,8 @@ struct WriterOptions {
 [[nodiscard]] std::unique_ptr<Region> make_region(Kind kind, unsigned number, const WriterOptions& options,
                                                   char* stack);
 [[nodiscard]] uint64_t pages_of(Kind kind);
+// All regions get that many, a power of two; before the first is made.
+void set_pages(uint64_t pages);
 [[nodiscard]] bool needs_data(Kind kind);
 
 // The file from which pages are read that nobody in the process has in memory: for each kind that reads it what all its

@@ -17,3 +17,5 @@ mose_test(pager_standby_test LABEL netns DEPS base model kernel move restore LIB
 mose_test(pager_standby_process_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
   SOURCES pager/pager_standby_process_test.cpp)
 add_dependencies(pager_standby_process_test mpager-host)
+mose_test(shared_memory_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
+  SOURCES pager/shared_memory_test.cpp)

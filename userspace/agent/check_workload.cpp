@@ -38,11 +38,19 @@ Words words_for(TieKind kind) {
               "it lies on a mount that the workload does not have; open it from the workload's own root or mounts"};
     case TieKind::shared_memory:
       return {"the shared memory",
-              "memory without a file that processes share is not moved yet; configure the program without it"};
+              "that process stays here and would no longer see what is written; end it, or move both as one workload"};
+    case TieKind::sealed_memory:
+      return {
+          "the sealed memory",
+          "its contents could not be put in on the other node; configure the program not to seal it against writing"};
+    case TieKind::odd_memory:
+      return {"the memory", "such memory is not moved; configure the program without it"};
     case TieKind::hugetlb:
       return {"huge pages,", "they are not moved yet; configure the program without them"};
     case TieKind::locked_memory:
-      return {"locked memory,", "it cannot be brought in later; configure the program without mlock"};
+      return {"locked memory,",
+              "it cannot be brought in later, and more than 64 MiB would be too long a stop; configure the program to "
+              "lock less"};
     case TieKind::undeclared_mount:
       return {"the mount", "nobody has declared how its contents get to the other node; declare it with --mount"};
     case TieKind::sysv_object:

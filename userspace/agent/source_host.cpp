@@ -18,9 +18,11 @@
 #include "handover/quiesce.h"
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
+#include "kernel/shared_objects.h"
 #include "kernel/tcp_repair.h"
 #include "kernel/tracers.h"
 #include "restore/images.h"
+#include "restore/shared_memory.h"
 
 namespace mose::agent {
 namespace {
@@ -263,9 +265,6 @@ Result<ImagesPayload> SourceHost::complete_images() {
     if (process.zombie) continue;
     auto source = by_space.find(process.space);
     if (source == by_space.end()) return fail(fmt::format("process {} of {} vanished in the dump", process.space, spec_.name));
-    if (uint64_t pages = restore::shared_pages(process); pages > 0) {
-      return fail(fmt::format("{} has {} pages of shared anonymous memory, which cannot be moved yet", spec_.name, pages));
-    }
     MOSE_ASSIGN(uint64_t written, restore::write_present_pages(images_dir_.get(), process, *source->second,
                                                                restore::eager_area(process)));
     (void)written;
@@ -275,6 +274,9 @@ Result<ImagesPayload> SourceHost::complete_images() {
     std::lock_guard lock(results_mutex_);
     lazy_areas_ = std::move(areas);
   }
+  MOSE_ASSIGN(std::vector<SpaceProcess> spaces, cgroup_spaces(cgroup_.path()));
+  MOSE_ASSIGN(std::vector<SharedObject> shared, shared_objects(spaces));
+  MOSE_TRY(restore::write_shared_image(images_dir_.get(), shared));
   MOSE_ASSIGN(unsigned forgotten, restore::forget_file_sizes(images_dir_.get(), {kWorkloadLogTarget}));
   (void)forgotten;
   ImagesPayload payload;

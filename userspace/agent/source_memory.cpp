@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "kernel/procfs.h"
+#include "kernel/shared_objects.h"
 #include "kernel/socket.h"
 #include "plan/strategy.h"
 
@@ -78,7 +79,8 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   Timeline::Span span(timeline_, fmt::format("precopy_{}", number));
   writes_.attach(cgroup_);
   MOSE_ASSIGN(move::Channel * channel, bulk());
-  MOSE_ASSIGN(auto processes, cgroup_spaces(cgroup_));
+  MOSE_ASSIGN(auto listed, cgroup_spaces(cgroup_));
+  MOSE_ASSIGN(auto processes, with_shared_objects(std::move(listed)));
   move::PageSenderOptions options;
   options.bandwidth_bps_max = bandwidth_bps_max_;
   options.stop = stop_.get_token();
@@ -120,7 +122,8 @@ uint64_t SourceMemory::note_link(const move::SendStats& sent, size_t waiting_bef
 }
 
 Status SourceMemory::serve_frozen() {
-  MOSE_ASSIGN(frozen_, cgroup_spaces(cgroup_));
+  MOSE_ASSIGN(auto listed, cgroup_spaces(cgroup_));
+  MOSE_ASSIGN(frozen_, with_shared_objects(std::move(listed)));
   start_waiting_servers();
   return {};
 }

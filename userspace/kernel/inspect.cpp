@@ -4,10 +4,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -22,6 +24,7 @@
 #include "kernel/cgroup.h"
 #include "kernel/inspect_sockets.h"
 #include "kernel/procfs.h"
+#include "kernel/shared_objects.h"
 
 namespace mose {
 namespace {
@@ -164,6 +167,7 @@ class Inspection {
       check_descriptors(process);
       check_memory(process);
     }
+    check_shared_objects();
     check_mounts();  // last: a host's own may be so many that they would crowd out the rest
     return std::move(ties_);
   }
@@ -259,11 +263,56 @@ class Inspection {
       } else if (descriptor.link.starts_with("anon_inode:")) {
         check_anonymous(process, descriptor);
       } else if (descriptor.link.starts_with("/memfd:")) {
-        add(TieKind::shared_memory, &process, descriptor.fd, descriptor.link);
+        check_memfd(process, descriptor);
       } else if (descriptor.link.starts_with("/")) {
         check_file(process, descriptor);
       }
     }
+  }
+
+  // An object of huge pages is not one of those that are moved, even where nobody maps it.
+  void check_memfd(const Process& process, const Descriptor& descriptor) {
+    struct statfs info{};
+    const std::string path = proc(process.handle.pid(), fmt::format("fd/{}", descriptor.fd));
+    if (statfs(path.c_str(), &info) == 0 && info.f_type == HUGETLBFS_MAGIC)
+      add(TieKind::hugetlb, &process, descriptor.fd, descriptor.link);
+  }
+
+  // What processes share without a file moves with them, as long as nobody else has it and it can be written anew.
+  void check_shared_objects() {
+    std::vector<SpaceProcess> spaces;
+    for (const Process& process : processes_) {
+      if (auto space = space_of(process.handle.pid())) spaces.push_back(*space);
+    }
+    auto objects = shared_objects(spaces);
+    if (!objects) return add(TieKind::shared_memory, nullptr, -1, objects.error().what);
+    std::map<uint64_t, const SharedObject*> ours;
+    for (const SharedObject& object : *objects) {
+      ours[object.inode] = &object;
+      if (object.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+        add(TieKind::sealed_memory, holder_of(object), object.fd, object.name);
+    }
+    if (ours.empty()) return;
+    for (int pid : numbers_in("/proc")) {
+      if (tree_pids_.contains(pid) || ours.empty()) continue;
+      auto other = space_of(pid);
+      auto theirs =
+          other ? shared_objects({&*other, 1}) : Result<std::vector<SharedObject>>(std::unexpected(other.error()));
+      if (!theirs) continue;  // it has ended, or is the kernel's
+      for (const SharedObject& object : *theirs) {
+        auto it = ours.find(object.inode);
+        if (it == ours.end()) continue;
+        add(TieKind::shared_memory, holder_of(*it->second), it->second->fd,
+            fmt::format("{}, which {}, pid {}, has too", object.name, command_of(pid), pid));
+        ours.erase(it);
+      }
+    }
+  }
+  [[nodiscard]] const Process* holder_of(const SharedObject& object) const {
+    for (const Process& process : processes_) {
+      if (process.handle.pid() == object.holder.pid) return &process;
+    }
+    return nullptr;
   }
 
   void check_pipe(const Process& process, const Descriptor& descriptor, uint64_t inode) {
@@ -342,24 +391,27 @@ class Inspection {
     auto vmas = read_vmas(process.handle.pid());
     if (!vmas) return;
     uint64_t locked = 0, huge = 0;
-    std::set<std::string> outside, shared;
+    std::set<std::string> outside, odd;
     for (const Vma& vma : *vmas) {
       if (vma.locked) locked += vma.pages.count;
       if (vma.hugetlb) huge += vma.pages.count;
       bool file = vma.name.starts_with("/");
       bool memory_file = vma.name.starts_with("/memfd:") || vma.name.starts_with("/dev/zero") ||
                          vma.name.starts_with("/SYSV") || vma.name.starts_with("/anon_hugepage");
-      if (vma.kind == VmaKind::shared && (memory_file || !file) && !vma.hugetlb) {
-        shared.insert(vma.name.empty() ? "shared anonymous memory" : vma.name);
+      if (vma.name.starts_with("/SYSV") || vma.name.starts_with("/secretmem") || vma.name.starts_with("anon_inode:")) {
+        odd.insert(vma.name);
+      } else if (vma.name == "/[aio] (deleted)" || vma.name == "[aio]") {
+        odd.insert("a ring of asynchronous I/O (io_setup)");
       } else if (file && !memory_file) {
         auto mount = mount_of_mapping(process.handle.pid(), vma);
         if (mount && !mount_ids_.contains(*mount)) outside.insert(vma.name);
       }
     }
     for (const std::string& name : outside) add(TieKind::outside_file, &process, -1, name);
-    for (const std::string& name : shared) add(TieKind::shared_memory, &process, -1, name);
+    for (const std::string& name : odd) add(TieKind::odd_memory, &process, -1, name);
     if (huge != 0) add(TieKind::hugetlb, &process, -1, fmt::format("{} MiB", huge * kPageSize >> 20));
-    if (locked != 0) add(TieKind::locked_memory, &process, -1, fmt::format("{} KiB", locked * kPageSize >> 10));
+    if (locked > kLockedPagesMax)
+      add(TieKind::locked_memory, &process, -1, fmt::format("{} KiB", locked * kPageSize >> 10));
   }
 
   const InspectRequest& request_;

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "kernel/process.h"
+#include "model/page_set.h"
 
 namespace mose {
 
@@ -22,9 +23,11 @@ enum class TieKind : uint8_t {
   device,              // character or block device that is not null, zero, full, random, urandom
   special_descriptor,  // perf, bpf, fanotify, ...
   outside_file,        // open or mapped, from a mount that the workload does not have
-  shared_memory,       // shared and writable without a file: memfd, shared anonymous
+  shared_memory,       // without a file (memfd, shared anonymous), and a process outside has it too
+  sealed_memory,       // a memfd that nobody may write to
+  odd_memory,          // of a kind that only its own process can make: System V, secret, asynchronous I/O, drivers
   hugetlb,
-  locked_memory,
+  locked_memory,  // more of it than kLockedPagesMax
   undeclared_mount,
   sysv_object,
   foreign_process,   // in the workload's cgroup, not of its tree
@@ -46,6 +49,8 @@ struct InspectRequest {
   std::string cgroup;                        // absolute path; empty: not looked at
   std::vector<std::string> declared_mounts;  // targets; "/" and "/proc" are always known
 };
+// Locked memory cannot come later: it is carried in the images of the switchover, while the workload stands still.
+inline constexpr uint64_t kLockedPagesMax = (64ull << 20) / kPageSize;
 inline constexpr size_t kTiesMax = 64;  // what is found beyond is left out
 [[nodiscard]] Result<std::vector<Tie>> inspect_ties(const InspectRequest& request);
 

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "kernel/shared_objects.h"
 
 namespace mose {
 namespace {
@@ -48,11 +49,39 @@ Result<ProcessMemory> ProcessMemory::open(pid_t pid) {
   return ProcessMemory(pid, std::move(*mem));
 }
 
+Result<ProcessMemory> ProcessMemory::open(const SpaceProcess& process) {
+  if (process.object.empty()) return open(process.pid);
+  MOSE_ASSIGN(Fd object, open_shared_object(process.object, O_RDONLY));
+  return ProcessMemory(0, std::move(object));
+}
+
+// What lies behind the object's end is zero, as it is for whoever maps it.
+Status ProcessMemory::read_object(std::span<const PageRun> runs, std::span<std::byte> out) const {
+  for (const PageRun& run : runs) {
+    std::span<std::byte> to = out.first(run.count * kPageSize);
+    out = out.subspan(to.size());
+    auto at = static_cast<off_t>(run.first * kPageSize);
+    while (!to.empty()) {
+      ssize_t got = pread(mem_.get(), to.data(), to.size(), at);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return fail_errno("read shared memory");
+      if (got == 0) {
+        memset(to.data(), 0, to.size());
+        break;
+      }
+      to = to.subspan(static_cast<size_t>(got));
+      at += got;
+    }
+  }
+  return {};
+}
+
 Status ProcessMemory::read(std::span<const PageRun> runs, std::span<std::byte> out,
                            std::vector<uint64_t>& unreadable) const {
   uint64_t total = 0;
   for (const PageRun& run : runs) total += run.count;
   MOSE_CHECK(out.size() >= total * kPageSize, "room for every page");
+  if (pid_ == 0) return read_object(runs, out);
   std::vector<iovec> vectors;
   uint64_t done = 0;
   while (done < total) {

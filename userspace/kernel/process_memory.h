@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "model/dirty_source.h"
 #include "model/page_set.h"
 
 namespace mose {
@@ -18,6 +19,8 @@ namespace mose {
 class ProcessMemory {
  public:
   [[nodiscard]] static Result<ProcessMemory> open(pid_t pid);
+  // The process's own memory, or the object that it stands for.
+  [[nodiscard]] static Result<ProcessMemory> open(const SpaceProcess& process);
 
   // The pages of `runs` one behind the other into `out` (4096 bytes each). Pages that cannot be read (unmapped meanwhile,
   // guard) are all zero in `out` and added to `unreadable`. ESRCH when the process has no memory any more.
@@ -26,8 +29,9 @@ class ProcessMemory {
 
  private:
   ProcessMemory(pid_t pid, Fd mem) : pid_(pid), mem_(std::move(mem)) {}
-  pid_t pid_ = 0;
-  Fd mem_;  // for regions without read permission, which process_vm_readv refuses
+  [[nodiscard]] Status read_object(std::span<const PageRun> runs, std::span<std::byte> out) const;
+  pid_t pid_ = 0;  // 0: of a shared object
+  Fd mem_;         // for regions without read permission, which process_vm_readv refuses; or the object
 };
 
 }  // namespace mose

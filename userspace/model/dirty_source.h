@@ -21,6 +21,8 @@ struct SpaceProcess {
   SpaceId space = 0;        // pid in its own (innermost) pid namespace
   int pid = 0;              // pid here
   uint64_t start_time = 0;  // field 22 of /proc/PID/stat; 0: not checked
+  // Not the process's own memory but an object that it shares (see kSharedSpaces): a path that opens it.
+  std::string object;
 
   bool operator==(const SpaceProcess&) const = default;
 };

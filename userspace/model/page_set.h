@@ -21,6 +21,9 @@ struct PageRun {
 // An address space is named by the process id that its process has in its own pid namespace (the id in CRIU's images);
 // it is the same on both nodes.
 using SpaceId = uint32_t;
+// Memory that processes share without a file (shared anonymous, memfd) is moved once, whoever maps it: each such object
+// is a space of its own, numbered from here on, and its pages are counted from its beginning.
+inline constexpr SpaceId kSharedSpaces = 0x80000000u;
 
 // A set of pages of one address space as sorted, disjoint, non-empty, maximal runs. All operations keep that form.
 class PageSet {

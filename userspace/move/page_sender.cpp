@@ -135,8 +135,8 @@ Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const Spac
   round_ = 0;
   // Not on every kind of socket; it only makes urgent answers wait less.
   static_cast<void>(set_unsent_max(channel_.fd(), kPushUnsentMax));
-  std::map<SpaceId, int> pids;
-  for (const SpaceProcess& process : processes) pids[process.space] = process.pid;
+  std::map<SpaceId, const SpaceProcess*> known;
+  for (const SpaceProcess& process : processes) known[process.space] = &process;
   std::map<SpaceId, PageSet> left;
   size_t passes = 0;
   for (const SpacePages& space : pages.spaces) {
@@ -151,9 +151,9 @@ Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const Spac
       else if (pass + 1 < passes) set = pass <= space.hot.size() ? rest.intersect(space.hot[pass - 1]) : PageSet{};
       if (set.empty()) continue;
       rest = rest.minus(set);
-      auto pid = pids.find(space.space);
-      if (pid == pids.end()) return fail("space " + std::to_string(space.space) + " has no process");
-      MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(pid->second));
+      auto process = known.find(space.space);
+      if (process == known.end()) return fail("space " + std::to_string(space.space) + " has no process");
+      MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(*process->second));
       MOSE_TRY(push_set(memory, space.space, set, options_.gate, *this));
     }
   }

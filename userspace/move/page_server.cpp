@@ -19,12 +19,13 @@ constexpr Nanoseconds kStopCheck = std::chrono::milliseconds(200);
 
 struct OpenProcess {
   ProcessMemory memory;
-  Pagemap pagemap;
+  std::optional<Pagemap> pagemap;  // of a process; all of a shared object can be read
 };
 
 Result<OpenProcess> open_process(const SpaceProcess& process) {
   MOSE_TRY(check_same_process(process));
-  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
+  if (!process.object.empty()) return OpenProcess{std::move(memory), std::nullopt};
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
   return OpenProcess{std::move(memory), std::move(pagemap)};
 }
@@ -39,10 +40,13 @@ class Answerer {
     PageSet asked;
     for (const PageRun& run : request.runs) asked.add(run);
     PageSet populated;
-    for (const PageRun& run : request.runs) {
-      MOSE_ASSIGN(PageSet part, process->pagemap.populated(run));
-      for (const PageRun& piece : part.runs()) populated.add(piece);
-    }
+    if (!process->pagemap)
+      populated = asked;
+    else
+      for (const PageRun& run : request.runs) {
+        MOSE_ASSIGN(PageSet part, process->pagemap->populated(run));
+        for (const PageRun& piece : part.runs()) populated.add(piece);
+      }
     PageSet absent = asked.minus(populated);
     if (!populated.empty()) MOSE_TRY(send_contents(channel, request.space, *process, populated));
     if (!absent.empty()) MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));

@@ -254,9 +254,6 @@ PageSet lazy_area(const ImageProcess& process) {
 PageSet eager_area(const ImageProcess& process) {
   return area(process, [](const ImageVma& vma) { return vma.is_private() && !vma.lazy(); });
 }
-uint64_t shared_pages(const ImageProcess& process) {
-  return area(process, [](const ImageVma& vma) { return vma.anonymous_shared(); }).pages();
-}
 
 Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source, const PageSet& present) {
   std::string name = "pagemap-" + std::to_string(process.space) + ".img";

@@ -47,9 +47,6 @@ struct ImageProcess {
 // Pages of the mappings that can be lazy / that are private but must be present.
 [[nodiscard]] PageSet lazy_area(const ImageProcess& process);
 [[nodiscard]] PageSet eager_area(const ImageProcess& process);
-// Pages that a restore from this dump cannot do without and that nobody carries yet: empty unless the workload has
-// shared anonymous memory.
-[[nodiscard]] uint64_t shared_pages(const ImageProcess& process);
 
 // Writes pagemap-SPACE.img and its pages image anew: those of the pages `present` that lie in private mappings and have
 // contents of their own (a scan finds out), plus the vdso, contents read now from the frozen process. Call it once per

@@ -26,6 +26,9 @@ Result<std::unique_ptr<Pager>> Pager::start(PagerState& state, PageProvider& pro
   pager->running_ = state.header().thawed == 1;
   pager->standby_ = state.header().standby == 1 && !pager->running_;
   pager->refreshed_ = pager->standby_ && state.header().refreshed == 1;
+  // A tree is not called fenced before.
+  pager->shared_done_ = !pager->callbacks_.open_shared || pager->running_ || pager->refreshed_ ||
+                        (state.header().fenced == 1 && !pager->standby_);
   pager->doubt_ = pager->standby_ && !pager->refreshed_;
   for (unsigned i = 0; i < std::max(policy.servers, 1u); ++i) {
     auto server = std::make_unique<Server>();

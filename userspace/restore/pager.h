@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <thread>
 #include <vector>
@@ -22,6 +23,7 @@
 #include "model/page_provider.h"
 #include "restore/latency.h"
 #include "restore/pager_state.h"
+#include "restore/shared_memory.h"
 
 namespace mose::restore {
 
@@ -96,6 +98,8 @@ class Pager {
     std::function<void(Error)> on_failure;  // something is wrong that no retry cures; service goes on where it can
     // Of a standby, from a thread of the pager. Without open_memory there is none.
     std::function<Result<SpaceMemory>(SpaceId)> open_memory = {};
+    // What the restored processes share, once the tree is fenced. Without it nothing is shared.
+    std::function<Result<SharedMemory>()> open_shared = {};
     std::function<void()> on_staged = {};     // once
     std::function<void()> on_refreshed = {};  // once
     std::function<void()> on_dropped = {};
@@ -126,6 +130,9 @@ class Pager {
   void drop_standby();
   [[nodiscard]] bool is_standby() const { return standby_.load(std::memory_order_acquire); }
   [[nodiscard]] bool refreshed() const { return refreshed_; }
+
+  // What the tree's processes share is in; it must not run before. A standby's is so when it is refreshed.
+  [[nodiscard]] bool shared_done() const { return shared_done_.load(std::memory_order_acquire); }
 
   [[nodiscard]] bool complete() const { return complete_.load(std::memory_order_acquire); }
   [[nodiscard]] PagerStats stats() const;
@@ -191,6 +198,10 @@ class Pager {
   [[nodiscard]] Status write_part(Space& space, const iovec& from, const iovec& to);
   [[nodiscard]] Status need_memory(Space& space);
   bool forget_standby();
+  [[nodiscard]] Status need_shared();
+  [[nodiscard]] Status stage_shared();
+  // True: everything that can be done now is done.
+  [[nodiscard]] bool finish_shared();
 
   // pager_fill.cpp
   void filler_main();
@@ -225,6 +236,7 @@ class Pager {
   std::deque<Piece> to_stage_;                         // the filler's own
   uint64_t news_staged_ = ~uint64_t{0};                // the provider's news at the last plan
   Timestamp stage_again_at_{};
+  std::optional<SharedMemory> shared_;  // the filler's own
 
   // The provider may be in a call of the listener when it is taken away: calls hold this shared, stop() alone.
   struct Door {
@@ -241,6 +253,7 @@ class Pager {
   std::atomic<bool> failed_{false};
   std::atomic<int> urgent_{0};  // servers with a message in hand
   std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false}, filled_{false};
+  std::atomic<bool> shared_done_{false};
   std::atomic<bool> doubt_{false};  // adopted: what was touched may be in or not
   std::atomic<uint64_t> arrivals_seen_{0};
   std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0};

@@ -42,6 +42,9 @@ void Pager::filler_main() {
   (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
   while (!stop_) {
     bool work = standby_ && standby_work();
+    // Whatever the policy of filling says: the tree does not run before.
+    if (!standby_ && !shared_done_ && restore_ended_ && !paused_ && !failed_ && provider_.sealed())
+      work |= finish_shared();
     if (fill_allowed()) {
       work |= plan_new_spaces();
       take_arrivals();
@@ -55,6 +58,7 @@ void Pager::filler_main() {
     complete_if_done();
     if (work) continue;
     Nanoseconds pause = kIdlePause;
+    if (!shared_done_ && !failed_ && provider_.sealed() && restore_ended_) pause = kDeferredPause;
     if (!deferred_.empty() && fill_allowed()) {
       pieces_.insert(pieces_.end(), deferred_.begin(), deferred_.end());
       deferred_.clear();
@@ -181,6 +185,7 @@ Pager::FillStep Pager::fill_ended(Space& space, const UffdInstall& result, bool 
 
 void Pager::complete_if_done() {
   if (complete_ || paused_ || !restore_ended_ || !provider_.sealed()) return;
+  if (!shared_done_) return;
   if (standby_ && !refreshed_) return;
   for (uint32_t i = 0; i < space_count(); ++i) {
     Space& one = *space(i);

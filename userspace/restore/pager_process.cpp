@@ -61,6 +61,7 @@ Status PagerProcess::set_up() {
   };
   Pager::Callbacks callbacks{.on_complete = on_complete, .on_failure = [this](const Error& error) { fail_here(error); }};
   callbacks.open_memory = [this](SpaceId space) { return open_memory(space); };
+  callbacks.open_shared = [this] { return open_shared(); };
   // Posted by the pager's own thread: the switchover waits for one of them.
   // Before there is a server, who connects learns it from the status.
   callbacks.on_staged = [this] {
@@ -349,6 +350,18 @@ Result<SpaceMemory> PagerProcess::open_memory(SpaceId space) const {
   return found;
 }
 
+Result<SharedMemory> PagerProcess::open_shared() const {
+  std::string directory;
+  {
+    std::lock_guard lock(mutex_);
+    directory = options_.images_dir;
+  }
+  return SharedMemory::open(directory, [this](SpaceId space) -> Result<int> {
+    MOSE_ASSIGN(SpaceMemory found, open_memory(space));
+    return found.process.pid();
+  });
+}
+
 void PagerProcess::raise_fence() {
   // Asked for before anything else. In a regular restore mosed has frozen it in the pre-resume hook already; mosed gives
   // no READY before we have said fenced, so that this never comes after a thaw.
@@ -356,6 +369,7 @@ void PagerProcess::raise_fence() {
   pager_->pause();
   state_.header().restore_ended = 1;
   fence_since_ = now();
+  let_in_ = false;
   if (!asked) fail_here(asked.error());
   set_phase(PagerPhase::fencing);
   check_fence();
@@ -369,9 +383,13 @@ void PagerProcess::check_fence() {
     if (now() - fence_since_ > kFenceBound) fail_here({0, "the workload's cgroup does not freeze"});
     return;
   }
+  if (!std::exchange(let_in_, true)) {
+    pager_->restore_ended();
+    pager_->resume();
+  }
+  // What is shared cannot come by faults: before it is in the tree counts as one that is being restored.
+  if (!pager_->is_standby() && !pager_->shared_done()) return;
   state_.header().fenced = 1;
-  pager_->restore_ended();
-  pager_->resume();
   set_phase(PagerPhase::fenced);
   server_->post(PagerEventKind::restored);
   log::info("the restored tree is fenced", {{"tasks", pager_->stats().spaces}});

@@ -80,6 +80,7 @@ class PagerProcess {
   void standby_gone();
   void refuse(std::string reason);
   [[nodiscard]] Result<SpaceMemory> open_memory(SpaceId space) const;
+  [[nodiscard]] Result<SharedMemory> open_shared() const;
 
   void lazy_ready();
   [[nodiscard]] PagerPhase adopted_phase();
@@ -118,6 +119,7 @@ class PagerProcess {
   std::atomic<bool> standby_asked_{false}, drop_asked_{false}, dropped_{false};
   std::string next_images_dir_, refusal_;  // under mutex_
   bool sealed_told_ = false, failed_told_ = false, finished_ = false, done_ = false;
+  bool let_in_ = false;    // the fence is closed, the pager works again
   bool dropping_ = false;  // a standby: nothing that is still said of it counts
   Timestamp fence_since_{}, complete_since_{}, progress_at_{};
   uint64_t progress_told_ = ~uint64_t{0};

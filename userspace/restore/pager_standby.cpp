@@ -138,6 +138,10 @@ bool Pager::plan_staging() {
     PageSet pages = provider_.unstaged(one.source).minus(one.unstageable);
     for (const PageRun& run : pages.runs()) to_stage_.push_back({i, run});
   }
+  if (auto staged = stage_shared(); !staged) {
+    fail_once(staged.error());
+    return false;
+  }
   return true;
 }
 
@@ -252,6 +256,8 @@ bool Pager::refresh() {
     if (one.refresh != Space::Refresh::done) refresh_space(one);
     all &= one.refresh == Space::Refresh::done;
   }
+  if (!shared_done_) (void)finish_shared();
+  all &= shared_done_;
   // Waiting for the source is no reason to be before others.
   become_background();
   if (failed_) return false;
@@ -397,6 +403,35 @@ Status Pager::write_part(Space& space, const iovec& from, const iovec& to) {
   return {};
 }
 
+Status Pager::need_shared() {
+  if (shared_ || !callbacks_.open_shared) return {};
+  MOSE_ASSIGN(SharedMemory opened, callbacks_.open_shared());
+  shared_.emplace(std::move(opened));
+  return {};
+}
+
+Status Pager::stage_shared() {
+  MOSE_TRY(need_shared());
+  if (!shared_) return {};
+  return shared_->stage(provider_, [this] { return !stop_ && !paused_ && !drop_asked_ && !provider_.sealed(); });
+}
+
+bool Pager::finish_shared() {
+  if (auto opened = need_shared(); !opened) {
+    fail_once(opened.error());
+    return false;
+  }
+  auto finished = shared_ ? shared_->finish(provider_) : Result<bool>(true);
+  if (!finished) {
+    fail_once(finished.error());
+    return false;
+  }
+  if (!*finished) return false;
+  shared_.reset();  // who has it open would be taken for one who shares it
+  shared_done_.store(true, std::memory_order_release);
+  return true;
+}
+
 // True when it is done: while an address space lives its userfaultfd stays open, for it would read zero pages.
 bool Pager::forget_standby() {
   for (uint32_t i = 0; i < space_count(); ++i) {
@@ -418,6 +453,8 @@ bool Pager::forget_standby() {
   pieces_.clear();
   deferred_.clear();
   to_stage_.clear();
+  shared_.reset();
+  shared_done_ = !callbacks_.open_shared;
   news_staged_ = ~uint64_t{0};
   stage_again_at_ = {};
   latency_.reset();

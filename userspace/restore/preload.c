@@ -3,13 +3,14 @@
  * libmose-criu-preload.so: loaded into the CRIU process by LD_PRELOAD, our own code at the libc boundary.
  *
  * 1. A dump without memory: with MOSE_CRIU_SKIP_MEMORY=1 every page-map scan is answered "no pages here". CRIU then
- *    finds nothing to save except the vdso, and the dump takes milliseconds whatever the size of the workload. Scans for
- *    a single region stay real: CRIU uses them to probe the kernel.
+ *    finds nothing to save except the vdso, and the dump takes milliseconds whatever the size of the workload. Scans
+ * for a single region stay real: CRIU uses them to probe the kernel. What processes share without a file is looked for
+ * by seeking in it, and is answered with "no data" as well.
  * 2. prlimit of another user's process needs CAP_SYS_RESOURCE, which some machines withhold; what it asks for (reading
  *    limits) is in /proc/PID/limits as well. CRIU calls it through syscall().
  * 3. A restored tree that CRIU still holds dies with it: with MOSE_CRIU_EXIT_KILL=1 each task is traced with
- *    PTRACE_O_EXITKILL. A CRIU that is killed, with the agent or without it, would let the tree run otherwise. Never for a
- *    dump, whose tree is the only one.
+ *    PTRACE_O_EXITKILL. A CRIU that is killed, with the agent or without it, would let the tree run otherwise. Never
+ * for a dump, whose tree is the only one.
  *
  * F_SETPIPE_SZ is left alone: only CRIU's own page server needs more than the limit, and we never start it.
  *
@@ -21,8 +22,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -99,6 +102,35 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 		}
 	}
 	return (int)raw(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
+}
+
+/* Shared anonymous memory, memfd and the like: files of a mount that only the kernel has. */
+static int is_shared_memory(int fd) {
+  static unsigned long device;
+  struct stat st;
+  if (!device) {
+    int probe = (int)raw(SYS_memfd_create, (long)"mose-probe", MFD_CLOEXEC, 0, 0, 0, 0);
+    if (probe < 0) return 0;
+    if (raw(SYS_fstat, probe, (long)&st, 0, 0, 0, 0) == 0) device = st.st_dev;
+    raw(SYS_close, probe, 0, 0, 0, 0, 0);
+  }
+  return device && raw(SYS_fstat, fd, (long)&st, 0, 0, 0, 0) == 0 && st.st_dev == device;
+}
+
+static long seek(int fd, long offset, int whence) {
+  if (whence == SEEK_DATA && asked_for("MOSE_CRIU_SKIP_MEMORY=1") && is_shared_memory(fd)) {
+    errno = ENXIO;
+    return -1;
+  }
+  return raw(SYS_lseek, fd, offset, whence, 0, 0, 0);
+}
+
+EXPORT off_t lseek(int fd, off_t offset, int whence) {
+  return seek(fd, offset, whence);
+}
+
+EXPORT off64_t lseek64(int fd, off64_t offset, int whence) {
+  return seek(fd, offset, whence);
 }
 
 EXPORT long ptrace(enum __ptrace_request request, ...)

@@ -97,7 +97,6 @@ Status compare_vmas(StandbyComparison& c, FieldPair& mm, const std::string& what
     const uint64_t before = process.vmas.empty() ? 0 : process.vmas.back().end;
     if (out.start >= out.end || out.start < before || out.start % kPageSize || out.end % kPageSize)
       return fail("the mappings of " + what + " are out of order");
-    if (out.anonymous_shared()) return fail(what + " has shared memory without a file");
     process.vmas.push_back(out);
     if (status & (kStatusFilePrivate | kStatusFileShared)) {
       auto early_file = vma.early.take_number(4);

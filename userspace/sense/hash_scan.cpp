@@ -43,7 +43,7 @@ Result<SpacePages> final_of(const SpaceProcess& process, const Hashes& hashes, u
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, hashes, threads));
   out.remote = std::move(compared.changed);
   out.present = populated.pages.minus(compared.zero);
-  out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
+  if (process.object.empty()) out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
   stats.pages_present += out.present.pages();
   stats.pages_zero += compared.zero.pages();
   stats.pages_read += populated.pages.pages();

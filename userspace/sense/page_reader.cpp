@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "sense/page_reader.h"
 
+#include <fcntl.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
+#include "kernel/shared_objects.h"
 
 namespace mose::sense {
 namespace {
@@ -171,6 +173,12 @@ PageSet joined(const std::vector<std::vector<Piece>>& parts) {
 
 Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) {
   Populated populated;
+  if (!process.object.empty()) {
+    MOSE_ASSIGN(Fd object, open_shared_object(process.object, O_RDONLY));
+    MOSE_ASSIGN(populated.pages, shared_object_pages(object.get()));
+    populated.areas = populated.pages;
+    return populated;
+  }
   MOSE_ASSIGN(populated.vmas, read_vmas(process.pid));
   populated.areas = lazy_pages(populated.vmas);
   if (populated.areas.empty() || !with_pages) return populated;
@@ -184,7 +192,7 @@ Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) 
 Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& hashes, unsigned threads, PageSink& sink,
                     const std::stop_token& stop, ScanStats& stats, PageSet* zero) {
   if (pages.empty()) return {};
-  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
   std::vector<Unit> units = make_units(pages);
   make_blocks(hashes, pages);
   std::vector<Reader> readers(threads);
@@ -217,7 +225,7 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& h
 
 Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, unsigned threads) {
   if (pages.empty()) return Compared{};
-  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process.pid));
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
   std::vector<Unit> units = make_units(pages);
   std::vector<Reader> readers(std::min<size_t>(threads, units.size()));
   std::vector<std::vector<Piece>> zeros(units.size()), changes(units.size());

@@ -113,7 +113,8 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   MOSE_TRY(check_same_process(process));
   Space& space = space_of(process.space);
   const unsigned threads = options_.hash.round_threads;
-  if (!options_.late || expected_last_) arm(process, space);
+  // A shared object is hashed: it is written through mappings of many processes, and without any by write(2).
+  if (process.object.empty() && (!options_.late || expected_last_)) arm(process, space);
   if (!space.tracking) {
     MOSE_ASSIGN(Populated populated, populated_pages(process));
     return send_changed(process, populated.pages, space.hashes, threads, sink, stop, stats, nullptr);
@@ -186,7 +187,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
   out.remote = std::move(compared.changed);
   out.present = populated.pages.minus(compared.zero).unite(unread);
-  out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
+  if (process.object.empty()) out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
   stats.pages_present += out.present.pages();
   stats.pages_zero += compared.zero.pages() + unread_zero.pages();
   stats.pages_read += populated.pages.pages();

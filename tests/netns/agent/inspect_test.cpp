@@ -199,18 +199,82 @@ TEST_F(InspectTest, ADeviceIsNamedAndNullIsNot) {
   EXPECT_THAT(reasons, Not(Contains(HasSubstr("/dev/zero"))));
 }
 
-TEST_F(InspectTest, SharedAndLockedMemoryAreNamed) {
+TEST_F(InspectTest, MemoryThatTheTreeAloneSharesIsNoTie) {
   Child child([] {
     if (mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) == MAP_FAILED) _exit(1);
     (void)memfd_create("mine", 0);
-    void* locked = mmap(nullptr, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    // The call itself: under AddressSanitizer mlock() does nothing.
-    if (::syscall(SYS_mlock, locked, 16384) != 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), testing::IsEmpty());
+}
+
+TEST_F(InspectTest, MemorySharedWithTheOutsideIsNamedWithWhoHasIt) {
+  Fd ours(memfd_create("common", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(ours.get(), 8192), 0);
+  void* at = mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(at, MAP_FAILED);
+  Child child([&] {
+    dup2(ours.get(), 24);
+    close(ours.get());
   });
   auto reasons = child.reasons();
-  EXPECT_THAT(reasons, Contains(HasSubstr("the shared memory /dev/zero (deleted)")));
-  EXPECT_THAT(reasons, Contains(HasSubstr("/memfd:mine")));
-  EXPECT_THAT(reasons, Contains(HasSubstr("locked memory, 16 KiB")));
+  EXPECT_THAT(reasons, Contains(HasSubstr("descriptor 24 is the shared memory /memfd:common, which ")));
+  EXPECT_THAT(reasons, Contains(HasSubstr("has the shared memory /dev/zero, which ")));
+  EXPECT_THAT(reasons, Contains(HasSubstr(", pid " + std::to_string(getpid()) + ", has too: ")));
+  munmap(at, 8192);
+}
+
+TEST_F(InspectTest, SealedMemoryIsNamed) {
+  Child child([] {
+    int fd = memfd_create("sealed", MFD_ALLOW_SEALING);
+    if (ftruncate(fd, 4096) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) != 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("is the sealed memory /memfd:sealed: ")));
+}
+
+TEST_F(InspectTest, MappedSystemVMemoryIsNamed) {
+  Child child([] {
+    if (unshare(CLONE_NEWIPC) != 0) _exit(1);
+    int id = shmget(IPC_PRIVATE, 4096, 0600);
+    if (id < 0 || shmat(id, nullptr, 0) == reinterpret_cast<void*>(-1)) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("has the memory /SYSV00000000")));
+}
+
+TEST_F(InspectTest, SecretMemoryIsNamed) {
+  Fd secret(static_cast<int>(syscall(SYS_memfd_secret, 0)));
+  if (!secret) GTEST_SKIP() << "this kernel gives no secret memory";
+  Child child([] {
+    int fd = static_cast<int>(syscall(SYS_memfd_secret, 0));
+    if (ftruncate(fd, 4096) != 0 || mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED)
+      _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("has the memory /secretmem")));
+}
+
+TEST_F(InspectTest, ARingOfAsynchronousIoIsNamed) {
+  unsigned long ring = 0;
+  if (syscall(SYS_io_setup, 8, &ring) != 0) GTEST_SKIP() << "this kernel gives no asynchronous I/O";
+  syscall(SYS_io_destroy, ring);
+  Child child([] {
+    unsigned long own = 0;
+    if (syscall(SYS_io_setup, 8, &own) != 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("a ring of asynchronous I/O")));
+}
+
+TEST_F(InspectTest, MuchLockedMemoryIsNamedAndLittleIsNot) {
+  static constexpr size_t kLittle = 16384, kMuch = 65u << 20;
+  Child modest([] {
+    void* locked = mmap(nullptr, kLittle, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (::syscall(SYS_mlock, locked, kLittle) != 0) _exit(1);
+  });
+  EXPECT_THAT(modest.reasons(), testing::IsEmpty());
+  Child child([] {
+    void* locked = mmap(nullptr, kMuch, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // The call itself: under AddressSanitizer mlock() does nothing.
+    if (::syscall(SYS_mlock, locked, kMuch) != 0) _exit(1);
+  });
+  EXPECT_THAT(child.reasons(), Contains(HasSubstr("locked memory, 66560 KiB")));
 }
 
 TEST_F(InspectTest, ASystemVObjectIsNamed) {

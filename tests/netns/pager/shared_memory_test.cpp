@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+// Memory that processes share without a file: found once, whoever has it, and filled in from the page store. Objects of
+// this process stand for the restored ones.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "kernel/procfs.h"
+#include "kernel/shared_objects.h"
+#include "netns/pager/support.h"
+#include "restore/shared_memory.h"
+#include "support/support.h"
+
+namespace mose::test {
+namespace {
+
+using restore::SharedMemory;
+using restore::SharedPlace;
+using testing::ElementsAre;
+
+constexpr uint64_t kPages = 64;
+constexpr uint64_t kTail = 100;  // bytes of the last page that belong to the object
+
+class SharedMemoryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) skip_process("needs root");
+    char pattern[] = "/tmp/mose-shared-XXXXXX";
+    directory_ = mkdtemp(pattern);
+    object_ = Fd(memfd_create("mose-test-object", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(object_.get(), static_cast<off_t>((kPages - 1) * kPageSize + kTail)), 0);
+    own_ = space_of(getpid()).value();
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  // The object above, as the source finds it.
+  SharedObject found(const SpaceProcess& process) {
+    auto objects = shared_objects({&process, 1});
+    EXPECT_TRUE(objects) << objects.error().what;
+    for (SharedObject& object : *objects) {
+      if (object.name == "/memfd:mose-test-object") return std::move(object);
+    }
+    ADD_FAILURE() << "the object was not found";
+    return {};
+  }
+  SharedMemory open() {
+    const SharedObject object = found(own_);
+    space_ = object.space;
+    Fd dir = std::move(open_file(directory_, O_RDONLY | O_DIRECTORY).value());
+    EXPECT_TRUE(restore::write_shared_image(dir.get(), {&object, 1}));
+    auto memory = SharedMemory::open(directory_, [](SpaceId) -> Result<int> { return getpid(); });
+    EXPECT_TRUE(memory) << memory.error().what;
+    return std::move(*memory);
+  }
+  // What page `page` of the object holds: 0 for zeros, the version, or -1.
+  int version(uint64_t page) {
+    std::vector<std::byte> bytes(kPageSize), expected(kPageSize);
+    if (pread(object_.get(), bytes.data(), kPageSize, static_cast<off_t>(page * kPageSize)) < 0) return -1;
+    if (page_is_zero(bytes.data())) return 0;
+    const uint64_t length = page == kPages - 1 ? kTail : kPageSize;
+    for (int salt = 1; salt <= 3; ++salt) {
+      write_page(static_cast<uint64_t>(salt), page, expected.data());
+      if (std::equal(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(length), expected.begin())) return salt;
+    }
+    return -1;
+  }
+
+  std::string directory_;
+  Fd object_;
+  SpaceProcess own_;
+  SpaceId space_ = 0;
+};
+
+TEST_F(SharedMemoryTest, IsFoundOnceWhoeverHasIt) {
+  auto* at =
+      static_cast<char*>(mmap(nullptr, 3 * kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(at, MAP_FAILED);
+  at[kPageSize] = 1;
+  pid_t child = fork();
+  if (child == 0)
+    for (;;) pause();
+  std::vector<SpaceProcess> both{own_, space_of(child).value()};
+  auto objects = shared_objects(both);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  ASSERT_TRUE(objects) << objects.error().what;
+  unsigned anonymous = 0;
+  for (const SharedObject& object : *objects) {
+    EXPECT_GE(object.space, kSharedSpaces);
+    if (object.address != reinterpret_cast<uint64_t>(at)) continue;
+    ++anonymous;
+    EXPECT_EQ(object.size, 3 * kPageSize);
+    auto file = open_shared_object(getpid(), object.fd, object.address, O_RDONLY);
+    ASSERT_TRUE(file) << file.error().what;
+    EXPECT_THAT(shared_object_pages(file->get()).value().runs(), ElementsAre(PageRun{1, 1}));
+  }
+  EXPECT_EQ(anonymous, 1u);
+  munmap(at, 3 * kPageSize);
+}
+
+TEST_F(SharedMemoryTest, HoldsTheFinalPagesWhateverWasPutInBefore) {
+  SharedMemory memory = open();
+  StoreProvider provider(kPages * 4 * kPageSize, std::chrono::milliseconds(1));
+  provider.begin_staging();
+  provider.put(space_, {{0, 32}, {kPages - 1, 1}}, 1);
+  ASSERT_TRUE(memory.stage(provider, [] { return true; }));
+  EXPECT_EQ(version(0), 1);
+  EXPECT_EQ(version(kPages - 1), 1);
+  EXPECT_EQ(lseek(object_.get(), 0, SEEK_END), static_cast<off_t>((kPages - 1) * kPageSize + kTail))
+      << "it must not become longer";
+  provider.put(space_, {{4, 4}}, 2);  // comes again and is put in again
+  ASSERT_TRUE(memory.stage(provider, [] { return true; }));
+  provider.put(space_, {{12, 4}}, 2);                                         // comes again, and the seal is sooner
+  PageSet present = PageSet::from_runs({{0, 24}, {40, 2}, {kPages - 1, 1}});  // 24 to 31 are zero by now
+  provider.seal(space_, present, PageSet::from_runs({{16, 2}, {40, 2}}), 3);
+  ASSERT_TRUE(eventually([&] {
+    auto finished = memory.finish(provider);
+    EXPECT_TRUE(finished) << finished.error().what;
+    return !finished || *finished;
+  }));
+  for (uint64_t page = 0; page < kPages; ++page) {
+    const int expected = (page >= 4 && page < 8) || (page >= 12 && page < 16)     ? 2
+                         : (page >= 16 && page < 18) || (page >= 40 && page < 42) ? 3
+                         : page < 24 || page == kPages - 1                        ? 1
+                                                                                  : 0;
+    EXPECT_EQ(version(page), expected) << page;
+  }
+  EXPECT_EQ(provider.requested(), 4u) << "only what is still at the source is asked for";
+}
+
+TEST_F(SharedMemoryTest, OfAnotherSizeIsRefused) {
+  const SharedObject object = found(own_);
+  Fd dir = std::move(open_file(directory_, O_RDONLY | O_DIRECTORY).value());
+  ASSERT_TRUE(restore::write_shared_image(dir.get(), {&object, 1}));
+  ASSERT_EQ(ftruncate(object_.get(), kPageSize), 0);
+  EXPECT_FALSE(SharedMemory::open(directory_, [](SpaceId) -> Result<int> { return getpid(); }));
+}
+
+TEST_F(SharedMemoryTest, ADirectoryWithoutAListMeansNothingIsShared) {
+  auto memory = SharedMemory::open(directory_, [](SpaceId) -> Result<int> { return getpid(); });
+  ASSERT_TRUE(memory) << memory.error().what;
+  StoreProvider provider(kPageSize * 4, std::chrono::milliseconds(1));
+  provider.seal(std::vector<SpacePages>{}, 1);
+  EXPECT_TRUE(memory->finish(provider).value());
+}
+
+TEST(SharedPlaces, ComeBackAsTheyWereWritten) {
+  SharedObject mapped, opened;
+  mapped.space = kSharedSpaces | 7;
+  mapped.size = 12345;
+  mapped.holder.space = 3;
+  mapped.address = 0x7f0000001000;
+  opened.space = kSharedSpaces | 9;
+  opened.holder.space = 4;
+  opened.fd = 0;
+  std::vector<SharedObject> objects{mapped, opened};
+  auto places = restore::parse_shared_places(restore::format_shared_places(objects));
+  ASSERT_TRUE(places) << places.error().what;
+  EXPECT_THAT(*places, ElementsAre(SharedPlace{kSharedSpaces | 7, 12345, 3, -1, 0x7f0000001000},
+                                   SharedPlace{kSharedSpaces | 9, 0, 4, 0, 0}));
+}
+
+TEST(SharedPlaces, DamagedListsAreErrors) {
+  const std::string head = "mose-shared 1\n";
+  for (const char* line :
+       {"", "2147483655 4096 3 0", "2147483655 4096 3 0 4096", "7 4096 3 0 4096\n", "2147483655 4096 0 0 4096\n",
+        "2147483655 4096 3 0 5\n", "2147483655 4096 3 0 4096 1\n", "2147483655 4096 3 9999999999 4096\n",
+        "2147483655 99999999999999999 3 0 4096\n", "2147483655 4096 3 0 4096\n2147483655 4096 3 0 4096\n", "x\n"}) {
+    if (*line == '\0') {
+      EXPECT_FALSE(restore::parse_shared_places("mose-shared 2\n"));
+      continue;
+    }
+    EXPECT_FALSE(restore::parse_shared_places(head + line)) << line;
+  }
+}
+
+}  // namespace
+}  // namespace mose::test

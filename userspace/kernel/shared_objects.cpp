@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/shared_objects.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <map>
+#include <memory>
+#include <string_view>
+
+#include "kernel/procfs.h"
+
+namespace mose {
+namespace {
+
+struct DirCloser {
+  void operator()(DIR* dir) const { closedir(dir); }
+};
+
+// The device of all such objects: the kernel's own mount.
+Result<dev_t> shared_device() {
+  static const dev_t device = [] {
+    Fd fd(memfd_create("mose-probe", MFD_CLOEXEC));
+    struct stat st{};
+    return fd && fstat(fd.get(), &st) == 0 ? st.st_dev : dev_t{0};
+  }();
+  if (device == 0) return fail("no memfd can be made here");
+  return device;
+}
+
+bool may_be_object(std::string_view name) {
+  return name.starts_with("/memfd:") || name.starts_with("/dev/zero");
+}
+
+std::string map_path(int pid, const Vma& vma) {
+  return fmt::format("/proc/{}/map_files/{:x}-{:x}", pid, vma.pages.first * kPageSize, vma.pages.end() * kPageSize);
+}
+
+std::string plain_name(std::string_view name) {
+  constexpr std::string_view kDeleted = " (deleted)";
+  if (name.ends_with(kDeleted)) name.remove_suffix(kDeleted.size());
+  return std::string(name);
+}
+
+class Search {
+ public:
+  explicit Search(dev_t device) : device_(device) {}
+
+  Status look_at(const SpaceProcess& process) {
+    auto vmas = read_vmas(process.pid);
+    if (!vmas) return vmas.error().code == ESRCH ? Status{} : Status(std::unexpected(vmas.error()));
+    for (const Vma& vma : *vmas) {
+      if (!may_be_object(vma.name) || found_.contains(vma.inode)) continue;
+      SharedObject object;
+      object.address = vma.pages.first * kPageSize;
+      object.name = plain_name(vma.name);
+      MOSE_TRY(add(process, map_path(process.pid, vma), std::move(object)));
+    }
+    return look_at_descriptors(process);
+  }
+
+  std::vector<SharedObject> take() {
+    std::vector<SharedObject> out;
+    for (auto& [inode, object] : found_) out.push_back(std::move(object));
+    std::ranges::sort(out, {}, &SharedObject::space);
+    return out;
+  }
+
+ private:
+  Status look_at_descriptors(const SpaceProcess& process) {
+    const std::string directory = fmt::format("/proc/{}/fd", process.pid);
+    std::unique_ptr<DIR, DirCloser> dir(opendir(directory.c_str()));
+    if (!dir) return {};  // it has ended
+    while (const dirent* entry = readdir(dir.get())) {
+      char target[64];
+      ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
+      std::string_view name(target, length > 0 ? static_cast<size_t>(length) : 0);
+      if (!name.starts_with("/memfd:")) continue;
+      SharedObject object;
+      std::string_view number = entry->d_name;
+      std::from_chars(number.data(), number.data() + number.size(), object.fd);
+      object.name = plain_name(name);
+      MOSE_TRY(add(process, directory + "/" + entry->d_name, std::move(object)));
+    }
+    return {};
+  }
+
+  Status add(const SpaceProcess& process, std::string path, SharedObject object) {
+    auto file = open_shared_object(path, O_RDONLY);
+    if (!file) return file.error().code == ESRCH ? Status{} : Status(std::unexpected(file.error()));
+    struct stat st{};
+    if (fstat(file->get(), &st) != 0) return fail_errno("look at " + path);
+    if (st.st_dev != device_ || st.st_nlink != 0 || found_.contains(st.st_ino)) return {};
+    if (found_.size() == kSharedObjectsMax)
+      return fail(fmt::format("more than {} objects of shared memory", kSharedObjectsMax));
+    object.inode = st.st_ino;
+    object.space = kSharedSpaces | static_cast<SpaceId>(st.st_ino & ~kSharedSpaces);
+    object.size = static_cast<uint64_t>(st.st_size);
+    object.seals = std::max(fcntl(file->get(), F_GET_SEALS), 0);
+    object.holder = process;
+    object.holder.space = process.space;
+    object.holder.object = std::move(path);
+    for (const auto& [inode, other] : found_) {
+      if (other.space == object.space) return fail("two objects of shared memory have the same number");
+    }
+    found_.emplace(object.inode, std::move(object));
+    return {};
+  }
+
+  dev_t device_;
+  std::map<uint64_t, SharedObject> found_;  // by inode
+};
+
+}  // namespace
+
+Result<std::vector<SharedObject>> shared_objects(std::span<const SpaceProcess> processes) {
+  MOSE_ASSIGN(dev_t device, shared_device());
+  Search search(device);
+  for (const SpaceProcess& process : processes) MOSE_TRY(search.look_at(process));
+  return search.take();
+}
+
+Result<std::vector<SpaceProcess>> with_shared_objects(std::vector<SpaceProcess> processes) {
+  MOSE_ASSIGN(std::vector<SharedObject> objects, shared_objects(processes));
+  for (SharedObject& object : objects) {
+    processes.push_back(std::move(object.holder));
+    processes.back().space = object.space;
+  }
+  return processes;
+}
+
+Result<Fd> open_shared_object(const std::string& path, int flags) {
+  auto file = open_file(path, flags);
+  if (file || file.error().code != ENOENT) return file;
+  Error error = std::move(file.error());
+  error.code = ESRCH;
+  return std::unexpected(std::move(error));
+}
+
+Result<Fd> open_shared_object(int pid, int fd, uint64_t address, int flags) {
+  MOSE_ASSIGN(dev_t device, shared_device());
+  std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
+  if (fd < 0) {
+    MOSE_ASSIGN(std::vector<Vma> vmas, read_vmas(pid));
+    auto vma = std::ranges::find_if(vmas, [&](const Vma& one) {
+      return address / kPageSize >= one.pages.first && address / kPageSize < one.pages.end();
+    });
+    if (vma == vmas.end()) return fail(fmt::format("process {} has nothing mapped at {:#x}", pid, address));
+    path = map_path(pid, *vma);
+  }
+  MOSE_ASSIGN(Fd file, open_shared_object(path, flags));
+  struct stat st{};
+  if (fstat(file.get(), &st) != 0) return fail_errno("look at " + path);
+  if (st.st_dev != device || st.st_nlink != 0) return fail(path + " is no shared memory");
+  return file;
+}
+
+Result<PageSet> shared_object_pages(int object) {
+  PageSet pages;
+  off_t at = 0;
+  for (;;) {
+    off_t data = lseek(object, at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return pages;
+    if (data < 0) return fail_errno("find the pages of shared memory");
+    off_t hole = lseek(object, data, SEEK_HOLE);
+    if (hole < 0 && errno == ENXIO) return pages;  // it has become shorter
+    if (hole < 0) return fail_errno("find the pages of shared memory");
+    uint64_t first = static_cast<uint64_t>(data) / kPageSize;
+    pages.add({first, (static_cast<uint64_t>(hole) + kPageSize - 1) / kPageSize - first});
+    at = hole;
+  }
+}
+
+}  // namespace mose

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "model/dirty_source.h"
+#include "model/page_set.h"
+
+// Memory that processes share without a file: MAP_SHARED|MAP_ANONYMOUS, memfd. The kernel keeps each such object as a
+// file that has no name; it is found, and opened, through a process that maps it or has it open.
+namespace mose {
+
+inline constexpr size_t kSharedObjectsMax = 1024;
+
+struct SharedObject {
+  SpaceId space = 0;  // kSharedSpaces and its inode number
+  uint64_t inode = 0;
+  uint64_t size = 0;     // bytes
+  int seals = 0;         // F_SEAL_*; 0 where it cannot be sealed
+  SpaceProcess holder;   // one who has it, with `object` set to the path that opens it
+  int fd = -1;           // of the holder; -1: mapped at
+  uint64_t address = 0;  // this one
+  std::string name;      // as the kernel calls it: "/memfd:cache", "/dev/zero"
+};
+
+// All objects that these processes have, each once, ascending by space. Processes that end meanwhile are left out.
+// Objects of huge pages and of System V are not among them.
+[[nodiscard]] Result<std::vector<SharedObject>> shared_objects(std::span<const SpaceProcess> processes);
+// The processes, and behind them the objects that they share.
+[[nodiscard]] Result<std::vector<SpaceProcess>> with_shared_objects(std::vector<SpaceProcess> processes);
+
+// ESRCH when it is not there any more.
+[[nodiscard]] Result<Fd> open_shared_object(const std::string& path, int flags);
+// The one that process `pid` has open as `fd` or, with -1, mapped at `address`.
+[[nodiscard]] Result<Fd> open_shared_object(int pid, int fd, uint64_t address, int flags);
+// Pages that have contents.
+[[nodiscard]] Result<PageSet> shared_object_pages(int object);
+
+}  // namespace mose
