@@ -366,20 +366,17 @@ TEST(Sender, IsHeldToItsBandwidthAndItsStop) {
   ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
   Channel mine(Fd{fds[0]}, kStream), theirs(Fd{fds[1]}, kStream);
   std::stop_source stop;
-  PageSenderOptions options;
-  options.bandwidth_bps_max = 8 * 1000;  // a page takes four seconds
-  options.stop = stop.get_token();
-  PageSender sender(mine, options);
+  Bandwidth bandwidth(8 * 1000);  // a page takes four seconds
+  PageSender sender(mine, {.bandwidth = &bandwidth, .stop = stop.get_token()});
   std::vector<std::byte> page(kPageSize);
   std::vector<PageRun> runs{{1, 1}};
   std::vector<std::span<const std::byte>> pieces{page};
-  ASSERT_TRUE(sender.send_pages(kSpace, runs, pieces));
   std::jthread stopper([&] {
     usleep(20000);
     stop.request_stop();
   });
-  static_cast<void>(sender.send_pages(kSpace, runs, pieces));
   EXPECT_EQ(sender.send_pages(kSpace, runs, pieces).error().code, ECANCELED);
+  EXPECT_LE(mine.bytes_sent(), 2 * Bandwidth::kBurstBytesMin);
 }
 
 }  // namespace

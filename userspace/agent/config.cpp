@@ -83,33 +83,41 @@ Key number_key(const char* name, Section Config::* section, T Section::* member,
 
 enum class Zero : bool { refused, means_default };
 
-Key bytes_key(const char* name, uint64_t LimitsConfig::* member, uint64_t least, uint64_t most, Zero zero = Zero::refused) {
-  return {name, "a size with a unit such as \"64MiB\"",
+// A text with a unit.
+template <typename T, typename Parse, typename Format>
+Key quantity_key(const char* name, const char* expected, T LimitsConfig::* member, Parse parse, Format format) {
+  return {name, expected,
           [=](Config& config, const toml::node& node) -> Status {
-            auto value = node.value_exact<std::string>();
-            if (!value) return fail("");
-            MOSE_ASSIGN(uint64_t bytes, parse_bytes(*value));
-            bool is_default = bytes == 0 && zero == Zero::means_default;
-            if (!is_default && (bytes < least || bytes > most)) {
-              return fail(fmt::format("{} is out of range ({} to {})", *value, format_bytes(least), format_bytes(most)));
-            }
-            config.limits.*member = bytes;
+            auto text = node.value_exact<std::string>();
+            if (!text) return fail("");
+            MOSE_ASSIGN(config.limits.*member, parse(*text));
             return {};
           },
-          [=](const Config& config) { return quoted(fmt::format("{}B", config.limits.*member)); }};
+          [=](const Config& config) { return quoted(format(config.limits.*member)); }};
+}
+
+Key bytes_key(const char* name, uint64_t LimitsConfig::* member, uint64_t least, uint64_t most, Zero zero = Zero::refused) {
+  auto parse = [=](const std::string& text) -> Result<uint64_t> {
+    MOSE_ASSIGN(uint64_t bytes, parse_bytes(text));
+    bool is_default = bytes == 0 && zero == Zero::means_default;
+    if (is_default || (bytes >= least && bytes <= most)) return bytes;
+    return fail(fmt::format("{} is out of range ({} to {})", text, format_bytes(least), format_bytes(most)));
+  };
+  return quantity_key(name, "a size with a unit such as \"64MiB\"", member, parse,
+                      [](uint64_t bytes) { return fmt::format("{}B", bytes); });
+}
+
+Key bandwidth_key(const char* name, uint64_t LimitsConfig::* member) {
+  return quantity_key(name, "a bandwidth with a unit such as \"500mbit\" (\"0bit\": unlimited)", member,
+                      parse_bandwidth, [](uint64_t bits) { return fmt::format("{}bit", bits); });
 }
 
 Key duration_key(const char* name, Nanoseconds LimitsConfig::* member) {
-  return {name, "a duration with a unit such as \"10s\"",
-          [=](Config& config, const toml::node& node) -> Status {
-            auto value = node.value_exact<std::string>();
-            if (!value) return fail("");
-            MOSE_ASSIGN(auto duration, parse_duration(*value));
-            if (duration <= Nanoseconds(0)) return fail("must be longer than 0");
-            config.limits.*member = duration;
-            return {};
-          },
-          [=](const Config& config) { return quoted(format_duration(config.limits.*member)); }};
+  auto parse = [](const std::string& text) -> Result<Nanoseconds> {
+    MOSE_ASSIGN(auto duration, parse_duration(text));
+    return duration > Nanoseconds(0) ? Result<Nanoseconds>(duration) : fail("must be longer than 0");
+  };
+  return quantity_key(name, "a duration with a unit such as \"10s\"", member, parse, format_duration);
 }
 
 Key level_key() {
@@ -163,6 +171,7 @@ const std::vector<Section>& sections() {
       {"limits",
        {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max, kImagesBytesLeast, wire::kImagesPayloadMax),
         bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max, kStoreBytesLeast, kAnySize, Zero::means_default),
+        bandwidth_key("bandwidth_max", &LimitsConfig::bandwidth_max),
         // A full tap drops unseen: the program must find its bound first.
         number_key<LimitsConfig, uint32_t>("hold_packets_max", &Config::limits, &LimitsConfig::hold_packets_max, 1,
                                            handover::kTapQueueLength - 1),

@@ -50,6 +50,7 @@ struct ControlConfig {
 struct LimitsConfig {
   uint64_t images_bytes_max = 256ull << 20;  // CRIU images of one migration, in runtime_dir
   uint64_t store_bytes_max = 0;              // page store of one migration; 0: what memory there is
+  uint64_t bandwidth_max = 0;                // bits per second of pages that leave, where `migrate` names none; 0: unlimited
   // Held of one direction of a workload at one time; what comes beyond it is dropped and counted.
   uint32_t hold_packets_max = handover::kHoldPacketsMax;
   uint64_t hold_bytes_max = handover::kHoldBytesMax;

@@ -293,6 +293,7 @@ void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) 
   }
   if (!known_node(request.node(), reply)) return;
   auto options = options_of(request);
+  if (options && options->max_bandwidth_bps == 0) options->max_bandwidth_bps = core_.config.limits.bandwidth_max;
   if (!options) return send_refusal(reply, options.error());
   if (auto xdp = core_.uplink.usable(); options->steer == SteerLayer::xdp && !xdp) {
     return reply.fail(3, fmt::format("stragglers cannot be redirected at XDP on node {}: {}; leave --steer out, or set "

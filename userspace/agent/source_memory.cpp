@@ -26,7 +26,7 @@ SourceMemory::SourceMemory(std::string cgroup, std::unique_ptr<DirtySource> sour
     : cgroup_(std::move(cgroup)),
       source_(std::move(source)),
       stream_(stream),
-      bandwidth_bps_max_(bandwidth_bps_max),
+      bandwidth_(bandwidth_bps_max),
       timeline_(timeline) {}
 
 SourceMemory::~SourceMemory() {
@@ -63,7 +63,7 @@ void SourceMemory::serve(const std::shared_ptr<move::Channel>& channel) {
 
 void SourceMemory::start_waiting_servers() {
   std::lock_guard lock(mutex_);
-  server_ = std::make_shared<move::PageServer>(frozen_, &gate_);
+  server_ = std::make_shared<move::PageServer>(frozen_, &gate_, &bandwidth_);
   for (const auto& channel : urgent_) servers_.emplace_back([this, channel] { serve(channel); });
 }
 
@@ -82,7 +82,7 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   MOSE_ASSIGN(auto listed, cgroup_spaces(cgroup_));
   MOSE_ASSIGN(auto processes, with_shared_objects(std::move(listed)));
   move::PageSenderOptions options;
-  options.bandwidth_bps_max = bandwidth_bps_max_;
+  options.bandwidth = &bandwidth_;
   options.stop = stop_.get_token();
   options.progress = [this](uint64_t, uint64_t) { writes_.sample(); };
   move::PageSender sender(*channel, std::move(options));
@@ -138,6 +138,7 @@ Result<plan::FinalStats> SourceMemory::final_scan() {
     MOSE_ASSIGN(pages, source_->final_scan(frozen_));
   }
   move::PageSenderOptions options;
+  options.bandwidth = &bandwidth_;
   options.stop = stop_.get_token();
   move::PageSender sender(*channel, std::move(options));
   MOSE_TRY(sender.send_map(pages));
@@ -159,7 +160,7 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
   auto channel = bulk();
   if (!channel) return;
   move::PageSenderOptions options;
-  options.bandwidth_bps_max = bandwidth_bps_max_;
+  options.bandwidth = &bandwidth_;
   options.stop = stop_.get_token();
   options.gate = &gate_;
   const uint64_t remote = totals().remote_pages;

@@ -18,6 +18,7 @@
 #include "agent/write_watch.h"
 #include "base/fd.h"
 #include "model/dirty_source.h"
+#include "move/bandwidth.h"
 #include "move/channel.h"
 #include "move/page_sender.h"
 #include "move/page_server.h"
@@ -82,7 +83,7 @@ class SourceMemory {
   const std::string cgroup_;
   std::unique_ptr<DirtySource> source_;
   const move::StreamId stream_;
-  const uint64_t bandwidth_bps_max_;
+  move::Bandwidth bandwidth_;
   Timeline& timeline_;
   std::stop_source stop_;
   move::UrgentGate gate_;

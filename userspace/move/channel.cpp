@@ -52,36 +52,87 @@ Status Channel::send(wire::FrameType type, std::span<const std::byte> payload) {
   return send(type, std::span<const std::span<const std::byte>>(&payload, 1));
 }
 
-Status Channel::send(wire::FrameType type, std::span<const std::span<const std::byte>> parts) {
-  size_t length = 0;
-  for (const auto& part : parts) length += part.size();
-  MOSE_CHECK(length <= payload_max(type), "a frame we make is within its bound");
-  wire::FrameHeader header = make_header(type, stream_, static_cast<uint32_t>(length), checksum(parts));
+namespace {
+
+// A frame's header and what follows it, as vectors.
+struct Outgoing {
+  wire::FrameHeader header;
   std::vector<iovec> vectors;
-  vectors.reserve(parts.size() + 1);
-  vectors.push_back({&header, sizeof(header)});
-  for (const auto& part : parts) {
-    if (!part.empty()) vectors.push_back({const_cast<std::byte*>(part.data()), part.size()});
+
+  Outgoing(wire::FrameType type, const StreamId& stream, std::span<const std::span<const std::byte>> parts) {
+    size_t length = 0;
+    for (const auto& part : parts) length += part.size();
+    MOSE_CHECK(length <= payload_max(type), "a frame we make is within its bound");
+    header = make_header(type, stream, static_cast<uint32_t>(length), checksum(parts));
+    vectors.reserve(parts.size() + 1);
+    vectors.push_back({&header, sizeof(header)});
+    for (const auto& part : parts) {
+      if (!part.empty()) vectors.push_back({const_cast<std::byte*>(part.data()), part.size()});
+    }
   }
-  return send_all(vectors);
+  Outgoing(const Outgoing&) = delete;
+  Outgoing& operator=(const Outgoing&) = delete;
+};
+
+// The first `bytes` bytes of the parts.
+std::vector<iovec> front(std::span<const iovec> parts, size_t bytes) {
+  std::vector<iovec> out;
+  for (const iovec& part : parts) {
+    if (bytes == 0) break;
+    out.push_back({part.iov_base, std::min(part.iov_len, bytes)});
+    bytes -= out.back().iov_len;
+  }
+  return out;
+}
+
+}  // namespace
+
+Status Channel::send(wire::FrameType type, std::span<const std::span<const std::byte>> parts) {
+  Outgoing frame(type, stream_, parts);
+  return send_all(frame.vectors);
+}
+
+Status Channel::send(wire::FrameType type, std::span<const std::span<const std::byte>> parts, Bandwidth& bandwidth,
+                     const std::stop_token& stop) {
+  Outgoing frame(type, stream_, parts);
+  if (!bandwidth.limited()) return send_all(frame.vectors);
+  std::span<iovec> rest(frame.vectors);
+  size_t left = 0;
+  for (const iovec& part : rest) left += part.iov_len;
+  while (left != 0) {
+    const size_t allowed = bandwidth.take(left, stop);
+    if (allowed == 0) return fail_errno("sending a frame", ECANCELED);
+    std::vector<iovec> burst = front(rest, allowed);
+    MOSE_TRY(send_all(burst));
+    move_on(rest, allowed);
+    left -= allowed;
+  }
+  return {};
+}
+
+// What the socket takes of the parts now, having waited until it takes something.
+Result<size_t> Channel::send_some(std::span<const iovec> parts, bool more) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts.data());
+  message.msg_iovlen = parts.size();
+  for (;;) {
+    ssize_t sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+    if (sent >= 0) return static_cast<size_t>(sent);
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) return fail_errno("send");
+    const Timestamp start = now();
+    MOSE_TRY(wait(POLLOUT, stall_max_));
+    send_blocked_ += now() - start;
+  }
 }
 
 Status Channel::send_all(std::span<iovec> parts) {
   while (!parts.empty()) {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = std::min<size_t>(parts.size(), IOV_MAX);
+    const size_t count = std::min<size_t>(parts.size(), IOV_MAX);
     // More vectors follow than one call takes: no small segment in between.
-    int more = parts.size() > message.msg_iovlen ? MSG_MORE : 0;
-    ssize_t sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT | more);
-    if (sent < 0) {
-      if (errno == EINTR) continue;
-      if (errno != EAGAIN) return fail_errno("send");
-      MOSE_TRY(wait(POLLOUT, stall_max_));
-      continue;
-    }
-    bytes_sent_ += static_cast<uint64_t>(sent);
-    move_on(parts, static_cast<size_t>(sent));
+    MOSE_ASSIGN(size_t sent, send_some(parts.first(count), parts.size() > count));
+    bytes_sent_ += sent;
+    move_on(parts, sent);
   }
   return {};
 }

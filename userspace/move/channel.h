@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string_view>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "move/bandwidth.h"
 #include "move/codec.h"
 
 namespace mose::move {
@@ -18,8 +20,8 @@ namespace mose::move {
 // A blocking framed connection for threads that do nothing else. One thread sends and one (the same or another)
 // receives. Every call has a bound; after any error the connection is useless: drop it.
 //
-// Life: adopt() a connected stream socket (kernel/socket.h connects and accepts); shut_down() from any thread makes calls
-// under way and later ones fail at once; the destructor closes.
+// Life: adopt() a connected stream socket (kernel/socket.h connects and accepts); shut_down() from any thread makes
+// calls under way and later ones fail at once; the destructor closes.
 class Channel {
  public:
   // How long a call may stand without moving a byte.
@@ -31,6 +33,9 @@ class Channel {
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::byte> payload);
   // One frame whose payload is the parts one behind the other; nothing is copied.
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::span<const std::byte>> parts);
+  // The same as `bandwidth` allows. ECANCELED when `stop` is requested meanwhile: part of the frame may be out.
+  [[nodiscard]] Status send(wire::FrameType type, std::span<const std::span<const std::byte>> parts,
+                            Bandwidth& bandwidth, const std::stop_token& stop);
 
   // The next frame's header, checked. Waits at most `bound` for its first byte (ETIMEDOUT; nothing is lost then), then
   // at most the stall time for each next piece.
@@ -49,16 +54,20 @@ class Channel {
   [[nodiscard]] const StreamId& stream() const { return stream_; }
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
   [[nodiscard]] uint64_t bytes_received() const { return bytes_received_; }
+  // How long sends have stood because the socket was full.
+  [[nodiscard]] Nanoseconds send_blocked() const { return send_blocked_; }
 
  private:
   [[nodiscard]] Status wait(short events, Nanoseconds bound) const;
   [[nodiscard]] Status send_all(std::span<iovec> parts);
+  [[nodiscard]] Result<size_t> send_some(std::span<const iovec> parts, bool more);
 
   Fd socket_;
   StreamId stream_;
   Nanoseconds stall_max_ = kStallMax;
   uint64_t bytes_sent_ = 0;
   uint64_t bytes_received_ = 0;
+  Nanoseconds send_blocked_{0};
 };
 
 }  // namespace mose::move

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
-#include <thread>
 
 #include "kernel/process_memory.h"
 #include "kernel/socket.h"
@@ -14,29 +13,16 @@ namespace {
 
 // Once pushing, little waits in the kernel in front of an urgent answer; large enough to keep a fast link busy.
 constexpr unsigned kPushUnsentMax = 1u << 20;
-constexpr Nanoseconds kPaceSlice = std::chrono::milliseconds(20);  // how fast a stop is seen while pacing
 
 }  // namespace
 
-PageSender::PageSender(Channel& channel, PageSenderOptions options)
-    : channel_(channel), options_(std::move(options)) {}
-
-// Sleeps until the bytes sent before this frame have had their time, then books this one.
-void PageSender::pace(uint64_t bytes) {
-  if (options_.bandwidth_bps_max == 0) return;
-  while (now() < pace_next_ && !options_.stop.stop_requested()) {
-    std::this_thread::sleep_for(std::min<Nanoseconds>(pace_next_ - now(), kPaceSlice));
-  }
-  double seconds = static_cast<double>(bytes) * 8 / static_cast<double>(options_.bandwidth_bps_max);
-  pace_next_ = std::max(pace_next_, now()) + Nanoseconds(static_cast<int64_t>(seconds * 1e9));
-}
+PageSender::PageSender(Channel& channel, PageSenderOptions options) : channel_(channel), options_(std::move(options)) {}
 
 Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
                               std::span<const std::span<const std::byte>> pieces) {
   if (options_.stop.stop_requested()) return fail_errno("sending pages", ECANCELED);
   const uint64_t pages = count_pages(runs);
   const uint64_t before = channel_.bytes_sent();
-  pace(pages * kPageSize);
 
   wire::PagesHeader header{};
   header.space = space;
@@ -51,7 +37,8 @@ Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
   parts.push_back(std::as_bytes(std::span(&header, 1)));
   parts.push_back(std::as_bytes(std::span(wire_runs)));
   parts.insert(parts.end(), pieces.begin(), pieces.end());
-  MOSE_TRY(channel_.send(wire::FrameType::pages, parts));
+  Bandwidth& bandwidth = options_.bandwidth ? *options_.bandwidth : unlimited_;
+  MOSE_TRY(channel_.send(wire::FrameType::pages, parts, bandwidth, options_.stop));
 
   ++total_.frames;
   total_.pages += pages;
@@ -60,8 +47,7 @@ Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
   return {};
 }
 
-Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source,
-                                        std::span<const SpaceProcess> processes) {
+Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source, std::span<const SpaceProcess> processes) {
   const Timestamp start = now();
   const SendStats before = total_;
   round_ = round;
@@ -79,6 +65,7 @@ Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source,
 
 Status PageSender::send_map(const FinalPages& pages) {
   MOSE_ASSIGN(std::vector<std::byte> payload, encode_page_map(pages.spaces));
+  if (options_.bandwidth) options_.bandwidth->book(payload.size());
   return channel_.send(wire::FrameType::page_map, payload);
 }
 
@@ -147,8 +134,10 @@ Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const Spac
     for (const SpacePages& space : pages.spaces) {
       PageSet& rest = left[space.space];
       PageSet set = rest;  // the last pass
-      if (pass == 0) set = rest.intersect(space.first);
-      else if (pass + 1 < passes) set = pass <= space.hot.size() ? rest.intersect(space.hot[pass - 1]) : PageSet{};
+      if (pass == 0)
+        set = rest.intersect(space.first);
+      else if (pass + 1 < passes)
+        set = pass <= space.hot.size() ? rest.intersect(space.hot[pass - 1]) : PageSet{};
       if (set.empty()) continue;
       rest = rest.minus(set);
       auto process = known.find(space.space);

@@ -17,21 +17,22 @@ struct SendStats {
   uint64_t pages = 0;
   uint64_t bytes = 0;  // on the wire, headers included
   Nanoseconds duration{0};
-  ScanStats scan;      // run_round
+  ScanStats scan;  // run_round
 };
 
 struct PageSenderOptions {
-  uint64_t bandwidth_bps_max = 0;  // bits per second; 0: unlimited. Rounds and the push; never urgent answers
-  std::function<void(uint64_t pages, uint64_t bytes)> progress;  // running totals, after each frame, from the sending thread
-  std::stop_token stop;            // requested: the call under way ends with ECANCELED
-  UrgentGate* gate = nullptr;      // the push waits here; borrowed
+  Bandwidth* bandwidth = nullptr;  // rounds and the push wait for it; null: no limit; borrowed
+  std::function<void(uint64_t pages, uint64_t bytes)>
+      progress;                // running totals, after each frame, from the sending thread
+  std::stop_token stop;        // requested: the call under way ends with ECANCELED
+  UrgentGate* gate = nullptr;  // the push waits here; borrowed
 };
 
 // The source's end of the BULK connection.
 //
 // Life: run_round() any number of times while the workload runs; after the freeze send_map() once, then push() the
-// remote pages; when the connection breaks in push() nothing is lost, the destination asks for the rest (page_server.h).
-// One thread at a time. The channel is borrowed.
+// remote pages; when the connection breaks in push() nothing is lost, the destination asks for the rest
+// (page_server.h). One thread at a time. The channel is borrowed.
 class PageSender final : public PageSink {
  public:
   PageSender(Channel& channel, PageSenderOptions options);
@@ -49,13 +50,11 @@ class PageSender final : public PageSink {
                     std::span<const std::span<const std::byte>> pieces) override;
 
  private:
-  void pace(uint64_t bytes);
-
   Channel& channel_;
   PageSenderOptions options_;
+  Bandwidth unlimited_;
   unsigned round_ = 0;
   SendStats total_;
-  Timestamp pace_next_{};
 };
 
 }  // namespace mose::move

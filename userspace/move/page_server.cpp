@@ -59,8 +59,8 @@ class Answerer {
   Result<OpenProcess*> find(SpaceId space) {
     auto it = open_.find(space);
     if (it != open_.end()) return &it->second;
-    auto process = std::find_if(processes_.begin(), processes_.end(),
-                                [&](const SpaceProcess& p) { return p.space == space; });
+    auto process =
+        std::find_if(processes_.begin(), processes_.end(), [&](const SpaceProcess& p) { return p.space == space; });
     if (process == processes_.end()) return fail("no process of space " + std::to_string(space));
     MOSE_ASSIGN(OpenProcess opened, open_process(*process));
     return &open_.emplace(space, std::move(opened)).first->second;
@@ -84,7 +84,8 @@ class Answerer {
     header.runs = static_cast<uint32_t>(pages.runs().size());
     header.pages = static_cast<uint32_t>(pages.pages());
     std::vector<wire::Run> runs = to_wire(pages.runs());
-    std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)), std::as_bytes(std::span(runs)), contents};
+    std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)), std::as_bytes(std::span(runs)),
+                                          contents};
     const uint64_t before = channel.bytes_sent();
     MOSE_TRY(channel.send(wire::FrameType::pages, parts));
     stats_.bytes += channel.bytes_sent() - before;
@@ -99,8 +100,8 @@ class Answerer {
 
 }  // namespace
 
-PageServer::PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate)
-    : processes_(std::move(processes)), gate_(gate) {}
+PageServer::PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate, Bandwidth* bandwidth)
+    : processes_(std::move(processes)), gate_(gate), bandwidth_(bandwidth) {}
 
 Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
@@ -116,11 +117,13 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
     MOSE_ASSIGN(PageRequest request, decode_request(frame->payload));
     std::optional<UrgentGate::Pass> pass;
     if (gate_) pass.emplace(*gate_);
+    const uint64_t before = channel.bytes_sent();
     if (Status status = answerer.answer(channel, request); !status) {
       // The peer should know why; when even that fails the connection is gone anyway.
       static_cast<void>(turn_away(channel, status.error().what));
       return status;
     }
+    if (bandwidth_) bandwidth_->book(channel.bytes_sent() - before);
     if (gate_) gate_->mark_answered(request.space, PageSet::from_runs(request.runs));
   }
 }

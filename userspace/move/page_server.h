@@ -23,8 +23,8 @@ struct ServeStats {
 // migration: after a restart of the agent a new one with the same list of processes goes on where the old one ended.
 class PageServer {
  public:
-  // `gate` may be null; borrowed.
-  explicit PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate = nullptr);
+  // `gate` and `bandwidth` (what is answered is booked there) may be null; borrowed.
+  explicit PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate = nullptr, Bandwidth* bandwidth = nullptr);
 
   // Serves one URGENT connection until the peer closes (success), `stop` is requested (ECANCELED) or something fails.
   // May run in several threads, one connection each.
@@ -34,6 +34,7 @@ class PageServer {
  private:
   std::vector<SpaceProcess> processes_;
   UrgentGate* gate_;
+  Bandwidth* bandwidth_;
   ServeStats stats_;
 };
 

@@ -255,7 +255,8 @@ TEST(MemoryMove, UrgentRequestsOvertakeAThrottledPush) {
   sense::HashScan scan;
   std::stop_source stop;
   PageSenderOptions options;
-  options.bandwidth_bps_max = 8'000'000;  // the push would take a minute
+  Bandwidth bandwidth(8'000'000);  // the push would take a minute
+  options.bandwidth = &bandwidth;
   options.stop = stop.get_token();
   options.gate = &source.gate;
   PageSender sender(source.bulk(), options);

@@ -49,6 +49,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "m.toml:2: limits.hold_bytes_max must be a size with a unit such as \"64MiB\": 0B is out of range"},
         BadConfig{"ImagesOfNoBytes", "[limits]\nimages_bytes_max = \"0B\"\n", "0B is out of range (64"},
         BadConfig{"ImagesLargerThanAFrame", "[limits]\nimages_bytes_max = \"257MiB\"\n", "257MiB is out of range"},
+        BadConfig{"BandwidthWithoutUnit", "[limits]\nbandwidth_max = \"500\"\n", "m.toml:2: limits.bandwidth_max must be a bandwidth"},
         BadConfig{"StoreOfNothing", "[limits]\nstore_bytes_max = \"4KiB\"\n", "4KiB is out of range"},
         BadConfig{"NumberNegative", "[limits]\nhistory_max = -1\n", "-1 is out of range"},
         BadConfig{"NumberTooLarge", "[limits]\nconnections_max = 4294967296\n", "4294967296 is out of range"},
@@ -118,12 +119,13 @@ TEST(Config, GivesEveryKeyItsValueBack) {
   Config config;
   ASSERT_TRUE(merge_config(
       config,
-      "[node]\nname = \"a\"\nbridge = \"br0\"\n[limits]\nhold_bytes_max = \"4MiB\"\nstop_grace = \"1500ms\"\n"
+      "[node]\nname = \"a\"\nbridge = \"br0\"\n[limits]\nhold_bytes_max = \"4MiB\"\nbandwidth_max = \"500mbit\"\nstop_grace = \"1500ms\"\n"
       "[log]\nlevel = \"debug\"\n[peers.b]\naddress = \"192.0.2.2:7946\"\n",
       "m.toml"));
   ASSERT_TRUE(complete_config(config));
   std::string text = format_config(config);
   EXPECT_THAT(text, HasSubstr("hold_bytes_max = \"4194304B\""));
+  EXPECT_THAT(text, HasSubstr("bandwidth_max = \"500000000bit\""));
   EXPECT_THAT(text, HasSubstr("stop_grace = \"1500ms\""));
   Config again;
   ASSERT_TRUE(merge_config(again, text, "printed")) << text;
