@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "move/codec.h"
+#include "move/compression.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
 #include "move/page_receiver.h"
@@ -56,6 +57,35 @@ void feed_decoders(std::span<const std::byte> input) {
   }
 }
 
+// The checksum that a PAGES frame must have to be taken: of a compressed one that of what comes out of it.
+uint64_t checksum_of(wire::FrameType type, std::span<const std::byte> payload) {
+  wire::PagesHeader header{};
+  if (type != wire::FrameType::pages || payload.size() < sizeof(header)) return checksum(payload);
+  memcpy(&header, payload.data(), sizeof(header));
+  if (header.flags != wire::kPagesBySums || !check_pages_header(header, payload.size())) return checksum(payload);
+  std::vector<wire::Run> runs(header.runs);
+  const auto after = payload.subspan(sizeof(header) + runs.size() * sizeof(wire::Run));
+  memcpy(runs.data(), payload.data() + sizeof(header), runs.size() * sizeof(wire::Run));
+  std::vector<std::byte> contents(header.pages * kPageSize);
+  if (header.codec == static_cast<uint8_t>(wire::Codec::raw)) {
+    memcpy(contents.data(), after.data(), contents.size());
+  } else if (!Decompressor().decompress(static_cast<wire::Codec>(header.codec), after, contents)) {
+    return checksum(payload);
+  }
+  std::vector<uint64_t> sums;
+  for (size_t at = 0; at < contents.size(); at += kPageSize) sums.push_back(page_sum(contents.data() + at));
+  return sums_checksum(header, runs, sums);
+}
+
+void append_frame(std::vector<std::byte>& out, wire::FrameType type, std::span<const std::byte> payload,
+                  uint64_t damage = 0) {
+  const auto header =
+      make_header(type, kStream, static_cast<uint32_t>(payload.size()), checksum_of(type, payload) ^ damage);
+  const auto bytes = std::as_bytes(std::span(&header, 1));
+  out.insert(out.end(), bytes.begin(), bytes.end());
+  out.insert(out.end(), payload.begin(), payload.end());
+}
+
 // The input as frames: the first byte of each chunk names the type, the next two its length, so that mutations reach the
 // handlers instead of failing at a checksum.
 std::vector<std::byte> as_frames(std::span<const std::byte> input) {
@@ -68,8 +98,7 @@ std::vector<std::byte> as_frames(std::span<const std::byte> input) {
     size_t length = static_cast<size_t>(input[1]) | static_cast<size_t>(input[2]) << 8;
     input = input.subspan(3);
     length = std::min({length, input.size(), static_cast<size_t>(payload_max(type))});
-    std::vector<std::byte> frame = encode_frame(type, kStream, input.first(length));
-    out.insert(out.end(), frame.begin(), frame.end());
+    append_frame(out, type, input.first(length));
     input = input.subspan(length);
   }
   return out;
@@ -88,7 +117,8 @@ void feed_reader(std::span<const std::byte> bytes) {
   }
 }
 
-void feed_receiver(std::span<const std::byte> stream) {
+// How many pages it has taken.
+uint64_t feed_receiver(std::span<const std::byte> stream) {
   auto store = PageStore::create(kStream.migration, kStream.epoch, 4u << 20);
   MOSE_CHECK(store.has_value(), "page store");
   int fds[2];
@@ -96,7 +126,7 @@ void feed_receiver(std::span<const std::byte> stream) {
   Fd ours(fds[0]);
   if (send(ours.get(), stream.data(), stream.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
     close(fds[1]);
-    return;
+    return 0;
   }
   ours.reset();
   std::atomic<bool> ended{false};
@@ -114,6 +144,7 @@ void feed_receiver(std::span<const std::byte> stream) {
   for (int i = 0; i < 20000 && !ended; ++i) usleep(50);
   MOSE_CHECK(ended, "a stream that ends is noticed");
   receiver.stop();
+  return receiver.stats().pages;
 }
 
 }  // namespace
@@ -123,7 +154,13 @@ void feed(std::span<const std::byte> input) {
   feed_reader(input);
   std::vector<std::byte> frames = as_frames(input);
   feed_reader(frames);
-  feed_receiver(frames);
+  static_cast<void>(feed_receiver(frames));
+}
+
+bool receive(std::span<const std::byte> pages, uint64_t damage) {
+  std::vector<std::byte> frames;
+  append_frame(frames, wire::FrameType::pages, pages, damage);
+  return feed_receiver(frames) != 0;
 }
 
 }  // namespace mose::fuzz

@@ -5,8 +5,10 @@
 #include <random>
 #include <vector>
 
+#include "base/check.h"
 #include "fuzz/frames.h"
 #include "move/codec.h"
+#include "move/compression.h"
 
 namespace mose::fuzz {
 namespace {
@@ -40,6 +42,25 @@ Bytes pages(uint32_t space, std::vector<PageRun> runs) {
   return out;
 }
 
+// The same, compressed; the contents are text-like, so that a mutation hits matches and lengths.
+Bytes compressed(uint32_t space, std::vector<PageRun> runs, wire::Codec codec) {
+  Bytes raw = pages(space, runs);
+  wire::PagesHeader header{};
+  memcpy(&header, raw.data(), sizeof(header));
+  header.codec = static_cast<uint8_t>(codec);
+  header.flags = wire::kPagesBySums;
+  Bytes contents(header.pages * kPageSize);
+  for (size_t i = 0; i < contents.size(); ++i) contents[i] = static_cast<std::byte>(i % 7 * (i / 100));
+  move::Compressor compressor;
+  const auto small = compressor.compress(codec, contents, contents.size() - 1);
+  MOSE_CHECK(!small.empty(), "it becomes smaller");
+  Bytes out;
+  put(out, header);
+  for (const wire::Run& run : move::to_wire(runs)) put(out, run);
+  out.insert(out.end(), small.begin(), small.end());
+  return out;
+}
+
 Bytes page_map() {
   std::vector<SpacePages> spaces{{1, PageSet::from_runs({{10, 4}, {50, 2}}), PageSet::from_runs({{12, 1}, {50, 1}}), {}},
                                  {2, PageSet::from_runs({{7, 1}}), PageSet::from_runs({{7, 1}}), {}}};
@@ -62,6 +83,16 @@ std::vector<Bytes> corpus() {
   inputs.push_back(stream);
   inputs.push_back(page_map());
   inputs.push_back(pages(1, {{10, 1}}));
+  for (wire::Codec codec : {wire::Codec::lz4, wire::Codec::zstd}) {
+    Bytes packed;
+    chunk(packed, 0, compressed(1, {{10, 4}, {50, 2}}, codec));
+    chunk(packed, 0, compressed(2, {{7, 1}}, codec));
+    chunk(packed, 1, page_map());
+    chunk(packed, 0, compressed(1, {{12, 1}}, codec));
+    chunk(packed, 3, {});
+    inputs.push_back(packed);
+    inputs.push_back(compressed(1, {{10, 1}}, codec));
+  }
   inputs.push_back(move::encode_request({1, {{10, 3}, {20, 1}}}));
   inputs.push_back(move::encode_frame(wire::FrameType::commit, {}, {}));
   return inputs;
@@ -106,6 +137,40 @@ TEST(HostileFrames, CutAnywhereHarmsNothing) {
   for (size_t length = 0; length < stream.size(); length += 1 + length / 50) {
     feed(std::span(stream).first(length));
   }
+}
+
+TEST(HostileFrames, CompressedOnesAreTakenUnlessTheyAreCut) {
+  for (wire::Codec codec : {wire::Codec::lz4, wire::Codec::zstd}) {
+    const Bytes whole = compressed(1, {{10, 4}}, codec);
+    EXPECT_TRUE(receive(whole));
+    for (size_t length = 0; length < whole.size(); length += 1 + whole.size() / 40) {
+      EXPECT_FALSE(receive(std::span(whole).first(length))) << length;
+    }
+    EXPECT_FALSE(receive(whole, 1)) << "its checksum is wrong";
+  }
+}
+
+// Lengths that lie: nothing is allocated or written for them.
+TEST(HostileFrames, CompressedOnesWithWrongHeadersAreRefused) {
+  const Bytes whole = compressed(1, {{10, 4}}, wire::Codec::lz4);
+  auto with = [&](auto change) {
+    Bytes out = whole;
+    wire::PagesHeader header{};
+    memcpy(&header, out.data(), sizeof(header));
+    change(header);
+    memcpy(out.data(), &header, sizeof(header));
+    return out;
+  };
+  EXPECT_FALSE(receive(with([](auto& h) { h.flags = 0; })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.flags = 3; })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.codec = 4; })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.codec = static_cast<uint8_t>(wire::Codec::zstd); })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.codec = static_cast<uint8_t>(wire::Codec::zero); })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.pages = 3; })));
+  EXPECT_FALSE(receive(with([](auto& h) { h.pages = UINT32_MAX; })));
+  Bytes longer = whole;
+  longer.resize(sizeof(wire::PagesHeader) + sizeof(wire::Run) + 4 * kPageSize);
+  EXPECT_FALSE(receive(longer)) << "as long as its contents";
 }
 
 TEST(HostileFrames, SeededMutationsHarmNothing) {

@@ -48,6 +48,8 @@ Report full() {
   r.tracking = {.source = "hash-scan", .reason = "write faults are dear", .ebpf = "raw_tp", .ebpf_events = 0, .ebpf_lost = 0};
   r.tracking.processes = {{.process = 2, .threads = 3, .write_faults = 77, .write_faults_per_s = 0.5}};
   r.steer = {.layer = "tc", .mode = "l2"};
+  r.bulk = {.bytes_uncompressed = 8192, .bytes = 4096, .frames_raw = 0, .frames_lz4 = 1, .frames_zstd = 2,
+            .bandwidth_max_bps = 1000, .ratio = 0.5, .capped_ms = 12.5};
   r.bytes_sent = std::numeric_limits<uint64_t>::max();
   r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0, .half_open = 0};
   return r;
@@ -78,7 +80,7 @@ TEST(Report, WhatIsUnknownIsNullAndNeverZero) {
     }
   };
   all_null(json, "");
-  for (const char* key : {"downtime_ms", "phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "packets", "timeline"}) {
+  for (const char* key : {"downtime_ms", "phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "bulk", "packets", "timeline"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   auto again = report_from_json(to_json(Report{}));

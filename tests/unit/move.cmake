@@ -7,3 +7,4 @@ mose_test(wire_channel_test LABEL unit DEPS move SOURCES wire_channel_test.cpp L
 mose_test(page_store_test LABEL unit DEPS move SOURCES page_store_test.cpp LIBS mose_wire)
 mose_test(page_receiver_test LABEL unit DEPS move SOURCES page_receiver_test.cpp LIBS mose_wire)
 mose_test(tracker_test LABEL unit DEPS sense kernel SOURCES tracker_test.cpp)
+mose_test(compression_test LABEL unit DEPS move SOURCES compression_test.cpp LIBS mose_wire)

@@ -75,11 +75,29 @@ TEST(PagesHeader, ThatFitsItsPayloadIsAccepted) {
   EXPECT_TRUE(check_pages_header(zero, sizeof(zero) + 2 * sizeof(wire::Run)));
 }
 
+TEST(PagesHeader, CompressedContentsAreShorterThanThePagesAndHaveSums) {
+  constexpr uint64_t kBefore = sizeof(wire::PagesHeader) + 2 * sizeof(wire::Run);
+  for (uint8_t codec : {2, 3}) {
+    wire::PagesHeader header = good_pages();
+    header.codec = codec;
+    EXPECT_FALSE(check_pages_header(header, kBefore + 1)) << "without sums";
+    header.flags = wire::kPagesBySums;
+    EXPECT_TRUE(check_pages_header(header, kBefore + 1));
+    EXPECT_TRUE(check_pages_header(header, kGoodPagesLength - 1));
+    EXPECT_FALSE(check_pages_header(header, kBefore));
+    EXPECT_FALSE(check_pages_header(header, kGoodPagesLength));
+  }
+  wire::PagesHeader zero = good_pages();
+  zero.codec = 1;
+  zero.flags = wire::kPagesBySums;
+  EXPECT_FALSE(check_pages_header(zero, kBefore));
+}
+
 TEST(PagesHeader, ThatIsWrongIsRefused) {
   void (*spoils[])(wire::PagesHeader&) = {
       [](wire::PagesHeader& h) { h.space = 0; },       [](wire::PagesHeader& h) { h.kind = 1; },
-      [](wire::PagesHeader& h) { h.page_shift = 21; }, [](wire::PagesHeader& h) { h.codec = 2; },
-      [](wire::PagesHeader& h) { h.reserved = 1; },    [](wire::PagesHeader& h) { h.reserved2 = 1; },
+      [](wire::PagesHeader& h) { h.page_shift = 21; }, [](wire::PagesHeader& h) { h.codec = 4; },
+      [](wire::PagesHeader& h) { h.flags = 2; },       [](wire::PagesHeader& h) { h.reserved2 = 1; },
       [](wire::PagesHeader& h) { h.runs = 0; },        [](wire::PagesHeader& h) { h.runs = 513; },
       [](wire::PagesHeader& h) { h.runs = UINT32_MAX; }, [](wire::PagesHeader& h) { h.pages = 0; },
       [](wire::PagesHeader& h) { h.pages = 1; },       [](wire::PagesHeader& h) { h.pages = 513; },

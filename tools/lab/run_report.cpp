@@ -35,6 +35,8 @@ Json unknown_run() {
   out["standby"] = nulls({"used", "reason", "pause_ms", "refresh_ms"});
   out["steer"] = nulls({"layer", "mode"});
   out["bytes_sent"] = nullptr;
+  out["bulk"] = nulls({"bytes_uncompressed", "bytes", "ratio", "frames_raw", "frames_lz4", "frames_zstd", "bandwidth_max_bps",
+                       "capped_ms"});
   out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open"});
   out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us", "latency_p99_us",
                          "latency_max_us"});

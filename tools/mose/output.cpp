@@ -275,6 +275,19 @@ std::string show_explanation(const std::string& text, bool as_json) {
   return out;
 }
 
+namespace {
+
+std::string show_bulk(const json& bulk) {
+  auto number = [&](const char* name) { return bulk.contains(name) && bulk[name].is_number() ? bulk[name].get<double>() : 0.0; };
+  if (number("bytes") == 0) return "";
+  std::string out = fmt::format("  pages     {} as {}", format_bytes(static_cast<uint64_t>(number("bytes_uncompressed"))),
+                                format_bytes(static_cast<uint64_t>(number("bytes"))));
+  if (number("capped_ms") > 0) out += fmt::format(", {:.0f} ms of it held back by the cap", number("capped_ms"));
+  return out + "\n";
+}
+
+}  // namespace
+
 std::string show_report(const std::string& text, bool as_json) {
   auto report = json::parse(text, nullptr, false);
   if (as_json || !report.is_object()) return show_json(text, true);
@@ -293,6 +306,7 @@ std::string show_report(const std::string& text, bool as_json) {
     }
     if (!listed.empty()) out += "  phases   " + listed + " ms\n";
   }
+  if (auto bulk = report.find("bulk"); bulk != report.end() && bulk->is_object()) out += show_bulk(*bulk);
   return out;
 }
 

@@ -448,7 +448,7 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
     case move::Purpose::bulk:
     case move::Purpose::urgent:
       if (auto it = sources_.find(incoming.stream.migration); it != sources_.end()) {
-        it->second->attach(incoming.hello.purpose, std::move(incoming.socket));
+        it->second->attach(incoming.hello, std::move(incoming.socket));
       }
       return;
     case move::Purpose::control:

@@ -27,6 +27,7 @@ SourceMemory::SourceMemory(std::string cgroup, std::unique_ptr<DirtySource> sour
       source_(std::move(source)),
       stream_(stream),
       bandwidth_(bandwidth_bps_max),
+      encoder_(&bandwidth_),
       timeline_(timeline) {}
 
 SourceMemory::~SourceMemory() {
@@ -34,7 +35,7 @@ SourceMemory::~SourceMemory() {
   servers_.clear();  // joins
 }
 
-void SourceMemory::attach_bulk(Fd socket) {
+void SourceMemory::attach_bulk(Fd socket, uint64_t features) {
   (void)set_blocking(socket.get(), true);
   std::lock_guard lock(mutex_);
   // A second bulk stream has no meaning after the first carried a round: the store behind it is another one.
@@ -42,6 +43,7 @@ void SourceMemory::attach_bulk(Fd socket) {
     log::warn("a second bulk connection is refused", {{"migration", stream_.migration.hex()}});
     return;
   }
+  encoder_.set_peer(features);
   bulk_ = std::make_unique<move::Channel>(std::move(socket), stream_);
   arrived_.notify_all();
 }
@@ -83,6 +85,7 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   MOSE_ASSIGN(auto processes, with_shared_objects(std::move(listed)));
   move::PageSenderOptions options;
   options.bandwidth = &bandwidth_;
+  options.encoder = &encoder_;
   options.stop = stop_.get_token();
   options.progress = [this](uint64_t, uint64_t) { writes_.sample(); };
   move::PageSender sender(*channel, std::move(options));
@@ -161,6 +164,7 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
   if (!channel) return;
   move::PageSenderOptions options;
   options.bandwidth = &bandwidth_;
+  options.encoder = &encoder_;
   options.stop = stop_.get_token();
   options.gate = &gate_;
   const uint64_t remote = totals().remote_pages;
@@ -231,6 +235,8 @@ SourceMemory::Totals SourceMemory::totals() const {
   Totals totals = totals_;
   totals.bytes_sent = bulk_ ? bulk_->bytes_sent() : 0;
   if (server_) totals.bytes_sent += server_->stats().bytes;
+  totals.stream = encoder_.stats();
+  totals.capped = bandwidth_.waited();
   return totals;
 }
 

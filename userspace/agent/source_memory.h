@@ -38,7 +38,8 @@ class SourceMemory {
                uint64_t bandwidth_bps_max, Timeline& timeline);
   ~SourceMemory();
 
-  void attach_bulk(Fd socket);
+  // `features`: of the connecting end's HELLO.
+  void attach_bulk(Fd socket, uint64_t features);
   void attach_urgent(Fd socket);
 
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
@@ -65,6 +66,8 @@ class SourceMemory {
     uint64_t bytes_sent = 0;                        // everything
     double scan_ms = 0;
     uint64_t link_bps = 0;  // what the link has carried; 0: not known
+    move::StreamStats stream;
+    Nanoseconds capped{0};
   };
   [[nodiscard]] Totals totals() const;
   // How changed pages were found, and why so.
@@ -84,6 +87,7 @@ class SourceMemory {
   std::unique_ptr<DirtySource> source_;
   const move::StreamId stream_;
   move::Bandwidth bandwidth_;
+  move::PageEncoder encoder_;
   Timeline& timeline_;
   std::stop_source stop_;
   move::UrgentGate gate_;

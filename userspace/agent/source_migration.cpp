@@ -130,9 +130,9 @@ void SourceMigration::cancel() {
 
 bool SourceMigration::accepts(const std::string& token) const { return move::same_token(token, token_); }
 
-void SourceMigration::attach(move::Purpose purpose, Fd socket) {
-  if (purpose == move::Purpose::bulk) {
-    memory_->attach_bulk(std::move(socket));
+void SourceMigration::attach(const move::Hello& hello, Fd socket) {
+  if (hello.purpose == move::Purpose::bulk) {
+    memory_->attach_bulk(std::move(socket), hello.features);
   } else {
     memory_->attach_urgent(std::move(socket));
   }
@@ -535,6 +535,18 @@ Report SourceMigration::report() const {
   report.lazy.pages_at_commit_max = plan::pages_left_max(state);
   report.lazy.pages = totals.remote_pages;
   report.bytes_sent = totals.bytes_sent + (connection_ ? connection_->bytes_sent() : 0);
+  report.bulk.bytes_uncompressed = totals.stream.contents;
+  report.bulk.bytes = totals.stream.wire;
+  if (totals.stream.contents != 0) {
+    report.bulk.ratio = static_cast<double>(totals.stream.wire) / static_cast<double>(totals.stream.contents);
+  }
+  report.bulk.frames_raw = totals.stream.frames_raw;
+  report.bulk.frames_lz4 = totals.stream.frames_lz4;
+  report.bulk.frames_zstd = totals.stream.frames_zstd;
+  if (options_.max_bandwidth_bps != 0) {
+    report.bulk.bandwidth_max_bps = options_.max_bandwidth_bps;
+    report.bulk.capped_ms = to_ms(totals.capped);
+  }
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);

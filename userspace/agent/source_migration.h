@@ -42,7 +42,7 @@ class SourceMigration {
 
   // A data connection of the destination's pager, HELLO read and checked; its token decides.
   [[nodiscard]] bool accepts(const std::string& token) const;
-  void attach(move::Purpose purpose, Fd socket);
+  void attach(const move::Hello& hello, Fd socket);
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] plan::Verdict verdict() const { return plan::verdict(driver_.state()); }

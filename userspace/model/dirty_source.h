@@ -37,6 +37,11 @@ class PageSink {
   static constexpr uint64_t kPagesPerSendMax = 512;
   virtual Status send_pages(SpaceId space, std::span<const PageRun> runs,
                             std::span<const std::span<const std::byte>> pieces) = 0;
+  // The same where the hashes of the pages are known: XXH3-64 of each one's bytes, 1 in place of 0.
+  virtual Status send_hashed(SpaceId space, std::span<const PageRun> runs,
+                             std::span<const std::span<const std::byte>> pieces, std::span<const uint64_t>) {
+    return send_pages(space, runs, pieces);
+  }
 };
 
 struct ScanStats {

@@ -148,6 +148,16 @@ void visit(Visitor v, R& r) {
     o.field("mode", r.steer.mode);
   });
   v.field("bytes_sent", r.bytes_sent);
+  v.object("bulk", [&](auto o) {
+    o.field("bytes_uncompressed", r.bulk.bytes_uncompressed);
+    o.field("bytes", r.bulk.bytes);
+    o.field("ratio", r.bulk.ratio);
+    o.field("frames_raw", r.bulk.frames_raw);
+    o.field("frames_lz4", r.bulk.frames_lz4);
+    o.field("frames_zstd", r.bulk.frames_zstd);
+    o.field("bandwidth_max_bps", r.bulk.bandwidth_max_bps);
+    o.field("capped_ms", r.bulk.capped_ms);
+  });
   v.object("packets", [&](auto o) {
     o.field("held", r.packets.held);
     o.field("drained", r.packets.drained);

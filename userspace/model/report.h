@@ -77,6 +77,12 @@ struct Report {
     std::string layer, mode;  // "tc", "l2"
   } steer;
   std::optional<uint64_t> bytes_sent;
+  // What was pushed without being asked for: pages as they are and as they travelled, how (frames), and the time that
+  // only the bandwidth cap took.
+  struct {
+    std::optional<uint64_t> bytes_uncompressed, bytes, frames_raw, frames_lz4, frames_zstd, bandwidth_max_bps;
+    std::optional<double> ratio, capped_ms;  // bytes / bytes_uncompressed
+  } bulk;
   PacketCounts packets;
 };
 

@@ -59,11 +59,12 @@ struct Outgoing {
   wire::FrameHeader header;
   std::vector<iovec> vectors;
 
-  Outgoing(wire::FrameType type, const StreamId& stream, std::span<const std::span<const std::byte>> parts) {
+  Outgoing(wire::FrameType type, const StreamId& stream, std::span<const std::span<const std::byte>> parts,
+           std::optional<uint64_t> sum = {}) {
     size_t length = 0;
     for (const auto& part : parts) length += part.size();
     MOSE_CHECK(length <= payload_max(type), "a frame we make is within its bound");
-    header = make_header(type, stream, static_cast<uint32_t>(length), checksum(parts));
+    header = make_header(type, stream, static_cast<uint32_t>(length), sum ? *sum : checksum(parts));
     vectors.reserve(parts.size() + 1);
     vectors.push_back({&header, sizeof(header)});
     for (const auto& part : parts) {
@@ -93,8 +94,8 @@ Status Channel::send(wire::FrameType type, std::span<const std::span<const std::
 }
 
 Status Channel::send(wire::FrameType type, std::span<const std::span<const std::byte>> parts, Bandwidth& bandwidth,
-                     const std::stop_token& stop) {
-  Outgoing frame(type, stream_, parts);
+                     const std::stop_token& stop, std::optional<uint64_t> sum) {
+  Outgoing frame(type, stream_, parts, sum);
   if (!bandwidth.limited()) return send_all(frame.vectors);
   std::span<iovec> rest(frame.vectors);
   size_t left = 0;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string_view>
@@ -33,9 +34,10 @@ class Channel {
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::byte> payload);
   // One frame whose payload is the parts one behind the other; nothing is copied.
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::span<const std::byte>> parts);
-  // The same as `bandwidth` allows. ECANCELED when `stop` is requested meanwhile: part of the frame may be out.
+  // The same as `bandwidth` allows, with the checksum `sum` (kPagesBySums) if given. ECANCELED when `stop` is requested
+  // meanwhile: part of the frame may be out.
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::span<const std::byte>> parts,
-                            Bandwidth& bandwidth, const std::stop_token& stop);
+                            Bandwidth& bandwidth, const std::stop_token& stop, std::optional<uint64_t> sum = {});
 
   // The next frame's header, checked. Waits at most `bound` for its first byte (ETIMEDOUT; nothing is lost then), then
   // at most the stall time for each next piece.

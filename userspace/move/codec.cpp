@@ -196,19 +196,40 @@ uint64_t count_pages(std::span<const PageRun> runs) {
   return pages;
 }
 
+uint64_t page_sum(const std::byte* page) {
+  const uint64_t sum = XXH3_64bits(page, kPageSize);
+  return sum == 0 ? 1 : sum;
+}
+
+uint64_t sums_checksum(const wire::PagesHeader& header, std::span<const wire::Run> runs,
+                       std::span<const uint64_t> sums) {
+  const std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)), std::as_bytes(runs),
+                                              std::as_bytes(sums)};
+  return checksum(parts);
+}
+
 Status check_pages_header(const wire::PagesHeader& header, uint64_t payload_length) {
   if (header.space == 0) return fail("PAGES without a space");
   if (header.kind != 0) return fail("PAGES of unknown kind " + std::to_string(header.kind));
   if (header.page_shift != kPageShift) return fail("PAGES with pages of another size");
-  if (header.reserved != 0 || header.reserved2 != 0) return fail("reserved field of PAGES is set");
-  if (header.codec > static_cast<uint8_t>(wire::Codec::zero)) return fail("PAGES with unknown codec");
+  if (header.reserved2 != 0) return fail("reserved field of PAGES is set");
+  if (header.codec > static_cast<uint8_t>(wire::Codec::zstd)) return fail("PAGES with unknown codec");
+  const auto codec = static_cast<wire::Codec>(header.codec);
+  const bool compressed = codec == wire::Codec::lz4 || codec == wire::Codec::zstd;
+  const bool by_sums = header.flags == wire::kPagesBySums;
+  if (header.flags != 0 && !by_sums) return fail("PAGES with unknown flags");
+  if ((compressed && !by_sums) || (codec == wire::Codec::zero && by_sums)) {
+    return fail("PAGES whose checksum does not fit its codec");
+  }
   if (header.runs == 0 || header.runs > wire::kPagesPerFrameMax) return fail("PAGES with a wrong number of runs");
   if (header.pages < header.runs || header.pages > wire::kPagesPerFrameMax) {
     return fail("PAGES with a wrong number of pages");
   }
-  bool raw = header.codec == static_cast<uint8_t>(wire::Codec::raw);
-  uint64_t expected = sizeof(header) + uint64_t{header.runs} * sizeof(wire::Run) + (raw ? header.pages * kPageSize : 0);
-  if (payload_length != expected) return fail("PAGES whose length does not fit its header");
+  const uint64_t before = sizeof(header) + uint64_t{header.runs} * sizeof(wire::Run);
+  const uint64_t contents = header.pages * kPageSize;
+  const bool fits = compressed ? payload_length > before && payload_length - before < contents
+                               : payload_length == before + (codec == wire::Codec::raw ? contents : 0);
+  if (!fits) return fail("PAGES whose length does not fit its header");
   return {};
 }
 

@@ -54,6 +54,11 @@ struct Frame {
 [[nodiscard]] std::vector<wire::Run> to_wire(std::span<const PageRun> runs);
 [[nodiscard]] uint64_t count_pages(std::span<const PageRun> runs);
 
+// What kPagesBySums sums up.
+[[nodiscard]] uint64_t page_sum(const std::byte* page);
+[[nodiscard]] uint64_t sums_checksum(const wire::PagesHeader& header, std::span<const wire::Run> runs,
+                                     std::span<const uint64_t> sums);
+
 // PAGES: bounds of the header against the payload's length; then the runs against the header.
 [[nodiscard]] Status check_pages_header(const wire::PagesHeader& header, uint64_t payload_length);
 // Runs of a PAGES or REQUEST: non-empty, ascending, disjoint, below kPageIndexMax, `pages` together (0: up to the bound).

@@ -65,6 +65,7 @@ Hello local_hello(std::string node, Purpose purpose) {
   if (uname(&name) == 0) hello.architecture = name.machine;
   hello.page_size = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
   hello.cpu_features = cpu_features;
+  hello.features = wire::kFeatures;
   hello.purpose = purpose;
   return hello;
 }

@@ -17,7 +17,7 @@ enum class Purpose : uint8_t { unspecified, control, bulk, urgent, query };
 struct Hello {
   uint32_t version_min = wire::kVersionMin;
   uint32_t version_max = wire::kVersionMax;
-  uint64_t features = 0;
+  uint64_t features = 0;  // kFeature... of frame.h
   std::string node;
   std::string architecture;
   uint32_t page_size = 0;

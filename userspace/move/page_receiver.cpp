@@ -8,6 +8,7 @@
 #include <map>
 
 #include "kernel/socket.h"
+#include "move/page_contents.h"
 
 namespace mose::move {
 namespace {
@@ -155,7 +156,7 @@ struct PageReceiver::Impl {
     if (!stopped() && !complete() && options.on_trouble) options.on_trouble(error);
   }
 
-  Result<uint64_t> receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space);
+  Result<uint64_t> receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space, Inflater* inflater);
   Status bulk_frames(Channel& channel);
   Status take_map(Channel& channel, const wire::FrameHeader& frame);
   void run_bulk();
@@ -167,9 +168,10 @@ struct PageReceiver::Impl {
   std::vector<PageRequest> missing_requests() const;
 };
 
-// A PAGES frame whose header has been read: contents go straight into the store, and count once their checksum is right.
-// Gives the number of pages it spoke of.
-Result<uint64_t> PageReceiver::Impl::receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space) {
+// A PAGES frame whose header has been read. Its contents count once their checksum is right. Gives the number of pages
+// it spoke of. Without an inflater nothing compressed is taken.
+Result<uint64_t> PageReceiver::Impl::receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space,
+                                                   Inflater* inflater) {
   wire::PagesHeader header{};
   if (frame.length < sizeof(header)) return fail("PAGES is too short");
   MOSE_TRY(channel.receive_into(&header, sizeof(header)));
@@ -179,21 +181,21 @@ Result<uint64_t> PageReceiver::Impl::receive_pages(Channel& channel, const wire:
   MOSE_ASSIGN(std::vector<PageRun> runs, decode_runs(wire_runs, header.pages));
   space = header.space;
 
-  std::vector<std::span<const std::byte>> parts = {std::as_bytes(std::span(&header, 1)),
-                                                   std::as_bytes(std::span(wire_runs))};
-  if (header.codec == static_cast<uint8_t>(wire::Codec::zero)) {
+  const auto codec = static_cast<wire::Codec>(header.codec);
+  if (codec == wire::Codec::zero) {
     if (!store.sealed()) return fail("zero pages before the page map");
+    const std::span<const std::byte> parts[] = {std::as_bytes(std::span(&header, 1)),
+                                                std::as_bytes(std::span(wire_runs))};
     if (checksum(parts) != frame.checksum) return fail("PAGES frame with a wrong checksum");
     tell_local(space, store.publish_zero(space, runs));
     return header.pages;
   }
+  const bool compressed = codec != wire::Codec::raw;
+  if (compressed && inflater == nullptr) return fail("compressed pages in an answer");
+  if (compressed) MOSE_TRY(inflater->receive(channel, frame, header, wire_runs));
   MOSE_ASSIGN(PageStore::Pending pending, store.prepare(space, std::move(runs)));
-  for (const iovec& part : pending.parts()) {
-    parts.emplace_back(static_cast<const std::byte*>(part.iov_base), part.iov_len);
-  }
-  std::vector<iovec> vectors(pending.parts().begin(), pending.parts().end());
-  Status received = channel.receive_into(vectors);
-  if (received && checksum(parts) != frame.checksum) received = fail("PAGES frame with a wrong checksum");
+  if (compressed) inflater->copy_to(pending.parts());
+  Status received = compressed ? Status{} : receive_raw(channel, frame, header, wire_runs, pending.parts());
   if (!received) {
     store.drop(std::move(pending));
     return std::unexpected(std::move(received.error()));
@@ -223,6 +225,7 @@ Status PageReceiver::Impl::take_map(Channel& channel, const wire::FrameHeader& f
 
 // Frames of BULK until BULK_END (success) or an error.
 Status PageReceiver::Impl::bulk_frames(Channel& channel) {
+  Inflater inflater;
   for (;;) {
     auto header = channel.receive_header(kStopCheck);
     if (!header && header.error().code == ETIMEDOUT && !stopped()) continue;
@@ -230,7 +233,7 @@ Status PageReceiver::Impl::bulk_frames(Channel& channel) {
     const auto type = static_cast<wire::FrameType>(header->type);
     if (type == wire::FrameType::pages) {
       SpaceId space = 0;
-      auto done = receive_pages(channel, *header, space);
+      auto done = receive_pages(channel, *header, space, &inflater);
       if (!done) return std::unexpected(std::move(done.error()));
     } else if (type == wire::FrameType::page_map) {
       MOSE_TRY(take_map(channel, *header));
@@ -338,7 +341,7 @@ Status PageReceiver::Impl::urgent_answers(RequestStream& urgent) {
   if (type != wire::FrameType::pages) return fail(std::string("unexpected ") + to_string(type) + " on URGENT");
   if (!store.sealed()) return fail("pages on URGENT before the page map");
   SpaceId space = 0;
-  MOSE_ASSIGN(uint64_t count, receive_pages(urgent.channel, *header, space));
+  MOSE_ASSIGN(uint64_t count, receive_pages(urgent.channel, *header, space, nullptr));
   std::lock_guard lock(urgent_mutex);
   MOSE_TRY(urgent.arrived(space, count));
   if (&urgent == stream) send_queued_locked();

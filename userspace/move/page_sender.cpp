@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <optional>
 
 #include "kernel/process_memory.h"
 #include "kernel/socket.h"
@@ -14,20 +15,37 @@ namespace {
 // Once pushing, little waits in the kernel in front of an urgent answer; large enough to keep a fast link busy.
 constexpr unsigned kPushUnsentMax = 1u << 20;
 
+std::vector<uint64_t> page_sums(std::span<const std::span<const std::byte>> pieces) {
+  std::vector<uint64_t> sums;
+  for (const auto& piece : pieces) {
+    for (size_t at = 0; at < piece.size(); at += kPageSize) sums.push_back(page_sum(piece.data() + at));
+  }
+  return sums;
+}
+
 }  // namespace
 
 PageSender::PageSender(Channel& channel, PageSenderOptions options) : channel_(channel), options_(std::move(options)) {}
 
 Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
                               std::span<const std::span<const std::byte>> pieces) {
+  return send_hashed(space, runs, pieces, {});
+}
+
+Status PageSender::send_hashed(SpaceId space, std::span<const PageRun> runs,
+                               std::span<const std::span<const std::byte>> pieces, std::span<const uint64_t> hashes) {
   if (options_.stop.stop_requested()) return fail_errno("sending pages", ECANCELED);
+  PageEncoder& encoder = options_.encoder ? *options_.encoder : raw_;
+  Bandwidth& bandwidth = options_.bandwidth ? *options_.bandwidth : unlimited_;
   const uint64_t pages = count_pages(runs);
   const uint64_t before = channel_.bytes_sent();
+  const PageEncoder::Encoded encoded = encoder.encode(pieces);
 
   wire::PagesHeader header{};
   header.space = space;
   header.page_shift = kPageShift;
-  header.codec = static_cast<uint8_t>(wire::Codec::raw);
+  header.codec = static_cast<uint8_t>(encoded.codec);
+  if (encoder.by_sums()) header.flags = wire::kPagesBySums;
   header.runs = static_cast<uint32_t>(runs.size());
   header.pages = static_cast<uint32_t>(pages);
   header.round = round_;
@@ -36,9 +54,21 @@ Status PageSender::send_pages(SpaceId space, std::span<const PageRun> runs,
   parts.reserve(pieces.size() + 2);
   parts.push_back(std::as_bytes(std::span(&header, 1)));
   parts.push_back(std::as_bytes(std::span(wire_runs)));
-  parts.insert(parts.end(), pieces.begin(), pieces.end());
-  Bandwidth& bandwidth = options_.bandwidth ? *options_.bandwidth : unlimited_;
-  MOSE_TRY(channel_.send(wire::FrameType::pages, parts, bandwidth, options_.stop));
+  if (encoded.bytes.empty()) {
+    parts.insert(parts.end(), pieces.begin(), pieces.end());
+  } else {
+    parts.push_back(encoded.bytes);
+  }
+  std::optional<uint64_t> sum;
+  if (encoder.by_sums()) {
+    std::vector<uint64_t> own;
+    if (hashes.empty()) own = page_sums(pieces);
+    sum = sums_checksum(header, wire_runs, hashes.empty() ? own : hashes);
+  }
+  const Nanoseconds waited = channel_.send_blocked() + bandwidth.waited();
+  MOSE_TRY(channel_.send(wire::FrameType::pages, parts, bandwidth, options_.stop, sum));
+  encoder.sent(encoded.codec, pages * kPageSize, channel_.bytes_sent() - before,
+               channel_.send_blocked() + bandwidth.waited() - waited);
 
   ++total_.frames;
   total_.pages += pages;
@@ -51,6 +81,7 @@ Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source, std
   const Timestamp start = now();
   const SendStats before = total_;
   round_ = round;
+  if (options_.encoder) options_.encoder->begin();
   MOSE_ASSIGN(ScanStats scan, source.round(processes, *this, options_.stop));
   wire::RoundEnd end{round, 0, total_.pages - before.pages};
   MOSE_TRY(channel_.send(wire::FrameType::round_end, std::as_bytes(std::span(&end, 1))));
@@ -120,6 +151,7 @@ Result<SendStats> PageSender::push(const FinalPages& pages, std::span<const Spac
   const Timestamp start = now();
   const SendStats before = total_;
   round_ = 0;
+  if (options_.encoder) options_.encoder->begin();
   // Not on every kind of socket; it only makes urgent answers wait less.
   static_cast<void>(set_unsent_max(channel_.fd(), kPushUnsentMax));
   std::map<SpaceId, const SpaceProcess*> known;

@@ -8,6 +8,7 @@
 
 #include "model/dirty_source.h"
 #include "move/channel.h"
+#include "move/page_encoder.h"
 #include "move/urgent_gate.h"
 
 namespace mose::move {
@@ -22,6 +23,7 @@ struct SendStats {
 
 struct PageSenderOptions {
   Bandwidth* bandwidth = nullptr;  // rounds and the push wait for it; null: no limit; borrowed
+  PageEncoder* encoder = nullptr;  // of the migration; null: everything raw; borrowed
   std::function<void(uint64_t pages, uint64_t bytes)>
       progress;                // running totals, after each frame, from the sending thread
   std::stop_token stop;        // requested: the call under way ends with ECANCELED
@@ -48,11 +50,14 @@ class PageSender final : public PageSink {
 
   Status send_pages(SpaceId space, std::span<const PageRun> runs,
                     std::span<const std::span<const std::byte>> pieces) override;
+  Status send_hashed(SpaceId space, std::span<const PageRun> runs, std::span<const std::span<const std::byte>> pieces,
+                     std::span<const uint64_t> hashes) override;
 
  private:
   Channel& channel_;
   PageSenderOptions options_;
   Bandwidth unlimited_;
+  PageEncoder raw_;
   unsigned round_ = 0;
   SendStats total_;
 };

@@ -154,11 +154,14 @@ uint64_t count(const std::vector<Piece>& pieces) {
 Status send(SpaceId space, const Reader& reader, const std::vector<Piece>& pieces, PageSink& sink) {
   std::vector<PageRun> runs;
   std::vector<std::span<const std::byte>> bytes;
+  std::vector<uint64_t> hashes;
   for (const Piece& piece : pieces) {
     runs.push_back(piece.run);
+    const uint64_t* first = reader.hashes.data() + piece.at;
+    hashes.insert(hashes.end(), first, first + piece.run.count);
     bytes.emplace_back(reader.buffer.data() + piece.at * kPageSize, piece.run.count * kPageSize);
   }
-  return sink.send_pages(space, runs, bytes);
+  return sink.send_hashed(space, runs, bytes, hashes);
 }
 
 PageSet joined(const std::vector<std::vector<Piece>>& parts) {

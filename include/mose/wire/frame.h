@@ -67,7 +67,7 @@ struct FrameHeader {
   uint32_t length;    // bytes of payload
   uint32_t epoch;     // of the migration; a frame of another epoch is refused
   std::array<uint8_t, 16> migration;
-  uint64_t checksum;  // XXH3-64 of the payload
+  uint64_t checksum;  // XXH3-64 of the payload; of other bytes with kPagesBySums
 };
 static_assert(sizeof(FrameHeader) == 40);
 
@@ -80,7 +80,14 @@ inline constexpr uint32_t kPageMapPayloadMax = 200u << 20;
 inline constexpr uint32_t kSpacesMax = 4096;
 inline constexpr uint64_t kPageIndexMax = 1ull << 45;  // 57 bits of user addresses, 4 KiB pages
 
-enum class Codec : uint8_t { raw = 0, zero = 1 };
+enum class Codec : uint8_t { raw = 0, zero = 1, lz4 = 2, zstd = 3 };
+
+// Bits of Hello.features: what its sender can read beyond the rest of this version. Who sends uses only what the other
+// end's HELLO on the same connection has named; unknown bits are nothing.
+inline constexpr uint64_t kFeaturePageSums = 1;  // kPagesBySums
+inline constexpr uint64_t kFeatureLz4 = 2;       // Codec::lz4, with kPagesBySums
+inline constexpr uint64_t kFeatureZstd = 4;      // Codec::zstd, with kPagesBySums
+inline constexpr uint64_t kFeatures = kFeaturePageSums | kFeatureLz4 | kFeatureZstd;
 
 // A run of pages: page index and number of pages, 1 or more.
 struct Run {
@@ -94,12 +101,23 @@ static_assert(sizeof(Run) == 16);
 // of the pages in that order, 2^page_shift bytes each. Codec::zero: no contents, the pages are all zero or not present at
 // the source, which is the same to a program. Pages that are all zero are never pushed and are not in PAGE_MAP:
 // Codec::zero only answers requests.
+//
+// Codec::lz4 (one LZ4 block) and Codec::zstd (one frame): the same contents as one piece, compressed into what the
+// header of the frame leaves after the runs; at least one byte and fewer than the contents have, else they travel raw.
+// Exactly pages * 2^page_shift bytes must come out of it. Only on BULK, never in an answer to a request.
+//
+// kPagesBySums: the checksum in the frame's header is not that of the payload but the XXH3-64 of this header, the runs and
+// the sums of the pages (u64 each, in their order). A page's sum is the XXH3-64 of its contents, uncompressed, with 1 in
+// place of 0: the source has it from looking for changes, and it covers what a decompressor does. Required with lz4 and
+// zstd, allowed with raw, refused with zero.
+inline constexpr uint8_t kPagesBySums = 1;
+
 struct PagesHeader {
   uint32_t space;       // SpaceId
   uint8_t kind;         // kind of region, 0 private anonymous
   uint8_t page_shift;   // 12
   uint8_t codec;        // Codec
-  uint8_t reserved;     // 0
+  uint8_t flags;        // kPagesBySums
   uint32_t runs;        // 1..kPagesPerFrameMax
   uint32_t pages;       // 1..kPagesPerFrameMax
   uint32_t round;       // pre-copy round, 0 after the freeze

@@ -120,7 +120,7 @@ TEST_F(BandwidthOnASocket, BulkYieldsToWhatDoesNotWait) {
   Line line;
   Bandwidth bandwidth(kRate);
   Bulk bulk(line, bandwidth);
-  std::jthread urgent([&](std::stop_token stop) {
+  std::jthread urgent([&](const std::stop_token& stop) {
     const Timestamp start = now();
     for (double booked = 0; !stop.stop_requested(); std::this_thread::sleep_for(milliseconds(2))) {
       const double due = kBytesPerSecond / 2 * std::chrono::duration<double>(now() - start).count();

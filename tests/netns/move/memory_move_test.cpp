@@ -282,6 +282,32 @@ TEST(MemoryMove, UrgentRequestsOvertakeAThrottledPush) {
   EXPECT_EQ(count_wrong_pages(moved.processes.front(), *destination.receiver), 0u);
 }
 
+// What goes through a slow link compressed arrives as it was, in rounds and in the push.
+TEST(MemoryMove, PagesThatTravelCompressedArriveAsTheyWere) {
+  Target target([](const auto& ready) {
+    std::vector<uint64_t> numbers(8u << 20);
+    for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = i / 64;
+    ready();
+    for (test::Random random{1};; usleep(100)) {
+      for (int i = 0; i < 100; ++i) numbers[random() % numbers.size()] = random() % 1000;
+    }
+  });
+  SourceNode source;
+  DestinationNode destination(source.endpoint());
+  sense::HashScan scan;
+  Bandwidth bandwidth(200'000'000);
+  PageEncoder encoder(&bandwidth);
+  encoder.set_peer(wire::kFeatures);
+  PageSender sender(source.bulk(), {.bandwidth = &bandwidth, .encoder = &encoder});
+  Moved moved = move_until_sealed(target, 1, scan, sender, source);
+  ASSERT_TRUE(sender.push(moved.final, moved.processes));
+  ASSERT_TRUE(destination.wait_complete()) << destination.failure;
+  for (const SpaceProcess& process : moved.processes) EXPECT_EQ(count_wrong_pages(process, *destination.receiver), 0u);
+  const StreamStats stats = encoder.stats();
+  EXPECT_GT(stats.frames_lz4 + stats.frames_zstd, 0u);
+  EXPECT_LT(stats.wire, stats.contents);
+}
+
 // The first child ends between rounds, a new one appears, the parent unmaps and maps again.
 TEST(MemoryMove, ProcessesThatComeAndGoBetweenRounds) {
   Target target([](const auto& ready) {
