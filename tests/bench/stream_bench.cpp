@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+// The bulk stream beside what the machine's TCP can do, on one connection, one after the other in the same run:
+//   stream_bench [MEGABYTES [REPEATS]]     a pre-copy round of so much idle memory against plain sends of 1 MB
+//   stream_bench --cap RATE [SECONDS]      what arrives in each second under --max-bandwidth RATE
+// One JSON object on stdout. As root (pagemap), on a quiet machine.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/units.h"
+#include "kernel/procfs.h"
+#include "kernel/socket.h"
+#include "move/page_receiver.h"
+#include "move/page_sender.h"
+#include "sense/hash_scan.h"
+
+namespace mose {
+namespace {
+
+using namespace move;
+const StreamId kStream{MigrationId{{1}}, 1};
+constexpr size_t kPlainBytes = 1'000'000;
+
+double seconds_since(Timestamp start) {
+  return std::chrono::duration<double>(now() - start).count();
+}
+
+// A child that has written so much, every page different, and sleeps.
+class Target {
+ public:
+  explicit Target(uint64_t bytes) {
+    int fds[2];
+    if (pipe(fds) != 0) abort();
+    pid_ = fork();
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      auto* words = static_cast<uint64_t*>(at);
+      uint64_t state = 1;
+      for (uint64_t i = 0; i < bytes / 8; ++i) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        words[i] = state;
+      }
+      static_cast<void>(!write(fds[1], "r", 1));
+      for (;;) pause();
+    }
+    char byte;
+    static_cast<void>(!read(fds[0], &byte, 1));
+    close(fds[0]);
+    close(fds[1]);
+    processes = {space_of(pid_).value()};
+  }
+  ~Target() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Target(const Target&) = delete;
+  Target& operator=(const Target&) = delete;
+  std::vector<SpaceProcess> processes;
+
+ private:
+  pid_t pid_;
+};
+
+struct TcpPair {
+  TcpPair() {
+    Fd listener = tcp_listen("127.0.0.1:0").value();
+    static_cast<void>(set_blocking(listener.get(), true));
+    client = tcp_connect(local_endpoint(listener.get()).value(), std::chrono::seconds(2)).value();
+    server = tcp_accept(listener.get(), false).value().socket;
+  }
+  Fd client, server;
+};
+
+// Bytes per second of plain sends.
+double plain(uint64_t bytes) {
+  TcpPair tcp;
+  std::vector<char> from(kPlainBytes, 'x');
+  const Timestamp start = now();
+  std::jthread receiving([&] {
+    std::vector<char> to(kPlainBytes);
+    uint64_t got = 0;
+    for (ssize_t n; got < bytes && (n = recv(tcp.client.get(), to.data(), to.size(), 0)) > 0;)
+      got += static_cast<uint64_t>(n);
+  });
+  for (uint64_t sent = 0; sent < bytes;) {
+    ssize_t n = send(tcp.server.get(), from.data(), std::min<uint64_t>(from.size(), bytes - sent), MSG_NOSIGNAL);
+    if (n <= 0) abort();
+    sent += static_cast<uint64_t>(n);
+  }
+  receiving.join();
+  return static_cast<double>(bytes) / seconds_since(start);
+}
+
+// Bytes per second of a first round into a page store that takes its memory beside it, as the pager's does.
+double precopy(Target& target, uint64_t bytes, StreamStats& stats) {
+  TcpPair tcp;
+  auto store = PageStore::create(kStream.migration, kStream.epoch, 2 * bytes).value();
+  PageReceiverOptions options;
+  options.connect = [&](Purpose purpose) -> Result<Channel> {
+    if (purpose != Purpose::bulk || !tcp.client) return fail("none");
+    return Channel(std::move(tcp.client), kStream);
+  };
+  std::atomic<bool> arrived{false};
+  options.on_round = [&](unsigned) {
+    arrived = true;
+    arrived.notify_all();
+  };
+  options.backoff_min = std::chrono::seconds(1);
+  PageReceiver receiver(*store, std::move(options));
+  receiver.start();
+  Channel channel(std::move(tcp.server), kStream);
+  sense::HashScan scan;
+  PageEncoder encoder;
+  encoder.set_peer(wire::kFeatures);
+  PageSender sender(channel, {.encoder = &encoder});
+  const Timestamp start = now();
+  std::jthread reserving([&] { static_cast<void>(store->reserve(bytes)); });
+  auto sent = sender.run_round(1, scan, target.processes);
+  if (!sent) {
+    fmt::print(stderr, "round: {}\n", sent.error().what);
+    exit(1);
+  }
+  arrived.wait(false);
+  const double took = seconds_since(start);
+  reserving.join();
+  receiver.stop();
+  stats = encoder.stats();
+  return static_cast<double>(sent->pages * kPageSize) / took;
+}
+
+int throughput(uint64_t megabytes, unsigned repeats) {
+  const uint64_t bytes = megabytes << 20;
+  Target target(bytes);
+  std::vector<double> ratios;
+  std::string runs;
+  for (unsigned i = 0; i < repeats; ++i) {
+    StreamStats stats;
+    const double one = plain(bytes);
+    const double two = precopy(target, bytes, stats);
+    ratios.push_back(two / one);
+    runs += fmt::format(
+        "{}{{\"plain_mb_s\":{:.0f},\"precopy_mb_s\":{:.0f},\"ratio\":{:.3f},\"frames_raw\":{},\"frames_compressed\":{}}"
+        "}",
+        i == 0 ? "" : ",", one / 1e6, two / 1e6, two / one, stats.frames_raw, stats.frames_lz4 + stats.frames_zstd);
+  }
+  std::sort(ratios.begin(), ratios.end());
+  fmt::print("{{\"megabytes\":{},\"ratio_median\":{:.3f},\"ratio_min\":{:.3f},\"runs\":[{}]}}\n", megabytes,
+             ratios[ratios.size() / 2], ratios.front(), runs);
+  return 0;
+}
+
+int cap(uint64_t bits, unsigned seconds) {
+  TcpPair tcp;
+  std::atomic<uint64_t> received{0};
+  std::jthread receiving([&] {
+    std::vector<char> to(kPlainBytes);
+    for (ssize_t n; (n = recv(tcp.client.get(), to.data(), to.size(), 0)) > 0;) received += static_cast<uint64_t>(n);
+  });
+  Channel channel(std::move(tcp.server), kStream);
+  Bandwidth bandwidth(bits);
+  std::stop_source stop;
+  std::jthread sending([&] {
+    PageSender sender(channel, {.bandwidth = &bandwidth, .stop = stop.get_token()});
+    std::vector<std::byte> bytes(256 * kPageSize, std::byte{1});
+    const PageRun run{16, 256};
+    const std::span<const std::byte> piece(bytes);
+    while (sender.send_pages(1, {&run, 1}, {&piece, 1})) {
+    }
+  });
+  std::string windows;
+  double worst = 0;
+  const double wanted = static_cast<double>(bits) / 8;
+  for (unsigned i = 0; i < seconds; ++i) {
+    const uint64_t before = received;
+    const Timestamp start = now();
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    const double off = static_cast<double>(received - before) / seconds_since(start) / wanted - 1;
+    worst = std::max(worst, std::abs(off));
+    windows += fmt::format("{}{:.4f}", i == 0 ? "" : ",", off);
+  }
+  stop.request_stop();
+  sending.join();
+  channel.shut_down();
+  fmt::print("{{\"cap_bps\":{},\"error_worst\":{:.4f},\"errors\":[{}]}}\n", bits, worst, windows);
+  return 0;
+}
+
+}  // namespace
+}  // namespace mose
+
+int main(int argc, char** argv) {
+  std::vector<std::string> args(argv + 1, argv + argc);
+  if (!args.empty() && args[0] == "--cap") {
+    auto rate = mose::parse_bandwidth(args.size() > 1 ? args[1] : "200mbit");
+    if (!rate) {
+      fmt::print(stderr, "{}\n", rate.error().what);
+      return 2;
+    }
+    return mose::cap(*rate, args.size() > 2 ? static_cast<unsigned>(std::stoul(args[2])) : 10);
+  }
+  return mose::throughput(!args.empty() ? std::stoul(args[0]) : 1024,
+                          args.size() > 1 ? static_cast<unsigned>(std::stoul(args[1])) : 5);
+}
