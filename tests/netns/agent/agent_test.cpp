@@ -205,8 +205,11 @@ TEST_F(AgentTest, AWorkloadThatEndedWhileNoAgentRanIsSeenAsEnded) {
   ASSERT_EQ(run_redis().exit_code, 0);
   json before = workload("redis");
   bed->kill_agent();
-  kill(before["pid"].get<int>(), SIGKILL);
-  std::this_thread::sleep_for(100ms);
+  auto first = ProcessHandle::open(before["pid"].get<int>());
+  ASSERT_TRUE(first);
+  ASSERT_TRUE(first->signal(SIGKILL));
+  // The first process of a namespace ends after all the others.
+  for (Timestamp deadline = now() + 10s; first->alive() && now() < deadline;) std::this_thread::sleep_for(5ms);
   bed->start_agent();
   json after = workload("redis");
   EXPECT_EQ(after["state"], "exited");
