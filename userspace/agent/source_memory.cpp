@@ -119,7 +119,9 @@ uint64_t SourceMemory::note_link(const move::SendStats& sent, size_t waiting_bef
   if (carried > link_seen_bytes_ && seconds > 0) {
     link_seen_bytes_ = carried;
     totals_.link_bps = static_cast<uint64_t>(static_cast<double>(carried) * 8 / seconds);
-    if (bandwidth_bps_max_ != 0) totals_.link_bps = std::min(totals_.link_bps, bandwidth_bps_max_);
+    if (bandwidth_.limited()) {
+      totals_.link_bps = std::min(totals_.link_bps, static_cast<uint64_t>(bandwidth_.bytes_per_second() * 8));
+    }
   }
   return totals_.link_bps;
 }
@@ -172,7 +174,9 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
   // What waits in this kernel is not at the destination.
   auto look = [&](uint64_t pages_sent) {
     if (told) return;
-    const uint64_t waiting = unacknowledged_bytes((*channel)->fd()).value_or(0) / kPageSize;
+    const move::StreamStats stream = encoder_.stats();
+    const uint64_t contents_per_byte = stream.wire == 0 ? 1 : 1 + stream.contents / stream.wire;  // rounded up: never too few
+    const uint64_t waiting = unacknowledged_bytes((*channel)->fd()).value_or(0) * contents_per_byte / kPageSize;
     const uint64_t left = remote - std::min(pages_sent, remote) + waiting;
     if (left > *pages_left_max) return;
     told = true;
