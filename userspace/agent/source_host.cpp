@@ -196,6 +196,9 @@ Status SourceHost::arm_dump() {
 
 Status SourceHost::quiesce() {
   Timeline::Span span(timeline_, "quiesce");
+  // A handshake that passed before new connections were held may wait in front of the stack still, where no listen queue shows it.
+  auto taken = wait_receive_backlog(kBacklogBound);
+  if (!taken || !*taken) log::info("handshakes may still be on their way into the workload", {{"workload", spec_.name}});
   MOSE_ASSIGN(WaitingConnections left, handover::quiesce(*listen_queues_));
   listen_queues_.reset();
   {
