@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -28,7 +29,8 @@ constexpr size_t kHeapKept = 24u << 20;
 // As this workload's own migration: everything of it is at the destination, and no process is left here.
 bool has_left(const JournalContents& contents, const Workload* workload) {
   if (workload == nullptr || workload->init || workload->migration != contents.meta.id.hex()) return false;
-  return !contents.records.empty() && contents.records.back() == plan::Record::complete;
+  // Only what was committed is ever complete.
+  return std::find(contents.records.begin(), contents.records.end(), plan::Record::complete) != contents.records.end();
 }
 
 }  // namespace

@@ -5,14 +5,11 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mount.h>
-#include <sys/ptrace.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <sstream>
 #include <thread>
 
@@ -269,55 +266,6 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   EXPECT_EQ(moved.exit_code, 0) << moved.err;
   EXPECT_THAT(mose("b", {"workloads"}).out, HasSubstr("running"));
   EXPECT_TRUE(mose("b", {"stop", kWorkload}).exit_code == 0);
-}
-
-// Traces every process of a cgroup as strace -p does, which stops none of them; ends with this object. All calls of a
-// tracer come from one thread.
-class Debugger {
- public:
-  explicit Debugger(std::string cgroup) {
-    thread_ = std::thread([this, cgroup = std::move(cgroup)] {
-      std::istringstream pids(read_file(cgroup + "/cgroup.procs").value_or(""));
-      int count = 0;
-      for (pid_t pid; pids >> pid;) count += ::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) == 0 ? 1 : 0;
-      seized_ = count;
-      ended_.get_future().wait();
-    });
-    while (seized_ < 0) ::usleep(1'000);
-  }
-  ~Debugger() {
-    ended_.set_value();
-    thread_.join();
-  }
-  [[nodiscard]] int seized() const { return seized_; }
-
- private:
-  std::atomic<int> seized_ = -1;
-  std::promise<void> ended_;
-  std::thread thread_;
-};
-
-TEST_F(Refusals, ADebuggerThatComesDuringPreCopyEndsTheMigrationBeforeTheWorkloadStops) {
-  ProgramResult moved;
-  std::thread client([&] { moved = migrate({"--max-bandwidth", "20mbit"}); });
-  bool copying = false;
-  for (Timestamp deadline = now() + kCommandBound; !copying && now() < deadline;) {
-    copying = mose("a", {"status", "--json"}).out.find("\"precopy\"") != std::string::npos;
-  }
-  EXPECT_TRUE(copying);
-  {
-    Debugger debugger(state_.cgroup + "/a/workloads/" + kWorkload);
-    EXPECT_GT(debugger.seized(), 0);
-    client.join();
-    EXPECT_EQ(moved.exit_code, 1) << moved.err;
-    EXPECT_THAT(moved.err, HasSubstr(") has begun to trace redis: detach it and migrate again"));
-    EXPECT_THAT(moved.out, ::testing::Not(HasSubstr("dump "))) << "it was noticed before CRIU tried";
-    EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
-    EXPECT_TRUE(answers());
-  }
-  auto again = migrate();
-  EXPECT_EQ(again.exit_code, 0) << again.err;
-  EXPECT_EQ(mose("b", {"stop", kWorkload}).exit_code, 0);
 }
 
 // Its source still redirects for half a second what comes late, by the network that the new one would get.
