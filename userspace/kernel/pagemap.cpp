@@ -113,12 +113,19 @@ Status scan_range(int pagemap, PageRun range, const Query& query, std::vector<Sc
 
 }  // namespace
 
-Result<PageSet> Pagemap::populated(PageRun range) const {
+Result<PageSet> Pagemap::populated(const PageSet& areas) const {
   PageSet set;
   std::vector<ScanRegion> regions(kRegionsPerCall);
   Query query{.must_not = kFile | kZeroPage, .report = kPresent | kSwapped};
-  MOSE_TRY(scan_range(file_.get(), range, query, regions, [&](PageRun run, uint64_t) { set.add(run); }));
+  for (const PageRun& area : areas.runs())
+    MOSE_TRY(scan_range(file_.get(), area, query, regions, [&](PageRun run, uint64_t) { set.add(run); }));
   return set;
+}
+
+Result<PageSet> Pagemap::populated(PageRun range) const {
+  PageSet area;
+  area.add(range);
+  return populated(area);
 }
 
 Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {

@@ -18,6 +18,7 @@ class Pagemap {
   // Pages of `range` with contents of their own: present or swapped, not of a file (unless written), not the zero page,
   // not a guard page. About 40 ns per page present. A process without memory has none.
   [[nodiscard]] Result<PageSet> populated(PageRun range) const;
+  [[nodiscard]] Result<PageSet> populated(const PageSet& areas) const;
 
   // The same pages of private anonymous memory, parted by what WriteTracking knows of them.
   struct Tracked {

@@ -152,17 +152,14 @@ Result<PageMap> read_page_map(int dir, const std::string& name) {
 // Those of `pages` that have contents of their own. Without this every page of every mapped library would travel.
 Result<PageSet> populated_of(const ProcessHandle& process, const PageSet& pages) {
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid()));
-  PageSet out;
-  for (const PageRun& run : pages.runs()) {
-    MOSE_ASSIGN(PageSet part, pagemap.populated(run));
-    for (const PageRun& piece : part.runs()) out.add(piece);
-  }
-  return out;
+  return pagemap.populated(pages);
 }
 
 // Copies the pages from the process to the file, leaving out those that cannot be read; returns what was written.
 Result<PageSet> copy_pages(int fd, const ProcessMemory& memory, const PageSet& pages) {
-  std::vector<std::byte> buffer(kChunkPages * kPageSize);
+  uint64_t most = 0;
+  for (const PageRun& run : pages.runs()) most = std::max(most, run.count);
+  std::vector<std::byte> buffer(std::min<uint64_t>(most, kChunkPages) * kPageSize);
   PageSet written;
   for (PageRun run : pages.runs()) {
     while (run.count > 0) {
