@@ -169,8 +169,10 @@ DestinationMigration::Handlers Migrations::destination_handlers(const MigrationI
       if (!*alive) return;
       auto it = destinations_.find(id);
       if (it == destinations_.end()) return;
+      std::string workload = it->second->meta().workload;
       keep_if_undone(id, Role::destination, it->second->reason());
       destinations_.erase(it);
+      if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
     });
   };
   return handlers;
@@ -505,15 +507,25 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
   answer_stray(std::move(connection), stream.migration, type);
 }
 
+// The workload may just have left this node: its network still redirects stragglers. Or an arrival of it has been given
+// up, whose source is free for the next attempt before everything is thrown away here.
+bool Migrations::name_is_being_freed(const std::string& workload, const std::string& source) const {
+  for (const auto& [id, leaving] : sources_) {
+    if (leaving->progress().workload == workload) return true;
+  }
+  return std::ranges::any_of(destinations_, [&](const auto& entry) {
+    const DestinationMigration& arrival = *entry.second;
+    return arrival.meta().workload == workload && arrival.meta().peer == source && !arrival.arrives_for_good();
+  });
+}
+
 void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
   auto prepare = decode_prepare(payload);
   if (!prepare) {
     connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
-  // The workload may just have left this node: its network still redirects stragglers.
-  for (const auto& [id, leaving] : sources_) {
-    if (leaving->progress().workload != prepare->spec.name) continue;
+  if (name_is_being_freed(prepare->spec.name, connection->peer_node())) {
     auto shared = std::make_shared<std::unique_ptr<PeerConnection>>(std::move(connection));
     waiting_arrivals_[prepare->spec.name] = [this, shared, stream, payload] { begin_arrival(std::move(*shared), stream, payload); };
     return;

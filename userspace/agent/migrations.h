@@ -55,6 +55,7 @@ class Migrations : public MigrationService {
   void on_connection(PeerServer::Incoming incoming);
   void on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
                       const std::string& payload);
+  [[nodiscard]] bool name_is_being_freed(const std::string& workload, const std::string& source) const;
   void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
   [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id) const;
@@ -68,7 +69,7 @@ class Migrations : public MigrationService {
   // Connections whose first frame has not come, or whose last answer is still leaving.
   std::map<uint64_t, std::unique_ptr<PeerConnection>> loose_;  // by a number of their own: addresses come again
   uint64_t loose_next_ = 1;
-  // Set while an arrival waits for the last trace of the workload's departure.
+  // Set while an arrival waits for the last trace of the workload's departure, or of an arrival that was given up.
   std::map<std::string, std::function<void()>> waiting_arrivals_;
   // Those who want to start a workload of that name here again, and wait for the same.
   std::multimap<std::string, std::function<void()>> waiting_starts_;
