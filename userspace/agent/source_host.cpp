@@ -220,7 +220,12 @@ Status SourceHost::quiesce() {
 Status SourceHost::check_untraced() {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   MOSE_ASSIGN(debuggers_, tracers_of(tree));
-  if (debuggers_.empty()) return {};
+  if (debuggers_.empty()) {
+    MOSE_ASSIGN(pid_t traced, first_traced(tree));
+    if (traced == 0) return {};
+    return fail(fmt::format("a process outside of this agent's pid namespace has begun to trace {} (thread {}): detach it and migrate again",
+                            spec_.name, traced));
+  }
   const pid_t tracer = *debuggers_.begin();
   auto name = read_file(fmt::format("/proc/{}/comm", tracer));
   std::string command = name ? name->substr(0, name->find('\n')) : "a process";

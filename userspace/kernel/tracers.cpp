@@ -2,7 +2,9 @@
 #include "kernel/tracers.h"
 
 #include <dirent.h>
+#include <sys/ptrace.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -13,9 +15,11 @@
 
 namespace mose {
 
-Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) {
-  constexpr std::string_view kField = "\nTracerPid:\t";
-  std::set<pid_t> tracers;
+namespace {
+
+// visit(directory of the thread in /proc, its number) for each thread, until it gives false.
+template <typename Visit>
+Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit) {
   for (const ProcessHandle& process : processes) {
     const std::string tasks = "/proc/" + std::to_string(process.pid()) + "/task";
     std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(tasks.c_str()), ::closedir);
@@ -23,16 +27,42 @@ Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) 
     if (!dir) return fail_errno("list threads of process " + std::to_string(process.pid()));
     while (dirent* entry = ::readdir(dir.get())) {
       if (entry->d_name[0] == '.') continue;
-      auto text = read_file(tasks + "/" + entry->d_name + "/status", 65536);
-      if (!text) continue;
-      size_t at = text->find(kField);
-      pid_t tracer = at == std::string::npos
-                         ? 0
-                         : static_cast<pid_t>(std::strtol(text->c_str() + at + kField.size(), nullptr, 10));
-      if (tracer != 0) tracers.insert(tracer);
+      if (!visit(tasks + "/" + entry->d_name, static_cast<pid_t>(std::atoi(entry->d_name)))) return {};
     }
   }
+  return {};
+}
+
+}  // namespace
+
+Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) {
+  constexpr std::string_view kField = "\nTracerPid:\t";
+  std::set<pid_t> tracers;
+  MOSE_TRY(for_each_thread(processes, [&](const std::string& directory, pid_t) {
+    auto text = read_file(directory + "/status", 65536);
+    if (!text) return true;
+    size_t at = text->find(kField);
+    pid_t tracer = at == std::string::npos
+                       ? 0
+                       : static_cast<pid_t>(std::strtol(text->c_str() + at + kField.size(), nullptr, 10));
+    if (tracer != 0) tracers.insert(tracer);
+    return true;
+  }));
   return tracers;
+}
+
+Result<pid_t> first_traced(const std::vector<ProcessHandle>& processes) {
+  pid_t traced = 0;
+  Status looked;
+  // A thread of its own: what it traces is free again when it has ended.
+  std::thread([&] {
+    looked = for_each_thread(processes, [&](const std::string&, pid_t thread) {
+      if (::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM) traced = thread;
+      return traced == 0;
+    });
+  }).join();
+  MOSE_TRY(looked);
+  return traced;
 }
 
 Status wait_untraced(const std::vector<ProcessHandle>& processes, Nanoseconds bound, const std::set<pid_t>& others) {

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,6 +85,54 @@ class NodeOfAnotherVersion {
   Fd listener_;
   std::atomic<bool> stop_ = false;
   std::thread thread_;
+};
+
+// Traces every process of a cgroup as strace -p does, which stops none of them; ends with this object. In a pid namespace
+// if one is given: what is traced does not see who traces it from outside of its own.
+class Debugger {
+ public:
+  Debugger(const std::string& cgroup, int pid_namespace) {
+    int started[2], end[2];
+    EXPECT_EQ(::pipe(started), 0);
+    EXPECT_EQ(::pipe(end), 0);
+    child_ = ::fork();
+    if (child_ == 0) {
+      ::close(end[1]);
+      ::_exit(pid_namespace < 0 || ::setns(pid_namespace, CLONE_NEWPID) == 0 ? enter_and_trace(cgroup, started[1], end[0]) : 1);
+    }
+    ::close(started[1]);
+    ::close(end[0]);
+    end_ = Fd(end[1]);
+    EXPECT_EQ(::read(started[0], &seized_, sizeof seized_), static_cast<ssize_t>(sizeof seized_));
+    ::close(started[0]);
+  }
+  ~Debugger() {
+    end_.reset();
+    int status = 0;
+    EXPECT_EQ(::waitpid(child_, &status, 0), child_);
+    EXPECT_EQ(status, 0);
+  }
+  [[nodiscard]] int seized() const { return seized_; }
+
+ private:
+  // A child is in the namespace that its parent has entered; the file shows pids as who reads it would call them.
+  static int enter_and_trace(const std::string& cgroup, int started, int end) {
+    pid_t tracer = ::fork();
+    if (tracer == 0) {
+      std::istringstream pids(read_file(cgroup + "/cgroup.procs").value_or(""));
+      int count = 0;
+      for (pid_t pid; pids >> pid;) count += ::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) == 0 ? 1 : 0;
+      char nothing;
+      const bool told = ::write(started, &count, sizeof count) == static_cast<ssize_t>(sizeof count);
+      ::_exit(told && ::read(end, &nothing, 1) == 0 ? 0 : 1);
+    }
+    int status = 1;
+    return ::waitpid(tracer, &status, 0) == tracer && status == 0 ? 0 : 1;
+  }
+
+  pid_t child_ = -1;
+  Fd end_;
+  int seized_ = -1;
 };
 
 class Refusals : public ::testing::Test {
@@ -203,6 +254,26 @@ class Refusals : public ::testing::Test {
     ASSERT_TRUE(restarted) << restarted.error().what;
   }
 
+  // A debugger that begins while the memory is copied.
+  void expect_debugger_seen(int pid_namespace, const std::string& sentence) {
+    SCOPED_TRACE(sentence);
+    ProgramResult moved;
+    std::thread client([&] { moved = migrate({"--max-bandwidth", "20mbit"}); });
+    bool copying = false;
+    for (Timestamp deadline = now() + kCommandBound; !copying && now() < deadline;) {
+      copying = mose("a", {"status", "--json"}).out.find("\"precopy\"") != std::string::npos;
+    }
+    EXPECT_TRUE(copying);
+    Debugger debugger(state_.cgroup + "/a/workloads/" + kWorkload, pid_namespace);
+    EXPECT_GT(debugger.seized(), 0);
+    client.join();
+    EXPECT_EQ(moved.exit_code, 1) << moved.err;
+    EXPECT_THAT(moved.err, HasSubstr(sentence));
+    EXPECT_THAT(moved.out, ::testing::Not(HasSubstr("dump "))) << "it was noticed before CRIU tried";
+    EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
+    EXPECT_TRUE(answers());
+  }
+
   Fd turn_;
   Names names_;
   std::optional<LabLock> lock_;
@@ -280,6 +351,18 @@ TEST_F(Refusals, OneThatHasJustLeftCanBeStartedAgainAtOnce) {
   EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
   EXPECT_TRUE(answers()) << "its network is still there";
   EXPECT_EQ(mose("a", {"stop", kWorkload}).exit_code, 0);
+}
+
+TEST_F(Refusals, ADebuggerThatComesDuringPreCopyEndsTheMigrationBeforeTheWorkloadStops) {
+  {
+    auto node = open_node(state_, "a");
+    ASSERT_TRUE(node) << node.error().what;
+    expect_debugger_seen(node->place.pid.get(), ") has begun to trace redis: detach it and migrate again");
+  }
+  expect_debugger_seen(-1, "a process outside of this agent's pid namespace has begun to trace redis (thread ");
+  auto again = migrate();
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(mose("b", {"stop", kWorkload}).exit_code, 0);
 }
 
 }  // namespace
