@@ -17,6 +17,16 @@ namespace mose {
 
 namespace {
 
+// The kernel refuses both a thread that is traced and one that has ended and waits for its parent.
+bool has_ended(const std::string& directory) {
+  constexpr std::string_view kField = "\nState:\t";
+  auto text = read_file(directory + "/status", 65536);
+  size_t at = text ? text->find(kField) : std::string::npos;
+  if (at == std::string::npos || at + kField.size() >= text->size()) return true;
+  char state = (*text)[at + kField.size()];
+  return state == 'Z' || state == 'X';
+}
+
 // visit(directory of the thread in /proc, its number) for each thread, until it gives false.
 template <typename Visit>
 Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit) {
@@ -56,8 +66,9 @@ Result<pid_t> first_traced(const std::vector<ProcessHandle>& processes) {
   Status looked;
   // A thread of its own: what it traces is free again when it has ended.
   std::thread([&] {
-    looked = for_each_thread(processes, [&](const std::string&, pid_t thread) {
-      if (::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM) traced = thread;
+    looked = for_each_thread(processes, [&](const std::string& directory, pid_t thread) {
+      bool refused = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM;
+      if (refused && !has_ended(directory)) traced = thread;
       return traced == 0;
     });
   }).join();
