@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "kernel/pagemap.h"
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
 #include "kernel/socket.h"
@@ -126,6 +127,21 @@ uint64_t SourceMemory::note_link(const move::SendStats& sent, size_t waiting_bef
   return totals_.link_bps;
 }
 
+namespace {
+
+// Where a scan looks for pages.
+Result<std::map<SpaceId, PageSet>> lazy_areas(std::span<const SpaceProcess> processes) {
+  std::map<SpaceId, PageSet> areas;
+  for (const SpaceProcess& process : processes) {
+    if (!process.object.empty()) continue;
+    MOSE_ASSIGN(std::vector<Vma> vmas, read_vmas(process.pid));
+    areas[process.space] = lazy_pages(vmas);
+  }
+  return areas;
+}
+
+}  // namespace
+
 Status SourceMemory::serve_frozen() {
   MOSE_ASSIGN(auto listed, cgroup_spaces(cgroup_));
   MOSE_ASSIGN(frozen_, with_shared_objects(std::move(listed)));
@@ -149,7 +165,9 @@ Result<plan::FinalStats> SourceMemory::final_scan() {
   MOSE_TRY(sender.send_map(pages));
   writes_.stopped(stopped, pages.stats.pages_changed);
   writes_.mark_hot(pages);
+  MOSE_ASSIGN(auto scanned, lazy_areas(frozen_));
   std::lock_guard lock(mutex_);
+  scanned_ = std::move(scanned);
   for (const SpacePages& space : pages.spaces) {
     totals_.present_pages += space.present.pages();
     totals_.remote_pages += space.remote.pages();
@@ -216,13 +234,27 @@ void SourceMemory::cancel() {
   arrived_.notify_all();
 }
 
+// Under mutex_.
+Status SourceMemory::check_scanned(SpaceId space, const PageSet& area) const {
+  auto scanned = scanned_.find(space);
+  const PageSet beyond = scanned == scanned_.end() ? area : area.minus(scanned->second);
+  if (beyond.empty()) return {};
+  auto process = std::ranges::find(frozen_, space, &SpaceProcess::space);
+  if (process == frozen_.end()) return fail(fmt::format("process {} is not in the frozen tree", space));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process->pid));
+  MOSE_ASSIGN(PageSet missed, pagemap.populated(beyond));
+  if (missed.empty()) return {};
+  return fail(fmt::format("process {} has {} pages that a lazy restore would take for zero: they were not scanned (first at {:#x})",
+                          space, missed.pages(), missed.runs().front().first << kPageShift));
+}
+
 Status SourceMemory::check_areas(const std::map<SpaceId, PageSet>& areas) const {
   std::lock_guard lock(mutex_);
-  std::map<SpaceId, const PageSet*> scanned;
-  for (const SpacePages& space : final_.spaces) scanned[space.space] = &space.present;
+  std::map<SpaceId, const PageSet*> present;
+  for (const SpacePages& space : final_.spaces) present[space.space] = &space.present;
   for (const auto& [space, area] : areas) {
-    auto it = scanned.find(space);
-    if (it == scanned.end()) {
+    auto it = present.find(space);
+    if (it == present.end()) {
       if (area.empty()) continue;
       return fail(fmt::format("process {} is in the images but its memory was not scanned", space));
     }
@@ -230,6 +262,7 @@ Status SourceMemory::check_areas(const std::map<SpaceId, PageSet>& areas) const 
       return fail(fmt::format("process {} has {} scanned pages that a lazy restore would not bring back (first at {:#x})",
                               space, outside.pages(), outside.runs().front().first << kPageShift));
     }
+    MOSE_TRY(check_scanned(space, area));
   }
   return {};
 }

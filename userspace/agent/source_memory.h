@@ -44,7 +44,7 @@ class SourceMemory {
 
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
   [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
-  // The exact rest, of the frozen tree; PAGE_MAP is out when it returns. `areas`: see check_areas.
+  // The exact rest, of the frozen tree; PAGE_MAP is out when it returns.
   [[nodiscard]] Result<plan::FinalStats> final_scan();
   // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest. `tell` is called once,
   // on this thread, as soon as the peer's kernel has all but `pages_left_max` of them.
@@ -56,8 +56,9 @@ class SourceMemory {
   // Ends everything under way and later calls with ECANCELED.
   void cancel();
 
-  // Compares what was scanned with what CRIU will register: every present page must lie in an area of its space and
-  // every area's space must have been scanned. Anything else would become a zero page, or never arrive.
+  // Compares what was scanned with what CRIU will register: every present page must lie in an area of its space, and of
+  // the pages with contents in an area none may lie where the scan has not looked. Anything else would never arrive, or
+  // become a zero page. After final_scan(), before the frozen tree is let go.
   [[nodiscard]] Status check_areas(const std::map<SpaceId, PageSet>& areas) const;
 
   struct Totals {
@@ -81,6 +82,7 @@ class SourceMemory {
   [[nodiscard]] Result<move::Channel*> bulk();
   void serve(const std::shared_ptr<move::Channel>& channel);
   void start_waiting_servers();
+  [[nodiscard]] Status check_scanned(SpaceId space, const PageSet& area) const;
   uint64_t note_link(const move::SendStats& sent, size_t waiting_before, size_t waiting_after);
 
   const std::string cgroup_;
@@ -101,6 +103,7 @@ class SourceMemory {
   std::vector<SpaceProcess> frozen_;
   WriteWatch writes_;
   FinalPages final_;
+  std::map<SpaceId, PageSet> scanned_;  // what was looked at for final_
   Totals totals_;
   uint64_t link_seen_bytes_ = 0;  // what totals_.link_bps was seen with
   Tracking tracking_;
