@@ -102,8 +102,10 @@ Result<PreparePayload> SourceHost::inspect() {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   payload.tasks = static_cast<uint32_t>(tree.size());
   for (const ProcessHandle& process : tree) {
-    MOSE_ASSIGN(std::string rss, status_field(process, "VmRSS"));
-    payload.memory_bytes += std::strtoull(rss.c_str(), nullptr, 10) * 1024;
+    auto rss = status_field(process, "VmRSS");
+    if (!rss && (is_zombie(process.pid()) || !process.alive())) continue;  // it has no memory any more
+    if (!rss) return std::unexpected(rss.error());
+    payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
   }
   MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   return payload;
@@ -360,12 +362,13 @@ Status SourceHost::resume() {
   return resume_tree();
 }
 
+// Only what is known to have ended has ended: the rest of such a tree is removed.
 bool SourceHost::tree_alive() const {
   if (init_ && init_->alive()) return true;
   auto cgroup = Cgroup::open(workload_paths(config_, spec_.name).cgroup);
-  if (!cgroup) return false;
+  if (!cgroup) return cgroup.error().code != ENOENT;
   auto populated = cgroup->populated();
-  return populated && *populated;
+  return populated ? *populated : populated.error().code != ENODEV;  // removed meanwhile
 }
 
 // Of a tree that has ended by itself.
@@ -423,7 +426,7 @@ void SourceHost::redirect_at_uplink(const handover::PeerPath& peer) {
 
 Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
   Timeline::Span span(timeline_, "drain");
-  if (!tree_alive()) return {};  // its network has ended with it, and what was held there
+  if (!network_ && !tree_alive()) return {};  // its network has ended with it, and what was held there
   if (!network_) MOSE_TRY(open_network());
   adopt_queue();
   tunnel_ = peer.tunnel;
@@ -439,7 +442,8 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
 
 Status SourceHost::kill_tree() {
   Timeline::Span span(timeline_, "kill");
-  if (!tree_alive()) return remove_rest(LeftNetwork::stays);
+  // A tree that has died by itself may have left its network to us, with packets that are on their way through it.
+  if (!network_ && !tree_alive()) return remove_rest(LeftNetwork::stays);
   count_packets();
   if (tunnel_) MOSE_TRY(keep_away_network(config_, spec_.name, netns_.get()));
   MOSE_TRY(cgroup_.kill());

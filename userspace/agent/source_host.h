@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "agent/config.h"
+#include "agent/left_network.h"
 #include "agent/node_uplink.h"
 #include "agent/timeline.h"
 #include "agent/wire_messages.h"
@@ -23,8 +24,6 @@
 #include "restore/swrk.h"
 
 namespace mose::agent {
-
-enum class LeftNetwork : bool;
 
 // What the source's actions do to this host: network, cgroup and CRIU of one workload that moves away. Blocking; every
 // function is called from the migration's one CRIU lane (its thread outlives CRIU), except break_dump.

@@ -10,6 +10,7 @@
 
 #include "agent/config.h"
 #include "agent/event_loop.h"
+#include "agent/left_network.h"
 #include "agent/refusal.h"
 #include "agent/worker.h"
 #include "kernel/process.h"
@@ -57,8 +58,7 @@ inline constexpr const char* kWorkloadLogTarget = "/var/log/mose-workload";
 inline constexpr const char* kWorkloadInit = "/usr/libexec/mose/mose-init";
 
 // Kills what is left of the tree and removes network, cgroup and pins of a workload; idempotent, blocking: for a job.
-// The log stays. `bound` for processes to go. `network`: what is kept of it for packets that are still redirected.
-enum class LeftNetwork : bool { ends, stays };
+// The log stays. `bound` for processes to go.
 [[nodiscard]] Status remove_workload_resources(const Config& config, const WorkloadSpec& spec, Nanoseconds bound,
                                                LeftNetwork network = LeftNetwork::ends);
 

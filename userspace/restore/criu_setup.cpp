@@ -29,7 +29,7 @@ Result<std::string> find_criu(const std::string& configured) {
   for (const std::string& candidate : candidates) {
     if (::access(candidate.c_str(), X_OK) == 0) return candidate;
   }
-  return fail("CRIU is not installed (looked for " + candidates.front() + ")");
+  return fail("CRIU is not installed (looked for " + candidates.front() + "): install it, or name it with node.criu in the configuration");
 }
 
 Status poll_readable(int fd, Timestamp deadline) {

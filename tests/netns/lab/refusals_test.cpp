@@ -243,17 +243,26 @@ class Refusals : public ::testing::Test {
     });
     EXPECT_TRUE(status) << status.error().what;
   }
-  // b's agent anew, with these limits; empty: the defaults.
-  void restart_b(const std::string& limits = "") {
-    const std::string file = root("b") + "/etc/mose/conf.d/50-limits.toml";
+  // The node's agent anew, with this configuration on top of its own; empty: its own alone.
+  void configure(const std::string& node, const std::string& text) {
+    const std::string file = root(node) + "/etc/mose/conf.d/50-test.toml";
     std::error_code ignored;
     fs::remove(file, ignored);
     fs::create_directories(fs::path(file).parent_path());
-    if (!limits.empty()) std::ofstream(file) << "[limits]\n" << limits << '\n';
-    auto restarted = restart_agent(names_, state_, "b");
+    if (!text.empty()) std::ofstream(file) << text;
+    auto restarted = restart_agent(names_, state_, node);
     ASSERT_TRUE(restarted) << restarted.error().what;
   }
-
+  void restart_b(const std::string& limits = "") {
+    configure("b", limits.empty() ? "" : "[limits]\n" + limits + "\n");
+  }
+  // Of all processes of its cgroup the one that the others come from; as this process calls it.
+  pid_t init_of_workload() const {
+    std::istringstream pids(read_file(state_.cgroup + "/a/workloads/" + kWorkload + "/cgroup.procs").value_or(""));
+    pid_t first = 0;
+    for (pid_t pid; pids >> pid;) first = first == 0 ? pid : std::min(first, pid);
+    return first;
+  }
   // A debugger that begins while the memory is copied.
   void expect_debugger_seen(int pid_namespace, const std::string& sentence) {
     SCOPED_TRACE(sentence);
@@ -319,6 +328,26 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
     expect_refused(3, "node b lacks CPU features that the workload may use: sse2");
     overlay("/proc/cpuinfo", "");
   }
+
+  {
+    // Somebody mounts a part of the disk into the running workload.
+    auto inside = Place::of_process(init_of_workload());
+    ASSERT_TRUE(inside) << inside.error().what;
+    auto mounted = in_place(*inside, []() -> Status {
+      if (::mount("/srv", "/opt", nullptr, MS_BIND, nullptr) != 0) return fail_errno("mount");
+      return ::mount(nullptr, "/opt", nullptr, MS_REMOUNT | MS_BIND, nullptr) == 0 ? Status{} : fail_errno("remount");
+    });
+    ASSERT_TRUE(mounted) << mounted.error().what;
+    expect_refused(3, "the mount /opt (writable): nobody has declared how its contents get to the other node; declare it with --mount");
+    auto unmounted = in_place(*inside, []() -> Status { return ::umount("/opt") == 0 ? Status{} : fail_errno("umount"); });
+    ASSERT_TRUE(unmounted) << unmounted.error().what;
+  }
+
+  configure("a", "[node]\ncriu = \"/nowhere/criu\"\n");
+  auto without_criu = migrate();
+  EXPECT_EQ(without_criu.exit_code, 3);
+  EXPECT_THAT(without_criu.err, HasSubstr("CRIU is not installed (looked for /nowhere/criu): install it, or name it with node.criu"));
+  configure("a", "");
 
   ASSERT_TRUE(stop_agent(state_, "b"));
   expect_refused(3, "node b cannot be reached (");
