@@ -168,6 +168,8 @@ std::vector<KillCase> make() {
   at_frame(t, "Complete", FrameType::complete, from, after, S, Side::destination);
   at_frame(t, "Released", FrameType::released, to, before, S, Side::destination);
   at_frame(t, "Released", FrameType::released, to, before, D, Side::destination);
+  // While it still redirects what comes late.
+  at_frame(t, "Released", FrameType::released, to, after, S, Side::destination);
   std::vector<KillCase> more = with_standby();
   t.insert(t.end(), more.begin(), more.end());
   return t;

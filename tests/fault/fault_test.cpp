@@ -241,6 +241,10 @@ class Unharmed : public Faults {
     auto list = bed_->under_way(source_);
     return list && !list->empty() ? list->front() : "";
   }
+  // SIGINT to `mose migrate` while CRIU is held at that moment on that node.
+  void interrupt_at(const std::string& node, const Harm& moment);
+  // The destination is gone for a while from the moment that frame has passed.
+  void vanish_after(FrameType type, Direction direction);
   // Held at the frame until the test goes on; the proxy's thread waits.
   void start_and_reach(FrameType type, Direction direction, FrameRule::Then then, Nanoseconds delay = {}) {
     FrameRule rule;
@@ -252,6 +256,42 @@ class Unharmed : public Faults {
     start();
   }
 };
+
+void Unharmed::interrupt_at(const std::string& node, const Harm& moment) {
+  bed_->plan(node, moment);
+  auto command = bed_->start_command(source_, {"migrate", kWorkload, "--to", destination_}, -1);
+  ASSERT_TRUE(command) << command.error().what;
+  bool reached = wait_until([&] { return bed_->harm_done(node); }, kReachBound);
+  // The command is the child of a child (its pid namespace); the terminal's signal goes to the whole group.
+  auto children = read_file("/proc/" + std::to_string(command->pid()) + "/task/" + std::to_string(command->pid()) + "/children");
+  int inner = children ? std::atoi(children->c_str()) : 0;
+  EXPECT_GT(inner, 0);
+  if (inner > 0) ::kill(inner, SIGINT);
+  pause_ms(100);
+  bed_->go(node);
+  auto exit = command->reap(kSettleBound);
+  ASSERT_TRUE(exit) << exit.error().what;
+  EXPECT_TRUE(reached);
+  EXPECT_EQ(exit->value, 5);
+  check_short_gap();
+}
+
+void Unharmed::vanish_after(FrameType type, Direction direction) {
+  FrameRule rule;
+  rule.type = type;
+  rule.direction = direction;
+  rule.moment = Moment::after;
+  rule.then = FrameRule::Then::swallow;
+  rule.action = [bed = bed_, node = destination_] { (void)bed->vanish(node, true); };
+  bed_->proxy_of(destination_).set_rule(rule);
+  start();
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
+  pause_ms(1500);
+  ASSERT_TRUE(bed_->vanish(destination_, false));
+  bed_->proxy_of(destination_).heal();
+  check_short_gap();
+}
 
 // The first frame of the destination moves the switches' port: what clients send from then on comes to it directly and would
 // overtake what the source has not redirected yet.
@@ -284,22 +324,10 @@ TEST_F(Unharmed, CancelWhileFrozen) {
   check_short_gap();
 }
 
-TEST_F(Unharmed, CtrlCOfTheCommandLine) {
-  bed_->plan(source_, {"dump", "pre-dump", "before", "hold"});
-  auto command = bed_->start_command(source_, {"migrate", kWorkload, "--to", destination_}, -1);
-  ASSERT_TRUE(command) << command.error().what;
-  bool reached = wait_until([&] { return bed_->harm_done(source_); }, kReachBound);
-  // The command is the child of a child (its pid namespace); the terminal's signal goes to the whole group.
-  auto children = read_file("/proc/" + std::to_string(command->pid()) + "/task/" + std::to_string(command->pid()) + "/children");
-  int inner = children ? std::atoi(children->c_str()) : 0;
-  EXPECT_GT(inner, 0);
-  if (inner > 0) ::kill(inner, SIGINT);
-  bed_->go(source_);
-  auto exit = command->reap(kSettleBound);
-  ASSERT_TRUE(exit) << exit.error().what;
-  EXPECT_TRUE(reached);
-  EXPECT_EQ(exit->value, 5);
-  check_short_gap();
+TEST_F(Unharmed, CtrlCOfTheCommandLine) { interrupt_at(source_, {"dump", "pre-dump", "before", "hold"}); }
+
+TEST_F(Unharmed, CtrlCOfTheCommandLineWhileFrozen) {
+  interrupt_at(destination_, {"restore", "post-restore", "before", "hold"});
 }
 
 TEST_F(Unharmed, RefusedBecauseTheNodeIsUnknown) {
@@ -333,21 +361,9 @@ TEST_F(Unharmed, DestinationVanishesWhilePreparing) {
   check_short_gap();
 }
 
-TEST_F(Unharmed, DestinationVanishesWhileFrozen) {
-  FrameRule rule;
-  rule.type = FrameType::images;
-  rule.moment = Moment::after;
-  rule.then = FrameRule::Then::swallow;
-  rule.action = [bed = bed_, node = destination_] { (void)bed->vanish(node, true); };
-  bed_->proxy_of(destination_).set_rule(rule);
-  start();
-  if (HasFatalFailure()) return;
-  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound));
-  pause_ms(1500);
-  ASSERT_TRUE(bed_->vanish(destination_, false));
-  bed_->proxy_of(destination_).heal();
-  check_short_gap();
-}
+TEST_F(Unharmed, DestinationVanishesInPreCopy) { vanish_after(FrameType::prepared, Direction::from_target); }
+
+TEST_F(Unharmed, DestinationVanishesWhileFrozen) { vanish_after(FrameType::images, Direction::to_target); }
 
 }  // namespace
 }  // namespace mose::test

@@ -19,7 +19,6 @@
 // What every fault test does around its harm: a move is begun, the harm comes, everything is looked at afterwards.
 namespace mose::test {
 
-
 inline constexpr Nanoseconds kReachBound = std::chrono::seconds(6);    // from the start to the planned moment
 inline constexpr Nanoseconds kDeathBound = std::chrono::seconds(2);    // of an agent that was killed
 inline constexpr Nanoseconds kSettleBound = std::chrono::seconds(25);
@@ -170,6 +169,7 @@ class Faults : public ::testing::Test {
     EXPECT_EQ(figures->counts.duplicated, 0u);
     EXPECT_EQ(figures->counts.reordered, 0u);
     // The gap itself, not what is left of it after the normal gaps are taken off.
+    EXPECT_TRUE(figures->interruption_any_ms) << "the gap was not measured";
     row_.gap_ms = figures->interruption_any_ms.value_or(-1);
     if (figures->latency_max_us) row_.gap_ms = std::max(row_.gap_ms, *figures->latency_max_us / 1000);
     auto verified = bed_->load().verify();

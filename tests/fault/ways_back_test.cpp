@@ -66,5 +66,28 @@ TEST_F(WaysBack, WhatCouldNotBeDiscardedIsWhenTheOperatorAsks) {
   check_end(Side::source);
 }
 
+// Its workload runs again and is free for another move; only the destination's answer is missing.
+TEST_F(WaysBack, AnAbortIsKnownToAnAgentThatDiesBeforeItsDestinationHasAnswered) {
+  constexpr uint64_t kSlowBps = 20'000'000;
+  FrameRule rule;
+  rule.type = FrameType::aborted;
+  rule.direction = Direction::from_target;
+  rule.then = FrameRule::Then::cut;
+  rule.action = [bed = bed_, node = source_] { bed->kill_agent(node); };
+  bed_->proxy_of(destination_).set_rule(rule);
+  start({.max_bandwidth_bps = kSlowBps});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return phase_at(source_).find("precopy") != std::string::npos; }, kReachBound)) << phase_at(source_);
+  auto cancelled = bed_->cancel(source_, id_);
+  EXPECT_TRUE(cancelled) << cancelled.error().what;
+  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
+  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
+  restart_agents();
+  if (HasFatalFailure()) return;
+  check_end(Side::source);
+  EXPECT_EQ(phase_at(source_), "") << "nothing of it is undecided";
+  EXPECT_THAT(report_text("/outcome"), ::testing::AnyOf("failed", "cancelled"));
+}
+
 }  // namespace
 }  // namespace mose::test

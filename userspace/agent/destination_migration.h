@@ -45,8 +45,8 @@ class DestinationMigration {
   // Of its end; empty: none is needed.
   [[nodiscard]] const std::string& reason() const { return driver_.state().reason; }
   [[nodiscard]] bool ended() const { return ended_; }
-  // Its source has committed.
-  [[nodiscard]] bool arrives_for_good() const { return driver_.state().committed; }
+  // It will not run here; what has come of it is being thrown away.
+  [[nodiscard]] bool given_up() const { return driver_.state().phase >= plan::DestinationPhase::discarding && !driver_.state().committed; }
   // Every page is here; only tidying up is left.
   [[nodiscard]] bool memory_complete() const { return driver_.state().pages_complete; }
   [[nodiscard]] std::string report_json() const;

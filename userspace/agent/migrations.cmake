@@ -8,6 +8,8 @@ target_sources(mose_agent PRIVATE
   free_space.cpp
   migration_paths.cpp
   migrations.cpp
+  migrations_peers.cpp
+  migrations_recover.cpp
   node_uplink.cpp
   pager_link.cpp
   peer_connection.cpp

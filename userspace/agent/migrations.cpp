@@ -19,19 +19,9 @@
 namespace mose::agent {
 namespace {
 
-// An answer that nobody waits for any more is dropped after that.
-constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
 constexpr Nanoseconds kCriuRetry = std::chrono::seconds(30);  // after CRIU could not be made ready
-constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
 // Several copies of CRIU's images at once (1.2 MB for a service of some hundred mappings), on both sides of a move.
 constexpr size_t kHeapKept = 24u << 20;
-
-// As this workload's own migration: everything of it is at the destination, and no process is left here.
-bool has_left(const JournalContents& contents, const Workload* workload) {
-  if (workload == nullptr || workload->init || workload->migration != contents.meta.id.hex()) return false;
-  // Only what was committed is ever complete.
-  return std::find(contents.records.begin(), contents.records.end(), plan::Record::complete) != contents.records.end();
-}
 
 }  // namespace
 
@@ -113,6 +103,10 @@ void Migrations::prepare_criu() {
 Answer<void> Migrations::check_start(const std::string& workload, const std::string& node) const {
   const Workload* found = core_.workloads.find(workload);
   if (!found) return refuse(fmt::format("workload \"{}\" is unknown on node {}: see `mose workloads`", workload, core_.config.node.name), kExitUsage);
+  if (found->origin == WorkloadOrigin::described) {
+    return refuse(fmt::format("workload {} was started by others: its network, cgroup and log are not ones that can be handed "
+                              "over. Start it with `mose run` to move it", workload));
+  }
   if (node == core_.config.node.name) return refuse(fmt::format("workload {} is already on node {}", workload, node));
   if (!core_.config.peers.contains(node)) {
     return refuse(fmt::format("node \"{}\" is unknown here: add [peers.{}] to the configuration", node, node), kExitUsage);
@@ -150,8 +144,7 @@ SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
       std::string workload = it->second->progress().workload;
       keep_if_undone(id, Role::source, it->second->reason());
       sources_.erase(it);
-      if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
-      while (auto waiting = waiting_starts_.extract(workload)) waiting.mapped()();
+      name_is_free(workload);
       if (shut_down_done_ && sources_.empty()) shut_down_done_();
     });
   };
@@ -172,15 +165,10 @@ DestinationMigration::Handlers Migrations::destination_handlers(const MigrationI
       std::string workload = it->second->meta().workload;
       keep_if_undone(id, Role::destination, it->second->reason());
       destinations_.erase(it);
-      if (auto waiting = waiting_arrivals_.extract(workload)) waiting.mapped()();
+      name_is_free(workload);
     });
   };
   return handlers;
-}
-
-// With its journal it waits for `mose recover`, and for the eyes of whoever asks for the status.
-void Migrations::keep_if_undone(const MigrationId& id, Role role, const std::string& reason) {
-  if (journal_exists(id, role)) undecided_.push_back({id, role, reason});
 }
 
 void Migrations::on_end(const MigrationEnd& end) {
@@ -220,35 +208,6 @@ Answer<void> Migrations::cancel(const MigrationId& id) {
   return {};
 }
 
-void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) {
-  auto source = sources_.find(id);
-  auto destination = destinations_.find(id);
-  std::string text;
-  Refusal refusal{kExitUsage, fmt::format("no migration {} is undecided here", id.hex())};
-  if (source != sources_.end()) {
-    text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
-  } else if (destination != destinations_.end()) {
-    destination->second->ask_now();
-    text = fmt::format("node {} is asked how migration {} was decided", destination->second->meta().peer, id.hex());
-  } else {
-    // It has ended without everything done, or its journal could not be used: once more from the journal.
-    for (Role role : {Role::source, Role::destination}) {
-      if (!journal_exists(id, role)) continue;
-      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && u.role == role; });
-      std::string path = Journal::file_path(core_.journal_dir, id, role);
-      if (recover_one({path, id, role, read_journal(path)})) {
-        text = fmt::format("migration {} goes on from its journal", id.hex());
-      } else {
-        refusal = {1, fmt::format("migration {} stays undecided: {}", id.hex(), undecided_.back().reason)};
-      }
-    }
-  }
-  core_.loop.post([text, refusal, done = std::move(done)] {
-    if (text.empty()) return done(std::unexpected(refusal));
-    done(text);
-  });
-}
-
 void Migrations::preflight(const std::string& workload, const std::string& node,
                            std::function<void(Answer<std::vector<std::string>>)> done) {
   auto possible = check_start(workload, node);
@@ -276,12 +235,19 @@ void Migrations::after_departure(const std::string& workload, std::function<void
   const Workload* found = core_.workloads.find(workload);
   // One that is still moving is refused by its name.
   bool away = found != nullptr && found->state == WorkloadState::away;
-  for (const auto& [id, leaving] : sources_) {
-    if (!away || leaving->progress().workload != workload) continue;
-    waiting_starts_.emplace(workload, std::move(next));
-    return;
-  }
-  next();
+  if (!away || !is_leaving(workload)) return next();
+  waiting_starts_.emplace(workload, std::move(next));
+}
+
+bool Migrations::is_leaving(const std::string& workload) const {
+  return departing_.contains(workload) ||
+         std::ranges::any_of(sources_, [&](const auto& entry) { return entry.second->progress().workload == workload; });
+}
+
+// For those who wait for it.
+void Migrations::name_is_free(const std::string& workload) {
+  begin_waiting_arrival(workload);
+  while (auto waiting = waiting_starts_.extract(workload)) waiting.mapped()();
 }
 
 std::vector<MigrationProgress> Migrations::list() const {
@@ -293,136 +259,12 @@ std::vector<MigrationProgress> Migrations::list() const {
   return out;
 }
 
-const Workload* Migrations::workload_of(const MigrationId& id) const {
-  for (const Workload* workload : core_.workloads.list()) {
-    if (workload->migration == id.hex()) return workload;
-  }
-  return nullptr;
-}
-
-MigrationProgress Migrations::progress_of(const Undecided& undecided) const {
-  MigrationProgress progress;
-  progress.id = undecided.id;
-  progress.role = undecided.role;
-  progress.before_commit = false;
-  if (const Workload* workload = workload_of(undecided.id)) progress.workload = workload->spec.name;
-  (undecided.role == Role::source ? progress.source : progress.destination) = core_.config.node.name;
-  const std::string id = undecided.id.hex(), path = Journal::file_path(core_.journal_dir, undecided.id, undecided.role);
-  if (journal_exists(undecided.id, undecided.role)) {
-    progress.phase = fmt::format(
-        "undecided: {}; `mose recover {}` tries again; when it is clear on which node the workload is to run, move {} to "
-        "another directory before that",
-        undecided.reason, id, path);
-  } else {
-    progress.phase = fmt::format("undecided: its journal {} is gone; `mose recover {}` forgets it", path, id);
-  }
-  return progress;
-}
-
-std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
-  const size_t forgotten =
-      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && !journal_exists(u.id, u.role); });
-  if (forgotten == 0) return std::nullopt;
-  std::string sentence = fmt::format("migration {} is forgotten: its journal is gone", id.hex());
-  const Workload* workload = workload_of(id);
-  if (workload == nullptr) return sentence;
-  const std::string name = workload->spec.name, cgroup = workload->cgroup;
-  if (workload->state == WorkloadState::arriving) {
-    core_.workloads.forget_arrival(name);
-    return sentence +
-           fmt::format("; what has arrived of workload {} is left in {}: write 1 to its cgroup.kill to end it", name,
-                       cgroup);
-  }
-  if (auto stays = core_.workloads.stay(name); !stays) return sentence + "; " + stays.error().what;
-  return sentence + fmt::format(
-                        "; workload {} counts as running here: if it stands still, write 0 to cgroup.freeze in {} and "
-                        "run `mose steer release {}`",
-                        name, cgroup, name);
-}
-
 Answer<std::string> Migrations::show(const MigrationId& id) const {
   if (auto it = sources_.find(id); it != sources_.end()) return it->second->report_json();
   if (auto it = destinations_.find(id); it != destinations_.end()) return it->second->report_json();
   auto found = core_.history.find(id.hex());
   if (!found) return refuse(found.error().what, kExitUsage);
   return *found;
-}
-
-void Migrations::recover_all() {
-  auto entries = list_journals(core_.journal_dir);
-  if (!entries) {
-    log::error("the journals cannot be read", {{"reason", entries.error().what}});
-    return;
-  }
-  for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
-}
-
-// We killed the tree, and died before the rest was done: nothing is left to be served.
-void Migrations::finish_departure(const JournalMeta& meta) {
-  WorkloadSpec spec = core_.workloads.find(meta.workload)->spec;
-  if (auto left = core_.workloads.leave(meta.workload, meta.peer); !left) {
-    log::error("the workload's state could not be written", {{"workload", meta.workload}, {"reason", left.error().what}});
-  }
-  core_.workers.run(
-      [&config = core_.config, spec, id = meta.id] {
-        std::error_code error;
-        handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
-        std::filesystem::remove_all(migration_paths(config, id).dir, error);
-        return remove_workload_resources(config, spec, kRemoveBound, LeftNetwork::stays);
-      },
-      [this, meta](const Status& removed) {
-        if (removed) {
-          (void)remove_journal(core_.journal_dir, meta.id, Role::source);
-        } else {
-          log::warn("what a workload has left could not be removed", {{"workload", meta.workload}, {"reason", removed.error().what}});
-        }
-      });
-}
-
-bool Migrations::journal_exists(const MigrationId& id, Role role) const {
-  std::error_code error;
-  return std::filesystem::exists(Journal::file_path(core_.journal_dir, id, role), error);
-}
-
-bool Migrations::recover_one(JournalEntry entry) {
-  auto give_up = [&](const std::string& reason) {
-    log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
-    undecided_.push_back({entry.id, entry.role, reason});
-    return false;
-  };
-  if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what);
-  auto journal = Journal::open(core_.journal_dir, entry.id, entry.role);
-  if (!journal) return give_up("its journal cannot be opened: " + journal.error().what);
-  const JournalContents& contents = journal->contents();
-  if (entry.role == Role::source && has_left(contents, core_.workloads.find(contents.meta.workload))) {
-    finish_departure(contents.meta);
-    return true;
-  }
-  if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
-    (void)remove_journal(core_.journal_dir, entry.id, entry.role);
-    return true;
-  }
-  log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
-                                            {"record", plan::to_string(contents.records.back())}});
-  if (entry.role == Role::source) {
-    const Workload* workload = core_.workloads.find(contents.meta.workload);
-    // A tree that has ended meanwhile (the machine was started again, for one) changes nothing of what was decided.
-    if (!workload || workload->migration != entry.id.hex()) return give_up("its workload " + contents.meta.workload + " is not here");
-    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
-    SourceMigration& recovered = *migration;
-    sources_[entry.id] = std::move(migration);
-    recovered.recover(std::move(*journal));
-    return true;
-  }
-  auto note = contents.notes.find("prepare");
-  auto bytes = note == contents.notes.end() ? Result<std::string>(fail("it has no PREPARE")) : from_hex(note->second);
-  auto payload = bytes ? decode_prepare(*bytes) : Result<PreparePayload>(std::unexpected(bytes.error()));
-  if (!payload) return give_up("its journal cannot be used: " + payload.error().what);
-  auto migration = std::make_unique<DestinationMigration>(context_, contents.meta, std::move(*payload), destination_handlers(entry.id));
-  DestinationMigration& recovered = *migration;
-  destinations_[entry.id] = std::move(migration);
-  recovered.recover(std::move(*journal));
-  return true;
 }
 
 void Migrations::shut_down(std::function<void()> done) {
@@ -435,160 +277,6 @@ void Migrations::shut_down(std::function<void()> done) {
   }
   if (!waiting) return core_.loop.post(std::move(done));
   shut_down_done_ = std::move(done);
-}
-
-Status Migrations::accept(const move::StreamId& stream, const move::Hello& hello) const {
-  if (!core_.config.peers.contains(hello.node)) {
-    return fail(fmt::format("node {} does not know node \"{}\": add [peers.{}] to its configuration", core_.config.node.name, hello.node, hello.node));
-  }
-  if (hello.purpose != move::Purpose::bulk && hello.purpose != move::Purpose::urgent) return {};
-  auto it = sources_.find(stream.migration);
-  if (it == sources_.end() || !it->second->accepts(hello.token)) return fail("no such migration here");
-  return {};
-}
-
-void Migrations::on_connection(PeerServer::Incoming incoming) {
-  switch (incoming.hello.purpose) {
-    case move::Purpose::bulk:
-    case move::Purpose::urgent:
-      if (auto it = sources_.find(incoming.stream.migration); it != sources_.end()) {
-        it->second->attach(incoming.hello, std::move(incoming.socket));
-      }
-      return;
-    case move::Purpose::control:
-    case move::Purpose::query:
-      break;
-    case move::Purpose::unspecified:
-      return;
-  }
-  auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
-  connection->limit_images(core_.config.limits.images_bytes_max);
-  PeerConnection* raw = connection.get();
-  const uint64_t number = loose_next_++;
-  loose_[number] = std::move(connection);
-  PeerConnection::Handlers handlers;
-  handlers.on_frame = [this, number, stream = incoming.stream](wire::FrameType type, const std::string& payload) {
-    auto node = loose_.extract(number);
-    if (node) on_first_frame(std::move(node.mapped()), stream, type, payload);
-  };
-  handlers.on_closed = [this, number](const std::string&) {
-    core_.loop.post([this, number, alive = alive_] {
-      if (*alive) loose_.erase(number);
-    });
-  };
-  if (!raw->open(std::move(handlers))) loose_.erase(number);
-  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
-    if (*alive) loose_.erase(number);
-  });
-}
-
-void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
-                                const std::string& payload) {
-  if (type == wire::FrameType::query_verdict) {
-    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration)));
-    auto asked_about = sources_.find(stream.migration);
-    if (asked_about != sources_.end() && asked_about->second->meta().peer == connection->peer_node()) {
-      asked_about->second->end_retry_pause();
-    }
-    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
-  }
-  auto it = destinations_.find(stream.migration);
-  if (it != destinations_.end() && it->second->meta().peer != connection->peer_node()) {
-    log::warn("a node speaks for a migration that is not its own", {{"node", connection->peer_node()}, {"migration", stream.migration.hex()}});
-    return;
-  }
-  if (it != destinations_.end()) {
-    // The source again, after a loss: its first frame is its verdict.
-    it->second->adopt_connection(std::move(connection));
-    it->second->on_frame(type, payload);
-    return;
-  }
-  if (type == wire::FrameType::prepare) return begin_arrival(std::move(connection), stream, payload);
-  answer_stray(std::move(connection), stream.migration, type);
-}
-
-// The workload may just have left this node: its network still redirects stragglers. Or an arrival of it has been given
-// up, whose source is free for the next attempt before everything is thrown away here.
-bool Migrations::name_is_being_freed(const std::string& workload, const std::string& source) const {
-  for (const auto& [id, leaving] : sources_) {
-    if (leaving->progress().workload == workload) return true;
-  }
-  return std::ranges::any_of(destinations_, [&](const auto& entry) {
-    const DestinationMigration& arrival = *entry.second;
-    return arrival.meta().workload == workload && arrival.meta().peer == source && !arrival.arrives_for_good();
-  });
-}
-
-void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
-  auto prepare = decode_prepare(payload);
-  if (!prepare) {
-    connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
-    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
-  }
-  if (name_is_being_freed(prepare->spec.name, connection->peer_node())) {
-    auto shared = std::make_shared<std::unique_ptr<PeerConnection>>(std::move(connection));
-    waiting_arrivals_[prepare->spec.name] = [this, shared, stream, payload] { begin_arrival(std::move(*shared), stream, payload); };
-    return;
-  }
-  // Its clients come by this segment for good: without that network they would wait until it has arrived.
-  if (away_network_kept(core_.config, prepare->spec.name)) {
-    connection->send(
-        wire::FrameType::refused,
-        encode_reason(fmt::format(
-            "node {} still redirects the packets of {} by VXLAN: end that with `mose steer release {}` there, from "
-            "when on its clients wait until it has arrived",
-            core_.config.node.name, prepare->spec.name, prepare->spec.name)));
-    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
-  }
-  if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
-    connection->send(wire::FrameType::refused, encode_reason("too many migrations are under way: wait for one to end"));
-    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
-  }
-  JournalMeta meta{stream.migration, Role::destination, prepare->spec.name, connection->peer_node(),
-                   core_.config.peers.at(connection->peer_node()).address, stream.epoch};
-  auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*prepare), destination_handlers(stream.migration));
-  DestinationMigration& started = *migration;
-  destinations_[stream.migration] = std::move(migration);
-  started.begin(std::move(connection));
-}
-
-// A source that asks about a migration which has ended or never was here gets the answer that it waits for.
-void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
-  // A journal that could not be used: the tree that it speaks of may still be here, stopped.
-  bool undecided = journal_exists(id, Role::destination);
-  if (type == wire::FrameType::abort && undecided) {
-    connection->send(wire::FrameType::failed, encode_reason("the journal of that migration cannot be used here: see `mose status`"));
-  } else if (type == wire::FrameType::abort) {
-    connection->send(wire::FrameType::aborted);
-  }
-  if (type == wire::FrameType::commit) {
-    auto report = core_.history.find(id.hex());
-    auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
-    if (!undecided && parsed && parsed->outcome == to_string(Outcome::complete)) {
-      connection->send(wire::FrameType::committed, encode_committed(0));
-      connection->send(wire::FrameType::complete, encode_complete(*report));
-    } else {
-      connection->send(wire::FrameType::failed, encode_reason("no such migration here"));
-    }
-  }
-  const uint64_t number = loose_next_++;
-  loose_[number] = std::move(connection);
-  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
-    if (*alive) loose_.erase(number);
-  });
-}
-
-plan::Verdict Migrations::verdict_of(const MigrationId& id) const {
-  if (auto it = sources_.find(id); it != sources_.end()) return it->second->verdict();
-  // Ended here. A committed one ends only after its destination has said COMPLETE, so whoever still asks was aborted;
-  // without any memory of it nothing is claimed.
-  auto report = core_.history.find(id.hex());
-  if (!report) return plan::Verdict::undecided;
-  auto parsed = report_from_json(*report);
-  if (!parsed) return plan::Verdict::undecided;
-  bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
-                parsed->outcome == to_string(Outcome::refused);
-  return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
 }
 
 }  // namespace mose::agent

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -43,19 +44,28 @@ class Migrations : public MigrationService {
   [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
+  // The last trace of a workload's departure has not gone.
+  [[nodiscard]] bool is_leaving(const std::string& workload) const;
+  void name_is_free(const std::string& workload);
   void keep_if_undone(const MigrationId& id, Role role, const std::string& reason);
   // False: the journal cannot decide; it stays, and its migration is listed as undecided.
   bool recover_one(JournalEntry entry);
   [[nodiscard]] const Workload* workload_of(const MigrationId& id) const;
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
-  void finish_departure(const JournalMeta& meta);
+  bool source_has_ended(const JournalContents& contents);
+  void finish_source(const JournalMeta& meta, bool left);
+  void remember_abort(const JournalMeta& meta, const std::string& reason);
 
   // Other nodes.
   [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello) const;
   void on_connection(PeerServer::Incoming incoming);
+  [[nodiscard]] PeerConnection::Handlers loose_handlers(uint64_t number, const move::StreamId& stream);
   void on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
                       const std::string& payload);
-  [[nodiscard]] bool name_is_being_freed(const std::string& workload, const std::string& source) const;
+  [[nodiscard]] bool name_is_being_freed(const std::string& workload) const;
+  void wait_for_name(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
+                     const std::string& workload, const std::string& payload);
+  void begin_waiting_arrival(const std::string& workload);
   void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
   [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id) const;
@@ -69,8 +79,15 @@ class Migrations : public MigrationService {
   // Connections whose first frame has not come, or whose last answer is still leaving.
   std::map<uint64_t, std::unique_ptr<PeerConnection>> loose_;  // by a number of their own: addresses come again
   uint64_t loose_next_ = 1;
-  // Set while an arrival waits for the last trace of the workload's departure, or of an arrival that was given up.
-  std::map<std::string, std::function<void()>> waiting_arrivals_;
+  // PREPARE that waits for the last trace of the workload's departure, or of an arrival that was given up.
+  struct WaitingArrival {
+    uint64_t number = 0;  // of its connection in loose_
+    move::StreamId stream;
+    std::string payload;
+  };
+  std::map<std::string, WaitingArrival> waiting_arrivals_;
+  // Workloads whose departure an earlier agent has not tidied up.
+  std::set<std::string> departing_;
   // Those who want to start a workload of that name here again, and wait for the same.
   std::multimap<std::string, std::function<void()>> waiting_starts_;
   // Set while a departure waits for the end of an arrival.

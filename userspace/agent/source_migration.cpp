@@ -437,13 +437,17 @@ void SourceMigration::changed() {
   timeline_.end("commit");
   MigrationEnd end{meta_.id, spec_.name, Role::source, state.outcome, state.reason, {}};
   end.report_json = report_json();
-  bool away = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed ||
-              state.outcome == Outcome::failed_after_commit;
   auto& workloads = context_.core.workloads;
-  // An undecided one stays "moving": nobody may start, stop or move it before it is decided.
+  // An undecided one, and one whose tree could not be killed, stays "moving": nobody may start, stop or move it before
+  // `mose recover` has done the rest.
+  const bool left = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed ||
+                    state.outcome == Outcome::failed_after_commit;
+  const bool undone = state.outcome == Outcome::unknown ||
+                      (state.outcome == Outcome::failed_after_commit && !plan::nothing_left(state));
   Status moved;
-  if (away) moved = workloads.leave(spec_.name, meta_.peer);
-  else if (state.outcome != Outcome::unknown) moved = workloads.stay(spec_.name);
+  if (undone) moved = {};
+  else if (left) moved = workloads.leave(spec_.name, meta_.peer);
+  else moved = workloads.stay(spec_.name);
   if (!moved) log::error("the workload's state could not be written", {{"workload", spec_.name}, {"reason", moved.error().what}});
   post_([this, end = std::move(end)] { handlers_.on_end(end); });
 }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+// What other nodes ask: the door for their connections, and the first word on each.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "agent/away_network.h"
+#include "agent/migrations.h"
+#include "agent/peer_query.h"
+#include "agent/wire_messages.h"
+#include "base/log.h"
+
+namespace mose::agent {
+namespace {
+
+// An answer that nobody waits for any more is dropped after that.
+constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+// PREPARE waits so long for the name of its workload; shorter than its source waits for the answer.
+constexpr Nanoseconds kNameWaitMax = std::chrono::seconds(10);
+static_assert(kNameWaitMax < plan::kPrepareDeadline);
+
+}  // namespace
+
+Status Migrations::accept(const move::StreamId& stream, const move::Hello& hello) const {
+  if (!core_.config.peers.contains(hello.node)) {
+    return fail(fmt::format("node {} does not know node \"{}\": add [peers.{}] to its configuration", core_.config.node.name, hello.node, hello.node));
+  }
+  if (hello.purpose != move::Purpose::bulk && hello.purpose != move::Purpose::urgent) return {};
+  auto it = sources_.find(stream.migration);
+  if (it == sources_.end() || !it->second->accepts(hello.token)) return fail("no such migration here");
+  return {};
+}
+
+void Migrations::on_connection(PeerServer::Incoming incoming) {
+  switch (incoming.hello.purpose) {
+    case move::Purpose::bulk:
+    case move::Purpose::urgent:
+      if (auto it = sources_.find(incoming.stream.migration); it != sources_.end()) {
+        it->second->attach(incoming.hello, std::move(incoming.socket));
+      }
+      return;
+    case move::Purpose::control:
+    case move::Purpose::query:
+      break;
+    case move::Purpose::unspecified:
+      return;
+  }
+  auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
+  connection->limit_images(core_.config.limits.images_bytes_max);
+  PeerConnection* raw = connection.get();
+  const uint64_t number = loose_next_++;
+  loose_[number] = std::move(connection);
+  if (!raw->open(loose_handlers(number, incoming.stream))) loose_.erase(number);
+  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
+    if (*alive) loose_.erase(number);
+  });
+}
+
+PeerConnection::Handlers Migrations::loose_handlers(uint64_t number, const move::StreamId& stream) {
+  PeerConnection::Handlers handlers;
+  handlers.on_frame = [this, number, stream](wire::FrameType type, const std::string& payload) {
+    auto node = loose_.extract(number);
+    if (node) on_first_frame(std::move(node.mapped()), stream, type, payload);
+  };
+  handlers.on_closed = [this, number](const std::string&) {
+    core_.loop.post([this, number, alive = alive_] {
+      if (*alive) loose_.erase(number);
+    });
+  };
+  return handlers;
+}
+
+void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
+                                const std::string& payload) {
+  if (type == wire::FrameType::query_verdict) {
+    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration)));
+    auto asked_about = sources_.find(stream.migration);
+    if (asked_about != sources_.end() && asked_about->second->meta().peer == connection->peer_node()) {
+      asked_about->second->end_retry_pause();
+    }
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  auto it = destinations_.find(stream.migration);
+  if (it != destinations_.end() && it->second->meta().peer != connection->peer_node()) {
+    log::warn("a node speaks for a migration that is not its own", {{"node", connection->peer_node()}, {"migration", stream.migration.hex()}});
+    return;
+  }
+  if (it != destinations_.end()) {
+    // The source again, after a loss: its first frame is its verdict.
+    it->second->adopt_connection(std::move(connection));
+    it->second->on_frame(type, payload);
+    return;
+  }
+  if (type == wire::FrameType::prepare) return begin_arrival(std::move(connection), stream, payload);
+  answer_stray(std::move(connection), stream.migration, type);
+}
+
+// The workload may just have left this node: its network still redirects stragglers. Or an arrival of it has been given
+// up, whose source is free for the next attempt before everything is thrown away here.
+bool Migrations::name_is_being_freed(const std::string& workload) const {
+  return is_leaving(workload) || std::ranges::any_of(destinations_, [&](const auto& entry) {
+           return entry.second->meta().workload == workload && entry.second->given_up();
+         });
+}
+
+// Meanwhile the connection is watched: whoever has sent PREPARE may change his mind, or go.
+void Migrations::wait_for_name(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
+                               const std::string& workload, const std::string& payload) {
+  const uint64_t number = loose_next_++;
+  connection->set_handlers(loose_handlers(number, stream));
+  loose_[number] = std::move(connection);
+  waiting_arrivals_[workload] = {number, stream, payload};
+  core_.loop.after(kNameWaitMax, [this, number, stream, workload, alive = alive_] {
+    auto waiting = *alive ? loose_.extract(number) : decltype(loose_)::node_type();
+    if (!waiting) return;
+    waiting.mapped()->send(wire::FrameType::refused,
+                           encode_reason(fmt::format("node {} is still clearing away what an earlier move of {} has left: "
+                                                     "see `mose status` there", core_.config.node.name, workload)));
+    answer_stray(std::move(waiting.mapped()), stream.migration, wire::FrameType::invalid);
+  });
+}
+
+void Migrations::begin_waiting_arrival(const std::string& workload) {
+  auto waiting = waiting_arrivals_.extract(workload);
+  auto connection = waiting ? loose_.extract(waiting.mapped().number) : decltype(loose_)::node_type();
+  if (connection) begin_arrival(std::move(connection.mapped()), waiting.mapped().stream, waiting.mapped().payload);
+}
+
+void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
+  auto prepare = decode_prepare(payload);
+  if (!prepare) {
+    connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  if (name_is_being_freed(prepare->spec.name)) return wait_for_name(std::move(connection), stream, prepare->spec.name, payload);
+  // Its clients come by this segment for good: without that network they would wait until it has arrived.
+  if (away_network_kept(core_.config, prepare->spec.name)) {
+    connection->send(
+        wire::FrameType::refused,
+        encode_reason(fmt::format(
+            "node {} still redirects the packets of {} by VXLAN: end that with `mose steer release {}` there, from "
+            "when on its clients wait until it has arrived",
+            core_.config.node.name, prepare->spec.name, prepare->spec.name)));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
+    connection->send(wire::FrameType::refused, encode_reason("too many migrations are under way: wait for one to end"));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
+  JournalMeta meta{stream.migration, Role::destination, prepare->spec.name, connection->peer_node(),
+                   core_.config.peers.at(connection->peer_node()).address, stream.epoch};
+  auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*prepare), destination_handlers(stream.migration));
+  DestinationMigration& started = *migration;
+  destinations_[stream.migration] = std::move(migration);
+  started.begin(std::move(connection));
+}
+
+// A source that asks about a migration which has ended or never was here gets the answer that it waits for.
+void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
+  // A journal that could not be used: the tree that it speaks of may still be here, stopped.
+  bool undecided = journal_exists(id, Role::destination);
+  if (type == wire::FrameType::abort && undecided) {
+    connection->send(wire::FrameType::failed, encode_reason("the journal of that migration cannot be used here: see `mose status`"));
+  } else if (type == wire::FrameType::abort) {
+    connection->send(wire::FrameType::aborted);
+  }
+  if (type == wire::FrameType::commit) {
+    auto report = core_.history.find(id.hex());
+    auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+    if (!undecided && parsed && parsed->outcome == to_string(Outcome::complete)) {
+      connection->send(wire::FrameType::committed, encode_committed(0));
+      connection->send(wire::FrameType::complete, encode_complete(*report));
+    } else {
+      connection->send(wire::FrameType::failed, encode_reason("no such migration here"));
+    }
+  }
+  const uint64_t number = loose_next_++;
+  loose_[number] = std::move(connection);
+  core_.loop.after(kLooseMax, [this, number, alive = alive_] {
+    if (*alive) loose_.erase(number);
+  });
+}
+
+plan::Verdict Migrations::verdict_of(const MigrationId& id) const {
+  if (auto it = sources_.find(id); it != sources_.end()) return it->second->verdict();
+  // Ended here. A committed one ends only after its destination has said COMPLETE, so whoever still asks was aborted;
+  // without any memory of it nothing is claimed.
+  auto report = core_.history.find(id.hex());
+  if (!report) return plan::Verdict::undecided;
+  auto parsed = report_from_json(*report);
+  if (!parsed) return plan::Verdict::undecided;
+  bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
+                parsed->outcome == to_string(Outcome::refused);
+  return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+// What an agent finds of migrations that it, or one before it, has not ended: from their journals, without being asked
+// where the answer is certain, else by `mose recover`.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "agent/away_network.h"
+#include "agent/check.h"
+#include "agent/migration_paths.h"
+#include "agent/migrations.h"
+#include "agent/peer_query.h"
+#include "agent/wire_messages.h"
+#include "base/log.h"
+#include "handover/tap_holder.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
+
+bool contains(const std::vector<plan::Record>& records, plan::Record record) {
+  return std::ranges::find(records, record) != records.end();
+}
+
+bool committed(const std::vector<plan::Record>& records) {
+  return contains(records, plan::Record::commit) && !contains(records, plan::Record::aborted);
+}
+
+}  // namespace
+
+// With its journal it waits for `mose recover`, and for the eyes of whoever asks for the status.
+void Migrations::keep_if_undone(const MigrationId& id, Role role, const std::string& reason) {
+  if (journal_exists(id, role)) undecided_.push_back({id, role, reason});
+}
+
+void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) {
+  auto source = sources_.find(id);
+  auto destination = destinations_.find(id);
+  std::string text;
+  Refusal refusal{kExitUsage, fmt::format("no migration {} is undecided here", id.hex())};
+  if (source != sources_.end()) {
+    text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
+  } else if (destination != destinations_.end()) {
+    destination->second->ask_now();
+    text = fmt::format("node {} is asked how migration {} was decided", destination->second->meta().peer, id.hex());
+  } else {
+    // It has ended without everything done, or its journal could not be used: once more from the journal.
+    for (Role role : {Role::source, Role::destination}) {
+      if (!journal_exists(id, role)) continue;
+      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && u.role == role; });
+      std::string path = Journal::file_path(core_.journal_dir, id, role);
+      if (recover_one({path, id, role, read_journal(path)})) {
+        text = fmt::format("migration {} goes on from its journal", id.hex());
+      } else {
+        refusal = {1, fmt::format("migration {} stays undecided: {}", id.hex(), undecided_.back().reason)};
+      }
+    }
+  }
+  core_.loop.post([text, refusal, done = std::move(done)] {
+    if (text.empty()) return done(std::unexpected(refusal));
+    done(text);
+  });
+}
+
+const Workload* Migrations::workload_of(const MigrationId& id) const {
+  for (const Workload* workload : core_.workloads.list()) {
+    if (workload->migration == id.hex()) return workload;
+  }
+  return nullptr;
+}
+
+MigrationProgress Migrations::progress_of(const Undecided& undecided) const {
+  MigrationProgress progress;
+  progress.id = undecided.id;
+  progress.role = undecided.role;
+  progress.before_commit = false;
+  if (const Workload* workload = workload_of(undecided.id)) progress.workload = workload->spec.name;
+  (undecided.role == Role::source ? progress.source : progress.destination) = core_.config.node.name;
+  const std::string id = undecided.id.hex(), path = Journal::file_path(core_.journal_dir, undecided.id, undecided.role);
+  if (journal_exists(undecided.id, undecided.role)) {
+    progress.phase = fmt::format(
+        "undecided: {}; `mose recover {}` tries again; when it is clear on which node the workload is to run, move {} to "
+        "another directory before that",
+        undecided.reason, id, path);
+  } else {
+    progress.phase = fmt::format("undecided: its journal {} is gone; `mose recover {}` forgets it", path, id);
+  }
+  return progress;
+}
+
+std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
+  const size_t forgotten =
+      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && !journal_exists(u.id, u.role); });
+  if (forgotten == 0) return std::nullopt;
+  std::string sentence = fmt::format("migration {} is forgotten: its journal is gone", id.hex());
+  const Workload* workload = workload_of(id);
+  if (workload == nullptr) return sentence;
+  const std::string name = workload->spec.name, cgroup = workload->cgroup;
+  if (workload->state == WorkloadState::arriving) {
+    core_.workloads.forget_arrival(name);
+    return sentence +
+           fmt::format("; what has arrived of workload {} is left in {}: write 1 to its cgroup.kill to end it", name,
+                       cgroup);
+  }
+  remember_abort({id, Role::source, name, "", "", 1}, "forgotten: the journal of the source was gone");
+  if (auto stays = core_.workloads.stay(name); !stays) return sentence + "; " + stays.error().what;
+  return sentence + fmt::format(
+                        "; workload {} counts as running here: if it stands still, write 0 to cgroup.freeze in {} and "
+                        "run `mose steer release {}`",
+                        name, cgroup, name);
+}
+
+void Migrations::recover_all() {
+  auto entries = list_journals(core_.journal_dir);
+  if (!entries) {
+    log::error("the journals cannot be read", {{"reason", entries.error().what}});
+    return;
+  }
+  for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
+}
+
+// The migration has ended, and we died before it was tidied up. `left`: the workload is away by it, and nothing of it is
+// needed here any more.
+void Migrations::finish_source(const JournalMeta& meta, bool left) {
+  const Workload* workload = core_.workloads.find(meta.workload);
+  WorkloadSpec spec = workload != nullptr ? workload->spec : WorkloadSpec{};
+  if (left && workload->state == WorkloadState::moving) {
+    if (auto gone = core_.workloads.leave(meta.workload, meta.peer); !gone) {
+      log::error("the workload's state could not be written", {{"workload", meta.workload}, {"reason", gone.error().what}});
+    }
+  }
+  departing_.insert(meta.workload);
+  core_.workers.run(
+      [&config = core_.config, spec, left, id = meta.id]() -> Status {
+        std::error_code error;
+        handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
+        std::filesystem::remove_all(migration_paths(config, id).dir, error);
+        return left ? remove_workload_resources(config, spec, kRemoveBound, LeftNetwork::stays) : Status{};
+      },
+      [this, meta, alive = alive_](const Status& removed) {
+        if (!*alive) return;
+        if (removed) {
+          (void)remove_journal(core_.journal_dir, meta.id, Role::source);
+        } else {
+          log::warn("what a workload has left could not be removed", {{"workload", meta.workload}, {"reason", removed.error().what}});
+        }
+        departing_.erase(meta.workload);
+        name_is_free(meta.workload);
+      });
+}
+
+// So that its destination, which may wait for the verdict, is told.
+void Migrations::remember_abort(const JournalMeta& meta, const std::string& reason) {
+  if (core_.history.find(meta.id.hex())) return;
+  Report report;
+  report.migration_id = meta.id.hex();
+  report.workload = meta.workload;
+  report.source_node = core_.config.node.name;
+  report.destination_node = meta.peer;
+  report.outcome = to_string(Outcome::failed);
+  report.reason = reason;
+  if (auto added = core_.history.add(to_json(report)); !added) {
+    log::warn("the history could not be written", {{"reason", added.error().what}});
+  }
+}
+
+bool Migrations::journal_exists(const MigrationId& id, Role role) const {
+  std::error_code error;
+  return std::filesystem::exists(Journal::file_path(core_.journal_dir, id, role), error);
+}
+
+// Whether nothing of it is left to be decided or served here; what is left to be tidied up is.
+bool Migrations::source_has_ended(const JournalContents& contents) {
+  const Workload* workload = core_.workloads.find(contents.meta.workload);
+  const bool ours = workload != nullptr && workload->migration == contents.meta.id.hex();
+  if (contains(contents.records, plan::Record::complete)) {  // only what was committed is ever complete
+    if (ours && workload->init) return false;
+    finish_source(contents.meta, workload != nullptr && !workload->init &&
+                                     (ours || workload->state == WorkloadState::away));
+    return true;
+  }
+  if (!contents.records.empty() && contents.records.back() == plan::Record::finished) {
+    finish_source(contents.meta, false);
+    return true;
+  }
+  if (ours || committed(contents.records)) return false;
+  // Never stopped, or running again since: who moves it now, if anybody, has nothing to do with this one.
+  remember_abort(contents.meta, "the agent of the source was restarted while the destination was told of the end");
+  finish_source(contents.meta, false);
+  return true;
+}
+
+bool Migrations::recover_one(JournalEntry entry) {
+  auto give_up = [&](const std::string& reason) {
+    log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
+    undecided_.push_back({entry.id, entry.role, reason});
+    return false;
+  };
+  if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what);
+  auto journal = Journal::open(core_.journal_dir, entry.id, entry.role);
+  if (!journal) return give_up("its journal cannot be opened: " + journal.error().what);
+  const JournalContents& contents = journal->contents();
+  if (entry.role == Role::source && source_has_ended(contents)) return true;
+  if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
+    (void)remove_journal(core_.journal_dir, entry.id, entry.role);
+    return true;
+  }
+  log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
+                                            {"record", plan::to_string(contents.records.back())}});
+  if (entry.role == Role::source) {
+    const Workload* workload = core_.workloads.find(contents.meta.workload);
+    // A tree that has ended meanwhile (the machine was started again, for one) changes nothing of what was decided.
+    if (!workload || workload->migration != entry.id.hex()) return give_up("its workload " + contents.meta.workload + " is not here");
+    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
+    SourceMigration& recovered = *migration;
+    sources_[entry.id] = std::move(migration);
+    recovered.recover(std::move(*journal));
+    return true;
+  }
+  auto note = contents.notes.find("prepare");
+  auto bytes = note == contents.notes.end() ? Result<std::string>(fail("it has no PREPARE")) : from_hex(note->second);
+  auto payload = bytes ? decode_prepare(*bytes) : Result<PreparePayload>(std::unexpected(bytes.error()));
+  if (!payload) return give_up("its journal cannot be used: " + payload.error().what);
+  auto migration = std::make_unique<DestinationMigration>(context_, contents.meta, std::move(*payload), destination_handlers(entry.id));
+  DestinationMigration& recovered = *migration;
+  destinations_[entry.id] = std::move(migration);
+  recovered.recover(std::move(*journal));
+  return true;
+}
+
+}  // namespace mose::agent
