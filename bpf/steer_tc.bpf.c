@@ -97,13 +97,14 @@ static __always_inline void queue_frame(const struct maps *maps, __u32 length, s
 	decision->state = MOSE_STEER_HOLD;
 	decision->ifindex = maps->policy->tap_ifindex;
 	if (in_tap >= maps->policy->hold_packets_max || queue->hold_bytes + length > maps->policy->hold_bytes_max) {
-		queue->overflowed++;
+		__sync_fetch_and_add(&queue->overflowed, 1);
 		decision->full = 1;
 		return;
 	}
-	queue->queued++;
-	queue->queued_bytes += length;
-	queue->hold_bytes += length;
+	/* Atomic for the moment in which an agent replaces programs: another CPU may count by the lock of the policy before. */
+	__sync_fetch_and_add(&queue->queued, 1);
+	__sync_fetch_and_add(&queue->queued_bytes, length);
+	__sync_fetch_and_add(&queue->hold_bytes, length);
 }
 
 /*

@@ -3,7 +3,7 @@ mose_test(agent_test LABEL netns TIMEOUT 180 DEPS agent SOURCES agent/agent_test
 add_dependencies(agent_test mosed mose mose-init mose-holder mose-exec mose-pager)
 mose_test(agent_inspect_test LABEL netns DEPS agent SOURCES agent/inspect_test.cpp LIBS util)
 mose_test(steer_verbs_test LABEL netns TIMEOUT 120 DEPS agent handover SOURCES agent/steer_verbs_test.cpp agent/bed.cpp
-  LIBS fmt::fmt nlohmann_json::nlohmann_json)
+  LIBS mose_older_steering fmt::fmt nlohmann_json::nlohmann_json)
 add_dependencies(steer_verbs_test mosed mose mose-init mose-exec)
 mose_test(install_test LABEL netns SOURCES agent/install_test.cpp agent/bed.cpp DEPS agent LIBS fmt::fmt)
 target_compile_definitions(install_test PRIVATE MOSE_CMAKE="${CMAKE_COMMAND}" MOSE_BUILD="${CMAKE_BINARY_DIR}")

@@ -26,7 +26,7 @@ mose_test(steer_docs_test LABEL netns DEPS handover SOURCES steer/docs_test.cpp 
 target_compile_definitions(steer_docs_test PRIVATE
   MOSE_TEST_PREFIX="${MOSE_PREFIX}" MOSE_TEST_GUIDE="${CMAKE_SOURCE_DIR}/docs/steering.md")
 
-# The uplink's program as an older build would have it: the same source with a contract whose values have another layout.
+# Programs as an older build would have them: the same sources with a contract whose values have another layout.
 set(older ${CMAKE_CURRENT_BINARY_DIR}/older)
 add_custom_command(
   OUTPUT ${older}/include/mose/bpf/steer.h
@@ -35,17 +35,25 @@ add_custom_command(
           > ${older}/include/mose/bpf/steer.h
   DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/older/older.sed ${CMAKE_SOURCE_DIR}/include/mose/bpf/steer.h
   VERBATIM)
-add_custom_command(
-  OUTPUT ${older}/steer_xdp.skel.h
-  COMMAND ${MOSE_MAKE} -s -f ${CMAKE_SOURCE_DIR}/Makefile.bpf OUT=${older} MOSE_PREFIX=${MOSE_PREFIX}
-          BPF_CLANG=${MOSE_BPF_CLANG} BPF_INCLUDE=${older}/include SKELETON_PREFIX=older_ ${older}/steer_xdp.skel.h
-  DEPENDS ${CMAKE_SOURCE_DIR}/bpf/steer_xdp.bpf.c ${older}/include/mose/bpf/steer.h mose_bpf_steer_xdp_files
-          ${CMAKE_SOURCE_DIR}/Makefile.bpf
-  COMMENT "BPF older steer_xdp"
-  VERBATIM)
-add_library(mose_older_steering STATIC older/older.cpp ${older}/steer_xdp.skel.h)
+foreach(name steer_tc steer_xdp)
+  add_custom_command(
+    OUTPUT ${older}/${name}.skel.h
+    COMMAND ${MOSE_MAKE} -s -f ${CMAKE_SOURCE_DIR}/Makefile.bpf OUT=${older} MOSE_PREFIX=${MOSE_PREFIX}
+            BPF_CLANG=${MOSE_BPF_CLANG} BPF_INCLUDE=${older}/include SKELETON_PREFIX=older_ ${older}/${name}.skel.h
+    DEPENDS ${CMAKE_SOURCE_DIR}/bpf/${name}.bpf.c ${older}/include/mose/bpf/steer.h mose_bpf_${name}_files
+            ${CMAKE_SOURCE_DIR}/Makefile.bpf
+    COMMENT "BPF older ${name}"
+    VERBATIM)
+endforeach()
+add_library(mose_older_steering STATIC older/older.cpp ${older}/steer_tc.skel.h ${older}/steer_xdp.skel.h)
 target_include_directories(mose_older_steering PUBLIC older)
 target_include_directories(mose_older_steering SYSTEM PRIVATE ${older} ${older}/include)
 target_link_libraries(mose_older_steering PUBLIC mose_kernel mose_libbpf GTest::gtest)
+mose_test(steer_renew_test LABEL netns TIMEOUT 300 DEPS handover SOURCES steer/renew_test.cpp
+  LIBS mose_steer_test_support mose_older_steering)
+add_dependencies(steer_renew_test mose-holder)
+add_test(NAME steer_renew_clsact_test COMMAND steer_renew_test)
+set_tests_properties(steer_renew_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 300 RUN_SERIAL TRUE
+  ENVIRONMENT MOSE_TC_ATTACH=clsact)
 mose_test(uplink_renew_test LABEL netns DEPS handover SOURCES steer/uplink_renew_test.cpp
   LIBS mose_steer_test_support mose_older_steering)

@@ -98,6 +98,7 @@ class Agent {
               [this](const AgentEvent& event) { announce(event); }} {}
 
   Status start() {
+    renew_steering();
     MOSE_TRY(uplink_.start());
     // Before anything of a workload is looked at: an agent that other nodes cannot reach is none.
     MOSE_ASSIGN(service_, make_migration_service(core_));
@@ -135,6 +136,18 @@ class Agent {
 
  private:
   void announce(const AgentEvent& event) { requests_->publish(event); }
+
+  // Programs that an agent of another build has left at work, before anybody asks them for something.
+  void renew_steering() {
+    for (const auto& [workload, replaced] : handover::Steering::renew(pin_root(config_))) {
+      if (!replaced) {
+        log::error("the steering of an agent before us goes on as it is",
+                   {{"workload", workload}, {"reason", replaced.error().what}});
+      } else if (*replaced) {
+        log::info("the steering programs were replaced", {{"workload", workload}});
+      }
+    }
+  }
 
   // A workload that is marked as moving or arriving for a migration that no journal knows: the agent died before the
   // migration's first record, so that nothing has happened to it yet.

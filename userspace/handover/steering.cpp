@@ -55,10 +55,13 @@ Status check(Direction direction, const SteerPolicy& policy) {
 // Filters stay when their pins go. Those of a device that is gone went with it.
 void detach_filters(const SteeringConfig& config) {
   for (const ProgramPlace& place : places_of(config)) {
-    auto program = bpf::open_pinned(pin_directory(config.bpffs, config.workload) + "/program_" + place.name);
-    if (!program) continue;
-    auto detached = bpf::detach_clsact(program->get(), place.ifindex, place.point, config.host_ifindex);
-    if (!detached) log::warn("a TC filter stays", {{"workload", config.workload}, {"reason", detached.error().what}});
+    // The second: an agent died while it replaced the first.
+    for (const char* pin : {"/program_", "/next_program_"}) {
+      auto program = bpf::open_pinned(pin_directory(config.bpffs, config.workload) + pin + place.name);
+      if (!program) continue;
+      auto detached = bpf::detach_clsact(program->get(), place.ifindex, place.point, config.host_ifindex);
+      if (!detached) log::warn("a TC filter stays", {{"workload", config.workload}, {"reason", detached.error().what}});
+    }
   }
 }
 
@@ -149,12 +152,11 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   };
   for (const auto& object : objects) MOSE_TRY(bpf::pin(object.fd, directory + "/" + object.name));
 
-  const bpf_program* programs[] = {skeleton.progs.steer_ingress, skeleton.progs.steer_egress,
-                                   skeleton.progs.steer_uplink};
-  std::vector<ProgramPlace> places = places_of(config);
+  const std::vector<ProgramPlace> places = places_of(config);
+  const std::vector<int> programs = programs_of(skeleton, config);
   for (size_t i = 0; i < places.size(); ++i) {
     const ProgramPlace& place = places[i];
-    int program = bpf_program__fd(programs[i]);
+    const int program = programs[i];
     if (config.attach == TcAttach::clsact) {
       MOSE_TRY(bpf::pin(program, directory + "/program_" + place.name));
       MOSE_TRY(bpf::attach_clsact(program, place.ifindex, place.point, config.host_ifindex));

@@ -20,7 +20,8 @@
 //
 // Life: attach() before the workload's link is up: everything is shut and silent, so that nothing is seen of it; set()
 // as often as needed; remove() at the end. Links and maps are pinned under <bpffs>/mose/<workload>/, so that an agent
-// that dies leaves the programs working; adopt() finds them again. The destructor only closes descriptors.
+// that dies leaves the programs working; adopt() finds them again, after renew() those of another build as well. The
+// destructor only closes descriptors.
 namespace mose::handover {
 
 enum class Direction : uint8_t { ingress = 1, egress = 2, uplink = 3 };  // uplink has counters only
@@ -122,6 +123,16 @@ class Steering {
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
   // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
+  // What another build of ours has pinned becomes what adopt() of this one takes: programs are replaced one by one in one
+  // step each, maps whose values have changed are copied before (counters lose what comes in between), held frames stay
+  // where they are. On failure the old programs go on as they did. An agent that dies in the middle leaves what the next
+  // call completes. At the agent's start, when nobody sets policies or drains; loading programs takes the kernel some
+  // 100 ms.
+  struct Renewed {
+    std::string workload;
+    Result<bool> replaced;  // false: it is this build's
+  };
+  [[nodiscard]] static std::vector<Renewed> renew(const std::string& bpffs);
   // Detaches and unpins whatever there is of this workload; nothing to remove is fine.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& workload);
 

@@ -50,7 +50,14 @@ std::vector<ProgramPlace> places_of(const SteeringConfig& config) {
   return places;
 }
 
-Result<Skeleton> load_programs(const SteeringConfig& config) {
+std::vector<int> programs_of(const steer_tc& skeleton, const SteeringConfig& config) {
+  std::vector<int> programs{bpf_program__fd(skeleton.progs.steer_ingress), bpf_program__fd(skeleton.progs.steer_egress),
+                            bpf_program__fd(skeleton.progs.steer_uplink)};
+  programs.resize(places_of(config).size());
+  return programs;
+}
+
+Result<Skeleton> load_programs(const SteeringConfig& config, const GivenMaps& given) {
   bpf::capture_libbpf_log();
   Skeleton skeleton(steer_tc__open());
   if (!skeleton) return bpf::fail_libbpf("open the steering programs", errno);
@@ -58,6 +65,13 @@ Result<Skeleton> load_programs(const SteeringConfig& config) {
   mose_steer_config fixed{};
   MOSE_TRY(fill_config(fixed, config));
   std::memcpy(const_cast<mose_steer_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
+  for (auto [map, fd] : {std::pair{skeleton->maps.mose_services, given.services},
+                         {skeleton->maps.mose_queues, given.queues},
+                         {skeleton->maps.mose_drained, given.drained},
+                         {skeleton->maps.mose_counts, given.counts}}) {
+    if (fd < 0) continue;
+    if (int code = bpf_map__reuse_fd(map, fd); code < 0) return bpf::fail_libbpf("give the programs a map", code);
+  }
   if (int code = steer_tc__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load the steering programs", code);
   return skeleton;
 }
@@ -73,13 +87,17 @@ Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string
     return fail("pinned steering of " + workload + " has version " + std::to_string(in.version) +
                 ", this agent knows " + std::to_string(MOSE_STEER_VERSION));
   }
+  return from_kernel(in, bpffs, workload);
+}
+
+SteeringConfig from_kernel(const mose_steer_config& in, const std::string& bpffs, const std::string& workload) {
   SteeringConfig config{.workload = workload, .bpffs = bpffs};
   config.attach = static_cast<TcAttach>(in.attach);
   config.host_ifindex = in.host_ifindex;
   config.uplink_ifindex = in.uplink_ifindex;
   std::copy(std::begin(in.service_mac), std::end(in.service_mac), config.mac.begin());
   std::copy(std::begin(in.uplink_mac), std::end(in.uplink_mac), config.uplink_mac.begin());
-  for (uint32_t i = 0; i < in.services_count; ++i) {
+  for (uint32_t i = 0; i < std::min<uint32_t>(in.services_count, MOSE_STEER_SERVICES_MAX); ++i) {
     config.addresses.push_back(from_kernel(in.services[i]));
   }
   return config;

@@ -18,12 +18,17 @@ struct SkeletonFree {
 };
 using Skeleton = std::unique_ptr<steer_tc, SkeletonFree>;
 
-// Maps of its own, attached nowhere.
-[[nodiscard]] Result<Skeleton> load_programs(const SteeringConfig& config);
+// Of the programs' maps by the names of their pins, those that are given instead of new ones; -1: a new one.
+struct GivenMaps {
+  int services = -1, queues = -1, drained = -1, counts = -1;
+};
+// Attached nowhere, and but for those given with maps of its own.
+[[nodiscard]] Result<Skeleton> load_programs(const SteeringConfig& config, const GivenMaps& given = {});
 // Links or filters: as asked for, as the environment says, as the kernel can.
 [[nodiscard]] Result<TcAttach> choose_attach(TcAttach wanted);
 // What attach() has fixed.
 [[nodiscard]] Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string& workload);
+[[nodiscard]] SteeringConfig from_kernel(const mose_steer_config& in, const std::string& bpffs, const std::string& workload);
 
 // Where the programs sit; names end up in those of the pins.
 struct ProgramPlace {
@@ -32,5 +37,7 @@ struct ProgramPlace {
   bpf::TcPoint point;
 };
 [[nodiscard]] std::vector<ProgramPlace> places_of(const SteeringConfig& config);
+// Those for places_of(), in its order, borrowed.
+[[nodiscard]] std::vector<int> programs_of(const steer_tc& skeleton, const SteeringConfig& config);
 
 }  // namespace mose::handover

@@ -26,8 +26,9 @@
  * Both take memory as services come (nothing is allocated beforehand but the heads of the hash); how many they take at most is
  * set when the program is loaded.
  *
- * A newer agent carries entries and counters of the uplink over by the names of their fields (BTF): a name never gets another
- * meaning, and an enumeration's number is never used again.
+ * A newer agent replaces programs that are at work, and maps whose values have changed: fields are carried over by their
+ * names (BTF), so that a name never gets another meaning and an enumeration's number is never used again. mose_queues and
+ * mose_drained are never copied, because they count while they would be: they stay as they are in every version.
  *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides. Enumerations stand in the values
  * where that makes `bpftool map dump` print names.
@@ -38,7 +39,7 @@
 #endif
 
 #define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent puts back: not held again while draining */
-#define MOSE_STEER_VERSION 4u
+#define MOSE_STEER_VERSION 5u
 #define MOSE_STEER_SERVICES_MAX 8   /* addresses of one workload */
 #define MOSE_STEER_NAME_SIZE 32     /* of a workload, with its final zero */
 #define MOSE_TUNNEL_VNI 0x4d4f53u   /* "MOS": on a port that others may use for theirs */

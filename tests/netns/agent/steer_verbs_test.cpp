@@ -1,22 +1,30 @@
 // SPDX-License-Identifier: MIT
 // `mose steer` on the real agent: what it says is what happens to packets of a real service, and it can be undone.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "base/fd.h"
 #include "bed.h"
 #include "handover/steering.h"
+#include "older.h"
 
 namespace mose::test {
 namespace {
 
 using namespace std::chrono_literals;
+using handover::Direction;
+using handover::Steering;
+using handover::SteerState;
 using nlohmann::json;
 using testing::HasSubstr;
-using handover::Direction;
-using handover::SteerState;
-using handover::Steering;
 
 constexpr const char* kAddress = "192.0.2.10";
 constexpr const char* kSource = "192.0.2.1:40000";
@@ -95,6 +103,63 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
   EXPECT_THAT(released.out, HasSubstr("redis is in service: ingress was shut, egress was shut"));
   EXPECT_TRUE(redis_answers(kAddress));
   EXPECT_EQ(explain()["verdict"], "pass");
+}
+
+// One request after the other on one connection, and what TCP itself saw of it.
+class Requests {
+ public:
+  explicit Requests(const char* host) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(6379)};
+    inet_pton(AF_INET, host, &to.sin_addr);
+    timeval patience{.tv_sec = 5};
+    setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    EXPECT_EQ(connect(socket_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    thread_ = std::thread([this] {
+      char answer[16];
+      while (!stop_ && write_all(socket_.get(), "PING\r\n") && recv(socket_.get(), answer, sizeof answer, 0) == 7)
+        ++answered_;
+      ok_ = stop_.load();
+    });
+  }
+  ~Requests() { stop(); }
+  void stop() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+  }
+  [[nodiscard]] uint64_t answered() const { return answered_; }
+  [[nodiscard]] bool ok() const { return ok_; }  // after stop()
+  [[nodiscard]] unsigned retransmitted() const {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    EXPECT_EQ(getsockopt(socket_.get(), IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    return info.tcpi_total_retrans;
+  }
+
+ private:
+  Fd socket_;
+  std::atomic<bool> stop_{false}, ok_{false};
+  std::atomic<uint64_t> answered_{0};
+  std::thread thread_;
+};
+
+TEST_F(SteerVerbs, AnAgentOfAnOlderBuildIsFollowedUnderTraffic) {
+  Requests requests(kAddress);
+  for (bool killed : {true, false}) {
+    killed ? bed->kill_agent() : bed->terminate_agent();
+    make_steering_older("/sys/fs/bpf", "redis");
+    EXPECT_FALSE(Steering::adopt("/sys/fs/bpf", "redis").has_value());
+    bed->start_agent();
+    EXPECT_TRUE(Steering::adopt("/sys/fs/bpf", "redis").has_value());
+    EXPECT_THAT(bed->agent_log(), HasSubstr("the steering programs were replaced"));
+    uint64_t before = requests.answered();
+    EXPECT_TRUE(redis_answers(kAddress));
+    for (int wait = 0; wait < 2000 && requests.answered() == before; ++wait) std::this_thread::sleep_for(1ms);
+    EXPECT_GT(requests.answered(), before);
+  }
+  requests.stop();
+  EXPECT_TRUE(requests.ok());
+  EXPECT_EQ(requests.retransmitted(), 0u) << "a packet was lost";
+  EXPECT_TRUE(explain()["same_programs"].get<bool>());
 }
 
 TEST_F(SteerVerbs, ExplainKnowsBothDirections) {

@@ -18,6 +18,7 @@
 // The older contract's structures have the names of ours and other sizes.
 namespace mose::older {
 #include "mose/bpf/steer.h"
+#include "steer_tc.skel.h"
 #include "steer_xdp.skel.h"
 }  // namespace mose::older
 
@@ -45,6 +46,56 @@ Status carry_config(int pinned, int sample, const Config* fixed) {
   auto* config = const_cast<Config*>(fixed);
   std::memcpy(config, after.data(), sizeof(Config));
   config->version = MOSE_STEER_VERSION;
+  return {};
+}
+
+Status steering_older(const std::string& directory) {
+  using older::older_steer_tc;
+  struct Destroy {
+    void operator()(older_steer_tc* skeleton) const { older_steer_tc::destroy(skeleton); }
+  };
+  MOSE_ASSIGN(Fd config, bpf::open_pinned(directory + "/config"));
+  MOSE_ASSIGN(Fd services, bpf::open_pinned(directory + "/services"));
+  MOSE_ASSIGN(Fd queues, bpf::open_pinned(directory + "/queues"));
+  MOSE_ASSIGN(Fd drained, bpf::open_pinned(directory + "/drained"));
+  std::unique_ptr<older_steer_tc, Destroy> sample(older_steer_tc::open_and_load()), made(older_steer_tc::open());
+  if (!sample || !made) return fail("older programs cannot be loaded");
+  MOSE_TRY(carry_config(config.get(), bpf_map__fd(sample->maps.rodata), &made->rodata->mose_config));
+  bpf_map__reuse_fd(made->maps.mose_queues, queues.get());
+  bpf_map__reuse_fd(made->maps.mose_drained, drained.get());
+  if (older_steer_tc::load(made.get()) != 0) return fail("older programs cannot be loaded");
+  MOSE_ASSIGN(Fd counts, bpf::open_pinned(directory + "/counts"));
+  MOSE_TRY(carry_over(services.get(), bpf_map__fd(made->maps.mose_services)));
+  MOSE_TRY(carry_over(counts.get(), bpf_map__fd(made->maps.mose_counts)));
+  const auto& fixed = made->rodata->mose_config;
+  const unsigned host = fixed.host_ifindex, uplink = fixed.uplink_ifindex;
+  const struct {
+    const char* name;
+    int program;
+    unsigned ifindex;
+    bpf::TcPoint point;
+  } places[] = {{"ingress", bpf_program__fd(made->progs.steer_ingress), host, bpf::TcPoint::egress},
+                {"egress", bpf_program__fd(made->progs.steer_egress), host, bpf::TcPoint::ingress},
+                {"uplink", bpf_program__fd(made->progs.steer_uplink), uplink, bpf::TcPoint::ingress}};
+  for (const auto& place : places) {
+    if (place.ifindex == 0) continue;
+    if (fixed.attach == older::MOSE_STEER_CLSACT) {
+      const std::string name = std::string("program_") + place.name;
+      MOSE_ASSIGN(Fd before, bpf::open_pinned(directory + "/" + name));
+      MOSE_TRY(bpf::replace_clsact(place.program, before.get(), place.ifindex, place.point, host));
+      MOSE_TRY(bpf::replace_pin(place.program, directory, name));
+    } else {
+      MOSE_ASSIGN(Fd link, bpf::open_pinned(directory + "/link_" + place.name));
+      MOSE_ASSIGN(Fd before, bpf::program_of_link(link.get()));
+      MOSE_TRY(bpf::update_link(link.get(), place.program, before.get()));
+    }
+  }
+  MOSE_TRY(bpf::wait_for_running_programs());
+  const std::pair<const char*, int> pins[] = {{"services", bpf_map__fd(made->maps.mose_services)},
+                                              {"counts", bpf_map__fd(made->maps.mose_counts)},
+                                              {"tap_program", bpf_program__fd(made->progs.steer_tap)},
+                                              {"config", bpf_map__fd(made->maps.rodata)}};
+  for (auto [name, object] : pins) MOSE_TRY(bpf::replace_pin(object, directory, name));
   return {};
 }
 
@@ -76,6 +127,11 @@ Status uplink_older(const std::string& directory) {
 }
 
 }  // namespace
+
+void make_steering_older(const std::string& bpffs, const std::string& workload) {
+  auto made = steering_older(bpffs + "/mose/" + workload);
+  ASSERT_TRUE(made.has_value()) << made.error().what;
+}
 
 void make_uplink_older(const std::string& bpffs, const std::string& device) {
   auto made = uplink_older(bpffs + "/mose/uplink:" + device);
