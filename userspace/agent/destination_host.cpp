@@ -65,7 +65,12 @@ DestinationHost::DestinationHost(const Config& config, NodeUplink& uplink, std::
                                  PreparePayload payload, const MigrationId& id, const std::string& peer, Timeline& timeline)
     : config_(config), uplink_(uplink), criu_(std::move(criu)), payload_(std::move(payload)), id_(id), peer_(peer), timeline_(timeline) {}
 
-DestinationHost::~DestinationHost() = default;
+// An agent that ends after the commit: what the workload has sent and still waits is for the next one.
+DestinationHost::~DestinationHost() {
+  if (!egress_queue_ || !network_) return;
+  auto policy = network_->steering().policy(handover::Direction::egress);
+  if (!policy || policy->state != handover::SteerState::pass) egress_queue_->leave();
+}
 
 Status DestinationHost::check_address() {
   for (const ServiceAddress& address : payload_.spec.addresses) {

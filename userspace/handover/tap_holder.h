@@ -31,6 +31,8 @@ class TapHolder {
   ~TapHolder() { end(); }
 
   void end();
+  // The process and its file stay for take_over() by another agent.
+  void leave() { process_ = {}; }
 
  private:
   TapHolder(ProcessHandle process, std::string file) : process_(std::move(process)), file_(std::move(file)) {}
