@@ -125,13 +125,16 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	if (policy->deadline_ns && now >= policy->deadline_ns) {
 		policy->expired = state;
 		policy->deadline_ns = 0;
+		policy->since_ns = now;
 		state = policy->state = policy->on_expiry;
 	}
 	if (state == MOSE_STEER_DRAIN) {
-		if (READ_ONCE(maps->drained->frames) >= maps->queue->queued)
+		if (READ_ONCE(maps->drained->frames) >= maps->queue->queued) {
+			policy->since_ns = now;
 			state = policy->state = policy->after_drain;
-		else if (marked)
+		} else if (marked) {
 			state = policy->after_drain;
+		}
 	}
 	decision->met = state;
 	decision->epoch = policy->epoch;

@@ -181,13 +181,29 @@ std::string show(const control::v1::CheckResult& result, bool as_json) {
   return out + (result.ok() ? "this host can migrate\n" : "this host cannot migrate: something required is missing\n");
 }
 
+namespace {
+
+std::string closed_service(const control::v1::Closed& item) {
+  auto seconds = [](int64_t ms) { return fmt::format("{:.1f} s", static_cast<double>(ms) / 1e3); };
+  std::string out = fmt::format("packets of {} wait or are dropped here", item.workload());
+  if (item.since_ms() >= 0) out += " for " + seconds(item.since_ms());
+  out += fmt::format(" (ingress {}, egress {}): ", item.ingress(), item.egress());
+  if (item.expires_in_ms() >= 0) out += "ends by itself in " + seconds(item.expires_in_ms()) + ", ";
+  if (!item.unclaimed()) return out + "its migration decides\n";
+  return out + fmt::format("no migration will open it, `mose steer release {}` does\n", item.workload());
+}
+
+}  // namespace
+
 std::string show(const control::v1::MigrationList& list, bool as_json) {
   if (as_json) {
     json out = json::array();
     for (const auto& item : list.migrations()) out.push_back(value_of(item));
     return line(out);
   }
-  if (list.migrations().empty()) return "no migration is under way\n";
+  std::string closed;
+  for (const auto& item : list.closed()) closed += closed_service(item);
+  if (list.migrations().empty()) return "no migration is under way\n" + closed;
   std::vector<std::vector<std::string>> rows{{"ID", "WORKLOAD", "FROM", "TO", "PHASE", "TIME"}};
   // Why one is undecided, and what to try, is more than a column holds.
   std::string below;
@@ -197,7 +213,7 @@ std::string show(const control::v1::MigrationList& list, bool as_json) {
     rows.push_back({id, item.workload(), item.source(), item.destination(), phase,
                     fmt::format("{:.1f} s", static_cast<double>(item.elapsed_ms()) / 1e3)});
   }
-  return format_table(rows) + below;
+  return format_table(rows) + below + closed;
 }
 
 std::string show(const control::v1::Event& event, bool as_json) {
@@ -243,8 +259,8 @@ std::string show_steering(const std::string& text, bool as_json) {
   auto services = json::parse(text, nullptr, false);
   if (as_json || !services.is_array()) return show_json(text, true);
   if (services.empty()) return "no service is steered here\n";
-  std::vector<std::vector<std::string>> rows{
-      {"SERVICE", "WORKLOAD", "DIRECTION", "STATE", "EXPIRES", "WAITING", "PASSED", "HELD", "REDIRECTED", "DROPPED"}};
+  std::vector<std::vector<std::string>> rows{{"SERVICE", "WORKLOAD", "DIRECTION", "STATE", "SINCE", "EXPIRES",
+                                              "WAITING", "PASSED", "HELD", "REDIRECTED", "DROPPED"}};
   for (const json& service : services) {
     for (const char* direction : {"ingress", "egress"}) {
       auto found = service.find(direction);
@@ -257,8 +273,9 @@ std::string show_steering(const std::string& text, bool as_json) {
       if (found->contains("after_drain")) state += ", then " + text_of(*found, "after_drain");
       if (found->contains("expired")) state += " (" + text_of(*found, "expired") + " expired)";
       rows.push_back({text_of(service, "service"), text_of(service, "workload"), direction, state,
-                      milliseconds_of(*found, "expires_in_ms"), count_of(*found, "waiting"), count_of(frames, "passed"),
-                      count_of(frames, "held"), count_of(frames, "redirected"), count_of(*found, "dropped")});
+                      milliseconds_of(*found, "since_ms"), milliseconds_of(*found, "expires_in_ms"),
+                      count_of(*found, "waiting"), count_of(frames, "passed"), count_of(frames, "held"),
+                      count_of(frames, "redirected"), count_of(*found, "dropped")});
     }
   }
   return format_table(rows);

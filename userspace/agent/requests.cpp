@@ -59,6 +59,19 @@ void fill(control::v1::Progress& out, const MigrationProgress& progress) {
   out.set_elapsed_ms(progress.elapsed_ms);
 }
 
+int64_t whole_ms(Nanoseconds duration) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
+}
+
+void fill(control::v1::Closed& out, const SteerRequests::Closed& closed) {
+  out.set_workload(closed.workload);
+  out.set_ingress(handover::to_string(closed.ingress));
+  out.set_egress(handover::to_string(closed.egress));
+  out.set_since_ms(closed.since ? whole_ms(now() - *closed.since) : -1);
+  out.set_expires_in_ms(closed.deadline ? std::max<int64_t>(whole_ms(*closed.deadline - now()), 0) : -1);
+  out.set_unclaimed(closed.unclaimed);
+}
+
 void send_json(const Reply& reply, const std::string& text) {
   Response response;
   response.mutable_json()->set_text(text);
@@ -317,6 +330,7 @@ void Requests::status(const Reply& reply) const {
   Response response;
   auto& list = *response.mutable_migration_list();
   for (const MigrationProgress& progress : service_.list()) fill(*list.add_migrations(), progress);
+  for (const SteerRequests::Closed& closed : steer_.closed()) fill(*list.add_closed(), closed);
   reply.send(response, true);
 }
 

@@ -54,6 +54,7 @@ Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCoun
   const bool redirects =
       policy.state == handover::SteerState::redirect || policy.after_drain == handover::SteerState::redirect;
   out["tunnel"] = redirects ? tunnel_of(policy.tunnel) : Json(nullptr);
+  out["since_ms"] = policy.since ? Json(to_ms(now() - *policy.since)) : Json(nullptr);
   out["expires_in_ms"] = nullptr;
   if (policy.deadline) {
     out["expires_in_ms"] = to_ms(std::max(*policy.deadline - now(), Nanoseconds::zero()));
@@ -138,6 +139,10 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
   return out.dump();
 }
 
+std::optional<Timestamp> earlier(std::optional<Timestamp> a, std::optional<Timestamp> b) {
+  return a && b ? std::min(*a, *b) : a ? a : b;
+}
+
 Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const ProcessHandle& init) {
   MOSE_ASSIGN(Fd netns, open_namespace(init, NamespaceKind::net));
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(config, netns.get()));
@@ -188,6 +193,35 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
                   kExitUsage);
   }
   return out.dump();
+}
+
+std::vector<SteerRequests::Closed> SteerRequests::closed() const {
+  std::vector<Closed> out;
+  const auto migrations = service_.list();
+  for (const Workload* workload : core_.workloads.list()) {
+    // Others are redirected, or their network is being made or thrown away.
+    const bool here = workload->state == WorkloadState::running || workload->state == WorkloadState::moving ||
+                      workload->state == WorkloadState::arriving;
+    if (!here) continue;
+    auto steering = handover::Steering::adopt(bpffs_of(core_.config, workload->spec), workload->spec.name);
+    if (!steering) continue;
+    auto ingress = steering->policy(Direction::ingress), egress = steering->policy(Direction::egress);
+    if (!ingress || !egress) continue;
+    Closed item{.workload = workload->spec.name, .ingress = ingress->state, .egress = egress->state};
+    bool closed = false;
+    for (const handover::SteerPolicy* policy : {&*ingress, &*egress}) {
+      if (policy->state == handover::SteerState::pass) continue;
+      closed = true;
+      item.since = earlier(item.since, policy->since);
+      item.deadline = earlier(item.deadline, policy->deadline);
+    }
+    if (!closed) continue;
+    item.unclaimed = std::none_of(migrations.begin(), migrations.end(), [&](const MigrationProgress& migration) {
+      return migration.workload == workload->spec.name;
+    });
+    out.push_back(std::move(item));
+  }
+  return out;
 }
 
 void SteerRequests::explain(const std::string& text, std::function<void(Answer<std::string>)> done) const {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "agent/core.h"
 #include "agent/migration_service.h"
@@ -19,6 +21,15 @@ class SteerRequests {
   // JSON, one object for each address: by direction state, deadline, counters by reason. `service`: an address or the
   // name of a workload; empty: all.
   [[nodiscard]] Answer<std::string> show(const std::string& service) const;
+  // Workloads that are here, their processes running or stopped, whose packets do not simply pass.
+  struct Closed {
+    std::string workload;
+    handover::SteerState ingress{}, egress{};
+    std::optional<Timestamp> since;     // when the first of the two left pass, as far as is known
+    std::optional<Timestamp> deadline;  // when the first of them ends by itself
+    bool unclaimed = false;             // no migration is left that would open it
+  };
+  [[nodiscard]] std::vector<Closed> closed() const;
   // JSON: what the programs would do with a packet of this flow now, and why.
   void explain(const std::string& flow, std::function<void(Answer<std::string>)> done) const;
   // Whatever is held, shut or redirected of a service is so no longer. Refused while a migration decides about it. `done`

@@ -137,8 +137,8 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
 
   // Shut and silent before the first program can see a frame.
   SteerPolicy closed{.state = SteerState::shut, .silent = true};
-  MOSE_TRY(maps->set_policy(Direction::ingress, to_kernel(closed, 1)));
-  MOSE_TRY(maps->set_policy(Direction::egress, to_kernel(closed, 1)));
+  MOSE_TRY(maps->set_policy(Direction::ingress, to_kernel(closed, {})));
+  MOSE_TRY(maps->set_policy(Direction::egress, to_kernel(closed, {})));
 
   Rollback rollback;
   rollback.push([&] { (void)remove_pins(config.bpffs, config.workload); });
@@ -218,7 +218,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
     if (left > 0) write_off(direction);  // of a hold that was never drained
     MOSE_TRY(maps_->level(direction));
   }
-  MOSE_TRY(maps_->set_policy(direction, to_kernel(policy, current.epoch + 1)));
+  MOSE_TRY(maps_->set_policy(direction, to_kernel(policy, current)));
   // After the change: until then frames go on being counted as held.
   if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) write_off(direction);
   return {};
@@ -261,6 +261,7 @@ Result<SteerPolicy> Steering::policy(Direction direction) const {
   if (policy.deadline && now() >= *policy.deadline) {
     policy.expired = policy.state;
     policy.state = policy.on_expiry;
+    policy.since = policy.deadline;
     policy.deadline.reset();
   }
   if (policy.state == SteerState::drain) {

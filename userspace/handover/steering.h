@@ -55,6 +55,7 @@ struct SteerPolicy {
   uint64_t hold_bytes_max = kHoldBytesMax;
 
   std::optional<SteerState> expired;  // read only: the state whose deadline has come since the last set()
+  std::optional<Timestamp> since;     // read only: when the state began; none: programs before ours have set it
 
   bool operator==(const SteerPolicy&) const = default;
 };

@@ -66,13 +66,15 @@ Status check_tunnel(const std::optional<Tunnel>& tunnel) {
   return tunnel->port == 0 ? fail("a tunnel has a port") : Status{};
 }
 
-mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch) {
+mose_steer_policy to_kernel(const SteerPolicy& policy, const mose_steer_policy& before) {
   mose_steer_policy out{};
   out.state = static_cast<mose_steer_state>(policy.state);
   out.after_drain = static_cast<mose_steer_state>(policy.after_drain);
-  out.epoch = epoch;
+  out.epoch = before.epoch + 1;
   out.silent = policy.silent ? 1 : 0;
   out.on_expiry = static_cast<mose_steer_state>(policy.on_expiry);
+  const Timestamp since = out.state == before.state ? Timestamp(Nanoseconds(before.since_ns)) : now();
+  out.since_ns = static_cast<uint64_t>(since.time_since_epoch().count());
   if (policy.deadline) out.deadline_ns = static_cast<uint64_t>(policy.deadline->time_since_epoch().count());
   out.tap_ifindex = policy.tap_ifindex;
   out.peer_ifindex = policy.peer_ifindex;
@@ -91,6 +93,7 @@ SteerPolicy from_kernel(const mose_steer_policy& in) {
   policy.silent = in.silent != 0;
   policy.on_expiry = static_cast<SteerState>(in.on_expiry);
   if (in.deadline_ns != 0) policy.deadline = Timestamp(Nanoseconds(in.deadline_ns));
+  if (in.since_ns != 0) policy.since = Timestamp(Nanoseconds(in.since_ns));
   if (in.expired != 0) policy.expired = static_cast<SteerState>(in.expired);
   policy.tap_ifindex = in.tap_ifindex;
   policy.peer_ifindex = in.peer_ifindex;

@@ -21,7 +21,8 @@ namespace mose::handover {
 [[nodiscard]] mose_steer_tunnel to_kernel(const std::optional<Tunnel>& tunnel);
 [[nodiscard]] std::optional<Tunnel> from_kernel(const mose_steer_tunnel& in);
 [[nodiscard]] Status check_tunnel(const std::optional<Tunnel>& tunnel);
-[[nodiscard]] mose_steer_policy to_kernel(const SteerPolicy& policy, uint32_t epoch);
+// What takes the place of `before`: the next epoch, and a state that stays the same goes on since then.
+[[nodiscard]] mose_steer_policy to_kernel(const SteerPolicy& policy, const mose_steer_policy& before);
 [[nodiscard]] SteerPolicy from_kernel(const mose_steer_policy& in);
 // A value of a map must have the size this agent knows, else reading would overrun or misread it.
 [[nodiscard]] Status expect_size(int map, size_t size, const std::string& name);

@@ -8,7 +8,7 @@
  * not per address: a change of state is one map update, however many addresses it has.
  *
  * mose_services  array, by direction: the policy. The agent writes (BPF_F_LOCK); the programs only ever end a drain
- *                (`after_drain`) and a state whose time is up (`on_expiry`), under the same lock.
+ *                (`after_drain`) and a state whose time is up (`on_expiry`), under the same lock, and note since when.
  * mose_queues    array, by direction: what is in the tap. The programs write, under the lock of the policy.
  * mose_drained   array, by direction, mapped into the agent: how many frames of the tap the agent has put back. One
  *                writer, monotonic, stored after the frame has been delivered: that is what makes the end of a drain free
@@ -111,6 +111,7 @@ struct mose_steer_policy {
 	enum mose_steer_state expired;     /* the state whose time was up; 0: none since the agent last wrote */
 	__u32 epoch;                       /* raised by the agent with every change */
 	__u64 deadline_ns;                 /* in bpf_ktime_get_ns; 0: the state does not expire */
+	__u64 since_ns;                    /* when the state began, in bpf_ktime_get_ns; 0: before it was noted */
 	__u32 silent;           /* 1: ARP and neighbour discovery are dropped as well */
 	__u32 tap_ifindex;
 	__u32 peer_ifindex;     /* device that redirected frames leave by */
@@ -222,7 +223,7 @@ struct mose_uplink_config {
 #endif
 MOSE_STEER_ASSERT(sizeof(enum mose_steer_state) == 4, "enumerations in values");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_tunnel) == 40, "tunnel");
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 72 + 40, "policy");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 80 + 40, "policy");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");

@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "bed.h"
+#include "handover/hold_queue.h"
 #include "handover/steering.h"
 #include "older.h"
 
@@ -24,7 +25,9 @@ using handover::Direction;
 using handover::Steering;
 using handover::SteerState;
 using nlohmann::json;
+using testing::ContainsRegex;
 using testing::HasSubstr;
+using testing::MatchesRegex;
 
 constexpr const char* kAddress = "192.0.2.10";
 constexpr const char* kSource = "192.0.2.1:40000";
@@ -94,15 +97,50 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
   EXPECT_EQ(seen["state"], "shut");
   EXPECT_EQ(seen["direction"], "ingress");
   EXPECT_TRUE(seen["same_programs"].get<bool>());
-  EXPECT_EQ(answer({"steer", "show"})[0]["ingress"]["state"], "shut");
+  json shown = answer({"steer", "show"})[0]["ingress"];
+  EXPECT_EQ(shown["state"], "shut");
+  EXPECT_GE(shown["since_ms"].get<double>(), 300);
+  EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("SINCE"));
   auto text = bed->mose({"steer", "explain", "tcp", kSource, kService, "syn"});
   EXPECT_THAT(text.out, HasSubstr("is dropped in the state shut"));
+
+  auto status = bed->mose({"status"});
+  EXPECT_EQ(status.exit_code, 0) << status.error;
+  EXPECT_THAT(status.out,
+              MatchesRegex("no migration is under way\npackets of redis wait or are dropped here for [0-9.]+ s "
+                           "\\(ingress shut, egress shut\\): no migration will open it, `mose steer release redis` "
+                           "does\n"));
 
   auto released = bed->mose({"steer", "release", kAddress});
   EXPECT_EQ(released.exit_code, 0) << released.error;
   EXPECT_THAT(released.out, HasSubstr("redis is in service: ingress was shut, egress was shut"));
   EXPECT_TRUE(redis_answers(kAddress));
   EXPECT_EQ(explain()["verdict"], "pass");
+  EXPECT_EQ(bed->mose({"status"}).out, "no migration is under way\n");
+}
+
+TEST_F(SteerVerbs, AHoldThatNobodyEndsIsShownWithItsEnd) {
+  auto steering = Steering::adopt("/sys/fs/bpf", "redis");
+  ASSERT_TRUE(steering) << steering.error().what;
+  auto queue = handover::HoldQueue::create(*steering, Direction::ingress);
+  ASSERT_TRUE(queue) << queue.error().what;
+  handover::SteerPolicy policy = *steering->policy(Direction::ingress);
+  policy.state = SteerState::hold_new;
+  policy.tap_ifindex = queue->tap_ifindex();
+  policy.deadline = now() + 60s;
+  ASSERT_TRUE(steering->set(Direction::ingress, policy));
+  EXPECT_THAT(bed->mose({"status"}).out,
+              ContainsRegex("packets of redis wait or are dropped here for [0-9.]+ s \\(ingress "
+                            "hold-new, egress pass\\): ends by itself in [0-9.]+ s, no migration"));
+  // The programs end it at its time, and it is shown no longer.
+  policy.deadline = now();
+  ASSERT_TRUE(steering->set(Direction::ingress, policy));
+  EXPECT_TRUE(redis_answers(kAddress));
+  json shown = answer({"steer", "show"})[0]["ingress"];
+  EXPECT_EQ(shown["state"], "pass");
+  EXPECT_EQ(shown["expired"], "hold-new");
+  EXPECT_EQ(bed->mose({"status"}).out, "no migration is under way\n");
+  ASSERT_TRUE(steering->set_state(Direction::ingress, SteerState::pass));
 }
 
 // One request after the other on one connection, and what TCP itself saw of it.
