@@ -186,6 +186,11 @@ void FaultBed::kill_agent(const std::string& node) const {
   if (agent) (void)agent->signal(SIGKILL);
 }
 
+void FaultBed::stop_agent(const std::string& node) const {
+  auto agent = lab::open_record(state_.agents.at(node));
+  if (agent) (void)agent->signal(SIGTERM);
+}
+
 Status FaultBed::start_agents() {
   for (const char* node : lab::kNodes) {
     if (agent_alive(node)) continue;

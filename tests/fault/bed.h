@@ -52,6 +52,7 @@ class FaultBed {
   // ---- Agents
   [[nodiscard]] bool agent_alive(const std::string& node) const;
   void kill_agent(const std::string& node) const;  // any thread
+  void stop_agent(const std::string& node) const;  // as a service manager does; any thread
   // Starts what is dead.
   [[nodiscard]] Status start_agents();
 
