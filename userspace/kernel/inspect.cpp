@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <map>
 #include <optional>
 #include <set>
@@ -140,6 +141,15 @@ bool is_terminal(unsigned major) {
   return major == 4 || major == 5 || (major >= 136 && major <= 143);
 }
 
+// Nothing when it has ended.
+std::optional<pid_t> parent_of(pid_t pid) {
+  auto text = read_file(proc(pid, "stat"), 4096);
+  // The command name may hold anything: "PID (NAME) STATE PARENT ...".
+  size_t at = text ? text->rfind(") ") : std::string::npos;
+  if (at == std::string::npos || at + 4 >= text->size()) return std::nullopt;
+  return static_cast<pid_t>(std::strtol(text->c_str() + at + 4, nullptr, 10));
+}
+
 class Inspection {
  public:
   explicit Inspection(const InspectRequest& request) : request_(request) {}
@@ -184,6 +194,20 @@ class Inspection {
                      fd, std::move(thing)});
   }
 
+  // Also one that was born since the tree was read, or has ended since: a service may fork all the time.
+  [[nodiscard]] bool is_ours(const pid_t pid) const {
+    constexpr int kStepsMax = 256;
+    pid_t at = pid;
+    for (int step = 0; step < kStepsMax; ++step) {
+      if (tree_pids_.contains(at)) return true;
+      auto parent = parent_of(at);
+      if (!parent && at == pid) return true;
+      if (parent && *parent <= 1) return false;
+      at = parent.value_or(pid);  // who has lost his parent has another one
+    }
+    return false;
+  }
+
   void check_mounts() {
     for (const MountEntry& mount : mounts_) {
       bool known = mount.target == "/" || mount.target == "/proc" ||
@@ -201,7 +225,7 @@ class Inspection {
     auto pids = group ? group->procs() : Result<std::vector<pid_t>>(std::unexpected(group.error()));
     if (!pids) return;
     for (pid_t pid : *pids) {
-      if (!tree_pids_.contains(pid))
+      if (!is_ours(pid))
         add(TieKind::foreign_process, nullptr, -1, fmt::format("{}, pid {}", command_of(pid), pid));
     }
     for (const Process& process : processes_) {
@@ -244,7 +268,7 @@ class Inspection {
     if (own_pipes_.empty() && own_sockets_.empty()) return;
     // Who outside holds the same pipe or socket: all processes that we can see.
     for (int pid : numbers_in("/proc")) {
-      if (tree_pids_.contains(pid)) continue;
+      if (is_ours(pid)) continue;
       for (int fd : numbers_in(proc(pid, "fd"))) {
         std::string link = link_of(proc(pid, fmt::format("fd/{}", fd)));
         if (auto inode = inode_of(link, "socket:[")) outside_sockets_.emplace(*inode, pid);
@@ -294,7 +318,7 @@ class Inspection {
     }
     if (ours.empty()) return;
     for (int pid : numbers_in("/proc")) {
-      if (tree_pids_.contains(pid) || ours.empty()) continue;
+      if (ours.empty() || is_ours(pid)) continue;
       auto other = space_of(pid);
       auto theirs =
           other ? shared_objects({&*other, 1}) : Result<std::vector<SharedObject>>(std::unexpected(other.error()));
@@ -375,7 +399,7 @@ class Inspection {
       return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
     if (!S_ISFIFO(info.st_mode)) return;
     for (int pid : numbers_in("/proc")) {
-      if (tree_pids_.contains(pid)) continue;
+      if (is_ours(pid)) continue;
       for (int fd : numbers_in(proc(pid, "fd"))) {
         struct stat other;
         if (stat(proc(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino ||

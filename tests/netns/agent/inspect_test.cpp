@@ -104,6 +104,24 @@ TEST_F(InspectTest, AProcessWithoutTiesHasNone) {
   EXPECT_THAT(child.reasons(), testing::IsEmpty());
 }
 
+// Its children come and go while they are looked at, each with a pipe of the tree in its hands.
+TEST_F(InspectTest, OneThatForksAllTheTimeHasNoTiesByThat) {
+  Child child([] {
+    int ends[2];
+    if (pipe(ends) != 0 || fork() != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+      if (fork() == 0) {
+        usleep(3000);
+        _exit(0);
+      }
+      usleep(300);
+    }
+  });
+  for (int i = 0; i < 30; ++i) ASSERT_THAT(child.reasons(), testing::IsEmpty());
+}
+
 TEST_F(InspectTest, ATerminalIsNamed) {
   int master = -1, slave = -1;
   ASSERT_EQ(openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
