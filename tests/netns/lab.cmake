@@ -32,3 +32,10 @@ add_dependencies(lab_strategies_test mose-lab-keeper mose-client mosed mose mose
 mose_test(lab_routed_test LABEL netns DEPS lab client TIMEOUT 300
   SOURCES lab/bed.cpp lab/routed_test.cpp LIBS nlohmann_json::nlohmann_json)
 add_dependencies(lab_routed_test mose-lab-keeper mosed mose mose-init mose-holder mose-exec mose-pager)
+mose_test(lab_load_test LABEL netns DEPS lab client TIMEOUT 300
+  SOURCES lab/bed.cpp lab/load_test.cpp lab/reset_watch_test.cpp ../unit/lab/json_schema.cpp
+  LIBS nlohmann_json::nlohmann_json)
+target_include_directories(lab_load_test PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit/lab)
+target_compile_definitions(lab_load_test PRIVATE
+  MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
+add_dependencies(lab_load_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-init mose-exec)

@@ -4,7 +4,10 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/fd.h"
 
@@ -26,6 +29,32 @@ uint64_t count(const Json& in, const char* key) {
   return it != in.end() && it->is_number() ? it->get<uint64_t>() : 0;
 }
 
+Phases phases_of(const Json& in) {
+  Phases out;
+  auto all = in.find("phases");
+  if (all == in.end() || !all->is_object()) return out;
+  for (size_t i = 0; i < out.size(); ++i) {
+    auto p = all->find(kPhaseNames[i]);
+    if (p == all->end() || !p->is_object()) continue;
+    out[i] = PhaseFigures{optional_number(*p, "seconds").value_or(0),
+                          count(*p, "requests"),
+                          optional_number(*p, "answers_per_s").value_or(0),
+                          optional_number(*p, "latency_p50_us"),
+                          optional_number(*p, "latency_p99_us"),
+                          optional_number(*p, "latency_p999_us"),
+                          optional_number(*p, "latency_max_us"),
+                          optional_number(*p, "server_cpu_us")};
+  }
+  return out;
+}
+
+std::optional<TcpCounters> tcp_of(const Json& in, const char* key) {
+  auto it = in.find(key);
+  if (it == in.end() || !it->is_object()) return std::nullopt;
+  return TcpCounters{count(*it, "timeouts"), count(*it, "retransmits"), count(*it, "tail_loss_probes"),
+                     count(*it, "resets_sent"), count(*it, "established_resets")};
+}
+
 std::string text(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 std::string failure(const Error& error) { return text({{"ok", false}, {"error", error.what}}); }
@@ -39,7 +68,16 @@ std::string answer(LoadClient& client, std::string_view command) {
   }
   if (command == "start") return done(client.start());
   if (command == "begin") return done(client.begin_window());
-  if (command == "end") return to_json(client.end_window());
+  if (command == "end" || command.starts_with("end ")) {
+    std::istringstream words{std::string(command.substr(3))};
+    PhaseBounds bounds;
+    words >> bounds.precopy_ns >> bounds.handover_ns >> bounds.resumed_ns;
+    return to_json(client.end_window(bounds));
+  }
+  if (command.starts_with("watch ")) {
+    client.watch_server(static_cast<pid_t>(std::strtol(std::string(command.substr(6)).c_str(), nullptr, 10)));
+    return done({});
+  }
   if (command == "verify") return to_json(client.verify());
   if (command == "pause" || command == "resume") {
     command == "pause" ? client.pause() : client.resume();
@@ -60,6 +98,35 @@ Result<Json> parse(const std::string& line) {
 
 }  // namespace
 
+nlohmann::ordered_json phases_json(const Phases& phases) {
+  Json out = Json::object();
+  for (size_t i = 0; i < phases.size(); ++i) {
+    const auto& p = phases[i];
+    out[kPhaseNames[i]] = !p ? Json(nullptr)
+                             : Json{{"seconds", p->seconds},
+                                    {"requests", p->requests},
+                                    {"answers_per_s", p->answers_per_s},
+                                    {"latency_p50_us", number(p->latency_p50_us)},
+                                    {"latency_p99_us", number(p->latency_p99_us)},
+                                    {"latency_p999_us", number(p->latency_p999_us)},
+                                    {"latency_max_us", number(p->latency_max_us)},
+                                    {"server_cpu_us", number(p->server_cpu_us)}};
+  }
+  return out;
+}
+
+nlohmann::ordered_json tcp_json(const std::optional<TcpCounters>& c, std::optional<uint64_t> resets_received) {
+  if (!c) return nullptr;
+  return {{"timeouts", c->timeouts},
+          {"retransmits", c->retransmits},
+          {"tail_loss_probes", c->tail_loss_probes},
+          // A probe may carry new data: then this says one too few, never one too many.
+          {"other_retransmits", c->retransmits - std::min(c->retransmits, c->tail_loss_probes)},
+          {"resets_sent", c->resets_sent},
+          {"resets_received", resets_received ? Json(*resets_received) : Json(nullptr)},
+          {"established_resets", c->established_resets}};
+}
+
 std::string to_json(const Figures& f) {
   const Counts& c = f.counts;
   return text({{"ok", true},
@@ -70,6 +137,9 @@ std::string to_json(const Figures& f) {
                {"duplicated", c.duplicated},
                {"reordered", c.reordered},
                {"not_sent", c.not_sent},
+               {"phases", phases_json(f.phases)},
+               {"client_tcp", tcp_json(f.client_tcp, f.resets_received)},
+               {"workload_tcp", tcp_json(f.workload_tcp)},
                {"latency_p50_us", number(f.latency_p50_us)},
                {"latency_p99_us", number(f.latency_p99_us)},
                {"latency_max_us", number(f.latency_max_us)},
@@ -98,6 +168,12 @@ Result<Figures> figures_from_json(const std::string& line) {
   Figures f;
   f.counts = {count(in, "requests"), count(in, "errors"),     count(in, "resets"),  count(in, "lost"),
               count(in, "duplicated"), count(in, "reordered"), count(in, "not_sent")};
+  f.phases = phases_of(in);
+  f.client_tcp = tcp_of(in, "client_tcp");
+  f.workload_tcp = tcp_of(in, "workload_tcp");
+  auto tcp = in.find("client_tcp");
+  if (tcp != in.end() && tcp->is_object() && tcp->contains("resets_received") && (*tcp)["resets_received"].is_number())
+    f.resets_received = count(*tcp, "resets_received");
   f.latency_p50_us = optional_number(in, "latency_p50_us");
   f.latency_p99_us = optional_number(in, "latency_p99_us");
   f.latency_max_us = optional_number(in, "latency_max_us");

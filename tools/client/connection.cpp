@@ -58,16 +58,29 @@ void Connection::end(int code) {
 }
 
 bool Connection::flush() {
-  while (!unsent_.empty()) {
-    ssize_t n = ::send(fd_.get(), unsent_.data(), unsent_.size(), MSG_NOSIGNAL);
+  while (unsent_bytes() > 0) {
+    ssize_t n = ::send(fd_.get(), unsent_.data() + unsent_begin_, unsent_bytes(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
       if (errno != EAGAIN) end(errno);
       return false;
     }
-    unsent_.erase(0, static_cast<size_t>(n));
+    unsent_begin_ += static_cast<size_t>(n);
   }
+  unsent_.clear();
+  unsent_begin_ = 0;
   return true;
+}
+
+bool Connection::queue(std::string_view requests) {
+  if (!open()) return false;
+  // Only when half of it is done with: moved bytes stay in proportion to sent ones.
+  if (unsent_begin_ > unsent_.size() / 2) {
+    unsent_.erase(0, unsent_begin_);
+    unsent_begin_ = 0;
+  }
+  unsent_ += requests;
+  return flush() || open();
 }
 
 Connection::Sent Connection::send(std::string_view request) {

@@ -37,6 +37,10 @@ class Connection {
   // and goes out first.
   enum class Sent { sent, full, closed };
   [[nodiscard]] Sent send(std::string_view request);
+  // Takes all of it, whatever the send buffer takes now: an open loop's requests are due while the server stands still.
+  // False when the connection has ended.
+  [[nodiscard]] bool queue(std::string_view requests);
+  [[nodiscard]] size_t unsent_bytes() const { return unsent_.size() - unsent_begin_; }
   // Reads what there is into the reader; false when the connection has ended (then open() is false).
   [[nodiscard]] bool receive();
   ReplyReader& replies() { return replies_; }
@@ -55,6 +59,7 @@ class Connection {
 
   Fd fd_;
   std::string unsent_;
+  size_t unsent_begin_ = 0;  // what is before it has gone out
   ReplyReader replies_;
   int close_code_ = 0;
 };

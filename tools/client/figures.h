@@ -5,6 +5,9 @@
 #include <optional>
 #include <string>
 
+#include "client/phases.h"
+#include "client/tcp_counters.h"
+
 namespace mose::client {
 
 // What the connections count. Nothing is judged twice: a wrong answer is one of lost, duplicated, reordered or errors.
@@ -15,7 +18,8 @@ struct Counts {
   uint64_t lost = 0;        // acknowledged writes that are gone
   uint64_t duplicated = 0;  // answers that came twice, requests that were carried out twice
   uint64_t reordered = 0;   // answers that belong to a later request of their connection
-  uint64_t not_sent = 0;    // probe requests that the full send buffer refused: neither requests nor errors
+  uint64_t not_sent =
+      0;  // requests that were due and could not be made (send buffer full, client late): neither requests nor errors
 
   Counts operator-(const Counts& o) const {
     return {requests - o.requests, errors - o.errors,           resets - o.resets,      lost - o.lost,
@@ -30,6 +34,9 @@ struct Figures {
   std::optional<double> service_interruption_ms, interruption_any_ms;
   std::optional<double> quiet_gap_p99_ms;  // the worst connection's, to judge the machine by
   uint64_t retransmits = 0;
+  Phases phases;                                        // of the load without the probes
+  std::optional<TcpCounters> client_tcp, workload_tcp;  // over the window, of their network namespaces
+  std::optional<uint64_t> resets_received;              // by the client, on the wire
   bool all_answered = false;  // every connection answered a request that was sent after the window
 };
 

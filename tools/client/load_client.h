@@ -8,6 +8,8 @@
 #include "base/result.h"
 #include "client/connection.h"
 #include "client/figures.h"
+#include "client/key_choice.h"
+#include "client/rate_stream.h"
 
 // The client of the experiments: keeps connections to a Redis server under load while the server is moved, and knows
 // afterwards what its users went through and whether any of their data suffered.
@@ -26,7 +28,14 @@ struct LoadOptions {
   double megabytes = 10;           // data set, about, in the server's memory
   uint32_t value_bytes = 1000;
   uint64_t seed = 1;
+  // Requests per second over all connections but the probes', instead of the closed loop; absent: closed loop. They are
+  // pipelined: what is due in a millisecond goes out together, at most kBatchMax of it on one connection.
+  std::optional<uint32_t> rate;
+  Mix mix;
+  KeyDistribution distribution;
 };
+
+inline constexpr uint32_t kBatchMax = 10;
 
 inline constexpr uint32_t kConnectionsMax = 1024;
 inline constexpr uint32_t kValueBytesMax = 64u << 10;
@@ -47,10 +56,14 @@ class LoadClient {
   void poll(int timeout_ms);
   [[nodiscard]] int event_fd() const;
 
+  // The server's process, as seen from here, whose cost and TCP counters are wanted; 0: none.
+  void watch_server(pid_t pid);
+
   // The window that the figures are about begins now.
   [[nodiscard]] Status begin_window();
   // It ends now: waits (bounded) until every connection has answered a request sent after it, then gives the figures.
-  [[nodiscard]] Figures end_window();
+  // `bounds`: when the move was where, as its mover says.
+  [[nodiscard]] Figures end_window(const PhaseBounds& bounds = {});
   // Reads back every key and counter over a new connection; the load rests meanwhile.
   [[nodiscard]] Verification verify();
 

@@ -12,6 +12,16 @@ constexpr size_t kLatenciesMax = 8u << 20;  // an hour of load; more are not kep
 // A step that is prime to most key counts, so that consecutive probes touch pages far apart.
 constexpr uint32_t kProbeStride = 7919;
 
+uint32_t latency_us_of(int64_t sent_ns, int64_t now_ns) {
+  return static_cast<uint32_t>(std::clamp<int64_t>((now_ns - sent_ns) / 1000, 0, UINT32_MAX));
+}
+
+}  // namespace
+
+uint64_t stream_seed(uint64_t seed, uint32_t index) {
+  return (seed + 1) * 0x9e3779b97f4a7c15ull + index + 1;
+}
+
 uint64_t next_random(uint64_t& state) {
   state ^= state << 13;
   state ^= state >> 7;
@@ -19,16 +29,18 @@ uint64_t next_random(uint64_t& state) {
   return state;
 }
 
-}  // namespace
-
 void Context::latency(int64_t sent_ns, int64_t now_ns) {
   if (latencies_us.size() >= kLatenciesMax) return;
-  int64_t us = std::max<int64_t>(0, (now_ns - sent_ns) / 1000);
-  latencies_us.push_back(static_cast<uint32_t>(std::min<int64_t>(us, UINT32_MAX)));
+  latencies_us.push_back(latency_us_of(sent_ns, now_ns));
+}
+
+void Context::load_latency(int64_t due_ns, int64_t now_ns) {
+  latency(due_ns, now_ns);
+  if (samples.size() < kLatenciesMax) samples.push_back({due_ns, latency_us_of(due_ns, now_ns)});
 }
 
 Worker::Worker(Context& shared, uint32_t index, uint32_t workers, uint64_t seed)
-    : shared_(shared), index_(index), workers_(workers), random_((seed + 1) * 0x9e3779b97f4a7c15ull + index + 1) {}
+    : shared_(shared), index_(index), workers_(workers), random_(stream_seed(seed, index)) {}
 
 std::string Worker::counter_name() const { return "counter:" + std::to_string(index_); }
 
@@ -68,7 +80,7 @@ void Worker::answered(const Reply& reply, int64_t now_ns) {
     return;
   }
   last_answer_ns_ = now_ns;
-  shared_.latency(sent_ns_, now_ns);
+  shared_.load_latency(sent_ns_, now_ns);
   uint32_t key = 0, version = 0;
   if (kind == Kind::set && reply.kind == Reply::Kind::status) {
     shared_.data.acknowledge(key_, version_);

@@ -9,6 +9,7 @@
 #include "client/connection.h"
 #include "client/data_set.h"
 #include "client/figures.h"
+#include "client/phases.h"
 
 // The two kinds of load, each one connection and the judgement of its answers. They know no sockets: the client sends
 // what they ask for and hands them the answers, so that a test can play the server.
@@ -19,9 +20,15 @@ struct Context {
   DataSet& data;
   Counts counts;
   std::vector<uint32_t> latencies_us;
+  std::vector<LoadSample> samples = {};  // of the load without the probes
 
   void latency(int64_t sent_ns, int64_t now_ns);
+  void load_latency(int64_t due_ns, int64_t now_ns);
 };
+
+// Random numbers of one stream: the same seed gives the same ones, and each stream has its own.
+[[nodiscard]] uint64_t stream_seed(uint64_t seed, uint32_t index);
+uint64_t next_random(uint64_t& state);
 
 // Closed loop: one request under way, the next not before its time. SET and GET of keys that only this worker writes, and
 // INCR of a counter of its own, whose answer must be exactly one more than the last.

@@ -28,9 +28,25 @@ Result<LoadProcess> LoadProcess::start(const Names& names, const LoadRequest& re
   if (::pipe2(from, O_CLOEXEC) != 0) return fail_errno("pipe2");
   Fd from_read(from[0]), from_write(from[1]);
   ProgramSpec spec;
-  spec.argv = {program, "--server", request.server, "--port", std::to_string(kRedisPort),
-               "--mb", std::to_string(request.megabytes), "--connections", std::to_string(request.connections),
-               "--probes", std::to_string(request.probes), "--seed", std::to_string(request.seed)};
+  spec.argv = {program,
+               "--server",
+               request.server,
+               "--port",
+               std::to_string(kRedisPort),
+               "--mb",
+               std::to_string(request.megabytes),
+               "--connections",
+               std::to_string(request.connections),
+               "--probes",
+               std::to_string(request.probes),
+               "--seed",
+               std::to_string(request.seed),
+               "--value-bytes",
+               std::to_string(request.value_bytes)};
+  if (request.rate) {
+    spec.argv.insert(spec.argv.end(),
+                     {"--rate", std::to_string(*request.rate), "--mix", request.mix, "--keys", request.keys});
+  }
   spec.place = &place;
   spec.in = to_read.get();
   spec.out = from_write.get();
@@ -89,8 +105,13 @@ Status LoadProcess::resume() { return simple("resume"); }
 Status LoadProcess::pause() { return simple("pause"); }
 Status LoadProcess::begin_window() { return simple("begin"); }
 
-Result<client::Figures> LoadProcess::end_window() {
-  MOSE_ASSIGN(std::string line, call("end"));
+Status LoadProcess::watch_server(pid_t pid) {
+  return simple("watch " + std::to_string(pid));
+}
+
+Result<client::Figures> LoadProcess::end_window(const client::PhaseBounds& bounds) {
+  MOSE_ASSIGN(std::string line, call("end " + std::to_string(bounds.precopy_ns) + " " +
+                                     std::to_string(bounds.handover_ns) + " " + std::to_string(bounds.resumed_ns)));
   return client::figures_from_json(line);
 }
 

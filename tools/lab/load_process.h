@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/fd.h"
@@ -17,6 +18,9 @@ struct LoadRequest {
   double megabytes = 10;
   uint32_t connections = 16, probes = 2;
   uint64_t seed = 1;
+  std::optional<uint32_t> rate;  // absent: closed loop
+  std::string mix = "set", keys = "uniform";
+  uint32_t value_bytes = 1000;
 };
 
 // The load client as a child in the client's network namespace. Ends with the object, and dies with us.
@@ -31,8 +35,10 @@ class LoadProcess {
   [[nodiscard]] Status prepare();
   [[nodiscard]] Status resume();
   [[nodiscard]] Status pause();
+  // The server's process from now on, of our pid namespace; 0: none.
+  [[nodiscard]] Status watch_server(pid_t pid);
   [[nodiscard]] Status begin_window();
-  [[nodiscard]] Result<client::Figures> end_window();
+  [[nodiscard]] Result<client::Figures> end_window(const client::PhaseBounds& bounds);
   [[nodiscard]] Result<client::Verification> verify();
 
  private:

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/units.h"
+#include "client/load_client.h"
 #include "model/migration.h"
 
 namespace mose::lab {
@@ -23,8 +24,8 @@ const std::map<std::string, Values> kVerbs = {
     {"exec", {"--name"}},
     {"restart-agent", {"--name"}},
     {"run",
-     {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy", "--tracker", "--seed", "--keep",
-      "--baseline-only"}},
+     {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
+      "--tracker", "--seed", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only"}},
 };
 
 template <typename T>
@@ -101,6 +102,25 @@ const std::map<std::string, Setter>& setters() {
       {"--probes", [](const std::string& v, CommandLine& c) { return parse_number("--probes", v, 1u, 64u, c.probes); }},
       {"--repeat",
        [](const std::string& v, CommandLine& c) { return parse_number("--repeat", v, 1u, kRepeatMax, c.repeat); }},
+      {"--rate", [](const std::string& v,
+                    CommandLine& c) { return parse_number("--rate", v, 1u, client::kRateMax, c.rate.emplace()); }},
+      {"--mix",
+       [](const std::string& v, CommandLine& c) -> Status {
+         MOSE_ASSIGN(client::Mix mix, client::parse_mix(v));
+         c.mix = client::to_string(mix);
+         return {};
+       }},
+      {"--keys",
+       [](const std::string& v, CommandLine& c) -> Status {
+         MOSE_ASSIGN([[maybe_unused]] auto parsed, client::parse_key_distribution(v));
+         c.keys = v;
+         return {};
+       }},
+      {"--set-size",
+       [](const std::string& v, CommandLine& c) {
+         return parse_number("--set-size", v, static_cast<uint32_t>(client::kValueHeaderBytes), client::kValueBytesMax,
+                             c.value_bytes);
+       }},
       {"--seed",
        [](const std::string& v, CommandLine& c) { return parse_number("--seed", v, uint64_t{0}, UINT64_MAX, c.seed); }},
   };
@@ -163,6 +183,8 @@ Result<CommandLine> parse_command_line(const std::vector<std::string>& args) {
     if (setter == setters().end()) return fail(option + " takes no value");
     MOSE_TRY(setter->second(value, out));
   }
+  if (!out.rate && (out.mix != "set" || out.keys != "uniform"))
+    return fail("--mix and --keys say nothing without --rate");
   return out;
 }
 

@@ -28,6 +28,10 @@ struct CommandLine {
   double megabytes = 200;
   uint32_t connections = 16, probes = 2, repeat = 5;
   uint64_t seed = 1;
+  // The load: absent is the closed loop. `mix` and `keys` as of mose-client.
+  std::optional<uint32_t> rate;
+  std::string mix = "set", keys = "uniform";
+  uint32_t value_bytes = 1000;
 };
 
 inline constexpr uint32_t kRepeatMax = 1000;

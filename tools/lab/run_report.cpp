@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "client/commands.h"
+#include "lab/load_table.h"
 #include "lab/summary.h"
 
 namespace mose::lab {
@@ -38,8 +40,9 @@ Json unknown_run() {
   out["bulk"] = nulls({"bytes_uncompressed", "bytes", "ratio", "frames_raw", "frames_lz4", "frames_zstd", "bandwidth_max_bps",
                        "capped_ms"});
   out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open"});
-  out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us", "latency_p99_us",
-                         "latency_max_us"});
+  out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us",
+                         "latency_p99_us", "latency_max_us", "phases"});
+  out["tcp"] = nulls({"client", "workload"});
   out["predicted"] = nulls({"downtime_ms", "total_ms", "bytes"});
   out["verified"] = false;
   return out;
@@ -64,6 +67,22 @@ std::string cell(const Json& value, int precision = 1) {
 
 std::string text(const Json& value) { return value.is_string() ? value.get<std::string>() : "-"; }
 
+std::string mebibytes(const Json& footprint) {
+  return footprint.is_object() ? fmt::format("{:.1f}", footprint["resident_bytes"].get<double>() / 1048576) : "-";
+}
+
+std::string agents_table(const Json& agents) {
+  if (agents.empty()) return {};
+  std::string out = "\nagents after the first and the last repeat: resident MiB (descriptors)\n";
+  for (const Json& agent : agents) {
+    const Json &first = agent["first"], &last = agent["last"];
+    auto descriptors = [](const Json& f) { return f.is_object() ? cell(f["descriptors"], 0) : std::string("-"); };
+    out += fmt::format("  {:<3} {:<14} {:>7} ({}) {:>7} ({})\n", text(agent["node"]), text(agent["program"]),
+                       mebibytes(first), descriptors(first), mebibytes(last), descriptors(last));
+  }
+  return out;
+}
+
 }  // namespace
 
 Result<Json> run_object(const RunRecord& record) {
@@ -86,7 +105,10 @@ Result<Json> run_object(const RunRecord& record) {
                      {"reordered", f.counts.reordered},
                      {"latency_p50_us", number(f.latency_p50_us)},
                      {"latency_p99_us", number(f.latency_p99_us)},
-                     {"latency_max_us", number(f.latency_max_us)}};
+                     {"latency_max_us", number(f.latency_max_us)},
+                     {"phases", client::phases_json(f.phases)}};
+    out["tcp"] = {{"client", client::tcp_json(f.client_tcp, f.resets_received)},
+                  {"workload", client::tcp_json(f.workload_tcp)}};
     // A lost or doubled request is the workload's own data gone wrong, even if the last state looks right.
     verified = verified && f.counts.lost == 0 && f.counts.duplicated == 0 && f.counts.reordered == 0;
   } else {
@@ -96,7 +118,7 @@ Result<Json> run_object(const RunRecord& record) {
   return out;
 }
 
-Json report_object(const ReportHead& head, const Json& runs) {
+Json report_object(const ReportHead& head, const Json& runs, const Json& agents) {
   utsname host{};
   ::uname(&host);
   long cpus = ::sysconf(_SC_NPROCESSORS_ONLN);
@@ -111,6 +133,7 @@ Json report_object(const ReportHead& head, const Json& runs) {
             {"cpus", cpus > 0 ? Json(cpus) : Json(nullptr)}}},
           {"link", {{"rate_mbit", number(head.rate_mbit)}, {"rtt_ms", number(head.rtt_ms)}}},
           {"runs", runs},
+          {"agents", agents},
           {"summary", summarise(runs)}};
 }
 
@@ -140,7 +163,7 @@ std::string report_table(const Json& report) {
     if (!ratio["service_interruption_ms"].is_number()) continue;
     out += fmt::format("  {} is {} times {}'s\n", text(ratio["strategy"]), cell(ratio["service_interruption_ms"], 3), text(ratio["baseline"]));
   }
-  return out;
+  return out + load_table(report["runs"]) + agents_table(report["agents"]);
 }
 
 bool all_verified(const Json& runs) {

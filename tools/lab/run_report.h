@@ -35,8 +35,8 @@ struct ReportHead {
   std::optional<double> rate_mbit, rtt_ms;
 };
 
-// `runs` is an array of run objects.
-[[nodiscard]] Json report_object(const ReportHead& head, const Json& runs);
+// `runs` is an array of run objects, `agents` what footprints_json() gives (agent_memory.h).
+[[nodiscard]] Json report_object(const ReportHead& head, const Json& runs, const Json& agents);
 
 // A table for people: one line a run, then medians and ratios.
 [[nodiscard]] std::string report_table(const Json& report);

@@ -10,9 +10,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "lab/agent_memory.h"
 #include "lab/child_process.h"
 #include "lab/lab.h"
+#include "lab/lab_processes.h"
 #include "lab/load_process.h"
+#include "lab/move_phases.h"
 #include "lab/mover.h"
 #include "lab/run_report.h"
 
@@ -105,6 +108,10 @@ Result<Contestant> enter(const LabLease& lab, const CommandLine& line, std::uniq
   request.connections = line.connections;
   request.probes = line.probes;
   request.seed = line.seed;
+  request.rate = line.rate;
+  request.mix = line.mix;
+  request.keys = line.keys;
+  request.value_bytes = line.value_bytes;
   MOSE_ASSIGN(auto load, LoadProcess::start(lab.names(), request));
   MOSE_TRY(load.prepare());
   return Contestant{std::move(mover), std::move(load), "a"};
@@ -126,8 +133,9 @@ Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine
 }
 
 // One move under load. The other contestant's load rests meanwhile.
-Result<Json> run_one(Contestant& who) {
+Result<Json> run_one(const LabState& state, Contestant& who) {
   std::string from = who.node, to = from == "a" ? "b" : "a";
+  MOSE_TRY(who.load.watch_server(find_redis(state, from, who.mover->role()).value_or(0)));
   MOSE_TRY(who.load.resume());
   MOSE_TRY(rest(kQuietMs));
   MOSE_TRY(who.load.begin_window());
@@ -137,8 +145,10 @@ Result<Json> run_one(Contestant& who) {
   auto report = who.mover->move(from, to);
   if (!report) return context("move from " + from + " to " + to, report.error());
   record.report = *report;
+  // Where it did not move there is nothing, or a tree that is about to end.
+  if (auto arrived = find_redis(state, to, who.mover->role())) MOSE_TRY(who.load.watch_server(*arrived));
   MOSE_TRY(rest(kSettleMs));
-  MOSE_ASSIGN(record.figures, who.load.end_window());
+  MOSE_ASSIGN(record.figures, who.load.end_window(phase_bounds(record.report)));
   MOSE_ASSIGN(record.verification, who.load.verify());
   MOSE_TRY(who.load.pause());
   if (!record.verification->problem.empty()) log::warn("data check", {{"problem", record.verification->problem}});
@@ -166,6 +176,8 @@ std::string command_text(const CommandLine& line) {
                     line.strategy + " --seed " + std::to_string(line.seed);
   if (line.tracker != "auto") out += " --tracker " + line.tracker;
   if (!line.steer.empty()) out += " --steer " + line.steer;
+  if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
+  if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);
   for (const std::string& b : line.baselines) out += " --baseline " + b;
   if (line.link_rate_mbit) out += " --link rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";
   return out;
@@ -188,10 +200,11 @@ Result<bool> run_scenario(const CommandLine& line) {
   MOSE_ASSIGN(auto lab, LabLease::take(line));
   MOSE_ASSIGN(auto contestants, enter_all(*lab, line));
   Json runs = Json::array();
+  Footprints first, last;
   Status broken;
   for (uint32_t i = 0; i < line.repeat && broken; ++i) {
     for (Contestant& who : contestants) {
-      auto run = run_one(who);
+      auto run = run_one(lab->state(), who);
       if (!run) {
         broken = std::unexpected(run.error());
         break;
@@ -205,9 +218,12 @@ Result<bool> run_scenario(const CommandLine& line) {
       broken = fail("where the workload is cannot be said; no further moves");
       break;
     }
+    // Once a repeat, so that a run that breaks off has what was there last.
+    if (auto now = agent_footprints(lab->state())) last = std::move(*now);
+    if (i == 0) first = last;
   }
   ReportHead head{"redis", command_text(line), line.seed, criu_version(lab->state()), line.link_rate_mbit, std::nullopt};
-  MOSE_TRY(publish(line, report_object(head, runs)));
+  MOSE_TRY(publish(line, report_object(head, runs, footprints_json(first, last))));
   if (!broken) return std::unexpected(broken.error());
   return all_verified(runs);
 }

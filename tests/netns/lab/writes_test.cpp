@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "bed.h"
 #include "json_schema.h"
@@ -39,6 +40,14 @@ TEST(Writes, AreForecastAndToldApartWhileARedisMoves) {
   ASSERT_TRUE(schema);
   EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
   ASSERT_EQ(report["runs"].size(), 1u);
+  std::set<std::string> agents;
+  for (const Json& agent : report["agents"]) {
+    if (agent["program"] == "mosed" && agent["last"]["resident_bytes"] > 1 << 20 && agent["last"]["descriptors"] > 3) {
+      agents.insert(agent["node"]);
+    }
+    EXPECT_EQ(agent["first"], agent["last"]) << "one repeat is the first and the last";
+  }
+  EXPECT_EQ(agents, (std::set<std::string>{"a", "b"})) << report["agents"];
   const Json& run = report["runs"][0];
 
   // Each round but the first closes a window, the freeze the last one.

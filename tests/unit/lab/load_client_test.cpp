@@ -13,6 +13,7 @@ namespace {
 
 class Load : public ::testing::Test {
  protected:
+  virtual void change(LoadOptions&) {}
   void SetUp() override {
     LoadOptions options;
     options.server = {"127.0.0.1", server_.port()};
@@ -21,6 +22,7 @@ class Load : public ::testing::Test {
     options.worker_interval_ms = 2;
     options.megabytes = 0.05;
     options.value_bytes = 100;
+    change(options);
     auto client = LoadClient::create(options);
     ASSERT_TRUE(client) << client.error().what;
     client_ = std::move(*client);
@@ -114,6 +116,46 @@ TEST_F(Load, PausedClientSendsNothing) {
   EXPECT_EQ(f.counts.errors, 0u);
 }
 
+class FixedRate : public Load {
+ protected:
+  void change(LoadOptions& options) override {
+    options.rate = 2000;
+    options.distribution.zipf = true;
+  }
+};
+
+TEST_F(FixedRate, EveryRequestThatIsDueWhileTheServerIsSilentIsCounted) {
+  run_ms(300);
+  ASSERT_TRUE(client_->begin_window());
+  int64_t silent_ns = now().time_since_epoch().count();
+  server_.silent = true;
+  run_ms(300);
+  server_.silent = false;
+  int64_t spoke_ns = now().time_since_epoch().count();
+  run_ms(100);
+  Figures f = client_->end_window({0, silent_ns, spoke_ns});
+  EXPECT_TRUE(f.all_answered);
+  EXPECT_EQ(f.counts.errors + f.counts.lost + f.counts.duplicated + f.counts.reordered, 0u);
+  const auto& silence = f.phases[static_cast<size_t>(Phase::handover)];
+  ASSERT_TRUE(silence);
+  EXPECT_FALSE(f.phases[static_cast<size_t>(Phase::precopy)]);
+  // 600 were due in at least 300 ms; the first of them waited for all of it, the middle one for half.
+  EXPECT_GE(silence->requests, 590u);
+  EXPECT_GT(*silence->latency_max_us, 290'000);
+  EXPECT_GT(*silence->latency_p50_us, 140'000);
+  Verification v = client_->verify();
+  EXPECT_TRUE(v.verified) << v.problem;
+}
+
+TEST_F(FixedRate, AcknowledgedWriteThatIsGoneIsFound) {
+  run_ms(50);
+  client_->pause();
+  server_.set(DataSet::key_name(7), DataSet(100, 100).value(7, 0));
+  Verification v = client_->verify();
+  EXPECT_EQ(v.lost, 1u);
+  EXPECT_NE(v.problem.find("key:0000000007 is older"), std::string::npos) << v.problem;
+}
+
 TEST(LoadOptionsTest, ImpossibleOnesAreRefused) {
   auto refused = [](auto change) {
     LoadOptions options;
@@ -125,6 +167,12 @@ TEST(LoadOptionsTest, ImpossibleOnesAreRefused) {
   EXPECT_TRUE(refused([](LoadOptions& o) { o.workers = 100'000; }));
   EXPECT_TRUE(refused([](LoadOptions& o) { o.value_bytes = 3; }));
   EXPECT_TRUE(refused([](LoadOptions& o) { o.worker_interval_ms = 0; }));
+  EXPECT_TRUE(refused([](LoadOptions& o) { o.rate = 0; }));
+  EXPECT_TRUE(refused([](LoadOptions& o) { o.rate = kRateMax + 1; }));
+  EXPECT_TRUE(refused([](LoadOptions& o) {
+    o.rate = 1;
+    o.workers = 0;
+  }));
   EXPECT_FALSE(refused([](LoadOptions&) {}));
 }
 
@@ -148,11 +196,18 @@ TEST(Commands, FiguresComeBackAsTheyWere) {
   f.latency_p99_us = 12.5;
   f.interruption_any_ms = 0.25;
   f.retransmits = 9;
+  f.phases[1] = PhaseFigures{1.5, 30'000, 20'000.5, 90, std::nullopt, 400, 500, 12.25};
+  f.workload_tcp = TcpCounters{1, 2, 3, 4, 5};
+  f.client_tcp = TcpCounters{};
+  f.resets_received = 3;
   f.all_answered = true;
   auto back = figures_from_json(to_json(f));
   ASSERT_TRUE(back);
   EXPECT_EQ(to_json(*back), to_json(f));
   EXPECT_EQ(back->latency_p50_us, std::nullopt) << "null stays unknown";
+  EXPECT_FALSE(back->phases[0]);
+  EXPECT_EQ(back->resets_received, 3u);
+  EXPECT_EQ(back->workload_tcp, f.workload_tcp);
   Verification v{10, 2, false, "key \"x\""};
   auto verification = verification_from_json(to_json(v));
   ASSERT_TRUE(verification);

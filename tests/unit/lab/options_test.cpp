@@ -110,6 +110,27 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
   }
 }
 
+TEST(LabOptions, LoadAtARate) {
+  auto line = parse_command_line(
+      {"run", "redis", "--rate", "20000", "--keys", "zipf:0.9", "--mix", "set:20", "--set-size", "512"});
+  ASSERT_TRUE(line) << line.error().what;
+  EXPECT_EQ(line->rate, 20000u);
+  EXPECT_EQ(line->keys, "zipf:0.9");
+  EXPECT_EQ(line->mix, "set:20");
+  EXPECT_EQ(line->value_bytes, 512u);
+  EXPECT_EQ(parse_command_line({"run", "redis"})->rate, std::nullopt) << "a closed loop";
+  for (const std::vector<std::string>& wrong : {std::vector<std::string>{"--rate", "0"},
+                                                {"--keys", "zipf"},
+                                                {"--mix", "get"},
+                                                {"--rate", "1", "--mix", "put"},
+                                                {"--rate", "1", "--keys", "x"},
+                                                {"--set-size", "3"}}) {
+    std::vector<std::string> args = {"run", "redis"};
+    args.insert(args.end(), wrong.begin(), wrong.end());
+    EXPECT_FALSE(parse_command_line(args)) << wrong[0];
+  }
+}
+
 TEST(LabCommand, HelpIsDataAndNoFailure) {
   for (const std::vector<std::string>& args : {std::vector<std::string>{"--help"}, {"-h"}, {"help"}, {"up", "--help"}}) {
     testing::internal::CaptureStdout();

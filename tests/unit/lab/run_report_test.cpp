@@ -7,6 +7,7 @@
 
 #include "base/fd.h"
 #include "json_schema.h"
+#include "lab/agent_memory.h"
 #include "model/report.h"
 
 namespace mose::lab {
@@ -43,14 +44,18 @@ RunRecord good_record() {
   f.service_interruption_ms = 50;
   f.interruption_any_ms = 48;
   f.latency_p50_us = 100;
+  f.phases[0] = client::PhaseFigures{5, 100'000, 20'000, 100, 300, 900, 2000, 10};
+  f.phases[1] = client::PhaseFigures{1, 20'000, 19'999, 200, 600, 1800, 4000, 10.5};
+  f.client_tcp = client::TcpCounters{1, 12, 5, 0, 0};
+  f.resets_received = 4;
   record.figures = f;
   record.verification = client::Verification{100, 0, true, ""};
   return record;
 }
 
-Json report_of(const Json& runs) {
+Json report_of(const Json& runs, const Footprints& first = {}, const Footprints& last = {}) {
   ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", std::nullopt, std::nullopt};
-  return report_object(head, runs);
+  return report_object(head, runs, footprints_json(first, last));
 }
 
 Json run_of(const RunRecord& record) {
@@ -76,6 +81,21 @@ TEST(RunReport, FollowsTheSchema) {
   EXPECT_NE(report_table(report).find("stock-cold"), std::string::npos);
 }
 
+TEST(RunReport, MemoryOfTheAgentsIsOfTheFirstAndTheLastRepeat) {
+  Footprints first = {{{"a", "mosed"}, {1, 30 << 20, 40}}, {{"b", "mose-pager"}, {1, 5 << 20, 20}}};
+  Footprints last = {{{"a", "mosed"}, {1, 31 << 20, 41}}, {{"b", "mose-holder"}, {2, 1 << 20, 9}}};
+  Json report = report_of(Json::array({run_of(good_record())}), first, last);
+  EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
+  ASSERT_EQ(report["agents"].size(), 3u);
+  EXPECT_EQ(report["agents"][0]["first"]["resident_bytes"], 30 << 20);
+  EXPECT_EQ(report["agents"][0]["last"]["descriptors"], 41);
+  for (const Json& agent : report["agents"]) {
+    EXPECT_EQ(agent["last"].is_null(), agent["program"] == "mose-pager") << "what has ended holds nothing";
+    EXPECT_EQ(agent["first"].is_null(), agent["program"] == "mose-holder");
+  }
+  EXPECT_NE(report_table(report).find("31.0 (41)"), std::string::npos) << report_table(report);
+}
+
 TEST(RunReport, ReportWithoutRunsFollowsTheSchemaButIsNotVerified) {
   EXPECT_EQ(mose::test::schema_violation(schema(), report_of(Json::array())), "");
   EXPECT_FALSE(all_verified(Json::array()));
@@ -89,11 +109,27 @@ TEST(RunReport, UnknownIsNullNeverZeroAndNoKeyIsMissing) {
   for (const char* key : {"service_interruption_ms", "interruption_any_ms", "downtime_ms", "total_ms", "bytes_sent", "baseline"}) {
     EXPECT_TRUE(run[key].is_null()) << key;
   }
-  for (const char* object : {"phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "packets", "client", "predicted"}) {
+  for (const char* object :
+       {"phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "packets", "client", "tcp", "predicted"}) {
     for (const auto& [key, value] : run[object].items()) EXPECT_TRUE(value.is_null() || value == Json::array()) << object << "." << key;
   }
   EXPECT_EQ(run["verified"], false);
   EXPECT_NE(report_table(report_of(Json::array({run}))).find("no such node"), std::string::npos);
+}
+
+TEST(RunReport, LoadIsShownByPhaseAndTcpBySide) {
+  Json run = run_of(good_record());
+  EXPECT_EQ(run["client"]["phases"]["precopy"]["latency_p999_us"], 1800);
+  EXPECT_TRUE(run["client"]["phases"]["after"].is_null());
+  EXPECT_EQ(run["tcp"]["client"]["timeouts"], 1);
+  EXPECT_EQ(run["tcp"]["client"]["other_retransmits"], 7) << "12 without 5 probes";
+  EXPECT_TRUE(run["tcp"]["workload"].is_null()) << "could not be read";
+  std::string table = report_table(report_of(Json::array({run, run})));
+  EXPECT_NE(table.find("19999     0.20     0.60     1.80      4.0    10.50   1.050     2.00"), std::string::npos)
+      << table;
+  EXPECT_NE(table.find("client             2         10         14          0          8  n=2"), std::string::npos)
+      << table;
+  EXPECT_EQ(table.find("workload  "), std::string::npos) << table;
 }
 
 TEST(RunReport, MeasuredZeroStaysZero) {
