@@ -38,7 +38,7 @@ class LoadProcess {
   // The server's process from now on, of our pid namespace; 0: none.
   [[nodiscard]] Status watch_server(pid_t pid);
   [[nodiscard]] Status begin_window();
-  [[nodiscard]] Result<client::Figures> end_window(const client::PhaseBounds& bounds);
+  [[nodiscard]] Result<client::Figures> end_window(const client::PhaseBounds& bounds = {});
   [[nodiscard]] Result<client::Verification> verify();
 
  private:
