@@ -65,6 +65,7 @@ struct decision {
 	__u32 epoch;
 	__u32 ifindex;
 	__u32 full;
+	__u32 settled; /* a redirection that has been going on: no lock, and no clock to a nanosecond */
 	__u8 macs[2 * ETH_ALEN]; /* destination, source: as they stand in a frame */
 	struct mose_steer_tunnel tunnel;
 };
@@ -76,13 +77,17 @@ static __always_inline struct mose_steer_counts *counts_of(__u32 direction, __u3
 	return bpf_map_lookup_elem(&mose_counts, &key);
 }
 
+static __always_inline int find_queue(__u32 direction, struct maps *maps)
+{
+	maps->queue = bpf_map_lookup_elem(&mose_queues, &direction);
+	maps->drained = bpf_map_lookup_elem(&mose_drained, &direction);
+	return maps->queue && maps->drained;
+}
+
 static __always_inline int find_maps(__u32 direction, struct maps *maps)
 {
 	maps->policy = bpf_map_lookup_elem(&mose_services, &direction);
-	maps->queue = bpf_map_lookup_elem(&mose_queues, &direction);
-	maps->drained = bpf_map_lookup_elem(&mose_drained, &direction);
-	maps->counts = counts_of(direction, 0);
-	return maps->policy && maps->queue && maps->drained && maps->counts;
+	return !!maps->policy;
 }
 
 /* A place in the tap, or not. Under the policy's lock: the counts are what the bound and the end of a drain rest on. */
@@ -107,6 +112,33 @@ static __always_inline void queue_frame(const struct maps *maps, __u32 length, s
 	__sync_fetch_and_add(&queue->hold_bytes, length);
 }
 
+static __always_inline void redirect_decided(const struct mose_steer_policy *policy, struct decision *decision)
+{
+	decision->state = MOSE_STEER_REDIRECT;
+	decision->ifindex = policy->peer_ifindex;
+	__builtin_memcpy(decision->macs, policy->peer_mac, ETH_ALEN);
+	__builtin_memcpy(decision->macs + ETH_ALEN, policy->own_mac, ETH_ALEN);
+	if (policy->tunnel.family)
+		__builtin_memcpy(&decision->tunnel, &policy->tunnel, sizeof(decision->tunnel));
+}
+
+/*
+ * A redirection ends by the agent's word only, and the agent changes a settled peer only when no program can be reading it
+ * any more: nothing here needs the lock, which costs as much as all the rest of the decision.
+ */
+static __always_inline int decide_settled(const struct mose_steer_policy *policy, struct decision *decision)
+{
+	decision->full = 0;
+	decision->tunnel.family = 0;
+	decision->settled = READ_ONCE(policy->state) == MOSE_STEER_REDIRECT && READ_ONCE(policy->peer_settled);
+	if (!decision->settled)
+		return 0;
+	decision->met = MOSE_STEER_REDIRECT;
+	decision->epoch = READ_ONCE(policy->epoch);
+	redirect_decided(policy, decision);
+	return 1;
+}
+
 /*
  * Under one lock: the state, the end of a drain and the place in the queue. So no frame can enter the tap after the
  * drain has ended, and none passes while an earlier one is still there. `drained` counts frames that have reached the
@@ -119,7 +151,6 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	struct mose_steer_policy *policy = maps->policy;
 	__u32 state;
 
-	__builtin_memset(decision, 0, sizeof(*decision));
 	bpf_spin_lock(&policy->lock);
 	state = policy->state;
 	if (policy->deadline_ns && now >= policy->deadline_ns) {
@@ -144,11 +175,7 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	} else if (state == MOSE_STEER_PASS || state == MOSE_STEER_HOLD_NEW) {
 		decision->state = MOSE_STEER_PASS;
 	} else if (state == MOSE_STEER_REDIRECT) {
-		decision->state = MOSE_STEER_REDIRECT;
-		decision->ifindex = policy->peer_ifindex;
-		__builtin_memcpy(decision->macs, policy->peer_mac, ETH_ALEN);
-		__builtin_memcpy(decision->macs + ETH_ALEN, policy->own_mac, ETH_ALEN);
-		__builtin_memcpy(&decision->tunnel, &policy->tunnel, sizeof(decision->tunnel));
+		redirect_decided(policy, decision);
 	} else {
 		decision->state = MOSE_STEER_SHUT;
 	}
@@ -248,16 +275,17 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 		return TC_ACT_SHOT;
 	/* The long hours between migrations: no lock, no parsing. */
 	if (!marked && READ_ONCE(maps.policy->state) == MOSE_STEER_PASS && !READ_ONCE(maps.policy->silent)) {
+		maps.counts = counts_of(direction, 0);
+		if (!maps.counts)
+			return TC_ACT_SHOT;
 		stamp(maps.counts, MOSE_STEER_PASS, READ_ONCE(maps.policy->epoch), bpf_ktime_get_ns());
 		return pass(&maps, skb->len);
 	}
 	parse(skb, &packet);
 	service = service_of(&mose_config, &packet, direction == MOSE_STEER_INGRESS ? packet.destination : packet.source);
-	if (service) {
-		maps.counts = counts_of(direction, service);
-		if (!maps.counts)
-			return TC_ACT_SHOT;
-	}
+	maps.counts = counts_of(direction, service);
+	if (!maps.counts)
+		return TC_ACT_SHOT;
 	if (marked) {
 		count(maps.counts, MOSE_STEER_R_REINJECTED, skb->len);
 		skb->mark = 0; /* it is for us, not for the host's rules behind */
@@ -270,9 +298,15 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 	if (packet.kind == PACKET_TRUNCATED && READ_ONCE(maps.policy->state) != MOSE_STEER_PASS)
 		return drop(&maps, MOSE_STEER_R_DROP_PARSE, skb->len);
 
-	now = bpf_ktime_get_ns();
-	decide(&maps, marked, opens_connection(&packet), skb->len, now, &decision);
-	stamp(maps.counts, decision.met, decision.epoch, now);
+	if (decide_settled(maps.policy, &decision)) {
+		stamp_tick(&maps.counts->stamps[MOSE_STEER_REDIRECT], decision.epoch);
+	} else {
+		if (!find_queue(direction, &maps))
+			return TC_ACT_SHOT;
+		now = bpf_ktime_get_ns();
+		decide(&maps, marked, opens_connection(&packet), skb->len, now, &decision);
+		stamp(maps.counts, decision.met, decision.epoch, now);
+	}
 	if (decision.state == MOSE_STEER_PASS)
 		return pass(&maps, skb->len);
 	if (decision.state == MOSE_STEER_REDIRECT) {
@@ -376,15 +410,13 @@ int steer_uplink(struct __sk_buff *skb)
 	struct mose_steer_policy *policy;
 	struct mose_steer_counts *counts;
 	struct packet packet;
-	__u8 mac[ETH_ALEN];
-	int ours = 1, verdict;
+	__u8 mac[ETH_ALEN] __attribute__((aligned(2)));
+	int ours, verdict;
 
 	policy = bpf_map_lookup_elem(&mose_services, &direction);
 	if (!policy || load(skb, 0, mac, sizeof(mac)))
 		return MOSE_TC_NEXT;
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (mac[i] != mose_config.uplink_mac[i])
-			ours = 0;
+	ours = same_mac(mac, mose_config.uplink_mac);
 	/* By a router frames come to the MAC of whatever has the node's address: the uplink, or its bridge. */
 	if (!ours && !READ_ONCE(policy->tunnel.family))
 		return MOSE_TC_NEXT;

@@ -41,10 +41,7 @@ struct {
 
 static __always_inline int is_ours(const __u8 *mac)
 {
-	for (int i = 0; i < ETH_ALEN; i++)
-		if (mac[i] != mose_config.mac[i])
-			return 0;
-	return 1;
+	return same_mac(mac, mose_config.mac);
 }
 
 static __always_inline int store(struct xdp_md *xdp, const void *bytes, __u32 size)
@@ -61,7 +58,7 @@ static __always_inline int store(struct xdp_md *xdp, const void *bytes, __u32 si
 static __always_inline int send_on(struct xdp_md *xdp, const struct mose_uplink_entry *entry, struct mose_uplink_counts *counts,
 				   __u32 length)
 {
-	stamp_one(&counts->redirect_stamp, entry->epoch, bpf_ktime_get_ns());
+	stamp_tick(&counts->redirect_stamp, entry->epoch);
 	count_one(&counts->redirected, length);
 	if (entry->peer_ifindex == xdp->ingress_ifindex)
 		return XDP_TX;
@@ -153,7 +150,7 @@ static __always_inline int take(struct xdp_md *xdp, const struct mose_uplink_ent
 		count_one(&counts->drop_rewrite, length);
 		return XDP_DROP;
 	}
-	stamp_one(&counts->local_stamp, entry->epoch, bpf_ktime_get_ns());
+	stamp_tick(&counts->local_stamp, entry->epoch);
 	count_one(&counts->taken, length);
 	return XDP_PASS;
 }

@@ -33,6 +33,27 @@ static __always_inline void stamp_one(struct mose_steer_stamp *stamp, __u32 epoc
 	stamp->last_ns = now;
 }
 
+/*
+ * Of redirected frames, which may come at line rate: the first as exact as above, the last by the clock that the kernel
+ * sets forward once a tick (up to 10 ms), which is read once a tick as well.
+ */
+static __always_inline void stamp_tick(struct mose_steer_stamp *stamp, __u32 epoch)
+{
+	__u32 tick = bpf_jiffies64();
+	__u64 now;
+
+	if (stamp->epoch != epoch || !stamp->first_ns) {
+		stamp_one(stamp, epoch, bpf_ktime_get_ns());
+		return;
+	}
+	if (stamp->tick == tick)
+		return;
+	stamp->tick = tick;
+	now = bpf_ktime_get_coarse_ns();
+	if (now > stamp->last_ns)
+		stamp->last_ns = now;
+}
+
 static __always_inline void stamp(struct mose_steer_counts *counts, __u32 state, __u32 epoch, __u64 now)
 {
 	if (state < MOSE_STEER_STATE_MAX)

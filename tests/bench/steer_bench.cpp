@@ -132,6 +132,7 @@ std::unique_ptr<steer_tc, FreeTc> load_tc(unsigned services, uint32_t state, uns
   policy.state = static_cast<mose_steer_state>(state);
   policy.epoch = 1;
   policy.peer_ifindex = device;
+  policy.peer_settled = 1;
   std::copy(peer.begin(), peer.end(), policy.peer_mac);
   std::copy(own.begin(), own.end(), policy.own_mac);
   uint32_t direction = MOSE_STEER_INGRESS;

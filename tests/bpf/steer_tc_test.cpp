@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -57,6 +58,7 @@ struct Given {
   uint64_t deadline_ns = 0;
   uint32_t on_expiry = MOSE_STEER_PASS;
   uint8_t tunnel = 0;  // its family
+  bool settled = false;
 };
 
 struct Row {
@@ -129,6 +131,7 @@ class Programs {
     policy.tap_ifindex = kTap;
     policy.peer_ifindex = given.tunnel != 0 ? kLoopback : kUplinkDevice;
     policy.tunnel = tunnel_of(given.tunnel);
+    policy.peer_settled = given.settled ? 1 : 0;
     std::copy(kPeer.begin(), kPeer.end(), policy.peer_mac);
     std::copy(kUplink.begin(), kUplink.end(), policy.own_mac);
     policy.hold_packets_max = given.packets_max;
@@ -547,12 +550,13 @@ Bytes in_tunnel(uint8_t family, const Bytes& frame, const Tunnelled& with) {
                      : in_tunnel6(kPeer, kUplink, kLocal6, kRemote6, frame, with);
 }
 
-class SteerTunnel : public testing::TestWithParam<std::tuple<uint8_t, TunnelRow>> {};
+class SteerTunnel : public testing::TestWithParam<std::tuple<uint8_t, TunnelRow, bool>> {};
 TEST_P(SteerTunnel, Row) {
-  const auto& [family, row] = GetParam();
+  const auto& [family, row, settled] = GetParam();
   Programs& programs = Programs::get();
   Given given = row.given;
   given.tunnel = family;
+  given.settled = settled;
   programs.set(MOSE_STEER_INGRESS, given);
   auto outcome = programs.run(programs.skeleton().progs.steer_ingress, row.frame, given.marked ? MOSE_STEER_MARK : 0);
   EXPECT_EQ(outcome.verdict, row.verdict);
@@ -565,7 +569,8 @@ TEST_P(SteerTunnel, Row) {
     EXPECT_EQ(outcome.frame, row.frame);
   }
 }
-INSTANTIATE_TEST_SUITE_P(Rows, SteerTunnel, testing::Combine(testing::Values(4, 6), testing::ValuesIn(kTunnelRows)));
+INSTANTIATE_TEST_SUITE_P(Rows, SteerTunnel,
+                         testing::Combine(testing::Values(4, 6), testing::ValuesIn(kTunnelRows), testing::Bool()));
 
 TEST(SteerTunnelMtu, TakesWhatFitsToTheByte) {
   Programs& programs = Programs::get();
@@ -621,6 +626,15 @@ TEST_P(SteerIngress, Row) {
 }
 INSTANTIATE_TEST_SUITE_P(Both, SteerIngress, testing::ValuesIn(kBoth));
 INSTANTIATE_TEST_SUITE_P(IngressOnly, SteerIngress, testing::ValuesIn(kIngressOnly));
+
+// A settled peer is no state of its own: all that is said of the others is true with it as well.
+std::vector<Row> settled_rows() {
+  std::vector<Row> rows(std::begin(kIngressOnly), std::end(kIngressOnly));
+  rows.insert(rows.end(), std::begin(kBoth), std::end(kBoth));
+  for (Row& row : rows) row.given.settled = true;
+  return rows;
+}
+INSTANTIATE_TEST_SUITE_P(Settled, SteerIngress, testing::ValuesIn(settled_rows()));
 
 class SteerEgress : public testing::TestWithParam<Row> {};
 TEST_P(SteerEgress, Row) {
@@ -881,6 +895,30 @@ TEST(SteerStamps, BeginAnewWithEachChangeOfTheState) {
   programs.set(MOSE_STEER_INGRESS, kPassing);
   programs.run(program, kV4, 0);
   EXPECT_GT(stamp().first_ns, first.last_ns);
+}
+
+TEST(SteerStamps, GoOnByTheTickWhileASettledPeerIsRedirectedTo) {
+  constexpr uint64_t kTickMax = 10'000'000;  // the kernel's slowest clock, and it is read once a tick
+  Programs& programs = Programs::get();
+  Given given = kRedirecting;
+  given.settled = true;
+  programs.set(MOSE_STEER_INGRESS, given);
+  auto stamp = [&] {
+    mose_steer_stamp latest{};
+    for (const auto& cpu : programs.counts(MOSE_STEER_INGRESS, 1)) {
+      if (cpu.stamps[MOSE_STEER_REDIRECT].last_ns > latest.last_ns) latest = cpu.stamps[MOSE_STEER_REDIRECT];
+    }
+    return latest;
+  };
+  auto clock = [] { return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); };
+  const uint64_t before = clock();
+  programs.run(programs.skeleton().progs.steer_ingress, kV4, 0);
+  const mose_steer_stamp first = stamp();
+  EXPECT_GE(first.first_ns, before) << "the first to the nanosecond";
+  while (clock() < first.first_ns + 3 * kTickMax) continue;
+  const uint64_t late = clock();
+  programs.run(programs.skeleton().progs.steer_ingress, kV4, 0);
+  EXPECT_GE(stamp().last_ns + 2 * kTickMax, late);
 }
 
 }  // namespace

@@ -437,18 +437,24 @@ void SourceHost::redirect_at_uplink(const handover::PeerPath& peer) {
 }
 
 Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
-  Timeline::Span span(timeline_, "drain");
   if (!network_ && !tree_alive()) return {};  // its network has ended with it, and what was held there
-  if (!network_) MOSE_TRY(open_network());
-  adopt_queue();
-  tunnel_ = peer.tunnel;
-  MOSE_TRY(network_->drain_to_peer(peer));
-  if (ingress_queue_) {
-    MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
-    count_packets();
-    if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
+  {
+    Timeline::Span span(timeline_, "drain");
+    if (!network_) MOSE_TRY(open_network());
+    adopt_queue();
+    tunnel_ = peer.tunnel;
+    MOSE_TRY(network_->drain_to_peer(peer));
+    if (ingress_queue_) {
+      MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));
+      count_packets();
+      if (!drained) return fail("held packets of " + spec_.name + " did not drain to the destination");
+    }
+    if (layer != SteerLayer::tc) redirect_at_uplink(peer);
   }
-  if (layer != SteerLayer::tc) redirect_at_uplink(peer);
+  if (at_xdp_) return {};  // hardly anything comes to TC
+  if (auto settled = network_->steering().settle_peer(); !settled) {
+    log::warn("stragglers are redirected at full cost", {{"workload", spec_.name}, {"reason", settled.error().what}});
+  }
   return {};
 }
 

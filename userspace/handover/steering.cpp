@@ -3,12 +3,15 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/log.h"
 #include "base/rollback.h"
 #include "handover/steering_maps.h"
 #include "handover/steering_programs.h"
 #include "kernel/bpf_object.h"
+#include "kernel/bpf_replace.h"
 
 namespace mose::handover {
 namespace {
@@ -50,6 +53,18 @@ Status check(Direction direction, const SteerPolicy& policy) {
     if (auto tunnel = check_tunnel(policy.tunnel); !tunnel) return bad(tunnel.error().what);
   }
   return {};
+}
+
+bool same_peer(const mose_steer_policy& a, const mose_steer_policy& b) {
+  return a.peer_ifindex == b.peer_ifindex && std::ranges::equal(a.peer_mac, b.peer_mac) &&
+         std::ranges::equal(a.own_mac, b.own_mac) && from_kernel(a.tunnel) == from_kernel(b.tunnel);
+}
+
+// With the lock the programs go on to the former peer; then none of them reads it without.
+Status unsettle_peer(const SteeringMaps& maps, Direction direction, mose_steer_policy current) {
+  current.peer_settled = 0;
+  MOSE_TRY(maps.set_policy(direction, current));
+  return bpf::wait_for_running_programs();
 }
 
 // Filters stay when their pins go. Those of a device that is gone went with it.
@@ -218,10 +233,28 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
     if (left > 0) write_off(direction);  // of a hold that was never drained
     MOSE_TRY(maps_->level(direction));
   }
-  MOSE_TRY(maps_->set_policy(direction, to_kernel(policy, current)));
+  mose_steer_policy next = to_kernel(policy, current);
+  if (current.peer_settled != 0) {
+    if (same_peer(current, next))
+      next.peer_settled = 1;
+    else
+      MOSE_TRY(unsettle_peer(*maps_, direction, current));
+  }
+  MOSE_TRY(maps_->set_policy(direction, next));
   // After the change: until then frames go on being counted as held.
   if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) write_off(direction);
   return {};
+}
+
+Status Steering::settle_peer() {
+  MOSE_CHECK(maps_ != nullptr, "steering used after remove()");
+  MOSE_ASSIGN(SteerPolicy now_there, policy(Direction::ingress));
+  if (now_there.state != SteerState::redirect) return {};
+  // Whatever CPU a program runs on from here, it sees the peer that was set.
+  MOSE_TRY(bpf::wait_for_running_programs());
+  MOSE_ASSIGN(mose_steer_policy current, maps_->policy(Direction::ingress));
+  current.peer_settled = 1;
+  return maps_->set_policy(Direction::ingress, current);
 }
 
 // Frames that nobody can put back any more. While draining new ones may be counted until the count is level.

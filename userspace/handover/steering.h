@@ -124,11 +124,11 @@ class Steering {
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
   // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
-  // What another build of ours has pinned becomes what adopt() of this one takes: programs are replaced one by one in one
-  // step each, maps whose values have changed are copied before (counters lose what comes in between), held frames stay
-  // where they are. On failure the old programs go on as they did. An agent that dies in the middle leaves what the next
-  // call completes. At the agent's start, when nobody sets policies or drains; loading programs takes the kernel some
-  // 100 ms.
+  // What another build of ours has pinned becomes what adopt() of this one takes: programs are replaced one by one in
+  // one step each, maps whose values have changed are copied before (counters lose what comes in between), held frames
+  // stay where they are. On failure the old programs go on as they did. An agent that dies in the middle leaves what
+  // the next call completes. At the agent's start, when nobody sets policies or drains; verifying programs takes the
+  // kernel up to a second.
   struct Renewed {
     std::string workload;
     Result<bool> replaced;  // false: it is this build's
@@ -150,6 +150,10 @@ class Steering {
   [[nodiscard]] Status set(Direction direction, const SteerPolicy& policy);
   // The same policy with another state: what is used in the critical moments.
   [[nodiscard]] Status set_state(Direction direction, SteerState state);
+  // Ingress is redirected and nothing waits any more: from now on the programs read the peer without their lock, at
+  // half the cost. A later set() with another peer takes some 10 ms, as this does: until no program reads the former.
+  // In any other state nothing happens.
+  [[nodiscard]] Status settle_peer();
   // As the programs see it now: a finished drain reads as its after_drain.
   [[nodiscard]] Result<SteerPolicy> policy(Direction direction) const;
   // Frames of this tunnel that are for the workload are taken on the uplink; none: only those redirected on the

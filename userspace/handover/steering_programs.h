@@ -28,7 +28,8 @@ struct GivenMaps {
 [[nodiscard]] Result<TcAttach> choose_attach(TcAttach wanted);
 // What attach() has fixed.
 [[nodiscard]] Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string& workload);
-[[nodiscard]] SteeringConfig from_kernel(const mose_steer_config& in, const std::string& bpffs, const std::string& workload);
+[[nodiscard]] SteeringConfig from_kernel(const mose_steer_config& in, const std::string& bpffs,
+                                         const std::string& workload);
 
 // Where the programs sit; names end up in those of the pins.
 struct ProgramPlace {

@@ -118,6 +118,8 @@ struct mose_steer_policy {
 	__u8 peer_mac[6];       /* destination address of redirected frames: the peer's, with a tunnel the next hop's */
 	__u8 own_mac[6];        /* their source address */
 	struct mose_steer_tunnel tunnel; /* ingress: redirected frames go by it; uplink: frames that come by it are taken */
+	__u32 peer_settled;     /* 1: peer_ifindex to tunnel change no more: REDIRECT reads them without the lock */
+	__u32 pad;
 	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
 	__u64 hold_bytes_max;   /* bytes given to the tap since it was last empty */
 };
@@ -137,7 +139,7 @@ struct mose_steer_drained {
 /* First and last frame that met a state, in bpf_ktime_get_ns; valid for the epoch in which it was last entered. */
 struct mose_steer_stamp {
 	__u32 epoch;
-	__u32 pad;
+	__u32 tick;     /* of the kernel's clock when last_ns was read, where that is done once a tick only */
 	__u64 first_ns;
 	__u64 last_ns;
 };
@@ -223,7 +225,7 @@ struct mose_uplink_config {
 #endif
 MOSE_STEER_ASSERT(sizeof(enum mose_steer_state) == 4, "enumerations in values");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_tunnel) == 40, "tunnel");
-MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 80 + 40, "policy");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 88 + 40, "policy");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");

@@ -64,6 +64,16 @@ TEST(Explain, SaysWhatEachStateDoes) {
   EXPECT_EQ(gone.ifindex, network.uplink_ifindex());
   EXPECT_EQ(gone.destination_mac, bed.b.uplink_mac);
   EXPECT_EQ(gone.source_mac, network.uplink_mac());
+
+  // A settled peer is redirected to as before, and one that is set later takes its place.
+  for (const MacAddress& peer : {bed.b.uplink_mac, MacAddress{2, 0, 0, 0, 0, 77}}) {
+    EXPECT_OK(network.drain_to_peer({.mac = peer}));
+    EXPECT_OK(network.steering().settle_peer());
+    SteerExplanation settled = explain(network, kRequest);
+    expect(settled, Verdict::redirect, "redirected", SteerState::redirect);
+    EXPECT_EQ(settled.destination_mac, peer);
+    EXPECT_EQ(settled.ifindex, network.uplink_ifindex());
+  }
 }
 
 TEST(Explain, SaysByWhichTunnelAFrameLeaves) {

@@ -8,6 +8,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -149,8 +150,21 @@ Nanoseconds EchoClient::take_longest() {
   return Nanoseconds(longest_ns_.exchange(0));
 }
 
+namespace {
+
+// A held connection is a descriptor until it is answered: thousands where the machine is slow.
+void allow_many_descriptors() {
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0) << strerror(errno);
+}
+
+}  // namespace
+
 ConnectionChurn::ConnectionChurn(const Fd& netns, const char* address, unsigned per_second)
     : epoll_(epoll_create1(EPOLL_CLOEXEC)), address_(address) {
+  allow_many_descriptors();
   auto own = duplicate(netns.get());
   EXPECT_TRUE(own.has_value());
   netns_ = std::move(*own);
