@@ -12,6 +12,7 @@
 #include "handover/quiesce.h"
 #include "kernel/netns.h"
 #include "kernel/procfs.h"
+#include "kernel/receive_backlog.h"
 #include "tcp_traffic.h"
 
 namespace mose::test {
@@ -69,6 +70,13 @@ bool only_listens(const Fd& netns) {
   return true;
 }
 
+// As the agent does after each hold: what has passed before it is in its socket.
+void arrive() {
+  auto taken = wait_receive_backlog(std::chrono::seconds(1));
+  ASSERT_TRUE(taken.has_value()) << taken.error().what;
+  EXPECT_TRUE(*taken);
+}
+
 TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
   constexpr unsigned kPerSecond = 2000;
   Bed bed;
@@ -88,6 +96,7 @@ TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
     auto queues = ListenQueues::open(moving.here().workload.get());
     ASSERT_TRUE(queues.has_value());
     moving.hold_new();
+    arrive();
     sleep_ms(4);  // as long as CRIU takes to get ready
     Timestamp from = now();
     auto left = handover::quiesce(*queues);
@@ -97,6 +106,7 @@ TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
     // Established connections move with their processes; here there is nobody to take them, so they end first.
     EXPECT_TRUE(eventually([&] { return only_listens(moving.here().workload); }));
     moving.hold();
+    arrive();
     service = std::make_unique<EchoService>(moving.there().workload, "192.0.2.10");
     moving.switch_over();
     moving.leave();
