@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "base/fd.h"
 #include "lab/lab_processes.h"
@@ -19,16 +20,13 @@ using Json = nlohmann::ordered_json;
 // mose-guardian shares its pager's descriptors, and counts them once more: it keeps them alive by itself.
 constexpr std::array<std::string_view, 4> kPrograms = {"mosed", "mose-pager", "mose-guardian", "mose-holder"};
 
-std::optional<uint64_t> resident_bytes(const std::string& proc) {
-  auto status = read_file(proc + "/status");
-  if (!status) return std::nullopt;
-  constexpr std::string_view kLabel = "VmRSS:";
-  size_t at = status->find(kLabel);
+// In bytes, of a line like "VmRSS:	   12345 kB".
+std::optional<uint64_t> memory_line(const std::string& status, std::string_view label) {
+  size_t at = status.find(label);
   if (at == std::string::npos) return std::nullopt;  // a zombie has no memory
-  at = status->find_first_not_of(" \t", at + kLabel.size());
+  at = status.find_first_not_of(" \t", at + label.size());
   uint64_t kib = 0;
-  auto [end, error] =
-      std::from_chars(status->data() + std::min(at, status->size()), status->data() + status->size(), kib);
+  auto [end, error] = std::from_chars(status.data() + std::min(at, status.size()), status.data() + status.size(), kib);
   if (error != std::errc{}) return std::nullopt;
   return kib * 1024;
 }
@@ -46,12 +44,15 @@ std::optional<uint64_t> descriptors(const std::string& proc) {
 void add_process(const LabProcess& process, const std::string& node, Footprints& out) {
   if (std::find(kPrograms.begin(), kPrograms.end(), process.name) == kPrograms.end()) return;
   std::string proc = "/proc/" + std::to_string(process.pid);
-  auto resident = resident_bytes(proc);
+  auto status = read_file(proc + "/status");
+  if (!status) return;
+  auto resident = memory_line(*status, "VmRSS:"), anonymous = memory_line(*status, "RssAnon:");
   auto open = descriptors(proc);
-  if (!resident || !open) return;
+  if (!resident || !anonymous || !open) return;
   Footprint& sum = out[{node, process.name}];
   ++sum.processes;
   sum.resident_bytes += *resident;
+  sum.anonymous_bytes += *anonymous;
   sum.descriptors += *open;
 }
 
@@ -60,7 +61,20 @@ Json one(const Footprints& all, const Footprints::key_type& key) {
   if (it == all.end()) return nullptr;
   return {{"processes", it->second.processes},
           {"resident_bytes", it->second.resident_bytes},
+          {"anonymous_bytes", it->second.anonymous_bytes},
           {"descriptors", it->second.descriptors}};
+}
+
+// Null where the program did not run at both times.
+Json growth(const Json& first, const Json& last) {
+  if (!first.is_object() || !last.is_object()) return nullptr;
+  auto percent = [&](const char* name) -> Json {
+    auto from = first[name].get<double>();
+    return from > 0 ? Json((last[name].get<double>() / from - 1) * 100) : Json(nullptr);
+  };
+  return {{"resident_percent", percent("resident_bytes")},
+          {"anonymous_percent", percent("anonymous_bytes")},
+          {"descriptors", last["descriptors"].get<int64_t>() - first["descriptors"].get<int64_t>()}};
 }
 
 }  // namespace
@@ -74,12 +88,30 @@ Result<Footprints> agent_footprints(const LabState& state) {
   return out;
 }
 
-Json footprints_json(const Footprints& first, const Footprints& last) {
-  Footprints all = first;
-  all.insert(last.begin(), last.end());
+std::optional<size_t> warm_move(size_t moves) {
+  constexpr size_t kEachOnce = 2;  // there and back
+  size_t warm = kEachOnce + moves % 2;
+  return warm < moves ? std::optional(warm) : std::nullopt;
+}
+
+Json agents_json(const std::vector<Footprints>& series) {
+  std::set<Footprints::key_type> keys;
+  for (const Footprints& at : series) {
+    for (const auto& [key, unused] : at) keys.insert(key);
+  }
+  size_t warm = series.empty() ? 0 : warm_move(series.size() - 1).value_or(0);  // 0: too few moves
   Json out = Json::array();
-  for (const auto& [key, unused] : all) {
-    out.push_back({{"node", key.first}, {"program", key.second}, {"first", one(first, key)}, {"last", one(last, key)}});
+  for (const auto& key : keys) {
+    Json all = Json::array();
+    for (const Footprints& at : series) all.push_back(one(at, key));
+    Json first = warm > 0 ? one(series[warm], key) : Json(nullptr), last = all.back();
+    out.push_back({{"node", key.first},
+                   {"program", key.second},
+                   {"warm_move", warm > 0 ? Json(warm) : Json(nullptr)},
+                   {"first", first},
+                   {"last", last},
+                   {"growth", growth(first, last)},
+                   {"series", all}});
   }
   return out;
 }

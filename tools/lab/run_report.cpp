@@ -73,14 +73,29 @@ std::string mebibytes(const Json& footprint) {
 
 std::string agents_table(const Json& agents) {
   if (agents.empty()) return {};
-  std::string out = "\nagents after the first and the last repeat: resident MiB (descriptors)\n";
+  std::string out =
+      "\nagents, resident MiB (descriptors), after the move from which growth counts and after the last\n";
   for (const Json& agent : agents) {
-    const Json &first = agent["first"], &last = agent["last"];
+    const Json &first = agent["first"], &last = agent["last"], &growth = agent["growth"];
     auto descriptors = [](const Json& f) { return f.is_object() ? cell(f["descriptors"], 0) : std::string("-"); };
-    out += fmt::format("  {:<3} {:<14} {:>7} ({}) {:>7} ({})\n", text(agent["node"]), text(agent["program"]),
+    out += fmt::format("  {:<3} {:<14} {:>7} ({}) {:>7} ({})", text(agent["node"]), text(agent["program"]),
                        mebibytes(first), descriptors(first), mebibytes(last), descriptors(last));
+    if (growth.is_object()) out += fmt::format("  {:+.1f} %", growth["resident_percent"].get<double>());
+    out += "\n";
   }
   return out;
+}
+
+std::string leftovers_table(const Json& leftovers) {
+  if (!leftovers.is_object()) return "\nleftovers: could not be looked for\n";
+  std::string out;
+  for (const Json& item : leftovers["items"]) {
+    if (!item["kept"].is_null()) continue;
+    out += fmt::format("  {:<3} {:<10} {}", text(item["node"]), text(item["kind"]), text(item["what"]));
+    uint64_t count = item["count"].get<uint64_t>();
+    out += count == 1 ? "\n" : fmt::format(", {} times\n", count);
+  }
+  return out.empty() ? "\nleftovers: none\n" : "\nleftovers\n" + out;
 }
 
 }  // namespace
@@ -118,7 +133,7 @@ Result<Json> run_object(const RunRecord& record) {
   return out;
 }
 
-Json report_object(const ReportHead& head, const Json& runs, const Json& agents) {
+Json report_object(const ReportHead& head, const Json& runs, const Json& agents, const Json& leftovers) {
   utsname host{};
   ::uname(&host);
   long cpus = ::sysconf(_SC_NPROCESSORS_ONLN);
@@ -134,6 +149,7 @@ Json report_object(const ReportHead& head, const Json& runs, const Json& agents)
           {"link", {{"rate_mbit", number(head.rate_mbit)}, {"rtt_ms", number(head.rtt_ms)}}},
           {"runs", runs},
           {"agents", agents},
+          {"leftovers", leftovers},
           {"summary", summarise(runs)}};
 }
 
@@ -163,7 +179,7 @@ std::string report_table(const Json& report) {
     if (!ratio["service_interruption_ms"].is_number()) continue;
     out += fmt::format("  {} is {} times {}'s\n", text(ratio["strategy"]), cell(ratio["service_interruption_ms"], 3), text(ratio["baseline"]));
   }
-  return out + load_table(report["runs"]) + agents_table(report["agents"]);
+  return out + load_table(report["runs"]) + agents_table(report["agents"]) + leftovers_table(report["leftovers"]);
 }
 
 bool all_verified(const Json& runs) {

@@ -35,8 +35,9 @@ struct ReportHead {
   std::optional<double> rate_mbit, rtt_ms;
 };
 
-// `runs` is an array of run objects, `agents` what footprints_json() gives (agent_memory.h).
-[[nodiscard]] Json report_object(const ReportHead& head, const Json& runs, const Json& agents);
+// `runs` is an array of run objects, `agents` what agents_json() gives (agent_memory.h), `leftovers` what
+// leftovers_json() does (inventory.h), or null.
+[[nodiscard]] Json report_object(const ReportHead& head, const Json& runs, const Json& agents, const Json& leftovers);
 
 // A table for people: one line a run, then medians and ratios.
 [[nodiscard]] std::string report_table(const Json& report);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "lab/agent_memory.h"
 #include "lab/child_process.h"
+#include "lab/inventory.h"
 #include "lab/lab.h"
 #include "lab/lab_processes.h"
 #include "lab/load_process.h"
@@ -26,6 +27,8 @@ namespace {
 constexpr int kQuietMs = 5500;
 // What the move leaves behind (faults, retransmits) belongs to its window.
 constexpr int kSettleMs = 1000;
+// A tree that was killed, a namespace that nobody is in any more: gone within.
+constexpr int kGoneMs = 5000, kGonePollMs = 250;
 
 volatile sig_atomic_t interrupted = 0;
 
@@ -183,6 +186,23 @@ std::string command_text(const CommandLine& line) {
   return out;
 }
 
+void remember_footprints(const LabState& state, std::vector<Footprints>& series) {
+  auto now = agent_footprints(state);
+  series.push_back(now ? std::move(*now) : Footprints{});
+}
+
+// What is still there when everything has ended and had time to go; null when it could not be looked at.
+Json leftovers(const LabState& state, const Inventory& before) {
+  Inventory found;
+  for (int waited_ms = 0; waited_ms <= kGoneMs; waited_ms += kGonePollMs) {
+    auto after = take_inventory(state);
+    if (!after) return nullptr;
+    found = additions(before, *after);
+    if (is_clean(found) || !rest(kGonePollMs)) break;
+  }
+  return leftovers_json(found);
+}
+
 Status publish(const CommandLine& line, const Json& report) {
   std::string text = report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   bool to_stdout = line.json && (line.json_file.empty() || line.json_file == "-");
@@ -198,9 +218,11 @@ Status publish(const CommandLine& line, const Json& report) {
 Result<bool> run_scenario(const CommandLine& line) {
   InterruptGuard guard;
   MOSE_ASSIGN(auto lab, LabLease::take(line));
+  MOSE_ASSIGN(auto before, settled_inventory(lab->state()));
   MOSE_ASSIGN(auto contestants, enter_all(*lab, line));
   Json runs = Json::array();
-  Footprints first, last;
+  std::vector<Footprints> memory;  // before the first move of ours, and after each
+  remember_footprints(lab->state(), memory);
   Status broken;
   for (uint32_t i = 0; i < line.repeat && broken; ++i) {
     for (Contestant& who : contestants) {
@@ -214,16 +236,17 @@ Result<bool> run_scenario(const CommandLine& line) {
                               {"verified", (*run)["verified"] == true}});
       bool lost_track = (*run)["outcome"] == "unknown" || (*run)["outcome"] == "failed_after_commit";
       runs.push_back(std::move(*run));
+      if (who.mover->role() == "mose") remember_footprints(lab->state(), memory);
       if (!lost_track) continue;
       broken = fail("where the workload is cannot be said; no further moves");
       break;
     }
-    // Once a repeat, so that a run that breaks off has what was there last.
-    if (auto now = agent_footprints(lab->state())) last = std::move(*now);
-    if (i == 0) first = last;
   }
   ReportHead head{"redis", command_text(line), line.seed, criu_version(lab->state()), line.link_rate_mbit, std::nullopt};
-  MOSE_TRY(publish(line, report_object(head, runs, footprints_json(first, last))));
+  if (line.baseline_only) memory.clear();
+  contestants.clear();  // ends the services and their clients
+  Json remains = leftovers(lab->state(), before);
+  MOSE_TRY(publish(line, report_object(head, runs, agents_json(memory), remains)));
   if (!broken) return std::unexpected(broken.error());
   return all_verified(runs);
 }

@@ -8,6 +8,7 @@
 #include "base/fd.h"
 #include "json_schema.h"
 #include "lab/agent_memory.h"
+#include "lab/inventory.h"
 #include "model/report.h"
 
 namespace mose::lab {
@@ -53,9 +54,9 @@ RunRecord good_record() {
   return record;
 }
 
-Json report_of(const Json& runs, const Footprints& first = {}, const Footprints& last = {}) {
+Json report_of(const Json& runs, const std::vector<Footprints>& memory = {}, const Inventory& leftovers = {}) {
   ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", std::nullopt, std::nullopt};
-  return report_object(head, runs, footprints_json(first, last));
+  return report_object(head, runs, agents_json(memory), leftovers_json(leftovers));
 }
 
 Json run_of(const RunRecord& record) {
@@ -81,19 +82,60 @@ TEST(RunReport, FollowsTheSchema) {
   EXPECT_NE(report_table(report).find("stock-cold"), std::string::npos);
 }
 
-TEST(RunReport, MemoryOfTheAgentsIsOfTheFirstAndTheLastRepeat) {
-  Footprints first = {{{"a", "mosed"}, {1, 30 << 20, 40}}, {{"b", "mose-pager"}, {1, 5 << 20, 20}}};
-  Footprints last = {{{"a", "mosed"}, {1, 31 << 20, 41}}, {{"b", "mose-holder"}, {2, 1 << 20, 9}}};
-  Json report = report_of(Json::array({run_of(good_record())}), first, last);
+Footprints agents(uint64_t a_mib, uint64_t a_descriptors) {
+  return {{{"a", "mosed"}, {1, a_mib << 20, a_mib << 19, a_descriptors}}};
+}
+
+TEST(RunReport, GrowthOfTheAgentsCountsFromWhenBothHaveDoneEverythingOnce) {
+  // Four moves: before, a->b, b->a (warm), a->b, b->a.
+  std::vector<Footprints> memory = {agents(20, 10), agents(30, 12), agents(40, 14), agents(41, 15), agents(42, 15)};
+  memory[1][{"b", "mose-pager"}] = {1, 5 << 20, 4 << 20, 20};
+  Json report = report_of(Json::array({run_of(good_record())}), memory);
   EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
-  ASSERT_EQ(report["agents"].size(), 3u);
-  EXPECT_EQ(report["agents"][0]["first"]["resident_bytes"], 30 << 20);
-  EXPECT_EQ(report["agents"][0]["last"]["descriptors"], 41);
-  for (const Json& agent : report["agents"]) {
-    EXPECT_EQ(agent["last"].is_null(), agent["program"] == "mose-pager") << "what has ended holds nothing";
-    EXPECT_EQ(agent["first"].is_null(), agent["program"] == "mose-holder");
-  }
-  EXPECT_NE(report_table(report).find("31.0 (41)"), std::string::npos) << report_table(report);
+  ASSERT_EQ(report["agents"].size(), 2u);
+  const Json& agent = report["agents"][0];
+  EXPECT_EQ(agent["warm_move"], 2);
+  EXPECT_EQ(agent["first"]["resident_bytes"], 40 << 20);
+  EXPECT_NEAR(agent["growth"]["resident_percent"].get<double>(), 5, 1e-9);
+  EXPECT_NEAR(agent["growth"]["anonymous_percent"].get<double>(), 5, 1e-9);
+  EXPECT_EQ(agent["growth"]["descriptors"], 1);
+  EXPECT_EQ(agent["series"].size(), 5u) << "all of it can be read";
+  EXPECT_EQ(agent["series"][0]["descriptors"], 10);
+  const Json& pager = report["agents"][1];
+  EXPECT_TRUE(pager["last"].is_null()) << "what has ended holds nothing";
+  EXPECT_TRUE(pager["growth"].is_null());
+  EXPECT_TRUE(pager["series"][1].is_object());
+  EXPECT_NE(report_table(report).find("40.0 (14)    42.0 (15)  +5.0 %"), std::string::npos) << report_table(report);
+}
+
+TEST(RunReport, GrowthIsJudgedBetweenMovesToTheSameNode) {
+  EXPECT_EQ(warm_move(10), 2u);
+  EXPECT_EQ(warm_move(5), 3u);
+  for (size_t few : {0u, 1u, 2u, 3u}) EXPECT_EQ(warm_move(few), std::nullopt) << few;
+  Json report = report_of(Json::array({run_of(good_record())}), {agents(20, 10), agents(90, 10)});
+  EXPECT_TRUE(report["agents"][0]["growth"].is_null()) << "one move says nothing";
+  EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
+}
+
+TEST(RunReport, LeftoversAreWhatWasNotThereBefore) {
+  Inventory before = {{{"a", "process", "mosed"}, 1}, {{"a", "namespace", "net"}, 1}, {{"b", "file", "/run/x"}, 1}};
+  Inventory after = {{{"a", "process", "mosed"}, 1},
+                     {{"a", "namespace", "net"}, 3},
+                     {{"a", "pin", "/sys/fs/bpf/y"}, 1},
+                     {{"b", "file", "/var/lib/mose/history.jsonl"}, 1}};
+  Json report = report_of(Json::array({run_of(good_record())}), {}, additions(before, after));
+  EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
+  EXPECT_EQ(report["leftovers"]["namespace"], 2);
+  EXPECT_EQ(report["leftovers"]["pin"], 1);
+  EXPECT_EQ(report["leftovers"]["process"], 0);
+  EXPECT_EQ(report["leftovers"]["file"], 0) << "what has gone is no leftover";
+  ASSERT_EQ(report["leftovers"]["items"].size(), 3u) << "what is kept is named";
+  EXPECT_TRUE(report["leftovers"]["items"][0]["kept"].is_null());
+  EXPECT_TRUE(report["leftovers"]["items"][2]["kept"].is_string());
+  EXPECT_FALSE(is_clean(additions(before, after)));
+  EXPECT_TRUE(is_clean({{{"b", "file", "/var/lib/mose/history.jsonl"}, 1}}));
+  EXPECT_NE(report_table(report).find("a   namespace  net, 2 times"), std::string::npos) << report_table(report);
+  EXPECT_NE(report_table(report_of(Json::array())).find("leftovers: none"), std::string::npos);
 }
 
 TEST(RunReport, ReportWithoutRunsFollowsTheSchemaButIsNotVerified) {
