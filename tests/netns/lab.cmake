@@ -39,3 +39,6 @@ target_include_directories(lab_load_test PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit/
 target_compile_definitions(lab_load_test PRIVATE
   MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
 add_dependencies(lab_load_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-init mose-exec)
+mose_test(lab_link_test LABEL netns DEPS lab client kernel TIMEOUT 300
+  SOURCES lab/bed.cpp lab/link_test.cpp LIBS nlohmann_json::nlohmann_json)
+add_dependencies(lab_link_test mose-lab-keeper)

@@ -12,4 +12,4 @@ mose_test(lab_report_test LABEL unit DEPS lab
 target_compile_definitions(lab_report_test PRIVATE
   MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
 mose_test(lab_words_test LABEL unit DEPS lab
-  SOURCES lab/options_test.cpp lab/state_test.cpp)
+  SOURCES lab/options_test.cpp lab/state_test.cpp lab/link_queue_test.cpp)

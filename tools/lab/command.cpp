@@ -43,6 +43,7 @@ int do_up(const CommandLine& line) {
   LabOptions options;
   options.lab = line.lab;
   options.link_rate_mbit = line.link_rate_mbit;
+  options.link_rtt_ms = line.link_rtt_ms;
   options.agents = !line.no_agents;
   options.steer = line.steer;
   auto state = up(options);

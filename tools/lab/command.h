@@ -9,14 +9,14 @@
 namespace mose::lab {
 
 inline constexpr const char* kUsage =
-    "usage: mose lab up [--name LAB] [--link rate=1gbit] [--steer xdp]\n"
+    "usage: mose lab up [--name LAB] [--link rate=1gbit,rtt=10ms] [--steer xdp]\n"
     "       mose lab down | status | list [--name LAB]\n"
     "       mose lab exec [--name LAB] NODE -- COMMAND...        NODE: a, b or client\n"
     "       mose lab restart-agent [--name LAB] NODE\n"
     "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5] [--baseline stock-cold]\n"
     "                          [--rate N [--mix set|get|set:PERCENT] [--keys uniform|zipf[:THETA]]] [--set-size 1000]\n"
-    "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit] [--seed N] [--json "
-    "FILE]\n"
+    "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit,rtt=10ms]\n"
+    "                          [--seed N] [--json FILE]\n"
     "                          [--keep] [--name LAB]\n";
 
 [[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);

@@ -11,6 +11,8 @@
 #include "base/rollback.h"
 #include "kernel/cgroup.h"
 #include "lab/agent.h"
+#include "lab/link_check.h"
+#include "lab/link_process.h"
 #include "lab/node.h"
 #include "lab/node_root.h"
 #include "lab/topology.h"
@@ -77,9 +79,16 @@ Status refuse_foreign(const Names& names, const std::string& cgroup) {
 
 Status make_lab(const Names& names, const LabOptions& options, LabState& state, const std::string& mount) {
   for (const char* node : kNodes) MOSE_TRY(make_directories(system_cgroup(mount, names, node)));
-  MOSE_TRY(make_topology(names));
+  MOSE_TRY(make_namespaces(names));
+  if (options.link_rtt_ms) {
+    std::string cgroup = mount + "/" + names.cgroup() + "/link";
+    MOSE_TRY(make_directories(cgroup));
+    MOSE_ASSIGN(state.link, start_link(names, link_shape(state), cgroup));
+    MOSE_TRY(save_state(names, state));
+  }
+  MOSE_TRY(make_links(names, options.link_rtt_ms.has_value()));
   if (options.steer.starts_with("xdp")) MOSE_TRY(prepare_for_xdp(names));
-  if (options.link_rate_mbit) MOSE_TRY(shape_links(names, *options.link_rate_mbit));
+  if (options.link_rate_mbit && !options.link_rtt_ms) MOSE_TRY(shape_links(names, *options.link_rate_mbit));
   for (const char* node : kNodes) {
     MOSE_TRY(make_directories(names.node_root(node)));
     MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node, options.steer)}));
@@ -98,6 +107,7 @@ Status make_lab(const Names& names, const LabOptions& options, LabState& state, 
 
 bool whole(const LabState& state, bool agents) {
   if (!state.complete || (state.run && !is_alive(*state.run))) return false;
+  if (state.link_rtt_ms && (!state.link || !is_alive(*state.link))) return false;
   for (const char* node : kNodes) {
     auto keeper = state.keepers.find(node);
     if (keeper == state.keepers.end() || !is_alive(keeper->second)) return false;
@@ -116,7 +126,7 @@ Result<LabState> up(const LabOptions& options) {
   MOSE_ASSIGN(std::string mount, cgroup_mount());
   MOSE_ASSIGN(auto before, load_state(names));
   if (before && whole(*before, options.agents) && before->link_rate_mbit == options.link_rate_mbit &&
-      before->steer == options.steer) {
+      before->link_rtt_ms == options.link_rtt_ms && before->steer == options.steer) {
     return *before;
   }
   if (before) {
@@ -129,6 +139,7 @@ Result<LabState> up(const LabOptions& options) {
   state.disk = names.disk();
   state.made_disk_parent = ::access(kDiskParent, F_OK) != 0;
   state.link_rate_mbit = options.link_rate_mbit;
+  state.link_rtt_ms = options.link_rtt_ms;
   state.steer = options.steer;
   MOSE_TRY(refuse_foreign(names, state.cgroup));
   for (const char* place : kPlaces) state.netns.push_back(names.netns(place));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 
+#include "base/clock.h"
 #include "base/units.h"
 #include "client/load_client.h"
 #include "model/migration.h"
@@ -35,7 +36,7 @@ Status parse_number(const std::string& option, const std::string& text, T low, T
   return fail(option + " must be a number from " + std::to_string(low) + " to " + std::to_string(high) + ", not \"" + text + "\"");
 }
 
-// "rate=1gbit,rtt=1ms"; a delay needs a queueing discipline (netem) that few small kernels have.
+// "rate=1gbit,rtt=10ms"
 Status parse_link(const std::string& text, CommandLine& out) {
   for (size_t begin = 0; begin <= text.size();) {
     size_t end = std::min(text.find(',', begin), text.size());
@@ -46,9 +47,14 @@ Status parse_link(const std::string& text, CommandLine& out) {
       if (!rate) return context("--link", rate.error());
       out.link_rate_mbit = static_cast<double>(*rate) / 1e6;
     } else if (part.starts_with("rtt=")) {
-      return fail("--link rtt= is not supported yet: it needs the kernel's netem; use rate= alone");
+      auto rtt = parse_duration(part.substr(4));
+      if (!rtt) return context("--link", rtt.error());
+      out.link_rtt_ms = to_ms(*rtt);
+      if (*out.link_rtt_ms < kLinkRttMsMin || *out.link_rtt_ms > kLinkRttMsMax) {
+        return fail("--link rtt= is " + std::to_string(kLinkRttMsMin) + " to " + std::to_string(kLinkRttMsMax) + " ms");
+      }
     } else {
-      return fail("--link takes rate=BANDWIDTH, not \"" + part + "\"");
+      return fail("--link takes rate=BANDWIDTH and rtt=TIME, not \"" + part + "\"");
     }
   }
   return {};
@@ -183,6 +189,8 @@ Result<CommandLine> parse_command_line(const std::vector<std::string>& args) {
     if (setter == setters().end()) return fail(option + " takes no value");
     MOSE_TRY(setter->second(value, out));
   }
+  if (out.link_rtt_ms && out.steer.starts_with("xdp"))
+    return fail("--steer " + out.steer + " needs a link without rtt=");
   if (!out.rate && (out.mix != "set" || out.keys != "uniform"))
     return fail("--mix and --keys say nothing without --rate");
   return out;

@@ -17,7 +17,7 @@ struct CommandLine {
   std::vector<std::string> words;    // after the verb, without options
   std::vector<std::string> command;  // after "--"
   std::string lab = kDefaultLab;
-  std::optional<double> link_rate_mbit;
+  std::optional<double> link_rate_mbit, link_rtt_ms;
   bool json = false;
   bool keep = false, no_agents = false, baseline_only = false;
   std::string json_file;
@@ -34,6 +34,7 @@ struct CommandLine {
   uint32_t value_bytes = 1000;
 };
 
+inline constexpr double kLinkRttMsMin = 0.2, kLinkRttMsMax = 2000;  // a queue and two polls cost 0.1 ms
 inline constexpr uint32_t kRepeatMax = 1000;
 inline constexpr double kMegabytesMax = 1 << 16;
 

@@ -98,6 +98,12 @@ std::string leftovers_table(const Json& leftovers) {
   return out.empty() ? "\nleftovers: none\n" : "\nleftovers\n" + out;
 }
 
+std::string link_line(const Json& link) {
+  if (!link["rate_mbit"].is_number() && !link["rtt_ms"].is_number()) return {};
+  return fmt::format("link asked for: {} Mbit/s, {} ms; measured: {} Mbit/s, {} ms\n\n", cell(link["rate_mbit"]),
+                     cell(link["rtt_ms"], 2), cell(link["measured_rate_mbit"]), cell(link["measured_rtt_ms"], 2));
+}
+
 }  // namespace
 
 Result<Json> run_object(const RunRecord& record) {
@@ -146,7 +152,11 @@ Json report_object(const ReportHead& head, const Json& runs, const Json& agents,
            {{"kernel", std::string(host.release)},
             {"criu", head.criu.empty() ? Json(nullptr) : Json(head.criu)},
             {"cpus", cpus > 0 ? Json(cpus) : Json(nullptr)}}},
-          {"link", {{"rate_mbit", number(head.rate_mbit)}, {"rtt_ms", number(head.rtt_ms)}}},
+          {"link",
+           {{"rate_mbit", number(head.rate_mbit)},
+            {"rtt_ms", number(head.rtt_ms)},
+            {"measured_rate_mbit", number(head.measured_rate_mbit)},
+            {"measured_rtt_ms", number(head.measured_rtt_ms)}}},
           {"runs", runs},
           {"agents", agents},
           {"leftovers", leftovers},
@@ -154,9 +164,10 @@ Json report_object(const ReportHead& head, const Json& runs, const Json& agents,
 }
 
 std::string report_table(const Json& report) {
-  std::string out = fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}\n", "run", "who",
-                                "strategy", "move", "interrupt ms", "any ms", "down ms", "total ms", "p99 ms", "errors", "lost",
-                                "verified");
+  std::string out = link_line(report["link"]);
+  out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}\n", "run", "who",
+                     "strategy", "move", "interrupt ms", "any ms", "down ms", "total ms", "p99 ms", "errors", "lost",
+                     "verified");
   size_t index = 0;
   for (const Json& run : report["runs"]) {
     const Json& client = run["client"];

@@ -32,7 +32,8 @@ struct ReportHead {
   std::string scenario, command;
   uint64_t seed = 0;
   std::string criu;  // version; empty: unknown
-  std::optional<double> rate_mbit, rtt_ms;
+  std::optional<double> rate_mbit, rtt_ms;                    // asked for
+  std::optional<double> measured_rate_mbit, measured_rtt_ms;  // at the start of the run
 };
 
 // `runs` is an array of run objects, `agents` what agents_json() gives (agent_memory.h), `leftovers` what

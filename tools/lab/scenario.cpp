@@ -6,6 +6,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -15,6 +17,7 @@
 #include "lab/inventory.h"
 #include "lab/lab.h"
 #include "lab/lab_processes.h"
+#include "lab/link_check.h"
 #include "lab/load_process.h"
 #include "lab/move_phases.h"
 #include "lab/mover.h"
@@ -69,6 +72,7 @@ class LabLease {
     LabOptions options;
     options.lab = line.lab;
     options.link_rate_mbit = line.link_rate_mbit;
+    options.link_rtt_ms = line.link_rtt_ms;
     options.agents = !line.baseline_only;
     options.steer = line.steer;
     MOSE_ASSIGN(auto state, up(options));
@@ -182,8 +186,33 @@ std::string command_text(const CommandLine& line) {
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);
   for (const std::string& b : line.baselines) out += " --baseline " + b;
-  if (line.link_rate_mbit) out += " --link rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";
+  std::string link;
+  if (line.link_rate_mbit) link = "rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";
+  if (line.link_rtt_ms) {
+    link += (link.empty() ? "" : ",") + fmt::format("rtt={}us", static_cast<uint64_t>(*line.link_rtt_ms * 1000));
+  }
+  if (!link.empty()) out += " --link " + link;
   return out;
+}
+
+// What the link is that was asked for, before anything is moved over it.
+Status check_link(const Names& names, ReportHead& head) {
+  if (!head.rate_mbit && !head.rtt_ms) return {};
+  constexpr int kTries = 3;  // the machine may have been busy for a moment
+  LinkFigures figures;
+  double error = 0;
+  for (int i = 0; i < kTries && (i == 0 || error > kLinkErrorMax); ++i) {
+    MOSE_ASSIGN(figures, measure_link(names, head.rate_mbit.has_value()));
+    error = link_error(figures, head.rate_mbit, head.rtt_ms);
+  }
+  head.measured_rtt_ms = figures.rtt_ms;
+  head.measured_rate_mbit = figures.rate_mbit;
+  auto shown = [](std::optional<double> v) { return v ? fmt::format("{:.3f}", *v) : "-"; };
+  log::info("link measured", {{"rate_mbit", shown(figures.rate_mbit)},
+                              {"rtt_ms", shown(figures.rtt_ms)},
+                              {"error_percent", fmt::format("{:.1f}", error * 100)}});
+  if (error > kLinkErrorMax) log::warn("the link is not what was asked for, by more than 5 %");
+  return {};
 }
 
 void remember_footprints(const LabState& state, std::vector<Footprints>& series) {
@@ -218,6 +247,14 @@ Status publish(const CommandLine& line, const Json& report) {
 Result<bool> run_scenario(const CommandLine& line) {
   InterruptGuard guard;
   MOSE_ASSIGN(auto lab, LabLease::take(line));
+  ReportHead head;
+  head.scenario = "redis";
+  head.command = command_text(line);
+  head.seed = line.seed;
+  head.criu = criu_version(lab->state());
+  head.rate_mbit = line.link_rate_mbit;
+  head.rtt_ms = line.link_rtt_ms;
+  MOSE_TRY(check_link(lab->names(), head));
   MOSE_ASSIGN(auto before, settled_inventory(lab->state()));
   MOSE_ASSIGN(auto contestants, enter_all(*lab, line));
   Json runs = Json::array();
@@ -242,10 +279,10 @@ Result<bool> run_scenario(const CommandLine& line) {
       break;
     }
   }
-  ReportHead head{"redis", command_text(line), line.seed, criu_version(lab->state()), line.link_rate_mbit, std::nullopt};
   if (line.baseline_only) memory.clear();
   contestants.clear();  // ends the services and their clients
-  Json remains = leftovers(lab->state(), before);
+  // Of a run that broke off in a move it would be what is under way.
+  Json remains = broken ? leftovers(lab->state(), before) : Json(nullptr);
   MOSE_TRY(publish(line, report_object(head, runs, agents_json(memory), remains)));
   if (!broken) return std::unexpected(broken.error());
   return all_verified(runs);

@@ -51,10 +51,17 @@ std::optional<double> number_of(const Json& in, const char* key) {
 }  // namespace
 
 std::string to_json(const LabState& s) {
-  Json out = {{"lab", s.lab},   {"complete", s.complete},          {"netns", s.netns},
-              {"cgroup", s.cgroup}, {"disk", s.disk}, {"made_disk_parent", s.made_disk_parent}, {"keepers", processes(s.keepers)}, {"agents", processes(s.agents)},
+  Json out = {{"lab", s.lab},
+              {"complete", s.complete},
+              {"netns", s.netns},
+              {"cgroup", s.cgroup},
+              {"disk", s.disk},
+              {"made_disk_parent", s.made_disk_parent},
+              {"keepers", processes(s.keepers)},
+              {"agents", processes(s.agents)},
               {"run", s.run ? Json{{"pid", s.run->pid}, {"start_time", s.run->start_time}} : Json(nullptr)},
               {"link_rate_mbit", s.link_rate_mbit ? Json(*s.link_rate_mbit) : Json(nullptr)},
+              {"link", s.link ? Json{{"pid", s.link->pid}, {"start_time", s.link->start_time}} : Json(nullptr)},
               {"link_rtt_ms", s.link_rtt_ms ? Json(*s.link_rtt_ms) : Json(nullptr)},
               {"steer", s.steer}};
   return out.dump(2) + "\n";
@@ -78,6 +85,7 @@ Result<LabState> state_from_json(const std::string& text) {
   s.keepers = processes_from(in, "keepers");
   s.agents = processes_from(in, "agents");
   if (in.contains("run")) s.run = process_from(in["run"]);
+  if (in.contains("link")) s.link = process_from(in["link"]);
   s.link_rate_mbit = number_of(in, "link_rate_mbit");
   s.link_rtt_ms = number_of(in, "link_rtt_ms");
   return s;

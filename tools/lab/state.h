@@ -34,6 +34,7 @@ struct LabState {
   // The `lab run` that made the lab and will take it down: when it has gone without doing so, the lab is a leftover.
   std::optional<ProcessRecord> run;
   std::optional<double> link_rate_mbit, link_rtt_ms;
+  std::optional<ProcessRecord> link;  // the process of the emulated links
   std::string steer;                 // node.steer of the nodes; empty: their default
 };
 

@@ -46,9 +46,10 @@ Status switch_and_client(const Names& names) {
   return run_ip(client, std::string("link set dev dev up\naddr add ") + kClientAddress + "/" + kPrefixLength + " dev dev\n");
 }
 
-Status node_links(const Names& names, const std::string& node) {
+Status node_links(const Names& names, const std::string& node, bool uplink_exists) {
   std::string sw = names.netns("sw"), ns = names.netns(node), port = "p" + node;
-  MOSE_TRY(run_ip("", "link add name up netns " + ns + " type veth peer name " + port + " netns " + sw + "\n"));
+  if (!uplink_exists)
+    MOSE_TRY(run_ip("", "link add name up netns " + ns + " type veth peer name " + port + " netns " + sw + "\n"));
   MOSE_TRY(run_ip(sw, "link set " + port + " master br0\nlink set " + port + " up\n"));
   // An address of its own keeps the bridge's from changing with its ports.
   std::string mac = node == "a" ? "02:4d:6f:00:00:0a" : "02:4d:6f:00:00:0b";
@@ -84,14 +85,18 @@ Status prepare_netns() {
   return {};
 }
 
-Status make_topology(const Names& names) {
+Status make_namespaces(const Names& names) {
   for (const char* place : kPlaces) {
     MOSE_TRY(run_tool("ip", {"netns", "add", names.netns(place)}, ""));
     MOSE_ASSIGN(auto ns, Place::of_netns(names.netns_path(place)));
     MOSE_TRY(in_place(ns, [] { return prepare_netns(); }));
   }
+  return {};
+}
+
+Status make_links(const Names& names, bool uplinks_exist) {
   MOSE_TRY(switch_and_client(names));
-  for (const char* node : kNodes) MOSE_TRY(node_links(names, node));
+  for (const char* node : kNodes) MOSE_TRY(node_links(names, node, uplinks_exist));
   return {};
 }
 

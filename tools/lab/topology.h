@@ -19,8 +19,10 @@ inline constexpr const char* kBridge = "br0";
 inline constexpr const char* kUplink = "up";
 inline constexpr const char* kClientDevice = "dev";
 
-// Makes the namespaces and links. On failure what was made so far remains: take_down_topology() takes it down.
-[[nodiscard]] Status make_topology(const Names& names);
+// The namespaces first, then what connects them. On failure what was made so far remains: take_down_topology() takes it
+// down. Uplinks that exist already (link_process.h) are used as they are.
+[[nodiscard]] Status make_namespaces(const Names& names);
+[[nodiscard]] Status make_links(const Names& names, bool uplinks_exist);
 // Removes the namespaces that exist; the links go with them. Not finding one is no failure.
 [[nodiscard]] Status take_down_topology(const Names& names);
 

@@ -55,7 +55,7 @@ RunRecord good_record() {
 }
 
 Json report_of(const Json& runs, const std::vector<Footprints>& memory = {}, const Inventory& leftovers = {}) {
-  ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", std::nullopt, std::nullopt};
+  ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", {}, {}, {}, {}};
   return report_object(head, runs, agents_json(memory), leftovers_json(leftovers));
 }
 
@@ -172,6 +172,17 @@ TEST(RunReport, LoadIsShownByPhaseAndTcpBySide) {
   EXPECT_NE(table.find("client             2         10         14          0          8  n=2"), std::string::npos)
       << table;
   EXPECT_EQ(table.find("workload  "), std::string::npos) << table;
+}
+
+TEST(RunReport, TheLinkIsAsAskedForAndAsMeasured) {
+  ReportHead head{"redis", "mose lab run redis", 7, "", 1000, 10, 980, 10.25};
+  Json report = report_object(head, Json::array(), Json::array(), nullptr);
+  EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
+  EXPECT_EQ(report["link"]["measured_rtt_ms"], 10.25);
+  EXPECT_NE(report_table(report).find("link asked for: 1000.0 Mbit/s, 10.00 ms; measured: 980.0 Mbit/s, 10.25 ms"),
+            std::string::npos);
+  EXPECT_NE(report_table(report).find("leftovers: could not be looked for"), std::string::npos);
+  EXPECT_EQ(report_table(report_of(Json::array())).find("link"), std::string::npos) << "plain";
 }
 
 TEST(RunReport, MeasuredZeroStaysZero) {

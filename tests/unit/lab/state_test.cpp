@@ -20,6 +20,7 @@ TEST(LabState, ComesBackAsItWas) {
   s.agents["b"] = {124, 456790};
   s.run = ProcessRecord{7, 8};
   s.link_rate_mbit = 1000;
+  s.link = ProcessRecord{9, 10};
   auto back = state_from_json(to_json(s));
   ASSERT_TRUE(back);
   EXPECT_EQ(to_json(*back), to_json(s));
