@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "lab/inventory.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -114,7 +115,7 @@ class Finder {
       while (words >> word && word != "-") {
       }
       words >> type;
-      add("mount", point + " " + type);
+      add("mount", fmt::format("{} {}", point, type));
       if (type == "nsfs") namespaces.insert(root);
     }
   }

@@ -135,10 +135,12 @@ int detach(int report) {
   priority.sched_priority = 1;
   (void)::sched_setscheduler(0, SCHED_RR, &priority);
   int null = ::open("/dev/null", O_RDWR);
-  for (int fd : {0, 1, 2}) ::dup2(null, fd);
-  int pipe = ::fcntl(report, F_DUPFD, 3);
+  for (int fd : {0, 1, 2}) {
+    if (null >= 0) ::dup2(null, fd);
+  }
   constexpr int kPipe = 3;
-  if (pipe != kPipe) ::dup2(pipe, kPipe);
+  int pipe = ::fcntl(report, F_DUPFD, kPipe);
+  if (pipe > kPipe) ::dup2(pipe, kPipe);
   ::close_range(kPipe + 1, ~0u, 0);
   return kPipe;
 }
