@@ -99,8 +99,9 @@ Result<double> measure_rate(const Names& names) {
     }
     if (!fds[1].revents) continue;
     ssize_t n = ::recv(receiver.get(), sink.data(), sink.size(), MSG_DONTWAIT);
-    if (n <= 0 && errno != EAGAIN) return fail_errno("recv over the link");
-    if (n <= 0) continue;
+    if (n == 0) return fail_errno("the stream over the link ended", EPIPE);
+    if (n < 0 && errno != EAGAIN) return fail_errno("recv over the link");
+    if (n < 0) continue;
     last = now();
     if (counting) {
       bytes += static_cast<uint64_t>(n);
