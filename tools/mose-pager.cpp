@@ -119,7 +119,7 @@ Status run(const Options& options) {
   restore::PagerProcess* process_now = nullptr;
   move::PageReceiverOptions receiver_options;
   receiver_options.connect = connector(options, {id, options.epoch}, token);
-  receiver_options.on_failure = [&](Error error) { process_now->fail(std::move(error)); };
+  receiver_options.on_failure = [&](const Error& error) { process_now->fail(error); };
   receiver_options.on_sealed = [&] { process_now->notice_sealed(); };
   move::PageReceiver receiver(*memory.store, std::move(receiver_options));
 

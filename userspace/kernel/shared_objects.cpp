@@ -68,6 +68,7 @@ class Search {
 
   std::vector<SharedObject> take() {
     std::vector<SharedObject> out;
+    out.reserve(found_.size());
     for (auto& [inode, object] : found_) out.push_back(std::move(object));
     std::ranges::sort(out, {}, &SharedObject::space);
     return out;
