@@ -28,6 +28,7 @@ struct KillCase {
   std::optional<FrameRule> frame;
 };
 
+// With MOSE_FULL in the environment every row, else every second one.
 [[nodiscard]] const std::vector<KillCase>& kill_cases();
 [[nodiscard]] const char* to_string(Side side);
 std::ostream& operator<<(std::ostream& out, const KillCase& kill);
