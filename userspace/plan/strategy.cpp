@@ -50,7 +50,6 @@ StrategyChoice choose_strategy(Strategy requested) {
     case Strategy::postcopy:
       return {requested, "asked for: nothing is sent before the workload is restored, its pages follow it"};
     case Strategy::precopy:
-      return {requested, "asked for"};
     case Strategy::hybrid:
       return {requested, "asked for"};
     case Strategy::automatic:
