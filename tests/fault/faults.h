@@ -19,7 +19,7 @@
 // What every fault test does around its harm: a move is begun, the harm comes, everything is looked at afterwards.
 namespace mose::test {
 
-inline constexpr Nanoseconds kReachBound = std::chrono::seconds(6);    // from the start to the planned moment
+inline constexpr Nanoseconds kReachBound = std::chrono::seconds(20);   // from the start to the planned moment
 inline constexpr Nanoseconds kDeathBound = std::chrono::seconds(2);    // of an agent that was killed
 inline constexpr Nanoseconds kSettleBound = std::chrono::seconds(25);
 inline constexpr Nanoseconds kCleanBound = std::chrono::seconds(4);    // repeated announcements and redirection end by then

@@ -28,7 +28,7 @@ using testing::HasSubstr;
 using testing::Not;
 using wire::FrameType;
 
-constexpr Nanoseconds kReachBound = 6s;
+constexpr Nanoseconds kReachBound = 20s;
 constexpr Nanoseconds kDeathBound = 2s;
 constexpr Nanoseconds kSettleBound = 25s;
 constexpr Nanoseconds kHoldNewMax = 5s;  // docs/steering.md

@@ -184,7 +184,9 @@ struct SourceStep {
 [[nodiscard]] bool nothing_left(const SourceState& state);
 
 // Limits. Waits are counted from the last step that led there.
-inline constexpr Nanoseconds kPrepareDeadline = std::chrono::seconds(15);  // connect, and PREPARE to PREPARED
+// Connect, and PREPARE to PREPARED. The workload runs meanwhile; the destination's kernel takes seconds of a busy machine to
+// verify programs.
+inline constexpr Nanoseconds kPrepareDeadline = std::chrono::seconds(30);
 inline constexpr Nanoseconds kDumpDeadline = std::chrono::seconds(20);     // arm_dump to images and page map out
 inline constexpr Nanoseconds kReadyDeadline = std::chrono::seconds(20);    // images and page map out to READY
 inline constexpr int kSlowerThanSeen = 4;  // of the time that pages which come before READY or commit add to it
