@@ -58,7 +58,6 @@ void MovingNetwork::switch_over() {
                                                           mac_for(service4())));
     return announcer.send_round();
   });
-  EXPECT_OK(network_->steering().settle_peer());
 }
 
 void MovingNetwork::leave() {
