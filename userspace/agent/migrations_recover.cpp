@@ -24,10 +24,6 @@ bool contains(const std::vector<plan::Record>& records, plan::Record record) {
   return std::ranges::find(records, record) != records.end();
 }
 
-bool committed(const std::vector<plan::Record>& records) {
-  return contains(records, plan::Record::commit) && !contains(records, plan::Record::aborted);
-}
-
 }  // namespace
 
 // With its journal it waits for `mose recover`, and for the eyes of whoever asks for the status.
@@ -185,7 +181,7 @@ bool Migrations::source_has_ended(const JournalContents& contents) {
     finish_source(contents.meta, false);
     return true;
   }
-  if (ours || committed(contents.records)) return false;
+  if (ours || plan::committed(contents.records)) return false;
   // Never stopped, or running again since: who moves it now, if anybody, has nothing to do with this one.
   remember_abort(contents.meta, "the agent of the source was restarted while the destination was told of the end");
   finish_source(contents.meta, false);

@@ -111,8 +111,7 @@ void SourceMigration::recover(Journal journal) {
   if (auto adopted = host_->tree_alive() ? host_->adopt() : Status{}; !adopted) {
     log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
   }
-  bool committed = std::find(records.begin(), records.end(), plan::Record::commit) != records.end() &&
-                   std::find(records.begin(), records.end(), plan::Record::aborted) == records.end();
+  const bool committed = plan::committed(records);
   if (committed && !host_->tree_alive()) {
     log::error("the stopped tree has ended after the commit: its destination goes on, pages that it does not have are lost",
                {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"destination", meta_.peer}});

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "plan/protocol.h"
 
+#include <algorithm>
+
 namespace mose::plan {
 
 const char* to_string(Message message) {
@@ -61,6 +63,12 @@ const char* to_string(Verdict verdict) {
       return "abort";
   }
   return "?";
+}
+
+bool committed(const std::vector<Record>& records) {
+  auto last = std::find_if(records.rbegin(), records.rend(),
+                           [](Record record) { return record == Record::commit || record == Record::aborted; });
+  return last != records.rend() && *last == Record::commit;
 }
 
 }  // namespace mose::plan

@@ -29,6 +29,8 @@ enum class Record : uint8_t {
   finished,   // both: nothing is left to do
 };
 [[nodiscard]] const char* to_string(Record record);
+// What a source's journal has decided: a commit that no abort has overruled.
+[[nodiscard]] bool committed(const std::vector<Record>& records);
 
 // The answer to "how was this migration decided?", asked by a destination whose tree is fenced and whose connection is
 // gone. `abort` and `commit` never change any more.

@@ -26,11 +26,7 @@ void SourceMachine::recover(const std::vector<Record>& records) {
   s_.begun = true;
   s_.touched = true;
   Record last = records.empty() ? Record::begun : records.back();
-  bool commit = false;
-  for (Record r : records) {
-    if (r == Record::commit) commit = true;
-    if (r == Record::aborted) commit = false;
-  }
+  const bool commit = committed(records);
   s_.verdict = commit ? Verdict::commit : Verdict::abort;
   s_.finish_recorded = last == Record::finished;
   s_.outcome = commit ? Outcome::complete : Outcome::failed;
