@@ -67,9 +67,7 @@ DestinationHost::DestinationHost(const Config& config, NodeUplink& uplink, std::
 
 // An agent that ends after the commit: what the workload has sent and still waits is for the next one.
 DestinationHost::~DestinationHost() {
-  if (!egress_queue_ || !network_) return;
-  auto policy = network_->steering().policy(handover::Direction::egress);
-  if (!policy || policy->state != handover::SteerState::pass) egress_queue_->leave();
+  if (egress_queue_ && network_) egress_queue_->leave(network_->steering());
 }
 
 Status DestinationHost::check_address() {

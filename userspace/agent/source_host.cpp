@@ -73,9 +73,7 @@ SourceHost::SourceHost(const Config& config, NodeUplink& uplink, std::shared_ptr
 
 // An agent that ends after the commit: packets that wait are for the next one, which finds them with their holder.
 SourceHost::~SourceHost() {
-  if (!ingress_queue_ || !network_) return;
-  auto policy = network_->steering().policy(handover::Direction::ingress);
-  if (!policy || policy->state != handover::SteerState::pass) ingress_queue_->leave();
+  if (ingress_queue_ && network_) ingress_queue_->leave(network_->steering());
 }
 
 Status SourceHost::open_network() {

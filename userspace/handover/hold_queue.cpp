@@ -247,4 +247,9 @@ Result<uint64_t> HoldQueue::discard(Steering& steering) {
   }
 }
 
+void HoldQueue::leave(const Steering& steering) {
+  auto policy = steering.policy(direction_);
+  if (!policy || policy->state != SteerState::pass) holder_.leave();
+}
+
 }  // namespace mose::handover

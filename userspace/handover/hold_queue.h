@@ -62,8 +62,8 @@ class HoldQueue {
   // is still drain and drain() must be called again: nobody else empties the tap. The calling thread runs with
   // real-time priority meanwhile.
   [[nodiscard]] Result<bool> drain(Steering& steering, Nanoseconds limit);
-  // An agent that ends while frames wait: with a holder they go on waiting for adopt() of the next one. Last call.
-  void leave() { holder_.leave(); }
+  // An agent that ends: what still waits here, with a holder, goes on waiting for adopt() of the next one. Last call.
+  void leave(const Steering& steering);
   // Throws away everything that is held; how many frames. Only with the direction shut, so that nothing more can come: the
   // next hold begins with an empty queue.
   [[nodiscard]] Result<uint64_t> discard(Steering& steering);
