@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -41,6 +42,25 @@ inline std::string last_lines(const std::string& text) {
   size_t at = text.size();
   for (size_t lines = 0; at > 0 && lines <= kLogLinesShown; ++lines) at = text.rfind('\n', at - 1) == std::string::npos ? 0 : text.rfind('\n', at - 1);
   return text.substr(at);
+}
+
+// Ends the client's window: each of its connections has its answers, in order, and its data are there. Nothing, with a
+// failure, where that could not be found out.
+inline std::optional<client::Figures> end_unharmed(FaultBed& bed) {
+  auto figures = bed.load().end_window();
+  EXPECT_TRUE(figures) << figures.error().what;
+  if (!figures) return std::nullopt;
+  EXPECT_TRUE(figures->all_answered) << bed.connections();
+  EXPECT_EQ(figures->counts.errors, 0u);
+  EXPECT_EQ(figures->counts.resets, 0u);
+  EXPECT_EQ(figures->counts.lost, 0u);
+  EXPECT_EQ(figures->counts.duplicated, 0u);
+  EXPECT_EQ(figures->counts.reordered, 0u);
+  auto verified = bed.load().verify();
+  EXPECT_TRUE(verified) << verified.error().what;
+  if (!verified) return std::nullopt;
+  EXPECT_TRUE(verified->verified) << verified->problem;
+  return *figures;
 }
 
 // One lab for all cases; a case that fails takes it with it, so that the next one begins on clean ground.
@@ -160,21 +180,12 @@ class Faults : public ::testing::Test {
   }
 
   void check_client() {
-    auto figures = bed_->load().end_window();
-    ASSERT_TRUE(figures) << figures.error().what;
-    EXPECT_TRUE(figures->all_answered) << bed_->connections();
-    EXPECT_EQ(figures->counts.errors, 0u);
-    EXPECT_EQ(figures->counts.resets, 0u);
-    EXPECT_EQ(figures->counts.lost, 0u);
-    EXPECT_EQ(figures->counts.duplicated, 0u);
-    EXPECT_EQ(figures->counts.reordered, 0u);
+    auto figures = end_unharmed(*bed_);
+    ASSERT_TRUE(figures);
     // The gap itself, not what is left of it after the normal gaps are taken off.
     EXPECT_TRUE(figures->interruption_any_ms) << "the gap was not measured";
     row_.gap_ms = figures->interruption_any_ms.value_or(-1);
     if (figures->latency_max_us) row_.gap_ms = std::max(row_.gap_ms, *figures->latency_max_us / 1000);
-    auto verified = bed_->load().verify();
-    ASSERT_TRUE(verified) << verified.error().what;
-    EXPECT_TRUE(verified->verified) << verified->problem;
   }
 
   void check_clean(const std::string& owner) {

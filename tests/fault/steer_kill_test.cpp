@@ -12,7 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "bed.h"
+#include "faults.h"
 #include "handover/steering.h"
 #include "kernel/procfs.h"
 
@@ -28,21 +28,9 @@ using testing::HasSubstr;
 using testing::Not;
 using wire::FrameType;
 
-constexpr Nanoseconds kReachBound = 20s;
-constexpr Nanoseconds kDeathBound = 2s;
-constexpr Nanoseconds kSettleBound = 25s;
 constexpr Nanoseconds kHoldNewMax = 5s;  // docs/steering.md
 constexpr Nanoseconds kDead = 1s;        // how long nobody is there
 constexpr double kGapOfARunningServiceMs = 250;
-
-bool wait_until(const std::function<bool()>& condition, Nanoseconds bound) {
-  Timestamp deadline = now() + bound;
-  while (!condition()) {
-    if (now() >= deadline) return false;
-    ::usleep(500);
-  }
-  return true;
-}
 
 class AgentDies : public testing::Test {
  protected:
@@ -133,17 +121,7 @@ class AgentDies : public testing::Test {
       EXPECT_THAT(log, Not(HasSubstr("held frames")));  // "... are lost", "... were lost with their queue"
       EXPECT_THAT(log, Not(HasSubstr("no held packets were left")));
     }
-    auto figures = bed_->load().end_window();
-    ASSERT_TRUE(figures) << figures.error().what;
-    EXPECT_TRUE(figures->all_answered) << bed_->connections();
-    EXPECT_EQ(figures->counts.errors, 0u);
-    EXPECT_EQ(figures->counts.resets, 0u);
-    EXPECT_EQ(figures->counts.lost, 0u);
-    EXPECT_EQ(figures->counts.duplicated, 0u);
-    EXPECT_EQ(figures->counts.reordered, 0u);
-    auto verified = bed_->load().verify();
-    ASSERT_TRUE(verified) << verified.error().what;
-    EXPECT_TRUE(verified->verified) << verified->problem;
+    if (!end_unharmed(*bed_)) return;
     source_ = *owner;
   }
 
