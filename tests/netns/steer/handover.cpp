@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "handover/announce.h"
+#include "kernel/netlink.h"
 #include "kernel/netns.h"
 
 namespace mose::test {
@@ -82,6 +83,26 @@ void MovingNetwork::leave() {
   bed_.in(here_->netns, [&] { return WorkloadNetwork::destroy("mnet-redis", here_->bpffs); });
   bed_.renew_workload(*here_);
   std::swap(here_, there_);
+}
+
+void send_to_first_place(Bed& bed) {
+  bed.in(bed.client, [&]() -> Status {
+    MOSE_TRY(set_net_sysctl("ipv4/conf/up/drop_gratuitous_arp", "1"));
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto up, netlink.link("up"));
+    return netlink.add_neighbour(up.ifindex, {service4(), bed.a.uplink_mac});
+  });
+}
+
+Sequence move_udp_service(MovingNetwork& moving, std::unique_ptr<UdpService>& service) {
+  moving.prepare();
+  moving.hold();
+  wait_until_idle(*service);
+  service->stop();
+  Sequence received = service->received();
+  service = std::make_unique<UdpService>(moving.there().workload, AF_INET, false);
+  moving.switch_over();
+  return received;
 }
 
 }  // namespace mose::test

@@ -63,4 +63,9 @@ class MovingNetwork {
   uint64_t held_ = 0;
 };
 
+// The client sends to the uplink of the service's first place from now on, whatever it is told.
+void send_to_first_place(Bed& bed);
+// From prepare() to switch_over() with a service that ends here and is begun anew there; what it has received here.
+[[nodiscard]] Sequence move_udp_service(MovingNetwork& moving, std::unique_ptr<UdpService>& service);
+
 }  // namespace mose::test

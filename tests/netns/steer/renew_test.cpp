@@ -132,22 +132,11 @@ TEST(Renewal, KeepsADeadline) {
 TEST(Renewal, KeepsRedirecting) {
   Bed bed;
   MovingNetwork moving(bed);
-  bed.in(bed.client, [&]() -> Status {  // whatever it is told, it sends to the old place
-    MOSE_TRY(set_net_sysctl("ipv4/conf/up/drop_gratuitous_arp", "1"));
-    MOSE_ASSIGN(auto netlink, Netlink::open());
-    MOSE_ASSIGN(auto up, netlink.link("up"));
-    return netlink.add_neighbour(up.ifindex, {service4(), bed.a.uplink_mac});
-  });
+  send_to_first_place(bed);
   auto service = std::make_unique<UdpService>(bed.a.workload, AF_INET, false);
   UdpClient client(bed.client, AF_INET, kPerSecond);
   EXPECT_TRUE(eventually([&] { return service->count() > 100; }));
-  moving.prepare();
-  moving.hold();
-  wait_until_idle(*service);
-  service->stop();
-  Sequence all = service->received();
-  service = std::make_unique<UdpService>(bed.b.workload, AF_INET, false);
-  moving.switch_over();
+  Sequence all = move_udp_service(moving, service);
   for (int round = 0; round < rounds(1, 10); ++round) {
     for (const Bed::Node* node : {&bed.a, &bed.b}) {
       auto network = upgrade(bed, *node);

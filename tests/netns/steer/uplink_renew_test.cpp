@@ -55,22 +55,11 @@ TEST(UplinkRenewal, LosesNothingAndKeepsEntriesAndCounters) {
     return {};
   });
   MovingNetwork moving(bed);
-  bed.in(bed.client, [&]() -> Status {
-    MOSE_TRY(set_net_sysctl("ipv4/conf/up/drop_gratuitous_arp", "1"));
-    MOSE_ASSIGN(auto netlink, Netlink::open());
-    MOSE_ASSIGN(auto up, netlink.link("up"));
-    return netlink.add_neighbour(up.ifindex, {service4(), bed.a.uplink_mac});
-  });
+  send_to_first_place(bed);
   auto service = std::make_unique<UdpService>(bed.a.workload, AF_INET, false);
   UdpClient client(bed.client, AF_INET, kPerSecond);
   EXPECT_TRUE(eventually([&] { return service->count() > 100; }));
-  moving.prepare();
-  moving.hold();
-  wait_until_idle(*service);
-  service->stop();
-  Sequence all = service->received();
-  service = std::make_unique<UdpService>(bed.b.workload, AF_INET, false);
-  moving.switch_over();
+  Sequence all = move_udp_service(moving, service);
   EXPECT_OK(at_b->put(service4(), {.workload = kWorkload, .service_mac = mac_for(service4())}));
   const handover::UplinkEntry away{.state = handover::UplinkState::redirect,
                                    .workload = kWorkload,

@@ -315,22 +315,11 @@ TEST(Uplink, StragglersOfAMovedServiceAreRedirectedAndNoneIsLost) {
   auto at_a = bed.attach(bed.a), at_b = bed.attach(bed.b);
   ASSERT_TRUE(at_a && at_b);
   MovingNetwork moving(bed);
-  bed.in(bed.client, [&]() -> Status {
-    MOSE_TRY(set_net_sysctl("ipv4/conf/up/drop_gratuitous_arp", "1"));
-    MOSE_ASSIGN(auto netlink, Netlink::open());
-    MOSE_ASSIGN(auto up, netlink.link(kUplink));
-    return netlink.add_neighbour(up.ifindex, {service4(), bed.a.uplink_mac});
-  });
+  send_to_first_place(bed);
   auto service = std::make_unique<UdpService>(bed.a.workload, AF_INET, false);
   UdpClient client(bed.client, AF_INET, 10000);
   EXPECT_TRUE(eventually([&] { return service->count() > 100; }));
-  moving.prepare();
-  moving.hold();
-  wait_until_idle(*service);
-  service->stop();
-  Sequence all = service->received();
-  service = std::make_unique<UdpService>(bed.b.workload, AF_INET, false);
-  moving.switch_over();
+  Sequence all = move_udp_service(moving, service);
   // TC redirects here from now on, nothing waits any more: the first line comes before it.
   EXPECT_EQ(at_a->counters(service4())->redirected.frames, 0u);
   auto tc = [&] { return moving.network().steering().counters(handover::Direction::ingress)->redirected.frames; };
