@@ -3,13 +3,11 @@
 // cost.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "bed.h"
-#include "json_schema.h"
-#include "lab/scenario.h"
+#include "scenario_report.h"
 
 namespace mose::lab {
 namespace {
@@ -22,25 +20,13 @@ TEST(Load, AtAFixedRateIsToldByPhase) {
   Fd turn = test::take_turn(kLab);
   test::need_criu_and_redis();
   CommandLine line;
-  line.verb = "run";
   line.lab = kLab;
   line.megabytes = 16;
   line.connections = 4;
   line.rate = kRate;
   line.keys = "zipf";
   line.repeat = 1;
-  line.json = true;
-  line.json_file = "/var/tmp/" + std::string(kLab) + ".json";
-  auto good = run_scenario(line);
-  ASSERT_TRUE(good) << good.error().what;
-  EXPECT_TRUE(*good) << "a run is not verified";
-  auto text = read_file(line.json_file);
-  ::unlink(line.json_file.c_str());
-  ASSERT_TRUE(text);
-  Json report = Json::parse(*text, nullptr, false);
-  auto schema = read_file(MOSE_REPORT_SCHEMA);
-  ASSERT_TRUE(schema);
-  EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
+  Json report = test::report_of(line);
   ASSERT_EQ(report["runs"].size(), 1u);
   const Json& run = report["runs"][0];
   for (const char* bad : {"errors", "resets", "lost", "duplicated", "reordered"})

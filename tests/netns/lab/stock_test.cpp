@@ -2,13 +2,11 @@
 // The baseline from end to end: a live Redis moved by CRIU's own command line there and back, under load.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "bed.h"
-#include "json_schema.h"
-#include "lab/scenario.h"
+#include "scenario_report.h"
 
 namespace mose::lab {
 namespace {
@@ -20,25 +18,13 @@ TEST(StockCold, MovesALiveRedisThereAndBack) {
   Fd turn = test::take_turn(kLab);
   test::need_criu_and_redis();
   CommandLine line;
-  line.verb = "run";
   line.lab = kLab;
   line.baseline_only = true;
   line.baselines = {"stock-cold"};
   line.megabytes = 2;
   line.connections = 3;
   line.repeat = 2;
-  line.json = true;
-  line.json_file = "/var/tmp/" + std::string(kLab) + ".json";
-  auto good = run_scenario(line);
-  ASSERT_TRUE(good) << good.error().what;
-  EXPECT_TRUE(*good) << "a run is not verified";
-  auto text = read_file(line.json_file);
-  ::unlink(line.json_file.c_str());
-  ASSERT_TRUE(text);
-  Json report = Json::parse(*text, nullptr, false);
-  auto schema = read_file(MOSE_REPORT_SCHEMA);
-  ASSERT_TRUE(schema);
-  EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
+  Json report = test::report_of(line);
   ASSERT_EQ(report["runs"].size(), 2u);
   EXPECT_EQ(report["runs"][0]["destination_node"], "b");
   EXPECT_EQ(report["runs"][1]["destination_node"], "a");

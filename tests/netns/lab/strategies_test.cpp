@@ -3,13 +3,11 @@
 // was left behind at the commit, and why it was that one.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
 #include "bed.h"
-#include "json_schema.h"
-#include "lab/scenario.h"
+#include "scenario_report.h"
 
 namespace mose::lab {
 namespace {
@@ -21,26 +19,14 @@ constexpr const char* kLab = "t-lab-strategies";
 // One move there, or more: the runs of the report, each verified.
 Json moved(const std::string& strategy, const std::function<void(CommandLine&)>& change = {}) {
   CommandLine line;
-  line.verb = "run";
   line.lab = kLab;
   line.megabytes = 48;
   line.connections = 3;
   line.repeat = 1;
   line.strategy = strategy;
-  line.json = true;
-  line.json_file = "/var/tmp/" + std::string(kLab) + ".json";
   if (change) change(line);
-  auto good = run_scenario(line);
-  EXPECT_TRUE(good) << (good ? "" : good.error().what);
-  auto text = read_file(line.json_file);
-  ::unlink(line.json_file.c_str());
-  if (!good || !text) return Json::array();
-  EXPECT_TRUE(*good) << "a run is not verified: " << *text;
-  Json report = Json::parse(*text, nullptr, false);
-  auto schema = read_file(MOSE_REPORT_SCHEMA);
-  EXPECT_TRUE(schema);
-  EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
-  return report["runs"];
+  Json report = test::report_of(line);
+  return report.value("runs", Json::array());
 }
 
 class Strategies : public testing::Test {

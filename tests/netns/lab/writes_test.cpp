@@ -2,15 +2,13 @@
 // What the source says of the writes of a live Redis that it moves: forecasts beside what came, and who wrote.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "bed.h"
-#include "json_schema.h"
 #include "kernel/probe.h"
-#include "lab/scenario.h"
+#include "scenario_report.h"
 
 namespace mose::lab {
 namespace {
@@ -22,23 +20,11 @@ TEST(Writes, AreForecastAndToldApartWhileARedisMoves) {
   Fd turn = test::take_turn(kLab);
   test::need_criu_and_redis();
   CommandLine line;
-  line.verb = "run";
   line.lab = kLab;
   line.megabytes = 48;  // more than one round leaves alone
   line.connections = 3;
   line.repeat = 1;
-  line.json = true;
-  line.json_file = "/var/tmp/" + std::string(kLab) + ".json";
-  auto good = run_scenario(line);
-  ASSERT_TRUE(good) << good.error().what;
-  EXPECT_TRUE(*good) << "a run is not verified";
-  auto text = read_file(line.json_file);
-  ::unlink(line.json_file.c_str());
-  ASSERT_TRUE(text);
-  Json report = Json::parse(*text, nullptr, false);
-  auto schema = read_file(MOSE_REPORT_SCHEMA);
-  ASSERT_TRUE(schema);
-  EXPECT_EQ(test::schema_violation(Json::parse(*schema), report), "");
+  Json report = test::report_of(line);
   ASSERT_EQ(report["runs"].size(), 1u);
   std::set<std::string> agents;
   for (const Json& agent : report["agents"]) {
