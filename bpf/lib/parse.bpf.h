@@ -162,7 +162,11 @@ static __always_inline void parse_ipv6(frame_t *frame, __u32 offset, struct pack
 		parse_tcp(frame, packet);
 }
 
-static __always_inline void parse(frame_t *frame, struct packet *packet)
+/*
+ * Global: the verifier checks it once, by its types alone. Inlined, or static, each of its many ends would be followed
+ * through all that comes after it, for a second of the processor's time at each load. Use parse().
+ */
+__noinline int parse_frame(frame_t *frame, struct packet *packet)
 {
 	struct {
 		__u8 destination[ETH_ALEN], source[ETH_ALEN];
@@ -171,9 +175,8 @@ static __always_inline void parse(frame_t *frame, struct packet *packet)
 	__u32 offset = sizeof(ethernet);
 	__be16 type;
 
-	__builtin_memset(packet, 0, sizeof(*packet));
-	if (load(frame, 0, &ethernet, sizeof(ethernet)))
-		return;
+	if (!packet || load(frame, 0, &ethernet, sizeof(ethernet)))
+		return 0;
 	__builtin_memcpy(packet->destination_mac, ethernet.destination, ETH_ALEN);
 	__builtin_memcpy(packet->source_mac, ethernet.source, ETH_ALEN);
 	type = ethernet.type;
@@ -185,7 +188,7 @@ static __always_inline void parse(frame_t *frame, struct packet *packet)
 		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
 			break;
 		if (load(frame, offset, &vlan, sizeof(vlan)))
-			return;
+			return 0;
 		type = vlan.type;
 		offset += sizeof(vlan);
 	}
@@ -197,6 +200,14 @@ static __always_inline void parse(frame_t *frame, struct packet *packet)
 		parse_ipv6(frame, offset, packet);
 	else
 		packet->kind = PACKET_OTHER;
+	return 0;
+}
+
+static __always_inline void parse(frame_t *frame, struct packet *packet)
+{
+	/* Older verifiers want memory that is handed over to hold something. */
+	__builtin_memset(packet, 0, sizeof(*packet));
+	parse_frame(frame, packet);
 }
 
 #endif
