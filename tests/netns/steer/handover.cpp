@@ -44,6 +44,8 @@ int rounds(int sample, int full) {
 void MovingNetwork::prepare() {
   next_.emplace(bed_.create(*there_, false));
   queue_.emplace(hold_queue(bed_, *here_, *network_, Direction::ingress));
+  next_egress_queue_.emplace(hold_queue(bed_, *there_, *next_, Direction::egress));
+  EXPECT_OK(next_->hold(Direction::egress, next_egress_queue_->tap_ifindex()));
   // While it was not open yet, what the segment floods was dropped.
   auto counters = network_->steering().counters(Direction::ingress);
   ASSERT_TRUE(counters.has_value());
@@ -51,14 +53,19 @@ void MovingNetwork::prepare() {
 }
 
 void MovingNetwork::switch_over() {
-  bed_.in(there_->netns, [&] { return next_->open(); });
+  // Nothing leaves the new place before the old one's queue is empty: the first frame from there, a report of a multicast
+  // listener is enough, shows the switches the new way, and what comes by it would overtake what still waits.
+  bed_.in(there_->netns, [&] { return next_->open_ingress(); });
   EXPECT_OK(network_->drain_to_peer({.mac = there_->uplink_mac}));
   expect_drained(*queue_, *network_);
   bed_.in(there_->netns, [&]() -> Status {
+    MOSE_TRY(next_->open_egress());
     MOSE_ASSIGN(auto announcer, handover::Announcer::open(next_->uplink_ifindex(), next_->steering().config().addresses,
                                                           mac_for(service4())));
     return announcer.send_round();
   });
+  expect_drained(*next_egress_queue_, *next_);
+  next_egress_queue_.reset();
 }
 
 void MovingNetwork::leave() {

@@ -46,7 +46,7 @@ class MovingNetwork {
   void prepare();
   void hold_new() { EXPECT_OK(network_->hold_new(queue_->tap_ifindex())); }
   void hold() { EXPECT_OK(network_->hold(handover::Direction::ingress, queue_->tap_ifindex())); }
-  // The next place opens, what is held drains to it, and the segment is told.
+  // The next place opens, what is held drains to it, then what it sends leaves, and the segment is told.
   void switch_over();
   // No straggler comes any more: the old place's network goes.
   void leave();
@@ -57,7 +57,7 @@ class MovingNetwork {
   Bed& bed_;
   Bed::Node *here_, *there_;
   std::optional<handover::WorkloadNetwork> network_, next_;
-  std::optional<handover::HoldQueue> queue_;
+  std::optional<handover::HoldQueue> queue_, next_egress_queue_;
   uint64_t dropped_before_ = 0;
   TcpCounters old_place_;
   uint64_t held_ = 0;

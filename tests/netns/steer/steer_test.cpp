@@ -178,11 +178,12 @@ TEST(Redirect, BringsHeldAndLaterPacketsToTheOtherNodeInOrder) {
   sleep_ms(20);
   before->stop();
   UdpService after(bed.b.workload, AF_INET, false);
-  bed.in(bed.b.netns, [&] { return destination.open(); });
+  bed.in(bed.b.netns, [&] { return destination.open_ingress(); });
   EXPECT_OK(source.drain_to_peer({.mac = bed.b.uplink_mac}));
   expect_drained(queue, source);
   sleep_ms(30);
   bed.in(bed.b.netns, [&]() -> Status {  // stragglers still come by the source, then none
+    MOSE_TRY(destination.open_egress());
     MOSE_ASSIGN(auto announcer,
                 handover::Announcer::open(destination.uplink_ifindex(), destination.steering().config().addresses,
                                           mac_for(service4())));
