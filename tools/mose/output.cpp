@@ -67,6 +67,16 @@ json value_of(const control::v1::Progress& progress) {
           {"elapsed_ms", progress.elapsed_ms()}};
 }
 
+json value_of(const control::v1::Closed& item) {
+  auto or_null = [](int64_t ms) { return ms < 0 ? json() : json(ms); };
+  return {{"workload", item.workload()},
+          {"ingress", item.ingress()},
+          {"egress", item.egress()},
+          {"since_ms", or_null(item.since_ms())},
+          {"expires_in_ms", or_null(item.expires_in_ms())},
+          {"unclaimed", item.unclaimed()}};
+}
+
 std::string note_of(const control::v1::Workload& workload) {
   if (!workload.exit_status().empty()) return workload.exit_status();
   if (!workload.node().empty()) return "on " + workload.node();
@@ -197,8 +207,9 @@ std::string closed_service(const control::v1::Closed& item) {
 
 std::string show(const control::v1::MigrationList& list, bool as_json) {
   if (as_json) {
-    json out = json::array();
-    for (const auto& item : list.migrations()) out.push_back(value_of(item));
+    json out{{"migrations", json::array()}, {"closed", json::array()}};
+    for (const auto& item : list.migrations()) out["migrations"].push_back(value_of(item));
+    for (const auto& item : list.closed()) out["closed"].push_back(value_of(item));
     return line(out);
   }
   std::string closed;

@@ -110,6 +110,13 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
               MatchesRegex("no migration is under way\npackets of redis wait or are dropped here for [0-9.]+ s "
                            "\\(ingress shut, egress shut\\): no migration will open it, `mose steer release redis` "
                            "does\n"));
+  json closed = answer({"status"})["closed"];
+  ASSERT_EQ(closed.size(), 1u) << closed;
+  EXPECT_EQ(closed[0]["workload"], "redis");
+  EXPECT_EQ(closed[0]["ingress"], "shut");
+  EXPECT_GE(closed[0]["since_ms"], 300);
+  EXPECT_TRUE(closed[0]["expires_in_ms"].is_null());
+  EXPECT_EQ(closed[0]["unclaimed"], true);
 
   auto released = bed->mose({"steer", "release", kAddress});
   EXPECT_EQ(released.exit_code, 0) << released.error;
