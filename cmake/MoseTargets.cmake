@@ -15,6 +15,33 @@ function(mose_library name)
     target_link_libraries(mose_${name} PUBLIC mose_${dep})
   endforeach()
   target_link_libraries(mose_${name} PRIVATE ${ARG_LIBS})
+  mose_reuse_headers(mose_${name} mose_library_headers)
+endfunction()
+
+# mose_reuse_headers(TARGET FROM): of MoseHeaders.cmake.
+function(mose_reuse_headers target from)
+  if(MOSE_PRECOMPILE)
+    target_link_libraries(${target} PRIVATE fmt::fmt)
+    target_precompile_headers(${target} REUSE_FROM ${from})
+    # g++ 12 forgets that they are system headers, and warns of bounds in what it has put together itself.
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+      target_compile_options(${target} PRIVATE -Wno-array-bounds -Wno-stringop-overflow)
+    endif()
+  endif()
+endfunction()
+
+# For code whose own speed nobody feels: assertions, command lines, the lab, the agent's coordination (what it does by the
+# page, by the packet or in the kernel lies in the stages below it). Optimised fully it costs half of the whole build.
+function(mose_optimise_little target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
+endfunction()
+
+# mose_test_in_full(NAME LABEL TIMEOUT): the same test once more, as NAME_full, as often as the requirements say; for
+# `tools/check --full`.
+function(mose_test_in_full name label timeout)
+  add_test(NAME ${name}_full COMMAND ${name})
+  set_tests_properties(${name}_full PROPERTIES LABELS "${label};full" ENVIRONMENT MOSE_FULL=1 SKIP_RETURN_CODE 77
+    TIMEOUT ${timeout} RUN_SERIAL TRUE)
 endfunction()
 
 # mose_messages(TARGET ROOT proto...): the generated code of ROOT/proto, included by its path below ROOT. By hand, because
@@ -39,6 +66,21 @@ function(mose_messages target root)
   target_compile_options(${target} PRIVATE -w)  # generated code is not ours to warn about
 endfunction()
 
+# mose_test_library(NAME DEPS folder... LIBS library... SOURCES file...): what several tests share, compiled once. As part of
+# a program, like they are, so that their precompiled headers serve it.
+function(mose_test_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;SOURCES" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(${name} PUBLIC mose_${dep})
+  endforeach()
+  target_link_libraries(${name} PUBLIC mose_test_support GTest::gtest GTest::gmock ${ARG_LIBS})
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${name} PRIVATE -fPIE)
+  mose_optimise_little(${name})
+  mose_reuse_headers(${name} mose_test_headers)
+endfunction()
+
 # mose_test(NAME LABEL label DEPS folder... LIBS library... SOURCES file...)
 # Labels: unit bpf netns sim fault soak. A test that lacks a prerequisite exits 77 with the reason.
 function(mose_test name)
@@ -48,8 +90,8 @@ function(mose_test name)
     target_link_libraries(${name} PRIVATE mose_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE GTest::gtest GTest::gmock mose_test_support ${ARG_LIBS})
-  # A test's own code is assertions: optimising it fully costs half of the whole build and makes nothing faster.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
+  mose_optimise_little(${name})
+  mose_reuse_headers(${name} mose_test_headers)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)

@@ -3,6 +3,7 @@ find_package(CLI11 REQUIRED)
 
 add_executable(mosed mosed.cpp)
 target_link_libraries(mosed PRIVATE mose_agent fmt::fmt CLI11::CLI11)
+mose_optimise_little(mosed)
 
 # Inside every workload's root: static, without what the other programs are built with.
 add_executable(mose-init mose-init.c)

@@ -9,9 +9,8 @@ target_link_options(mcriu-standby-workload PRIVATE -static -fno-sanitize=all)
 target_compile_options(mcriu-standby-workload PRIVATE -fno-sanitize=all)
 target_link_libraries(mcriu-standby-workload PRIVATE Threads::Threads)
 
-add_library(mcriu_bed STATIC criu/bed.cpp criu/steps.cpp)
+mose_test_library(mcriu_bed DEPS restore SOURCES criu/bed.cpp criu/steps.cpp)
 target_include_directories(mcriu_bed PUBLIC criu)
-target_link_libraries(mcriu_bed PUBLIC mose_restore mose_test_support)
 add_dependencies(mcriu_bed mcriu-workload mose-exec mose-criu-preload)
 
 mose_test(criu_test LABEL netns TIMEOUT 180 SOURCES criu/criu_test.cpp LIBS mcriu_bed)
@@ -24,3 +23,4 @@ mose_test(criu_lazy_test LABEL netns SOURCES criu/lazy_test.cpp LIBS mcriu_bed m
 mose_test(criu_standby_test LABEL netns TIMEOUT 240 SOURCES criu/standby_test.cpp criu/standby_bed.cpp
   DEPS agent LIBS mcriu_bed)
 add_dependencies(criu_standby_test mcriu-standby-workload)
+mose_test_in_full(criu_standby_test netns 480)

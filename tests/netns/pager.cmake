@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-add_library(mose_pager_test_support STATIC pager/support.cpp)
-target_link_libraries(mose_pager_test_support PUBLIC mose_test_support mose_base mose_model mose_kernel mose_move
-                      mose_restore
-                      GTest::gtest)
+mose_test_library(mose_pager_test_support DEPS base model kernel move restore SOURCES pager/support.cpp)
 mose_test(pager_faults_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_faults_test.cpp)
 add_executable(mpager-host pager/host.cpp)

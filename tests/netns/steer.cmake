@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-add_library(mose_steer_test_support STATIC
-  steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/routed_bed.cpp steer/tcp_traffic.cpp)
+mose_test_library(mose_steer_test_support DEPS handover LIBS fmt::fmt Threads::Threads
+  SOURCES steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/routed_bed.cpp steer/tcp_traffic.cpp)
 target_include_directories(mose_steer_test_support PUBLIC steer)
-target_link_libraries(mose_steer_test_support PUBLIC mose_handover mose_test_support GTest::gtest fmt::fmt Threads::Threads)
 
 mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp LIBS mose_steer_test_support)
 mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_test.cpp LIBS mose_steer_test_support)
@@ -10,14 +9,11 @@ mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic
 mose_test(switchover_test LABEL netns DEPS handover SOURCES steer/switchover_test.cpp LIBS mose_steer_test_support)
 mose_test(uplink_test LABEL netns DEPS handover SOURCES steer/uplink_test.cpp LIBS mose_steer_test_support)
 mose_test(tunnel_test LABEL netns DEPS handover SOURCES steer/tunnel_test.cpp LIBS mose_steer_test_support)
-# As often as the requirements say; times are judged only here.
 add_dependencies(steer_test mose-holder)
 add_dependencies(uplink_test mose-holder)
-foreach(name hold_traffic_test switchover_test)
-  add_test(NAME ${name}_full COMMAND ${name})
-  set_tests_properties(${name}_full PROPERTIES LABELS "netns;full" ENVIRONMENT MOSE_FULL=1 SKIP_RETURN_CODE 77
-    TIMEOUT 300 RUN_SERIAL TRUE)
-endforeach()
+# Times are judged only here.
+mose_test_in_full(hold_traffic_test netns 300)
+mose_test_in_full(switchover_test netns 300)
 # The same packets through filters instead of links, as on kernels before 6.6.
 add_test(NAME steer_clsact_test COMMAND steer_test --gtest_filter=Hold*:Held*:Redirect*:Silence*:Destroy*:Crash*:Create*)
 set_tests_properties(steer_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 120 RUN_SERIAL TRUE

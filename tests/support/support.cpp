@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 namespace mose::test {
 
@@ -11,6 +12,10 @@ void skip_process(std::string_view reason) {
   std::printf("SKIPPED: %.*s\n", static_cast<int>(reason.size()), reason.data());
   std::fflush(stdout);
   _exit(77);
+}
+
+int rounds(int sample, int full) {
+  return std::getenv("MOSE_FULL") != nullptr ? full : sample;
 }
 
 }  // namespace mose::test

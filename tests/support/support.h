@@ -7,4 +7,7 @@
 // required.
 namespace mose::test {
 [[noreturn]] void skip_process(std::string_view reason);
+
+// How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
+[[nodiscard]] int rounds(int sample, int full);
 }  // namespace mose::test

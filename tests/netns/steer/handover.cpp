@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "handover.h"
 
-#include <cstdlib>
-
 #include "handover/announce.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
@@ -37,10 +35,6 @@ void wait_until_idle(const UdpService& service, int quiet_ms) {
   }));
 }
 
-int rounds(int sample, int full) {
-  return std::getenv("MOSE_FULL") != nullptr ? full : sample;
-}
-
 void MovingNetwork::prepare() {
   next_.emplace(bed_.create(*there_, false));
   queue_.emplace(hold_queue(bed_, *here_, *network_, Direction::ingress));
@@ -58,6 +52,7 @@ void MovingNetwork::switch_over() {
   bed_.in(there_->netns, [&] { return next_->open_ingress(); });
   EXPECT_OK(network_->drain_to_peer({.mac = there_->uplink_mac}));
   expect_drained(*queue_, *network_);
+  EXPECT_OK(network_->steering().settle_peer());
   bed_.in(there_->netns, [&]() -> Status {
     MOSE_TRY(next_->open_egress());
     MOSE_ASSIGN(auto announcer, handover::Announcer::open(next_->uplink_ifindex(), next_->steering().config().addresses,

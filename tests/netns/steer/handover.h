@@ -29,9 +29,6 @@ void expect_drained(handover::HoldQueue& queue, handover::WorkloadNetwork& netwo
 // With a hold in place, what passed before it has been taken, nothing new for `quiet_ms`: then the source is frozen.
 void wait_until_idle(const UdpService& service, int quiet_ms = 3);
 
-// How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
-[[nodiscard]] int rounds(int sample, int full);
-
 // A service's network that goes from node to node without the memory and sockets of its processes.
 //
 // Life: prepare() -> hold_new(), hold() -> switch_over() -> leave(), then the other way round.

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "handover.h"
+#include "support/support.h"
 #include "tcp_traffic.h"
 
 namespace mose::test {

@@ -10,6 +10,7 @@
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
 #include "older.h"
+#include "support/support.h"
 
 namespace mose::test {
 namespace {

@@ -13,6 +13,7 @@
 #include "kernel/netns.h"
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
+#include "support/support.h"
 #include "tcp_traffic.h"
 
 namespace mose::test {

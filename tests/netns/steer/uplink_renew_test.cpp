@@ -12,6 +12,7 @@
 #include "kernel/netns.h"
 #include "kernel/offload.h"
 #include "older.h"
+#include "support/support.h"
 
 namespace mose::test {
 namespace {
