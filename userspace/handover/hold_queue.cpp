@@ -128,9 +128,16 @@ Result<HoldQueue> HoldQueue::adopt(const Steering& steering, Direction direction
   queue.name_ = tap_name(steering, direction);
   MOSE_ASSIGN(auto left, TapHolder::take_over(holder_file));
   queue.holder_ = std::move(left.holder);
-  MOSE_ASSIGN(Tap tap, adopt_tap(std::move(left.tap), queue.name_));
-  queue.use(std::move(tap));
-  MOSE_TRY(queue.open_injector(steering));
+  auto tap = adopt_tap(std::move(left.tap), queue.name_);
+  Status opened = tap ? Status{} : std::unexpected(tap.error());
+  if (tap) {
+    queue.use(std::move(*tap));
+    opened = queue.open_injector(steering);
+  }
+  if (!opened) {
+    queue.holder_.leave();  // with the frames, for another attempt
+    return std::unexpected(opened.error());
+  }
   return queue;
 }
 

@@ -59,6 +59,7 @@ TEST(Explain, SaysWhatEachStateDoes) {
   expect(explain(network, kAnswer), Verdict::drop, "drop-shut", SteerState::shut);
 
   EXPECT_OK(network.drain_to_peer({.mac = bed.b.uplink_mac}));
+  expect_drained(queue, network);  // whatever the segment has flooded meanwhile
   SteerExplanation gone = explain(network, kRequest);
   expect(gone, Verdict::redirect, "redirected", SteerState::redirect);
   EXPECT_EQ(gone.ifindex, network.uplink_ifindex());
@@ -85,6 +86,7 @@ TEST(Explain, SaysByWhichTunnelAFrameLeaves) {
                                 .remote = *parse_service_address("203.0.113.12/32")};
   bed.in(bed.a.netns, [&]() -> Status {
     MOSE_TRY(network.drain_to_peer({.mac = bed.b.uplink_mac, .tunnel = tunnel}));
+    expect_drained(queue, network);
     const SteerExplanation gone = explain(network, kRequest);
     expect(gone, Verdict::redirect, "redirected", SteerState::redirect);
     EXPECT_EQ(gone.tunnel, tunnel);
