@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -188,6 +189,36 @@ TEST_F(FileSync, NamesWhatCannotBeCopied) {
   EXPECT_NE(files.error().what.find("/a/pipe"), std::string::npos) << files.error().what;
 }
 
+// This process may open so many files more, until the object ends.
+class DescriptorsLeft {
+ public:
+  explicit DescriptorsLeft(rlim_t count) {
+    int lowest = dup(STDIN_FILENO);
+    close(lowest);
+    EXPECT_EQ(getrlimit(RLIMIT_NOFILE, &before_), 0);
+    const rlimit less{static_cast<rlim_t>(lowest) + count, before_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &less), 0);
+  }
+  ~DescriptorsLeft() { EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before_), 0); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(FileSync, ADirectoryThatCannotBeReadToItsEndIsNoShorterList) {
+  fs::create_directories(dir_ + "/a/1/2/3/4/5/6");  // a descriptor for each that is being read
+  auto all = read_copied(here_, "");
+  ASSERT_TRUE(all) << all.error().what;
+  EXPECT_EQ(all->size(), 6u);
+  auto cut_off = [&] {
+    DescriptorsLeft few(3);
+    return read_copied(here_, "");
+  }();
+  ASSERT_FALSE(cut_off) << "of 6 directories it lists " << cut_off->size();
+  EXPECT_EQ(cut_off.error().code, EMFILE);
+  EXPECT_NE(cut_off.error().what.find("read directory " + dir_ + "/a"), std::string::npos) << cut_off.error().what;
+}
+
 TEST_F(FileSync, IdenticalFilesAreComparedByContents) {
   auto self = ProcessHandle::open(getpid());
   ASSERT_TRUE(self);
@@ -213,6 +244,19 @@ TEST_F(FileSync, ACopyIsKnownByItsMark) {
   EXPECT_TRUE(copied_here(state, dir_ + "/a"));
   EXPECT_FALSE(copied_here(state, dir_ + "/b"));
   EXPECT_EQ(read_file(state + "/copied").value_or(""), dir_ + "/a\n");
+}
+
+TEST_F(FileSync, AMarkThatIsForgottenIsGoneAndTheFilesStay) {
+  std::string state = dir_ + "/state";
+  EXPECT_TRUE(forget_copied(state)) << "there was none";
+  write("a/file", "kept");
+  ASSERT_TRUE(mark_copied(state, here_));
+  ASSERT_TRUE(forget_copied(state));
+  EXPECT_FALSE(copied_here(state, dir_ + "/a"));
+  EXPECT_EQ(read("a/file"), "kept");
+  EXPECT_TRUE(forget_copied(state)) << "once more";
+  ASSERT_TRUE(mark_copied(state, here_));
+  EXPECT_TRUE(copied_here(state, dir_ + "/a"));
 }
 
 }  // namespace

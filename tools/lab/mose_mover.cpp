@@ -12,6 +12,7 @@ namespace mose::lab {
 namespace {
 
 constexpr const char* kWorkload = "redis";
+constexpr int kExitRefused = 3;
 constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
 // The slowest move that is worth waiting for; one that takes longer has got stuck.
 constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
@@ -36,7 +37,11 @@ class MoseMover final : public Mover {
 
   Status launch(const std::string& node) override {
     // What a killed run left in a lab that was up before it. Usually there is nothing, and that is refused.
-    for (const char* n : kNodes) auto ignored = mose(n, {"stop", kWorkload});
+    for (const char* n : kNodes) {
+      auto stopped = mose(n, {"stop", kWorkload});
+      // One that has moved on is stopped at the other node; what it has left here goes by this.
+      if (stopped && stopped->exit_code == kExitRefused) auto ignored = mose(n, {"cleanup"});
+    }
     std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength, "--"};
     for (const std::string& w : redis_command()) words.push_back(w);
     MOSE_ASSIGN(auto result, mose(node, words));
@@ -56,13 +61,15 @@ class MoseMover final : public Mover {
     const ProgramResult& result = *ran;
     auto json = nlohmann::ordered_json::parse(result.out, nullptr, /*allow_exceptions=*/false);
     if (json.is_object() && json.contains("outcome")) {
-      if (json["outcome"] == "complete" || json["outcome"] == "target_missed") node_ = to;
+      if (json["outcome"] == "complete" || json["outcome"] == "target_missed" || json["outcome"] == "failed_after_commit") {
+        node_ = to;
+      }
       return result.out;
     }
     // It failed before there was a migration.
     std::string reason = last_line(result.err);
     if (reason.empty()) reason = "mose migrate ended with exit code " + std::to_string(result.exit_code);
-    return without_report(from, to, result.exit_code == 3 ? "refused" : result.exit_code == 6 ? "unknown" : "failed", reason);
+    return without_report(from, to, result.exit_code == kExitRefused ? "refused" : result.exit_code == 6 ? "unknown" : "failed", reason);
   }
 
  private:

@@ -187,7 +187,11 @@ std::string show(const control::v1::CheckResult& result, bool as_json) {
   }
   std::string out = format_table(rows);
   for (const std::string& reason : result.reasons()) out += reason + "\n";
-  if (result.items().empty()) return out + (result.ok() ? "nothing stands in the way\n" : "");
+  if (result.items().empty()) {
+    return out + (result.ok() ? "nothing stands in the way at this node; the destination looks at its own (memory, disk, address, files) "
+                                "when a migration begins, before it touches anything\n"
+                              : "");
+  }
   return out + (result.ok() ? "this host can migrate\n" : "this host cannot migrate: something required is missing\n");
 }
 

@@ -132,7 +132,7 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
   const CriuProof& criu = criu_proof(config);
   add(result, "criu", criu.present, criu.present_detail, "processes cannot be dumped or rebuilt; run tools/get-deps",
       true);
-  add(result, "criu-canary", criu.canary, criu.canary_detail, "dumps carry all memory: downtime grows with it", false);
+  add(result, "criu-canary", criu.canary, criu.canary_detail, "no workload can be moved: CRIU must dump without memory", true);
   check_device(result, "bridge", config.node.bridge, "no workload can be run here or arrive here", true);
   check_device(result, "uplink", config.node.uplink, "packets cannot be redirected to another node", true);
   check_uplink_xdp(result, config);

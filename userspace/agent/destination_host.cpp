@@ -192,6 +192,7 @@ Status DestinationHost::take_from_tunnel() {
 
 Result<PreparedPayload> DestinationHost::prepare() {
   Timeline::Span span(timeline_, "prepare");
+  MOSE_TRY(require_uplink(config_));
   MOSE_TRY(check());
   MOSE_TRY(uplink_.ready());
   const WorkloadSpec& spec = payload_.spec;
@@ -361,6 +362,9 @@ void DestinationHost::release_egress() {
   if (!egress_queue_) return;
   auto drained = egress_queue_->drain(network_->steering(), kDrainBound);
   if (!drained || !*drained) log::warn("frames of the workload still wait", {{"workload", payload_.spec.name}});
+  uint64_t lost = egress_queue_->stats().lost;
+  if (auto counters = network_->steering().counters(handover::Direction::egress)) lost += counters->dropped_overflow.frames;
+  egress_lost_ = lost;
 }
 
 // The queue goes: what still waits in it is lost, but what comes after it must not be.
@@ -368,6 +372,7 @@ void DestinationHost::end_egress_queue() {
   if (!network_) return;
   auto egress = network_->steering().policy(handover::Direction::egress);
   if (!egress || egress->state != handover::SteerState::pass) {
+    egress_lost_ += network_->steering().queued_now(handover::Direction::egress).value_or(0);
     log::error("frames of the workload are given up: they did not drain", {{"workload", payload_.spec.name}});
     if (auto opened = network_->pass(handover::Direction::egress); !opened) {
       log::error("what the workload sends is still held: restart the agent",

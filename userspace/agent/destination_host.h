@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <future>
@@ -70,6 +71,8 @@ class DestinationHost {
   // How the pager is started; the same again for one that takes over.
   [[nodiscard]] restore::PagerLaunch pager_launch() const;
   [[nodiscard]] int64_t thawed_us() const { return thawed_us_; }
+  // Frames that the workload has sent and that never left: no room in the hold queue, or given up. Any thread.
+  [[nodiscard]] uint64_t egress_lost() const { return egress_lost_; }
 
  private:
   [[nodiscard]] Status check();
@@ -107,6 +110,7 @@ class DestinationHost {
   std::mutex restore_mutex_;          // guards restore_process_
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
   int64_t thawed_us_ = 0;
+  std::atomic<uint64_t> egress_lost_ = 0;
   bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours
 };
 

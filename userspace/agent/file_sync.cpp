@@ -67,12 +67,14 @@ Result<std::set<std::string>> used_files(const ProcessHandle& process) {
     if (at != std::string::npos && !line.ends_with(" (deleted)")) paths.insert(line.substr(at));
   }
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(base + "/fd", error)) {
+  for (fs::directory_iterator it(base + "/fd", error), end; !error && it != end; it.increment(error)) {
     struct stat info {};
-    if (stat(entry.path().c_str(), &info) < 0 || !S_ISREG(info.st_mode)) continue;
-    std::string target = fs::read_symlink(entry.path(), error);
+    if (stat(it->path().c_str(), &info) < 0 || !S_ISREG(info.st_mode)) continue;
+    std::error_code closed;  // it has been, since
+    std::string target = fs::read_symlink(it->path(), closed);
     if (target.starts_with("/") && !target.ends_with(" (deleted)")) paths.insert(target);
   }
+  if (error && process.alive()) return fail_errno("read directory " + base + "/fd", error.value());
   return paths;
 }
 
@@ -92,7 +94,6 @@ Status read_tree(const std::string& root, uint32_t mount, std::vector<CopiedFile
   fs::recursive_directory_iterator it(root, error), end;
   if (error) return fail_errno("read directory " + root, error.value());
   for (; it != end; it.increment(error)) {
-    if (error) return fail_errno("read directory " + root, error.value());
     const std::string path = it->path();
     struct stat info {};
     if (lstat(path.c_str(), &info) < 0) return fail_errno("stat " + path);
@@ -112,6 +113,8 @@ Status read_tree(const std::string& root, uint32_t mount, std::vector<CopiedFile
     out.push_back(std::move(file));
     if (out.size() > kCopiedFilesMax) return fail(fmt::format("{} holds more than {} files", root, kCopiedFilesMax));
   }
+  // One that cannot go on is at its end as well, and the destination removes what is not in the list.
+  if (error) return fail_errno("read directory " + root, error.value());
   return {};
 }
 
@@ -309,6 +312,16 @@ Status mark_copied(const std::string& state_dir, const WorkloadSpec& spec) {
     MOSE_ASSIGN(Fd file, open_file(state_dir + "/copied", O_WRONLY | O_APPEND | O_CREAT, 0600));
     MOSE_TRY(write_all(file.get(), mount.source + "\n"));
   }
+  return {};
+}
+
+Status forget_copied(const std::string& state_dir) {
+  if (unlink((state_dir + "/copied").c_str()) < 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno("remove " + state_dir + "/copied");
+  }
+  MOSE_ASSIGN(Fd dir, open_file(state_dir, O_RDONLY | O_DIRECTORY));
+  if (fsync(dir.get()) < 0) return fail_errno("fsync " + state_dir);
   return {};
 }
 

@@ -60,5 +60,7 @@ enum class CopyTarget : uint8_t {
 // overwritten by an arrival.
 [[nodiscard]] bool copied_here(const std::string& state_dir, const std::string& source);
 [[nodiscard]] Status mark_copied(const std::string& state_dir, const WorkloadSpec& spec);
+// They are nobody's copy any more: the next arrival finds files that are not its own. Durable; no mark is fine.
+[[nodiscard]] Status forget_copied(const std::string& state_dir);
 
 }  // namespace mose::agent

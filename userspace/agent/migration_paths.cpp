@@ -33,8 +33,13 @@ handover::WorkloadNetworkConfig network_config(const Config& config, const Workl
   return out;
 }
 
+Status require_uplink(const Config& config) {
+  if (!config.node.uplink.empty()) return {};
+  return fail("node " + config.node.name + " has no uplink by which packets could be redirected: set node.uplink, a port of the bridge");
+}
+
 Result<handover::PeerPath> path_to_peer(const Config& config, const std::string& workload, const std::string& peer) {
-  if (config.node.uplink.empty()) return handover::PeerPath{};
+  MOSE_TRY(require_uplink(config));
   const PeerConfig& known = config.peers.at(peer);
   MOSE_ASSIGN(ServiceAddress address, peer_data_address(known));
   return handover::find_peer_path({.uplink = config.node.uplink,

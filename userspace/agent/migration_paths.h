@@ -25,6 +25,8 @@ struct MigrationPaths {
 
 [[nodiscard]] handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec);
 
+// Fails where this node's configuration has none: neither end of a move can do without.
+[[nodiscard]] Status require_uplink(const Config& config);
 // How what is still addressed to this node after `workload` has gone to `peer` will get there; fails where it cannot.
 [[nodiscard]] Result<handover::PeerPath> path_to_peer(const Config& config, const std::string& workload,
                                                       const std::string& peer);

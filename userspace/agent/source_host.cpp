@@ -16,6 +16,7 @@
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "handover/quiesce.h"
+#include "kernel/netlink.h"
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
 #include "kernel/shared_objects.h"
@@ -84,6 +85,17 @@ Status SourceHost::open_network() {
   return {};
 }
 
+// Held and late packets leave by the device that the pinned programs know, which is found out too late at the commit.
+Status SourceHost::check_uplink() const {
+  MOSE_TRY(require_uplink(config_));
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto uplink, netlink.link(config_.node.uplink));
+  if (uplink.ifindex == network_->uplink_ifindex() && uplink.mac == network_->uplink_mac()) return {};
+  return fail(fmt::format("{} is not the uplink that {} was started with, so that its packets could not be redirected: `mose stop` it "
+                          "and start it again",
+                          config_.node.uplink, spec_.name));
+}
+
 Result<PreparePayload> SourceHost::inspect() {
   Timeline::Span span(timeline_, "preflight");
   auto reasons = check_workload(spec_, *init_, workload_paths(config_, spec_.name).cgroup);
@@ -93,8 +105,8 @@ Result<PreparePayload> SourceHost::inspect() {
   }
   MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
   MOSE_TRY(uplink_.ready());
-  MOSE_TRY(mark_copied(workload_paths(config_, spec_.name).state_dir, spec_));
   MOSE_TRY(open_network());
+  MOSE_TRY(check_uplink());
   PreparePayload payload;
   payload.spec = spec_;
   MOSE_ASSIGN(payload.path, path_to_peer(config_, spec_.name, peer_));
@@ -449,11 +461,19 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
     }
     if (layer != SteerLayer::tc) redirect_at_uplink(peer);
   }
+  if (at_xdp_) return {};  // hardly anything comes to TC
+  if (auto settled = network_->steering().settle_peer(); !settled) {
+    log::warn("stragglers are redirected at full cost", {{"workload", spec_.name}, {"reason", settled.error().what}});
+  }
   return {};
 }
 
 Status SourceHost::kill_tree() {
   Timeline::Span span(timeline_, "kill");
+  // The other node has these files now: on the way back they are replaced by what is there.
+  if (auto marked = mark_copied(workload_paths(config_, spec_.name).state_dir, spec_); !marked) {
+    log::warn("on its way back the workload will find files of its own", {{"workload", spec_.name}, {"reason", marked.error().what}});
+  }
   // A tree that has died by itself may have left its network to us, with packets that are on their way through it.
   if (!network_ && !tree_alive()) return remove_rest(LeftNetwork::stays);
   count_packets();
@@ -498,13 +518,15 @@ void SourceHost::count_packets() {
   PacketCounts counts = packets();
   const handover::SteerCounters before = before_.value_or(handover::SteerCounters());
   counts.held = in->held.frames - before.held.frames;
-  counts.drained = in->drained - before.drained;
+  // What the queue had to give up counts as drained for the programs, which would wait for it otherwise.
+  const uint64_t given_up = ingress_queue_ ? ingress_queue_->stats().lost : 0;
+  counts.drained = in->drained - before.drained - given_up;
   counts.redirected = in->redirected.frames - before.redirected.frames;
   if (at_xdp_) *counts.redirected += uplink_.redirected(spec_) - xdp_before_;
   // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
   // address that the old place must not answer any more.
   auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
-  counts.dropped = lost(*in) - lost(before);
+  counts.dropped = lost(*in) - lost(before) + given_up;
   counts.overflow = in->dropped_overflow.frames - before.dropped_overflow.frames;
   std::lock_guard lock(results_mutex_);
   packets_ = counts;

@@ -60,9 +60,25 @@ bool is_program_in(const std::string& root, const std::string& path) {
   return file && fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode) && (info.st_mode & 0111) != 0;
 }
 
+// What a workload gets of a mount of the node: that one alone, without what is mounted below it there (the /dev of the
+// node, or a /var of its own).
+Result<Fd> mount_alone(const std::string& path) {
+  Fd mount(::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!mount) return fail_errno("clone the mount of " + path);
+  return mount;
+}
+
+// As a directory for open_in_root().
+std::string path_of(const Fd& mount) {
+  return "/proc/self/fd/" + std::to_string(mount.get());
+}
+
+constexpr const char* kNotSeen = "(what is mounted below the root on the node is not seen in it)";
+
 bool is_program(const WorkloadSpec& spec, const std::string& path) {
-  auto [root, inside] = place_of(spec, path);
-  return is_program_in(root, inside);
+  auto [place, inside] = place_of(spec, path);
+  auto mount = mount_alone(place);
+  return mount && is_program_in(path_of(*mount), inside);
 }
 
 bool is_device_in(const std::string& root, const std::string& path) {
@@ -71,23 +87,20 @@ bool is_device_in(const std::string& root, const std::string& path) {
   return file && fstat(file->get(), &info) == 0 && S_ISCHR(info.st_mode);
 }
 
-// What the workload gets of its root: that one mount, without what is mounted below it on the node (the /dev of the
-// node, or a /var of its own).
-Fd root_alone(const std::string& root) {
-  return Fd(::open_tree(AT_FDCWD, root.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-}
-
-Answer<void> check_root(const WorkloadSpec& spec) {
+Answer<Fd> open_root(const WorkloadSpec& spec) {
   struct stat info;
   if (stat(spec.root.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
     return refuse(fmt::format("root {} is not a directory on this node; give --root", spec.root));
   }
-  Fd alone = root_alone(spec.root);
-  if (!alone) return refuse(fmt::format("root {} cannot be mounted for a workload: {}", spec.root, strerror(errno)));
-  const std::string inside = "/proc/self/fd/" + std::to_string(alone.get());
+  auto root = mount_alone(spec.root);
+  if (!root) return refuse(fmt::format("root {} cannot be mounted for a workload: {}", spec.root, root.error().what));
+  return std::move(*root);
+}
+
+// `inside` is the root's mount alone, here and below.
+Answer<void> check_root(const WorkloadSpec& spec, const std::string& inside) {
   auto lacks = [&](const std::string& what, const std::string& advice) {
-    return refuse(fmt::format("root {} has no {}; {} (what is mounted below the root on the node is not seen in it)",
-                              spec.root, what, advice));
+    return refuse(fmt::format("root {} has no {}; {} {}", spec.root, what, advice, kNotSeen));
   };
   if (!open_in_root(inside, "/proc", O_PATH | O_DIRECTORY)) {
     return lacks("directory /proc", "make it: the workload's process file system goes there");
@@ -106,16 +119,17 @@ Answer<void> check_root(const WorkloadSpec& spec) {
   return {};
 }
 
-Answer<void> check_mounts(const WorkloadSpec& spec) {
+Answer<void> check_mounts(const WorkloadSpec& spec, const std::string& inside) {
   for (const WorkloadMount& mount : spec.mounts) {
     struct stat source, target;
     if (stat(mount.source.c_str(), &source) != 0) {
       return refuse(
           fmt::format("mount source {} cannot be used: {}; make it or correct --mount", mount.source, strerror(errno)));
     }
-    auto place = open_in_root(spec.root, mount.target, O_PATH);
+    auto place = open_in_root(inside, mount.target, O_PATH);
     if (!place || fstat(place->get(), &target) != 0) {
-      return refuse(fmt::format("mount target {} does not exist in root {}; make it there", mount.target, spec.root));
+      return refuse(fmt::format("mount target {} does not exist in root {}; make it there {}", mount.target, spec.root,
+                                kNotSeen));
     }
     if (S_ISDIR(source.st_mode) != S_ISDIR(target.st_mode)) {
       return refuse(fmt::format("mount {} on {}: one is a directory, the other is not", mount.source, mount.target));
@@ -191,8 +205,8 @@ Result<std::string> find_program(const WorkloadSpec& spec, const std::string& co
     if (command.front() != '/')
       return fail(fmt::format("command {} must be an absolute path or a plain name", command));
     if (is_program(spec, command)) return command;
-    return fail(fmt::format("command {} is not a program in root {}; install it there or correct the path", command,
-                            spec.root));
+    return fail(fmt::format("command {} is not a program in root {}; install it there or correct the path {}", command,
+                            spec.root, kNotSeen));
   }
   std::string path = environment_value(spec, "PATH", kPathDefault);
   for (size_t at = 0; at <= path.size();) {
@@ -201,15 +215,17 @@ Result<std::string> find_program(const WorkloadSpec& spec, const std::string& co
     if (candidate.front() == '/' && is_program(spec, candidate)) return candidate;
     at = end + 1;
   }
-  return fail(fmt::format("command {} is not found in root {} (PATH {}); install it there or give its path", command,
-                          spec.root, path));
+  return fail(fmt::format("command {} is not found in root {} (PATH {}); install it there or give its path {}", command,
+                          spec.root, path, kNotSeen));
 }
 
 Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec) {
   if (auto status = validate(spec); !status) return refuse(status.error().what);
   if (spec.command.empty()) return refuse(fmt::format("workload {} has no command; give one after --", spec.name), 2);
-  if (auto ok = check_root(spec); !ok) return std::unexpected(ok.error());
-  if (auto ok = check_mounts(spec); !ok) return std::unexpected(ok.error());
+  auto root = open_root(spec);
+  if (!root) return std::unexpected(root.error());
+  if (auto ok = check_root(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_mounts(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
   auto program = find_program(spec, spec.command[0]);
   if (!program) return refuse(program.error().what);
   spec.command[0] = *program;

@@ -24,7 +24,8 @@ namespace mose::agent {
                                    Nanoseconds grace);
 
 // The program that `command` names, as an absolute path inside the workload: by PATH of its environment when it has no
-// slash, looked up in the root and the declared mounts.
+// slash, looked up in the root and the declared mounts, each without what the node has mounted below it. Needs the right
+// to mount.
 [[nodiscard]] Result<std::string> find_program(const WorkloadSpec& spec, const std::string& command);
 
 }  // namespace mose::agent

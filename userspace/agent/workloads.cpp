@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "agent/durable_file.h"
+#include "agent/file_sync.h"
 #include "agent/workload_start.h"
 #include "agent/workloads_entry.h"
 #include "base/check.h"
@@ -19,6 +20,11 @@ namespace {
 
 constexpr Nanoseconds kLaunchBound = std::chrono::seconds(10);
 constexpr Nanoseconds kKillBound = std::chrono::seconds(5);
+
+// Another one of its name that arrives later must not take the files of the copied mounts for its own.
+Status forget_copies(const Config& config, const std::string& name) {
+  return forget_copied(workload_paths(config, name).state_dir);
+}
 
 }  // namespace
 
@@ -159,9 +165,28 @@ Answer<void> Workloads::free_name(const std::string& name) {
   Entry* present = entry(name);
   if (present == nullptr) return {};
   const Workload& workload = present->workload;
-  if (workload.state == WorkloadState::exited || workload.state == WorkloadState::away) return {};
+  if (workload.state == WorkloadState::exited || workload.state == WorkloadState::away) {
+    if (present->busy) return refuse(fmt::format("what workload {} has left is just being removed; try again", name));
+    return {};
+  }
   return refuse(fmt::format("a workload named {} is {} here already; choose another name or stop it first", name,
                             to_string(workload.state)));
+}
+
+Answer<void> Workloads::free_addresses(const WorkloadSpec& spec) const {
+  for (const auto& [name, other] : entries_) {
+    if (name == spec.name) continue;
+    if (other->workload.state == WorkloadState::away || other->workload.state == WorkloadState::exited) continue;
+    for (const ServiceAddress& address : spec.addresses) {
+      bool same = std::ranges::any_of(other->workload.spec.addresses, [&](const ServiceAddress& a) {
+        return a.family == address.family && a.bytes == address.bytes;
+      });
+      if (same) {
+        return refuse(fmt::format("address {} is already used by workload {}; choose another", format_address(address), name));
+      }
+    }
+  }
+  return {};
 }
 
 // ---- run and stop
@@ -172,18 +197,7 @@ void Workloads::run(const WorkloadSpec& spec, Done done) {
   // A record's name is a file's name: nothing is done with a name that is not one.
   if (auto status = validate(spec); !status) return refuse_later({2, status.error().what});
   if (auto ok = free_name(spec.name); !ok) return refuse_later(ok.error());
-  for (const auto& [name, other] : entries_) {
-    bool here = other->workload.state != WorkloadState::away && other->workload.state != WorkloadState::exited;
-    for (const ServiceAddress& address : spec.addresses) {
-      bool same =
-          std::any_of(other->workload.spec.addresses.begin(), other->workload.spec.addresses.end(),
-                      [&](const ServiceAddress& a) { return a.family == address.family && a.bytes == address.bytes; });
-      if (here && same && name != spec.name) {
-        return refuse_later({3, fmt::format("address {} is already used by workload {}; choose another",
-                                            format_address(address), name)});
-      }
-    }
-  }
+  if (auto ok = free_addresses(spec); !ok) return refuse_later(ok.error());
   const std::string name = spec.name;
   auto before = entries_.contains(name) ? std::make_shared<Workload>(entries_[name]->workload) : nullptr;
   auto created = std::make_unique<Entry>();
@@ -230,6 +244,7 @@ void Workloads::run(const WorkloadSpec& spec, Done done) {
                  workers_.run(
                      [config = &config_, spec = *checked, leftovers = before != nullptr]() -> Result<ProcessHandle> {
                        if (leftovers) MOSE_TRY(remove_workload_resources(*config, spec, kKillBound));
+                       MOSE_TRY(forget_copies(*config, spec.name));
                        return start_workload(*config, spec, kLaunchBound);
                      },
                      started);
@@ -253,6 +268,12 @@ void Workloads::stop(const std::string& name, Nanoseconds grace, Done done) {
                                     to_string(workload.state), workload.migration),
                         3);
   }
+  if (workload.state == WorkloadState::away) {
+    return refuse_later(fmt::format("workload {} has moved to node {}: stop it there; `mose cleanup` here removes what "
+                                    "it has left, once its clients know the new way",
+                                    name, workload.node),
+                        3);
+  }
   if (present->busy) {
     return refuse_later(fmt::format("workload {} is {} already", name, to_string(workload.state)), 3);
   }
@@ -260,9 +281,10 @@ void Workloads::stop(const std::string& name, Nanoseconds grace, Done done) {
   present->busy = true;
   change(*present, WorkloadState::stopping, fmt::format("workload {} is stopping", name));
   workers_.run(
-      [config = &config_, spec = workload.spec, init = workload.init, grace] {
+      [config = &config_, spec = workload.spec, init = workload.init, grace]() -> Status {
         static const ProcessHandle kNone;
-        return stop_workload(*config, spec, init ? *init : kNone, grace);
+        MOSE_TRY(stop_workload(*config, spec, init ? *init : kNone, grace));
+        return forget_copies(*config, spec.name);
       },
       [this, name, done](Status status) {
         Entry* stopped = entry(name);
@@ -289,23 +311,29 @@ void Workloads::clean_up(std::function<void(std::vector<std::string>)> done) {
   auto work = std::make_shared<std::vector<WorkloadSpec>>();
   for (const auto& [name, entry] : entries_) {
     bool over = entry->workload.state == WorkloadState::exited || entry->workload.state == WorkloadState::away;
-    if (over && entry->workload.origin != WorkloadOrigin::described) work->push_back(entry->workload.spec);
+    if (!over || entry->busy || entry->workload.origin == WorkloadOrigin::described) continue;
+    entry->busy = true;
+    work->push_back(entry->workload.spec);
   }
   workers_.run(
       [config = &config_, work] {
         std::vector<Status> results;
-        for (const WorkloadSpec& spec : *work) results.push_back(remove_workload_resources(*config, spec, kKillBound));
+        for (const WorkloadSpec& spec : *work) {
+          Status removed = remove_workload_resources(*config, spec, kKillBound);
+          results.push_back(removed ? forget_copies(*config, spec.name) : removed);
+        }
         return results;
       },
       [this, work, done = std::move(done)](const std::vector<Status>& results) {
         std::vector<std::string> notes;
         for (size_t i = 0; i < work->size(); ++i) {
           const std::string& name = (*work)[i].name;
-          const Workload* present = find(name);
+          Entry* present = entry(name);
           if (present == nullptr) continue;
+          present->busy = false;
           if (!results[i]) {
             notes.push_back(results[i].error().what);
-          } else if (present->state == WorkloadState::exited || present->state == WorkloadState::away) {
+          } else {
             erase(name);
             notes.push_back(fmt::format("workload {} forgotten, its resources removed", name));
           }

@@ -80,8 +80,9 @@ class Workloads {
   // Blocking parts run in a worker; `done` in the loop. A refusal has touched nothing, a failure has undone all.
   using Done = std::function<void(Answer<const Workload*>)>;
   void run(const WorkloadSpec& spec, Done done);
-  void stop(const std::string& name, Nanoseconds grace, Done done);  // the Workload in `done` is a last look
-  // Forgets exited workloads with their resources; a line for each thing done.
+  // The Workload in `done` is a last look. One that is away is refused: it runs elsewhere.
+  void stop(const std::string& name, Nanoseconds grace, Done done);
+  // Forgets workloads that have exited or are away, with their resources; a line for each thing done.
   void clean_up(std::function<void(std::vector<std::string>)> done);
 
   // For migrations, in the loop thread. Each change is durable before it returns.
@@ -106,6 +107,8 @@ class Workloads {
   Entry* entry(const std::string& name);
   void erase(const std::string& name);
   [[nodiscard]] Answer<void> free_name(const std::string& name);
+  // None of its addresses is used by another workload that is here, or on its way.
+  [[nodiscard]] Answer<void> free_addresses(const WorkloadSpec& spec) const;
 
   const Config& config_;
   EventLoop& loop_;

@@ -58,6 +58,8 @@ Status Workloads::leave(const std::string& name, const std::string& node) {
 Answer<void> Workloads::begin_arrival(const WorkloadSpec& spec, const MigrationId& id) {
   if (auto status = validate(spec); !status) return refuse(status.error().what);
   if (auto ok = free_name(spec.name); !ok) return ok;
+  // The probe of the segment would not tell: the same address has the same MAC, whoever uses it.
+  if (auto ok = free_addresses(spec); !ok) return ok;
   if (Entry* present = entry(spec.name)) unwatch(*present);
   auto arriving = std::make_unique<Entry>();
   WorkloadPaths paths = workload_paths(config_, spec.name);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <linux/magic.h>
 #include <linux/stat.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -366,10 +367,20 @@ class Inspection {
       return add(TieKind::unix_socket, &process, descriptor.fd,
                  fmt::format("{}, connected to {}", descriptor.link, who));
     }
-    bool known = facts->family == AF_INET || facts->family == AF_INET6 || facts->family == AF_NETLINK;
-    if (!known)
-      add(TieKind::foreign_socket, &process, descriptor.fd,
-          fmt::format("{} of address family {}", descriptor.link, facts->family));
+    if (facts->family == AF_NETLINK) return;
+    if (facts->family != AF_INET && facts->family != AF_INET6) {
+      return add(TieKind::foreign_socket, &process, descriptor.fd,
+                 fmt::format("{} of address family {}", descriptor.link, facts->family));
+    }
+    if (facts->type == SOCK_RAW || is_dumped(facts->protocol)) return;
+    add(TieKind::foreign_socket, &process, descriptor.fd,
+        facts->protocol == IPPROTO_MPTCP
+            ? descriptor.link + " of Multipath TCP, which CRIU does not dump (a Go program: GODEBUG=multipathtcp=0)"
+            : fmt::format("{} of protocol {}, which CRIU does not dump", descriptor.link, facts->protocol));
+  }
+  // Protocols over IP that CRIU 4.2 takes.
+  [[nodiscard]] static bool is_dumped(int protocol) {
+    return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE;
   }
 
   void check_anonymous(const Process& process, const Descriptor& descriptor) {

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "agent/check.h"
+#include "agent/file_sync.h"
 #include "bed.h"
 #include "kernel/process.h"
 
@@ -274,6 +275,32 @@ TEST_F(AgentTest, MountsAreWhereTheyWereDeclared) {
   EXPECT_FALSE(fs::exists(bed->root() + "/tmp/file")) << "the root is read-only";
 }
 
+// Or another workload of that name that arrives later would delete them.
+TEST_F(AgentTest, TheFilesOfACopiedMountAreNobodysWhenTheWorkloadIsForgotten) {
+  const std::string data = bed->directory() + "/copied-data", state = bed->directory() + "/state/workloads/copied";
+  fs::create_directories(data);
+  WorkloadSpec spec;
+  spec.mounts = {{data, "/data", MountMode::copy, false}};
+  auto run = [&](const std::string& script) {
+    return bed->mose({"run", "copied", "--address", "192.0.2.20/24", "--root", bed->root(), "--mount", data + ":/data:copy", "--",
+                      "/bin/sh", "-c", script});
+  };
+  std::ofstream(data + "/file") << "kept\n";
+  ASSERT_EQ(run("sleep 1000").exit_code, 0);
+  ASSERT_TRUE(agent::mark_copied(state, spec));
+  ASSERT_EQ(bed->mose({"stop", "copied", "--grace", "200ms"}).exit_code, 0);
+  EXPECT_FALSE(agent::copied_here(state, data)) << "stop";
+
+  ASSERT_TRUE(agent::mark_copied(state, spec));
+  ASSERT_EQ(run("exit 0").exit_code, 0);
+  EXPECT_FALSE(agent::copied_here(state, data)) << "a new one's files are its own";
+  ASSERT_TRUE(wait_state("copied", "exited"));
+  ASSERT_TRUE(agent::mark_copied(state, spec));
+  ASSERT_EQ(bed->mose({"cleanup"}).exit_code, 0);
+  EXPECT_FALSE(agent::copied_here(state, data)) << "cleanup";
+  EXPECT_TRUE(fs::exists(data + "/file"));
+}
+
 struct RefusedRun {
   std::vector<std::string> arguments;
   int exit_code;
@@ -291,6 +318,11 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
   fs::copy_file(root + "/usr/libexec/mose/mose-init", without_devices + "/usr/libexec/mose/mose-init");
   // As the node's own /dev is on its /: the workload will not have it.
   ASSERT_EQ(mount((root + "/dev").c_str(), (without_devices + "/dev").c_str(), nullptr, MS_BIND, nullptr), 0);
+  // As a node that has its /opt on a file system of its own.
+  fs::create_directories(root + "/opt");
+  ASSERT_EQ(mount("tmpfs", (root + "/opt").c_str(), "tmpfs", 0, "mode=755"), 0);
+  fs::create_directories(root + "/opt/data");
+  fs::copy_file(root + "/bin/sleep", root + "/opt/tool");
   const std::vector<RefusedRun> table = {
       {{"run", "redis", "--address", "192.0.2.11/24", "--root", root, "--", "sleep", "9"},
        3,
@@ -316,6 +348,19 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
       {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "/dev/null"},
        3,
        "command /dev/null is not a program in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--", "/opt/tool", "9"},
+       3,
+       "correct the path (what is mounted below the root on the node is not seen in it)"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--env", "PATH=/opt", "--", "tool", "9"},
+       3,
+       "give its path (what is mounted below the root on the node is not seen in it)"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", root + ":/data:identical:ro", "--",
+        "/data/opt/tool", "9"},
+       3,
+       "command /data/opt/tool is not a program in root"},
+      {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/tmp:/opt/data:copy", "--", "sleep", "9"},
+       3,
+       "make it there (what is mounted below the root on the node is not seen in it)"},
       {{"run", "x", "--address", "192.0.2.11/24", "--root", root, "--mount", "/nowhere:/data:copy", "--", "sleep", "9"},
        3,
        "mount source /nowhere cannot be used"},
@@ -375,6 +420,7 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
     EXPECT_EQ(output.out, "");
   }
   EXPECT_EQ(umount2((without_devices + "/dev").c_str(), MNT_DETACH), 0);
+  EXPECT_EQ(umount2((root + "/opt").c_str(), MNT_DETACH), 0);
   EXPECT_EQ(workloads().size(), 1u);
   EXPECT_TRUE(redis_answers(kAddress)) << "the one that runs was not touched";
   ASSERT_EQ(bed->mose({"stop", "redis"}).exit_code, 0);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <pty.h>
 #include <sched.h>
 #include <signal.h>
@@ -28,6 +29,7 @@
 namespace mose {
 namespace {
 
+using testing::AllOf;
 using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
@@ -187,6 +189,25 @@ TEST_F(InspectTest, ASocketOfAnotherNetworkNamespaceIsNamed) {
 TEST_F(InspectTest, APacketSocketIsNamed) {
   Child child([] { (void)socket(AF_PACKET, SOCK_RAW, 0); });
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("of address family " + std::to_string(AF_PACKET))));
+}
+
+// Found before the workload stands still for a dump that refuses them.
+TEST_F(InspectTest, SocketsThatCriuDoesNotDumpAreNamed) {
+  Child child([] {
+    if (unshare(CLONE_NEWNET) != 0) _exit(1);
+    std::ofstream("/proc/sys/net/ipv4/ping_group_range") << "0 0\n";
+    dup2(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP), 24);
+    dup2(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), 25);
+    dup2(socket(AF_INET6, SOCK_DGRAM, IPPROTO_UDPLITE), 26);
+    dup2(socket(AF_INET, SOCK_STREAM, 0), 27);
+    dup2(socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP), 28);
+  });
+  auto reasons = child.reasons();
+  EXPECT_THAT(reasons, Contains(AllOf(HasSubstr("descriptor 24 "), HasSubstr("of protocol 1, which CRIU does not dump"))));
+  for (const char* dumped : {"descriptor 25 ", "descriptor 26 ", "descriptor 27 "}) EXPECT_THAT(reasons, Not(Contains(HasSubstr(dumped))));
+  if (std::filesystem::exists("/proc/sys/net/mptcp")) {
+    EXPECT_THAT(reasons, Contains(AllOf(HasSubstr("descriptor 28 "), HasSubstr("of Multipath TCP"))));
+  }
 }
 
 TEST_F(InspectTest, AnIoUringIsNamed) {

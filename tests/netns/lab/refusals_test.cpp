@@ -349,6 +349,16 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   EXPECT_THAT(without_criu.err, HasSubstr("CRIU is not installed (looked for /nowhere/criu): install it, or name it with node.criu"));
   configure("a", "");
 
+  // Packets could not follow the workload: known before it has gone.
+  configure("a", "[node]\nuplink = \"lo\"\n");
+  expect_refused(3, std::string("lo is not the uplink that ") + kWorkload + " was started with");
+  configure("a", "[node]\nuplink = \"\"\n");
+  expect_refused(3, "node a has no uplink by which packets could be redirected: set node.uplink");
+  configure("a", "");
+  configure("b", "[node]\nuplink = \"\"\n");
+  expect_refused(3, "node b refuses: node b has no uplink by which packets could be redirected");
+  restart_b();
+
   ASSERT_TRUE(stop_agent(state_, "b"));
   expect_refused(3, "node b cannot be reached (");
   {
@@ -359,6 +369,7 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
 
   // So slowly that its pager can be looked at.
   restart_b("store_bytes_max = \"256MiB\"");
+  std::ofstream(root("a") + kCopied + "/file") << "of the workload\n";
   std::thread look([this] {
     EXPECT_TRUE(saw_program({"mose-pager", "--store-bytes-max", std::to_string(256u << 20)}, kCommandBound)) << "the pager was told no limit";
   });
@@ -366,7 +377,33 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   look.join();
   EXPECT_EQ(moved.exit_code, 0) << moved.err;
   EXPECT_THAT(mose("b", {"workloads"}).out, HasSubstr("running"));
-  EXPECT_TRUE(mose("b", {"stop", kWorkload}).exit_code == 0);
+
+  auto away = mose("a", {"stop", kWorkload});
+  EXPECT_EQ(away.exit_code, 3) << away.out;
+  EXPECT_THAT(away.err, HasSubstr("workload redis has moved to node b: stop it there; `mose cleanup` here removes what it has left"));
+  EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("away"));
+  EXPECT_TRUE(answers()) << "it goes on at b";
+  EXPECT_EQ(mose("b", {"stop", kWorkload}).exit_code, 0);
+  EXPECT_THAT(mose("a", {"cleanup"}).out, HasSubstr("workload redis forgotten"));
+
+  // What the one that has ended has left at b is not this one's.
+  auto again = start_redis();
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  expect_refused(3, std::string(kCopied) + " holds files here that the copy of mount " + kTarget + " would replace");
+  EXPECT_EQ(read_file(root("b") + kCopied + "/file").value_or(""), "of the workload\n");
+  EXPECT_EQ(mose("a", {"stop", kWorkload}).exit_code, 0);
+}
+
+// The same address has the same MAC, whoever uses it: the segment's answers do not tell.
+TEST_F(Refusals, AnAddressOfAnotherWorkloadIsNotTakenFromIt) {
+  ASSERT_TRUE(run_ip(names_.netns("sw"), "link set pb down\n"));  // or it would not have got it
+  std::vector<std::string> words = {"run", "other", "--address", std::string(kServiceAddress) + "/" + kPrefixLength, "--"};
+  for (const std::string& word : redis_command()) words.push_back(word);
+  auto other = mose("b", words);
+  ASSERT_TRUE(run_ip(names_.netns("sw"), "link set pb up\n"));
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  expect_refused(3, std::string("node b refuses: address ") + kServiceAddress + " is already used by workload other");
+  EXPECT_THAT(mose("b", {"workloads"}).out, HasSubstr("running"));
 }
 
 // Its source still redirects for half a second what comes late, by the network that the new one would get.
