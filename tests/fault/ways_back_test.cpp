@@ -47,6 +47,30 @@ TEST_F(WaysBack, ACommitThatIsOnTheDiskOutlivesTheSourcesTree) {
   check_end(Side::destination);
 }
 
+// It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows
+// yet how it has ended.
+TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {
+  FrameRule rule;
+  rule.type = FrameType::committed;
+  rule.direction = Direction::from_target;
+  rule.then = FrameRule::Then::cut;
+  rule.action = [bed = bed_, node = destination_] { bed->kill_agent(node); };
+  bed_->proxy_of(destination_).set_rule(rule);
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
+  EXPECT_TRUE(wait_until([&] { return phase_at(source_).find("it is tried again") != std::string::npos; }, kReachBound))
+      << phase_at(source_);
+  EXPECT_THAT(phase_at(source_), ::testing::HasSubstr("committed: node " + destination_ + " cannot be reached"));
+  auto report = bed_->report(source_, id_);
+  ASSERT_TRUE(report) << report.error().what;
+  EXPECT_THAT(*report, ::testing::HasSubstr("\"outcome\":null"));
+  restart_agents();
+  if (HasFatalFailure()) return;
+  check_end(Side::destination);
+  EXPECT_EQ(report_text("/outcome"), "complete");
+}
+
 // Somebody's group inside the workload's: the destination cannot clear away, says so, and does it when asked again.
 TEST_F(WaysBack, WhatCouldNotBeDiscardedIsWhenTheOperatorAsks) {
   constexpr uint64_t kSlowBps = 20'000'000;

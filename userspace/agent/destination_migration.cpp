@@ -146,6 +146,7 @@ void DestinationMigration::done(DestinationActionKind kind, const Status& status
     error = status.error().what.empty() ? "failed" : status.error().what;
     log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
+  if (kind == DestinationActionKind::activate) trouble_ = error;
   driver_.dispatch(plan::DestinationActionDone{kind, error});
 }
 
@@ -233,12 +234,12 @@ void DestinationMigration::watch_pager() {
   handlers.on_progress = [this] { note_arriving(); };
   handlers.on_filled = [this] {
     filled_ = true;
+    filled_at_ = now();
     timeline_.end("fill");
     post_([this] { restored_if_waiting(); });
   };
   handlers.on_complete = [this] {
     pager_status_ = pager_->status();
-    complete_at_ = now();
     post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
   handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager(reason); }); };
@@ -246,6 +247,7 @@ void DestinationMigration::watch_pager() {
     // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
     if (standby_ == Standby::building || standby_ == Standby::dropping) return;
+    trouble_ = "the pager reports a failure (" + reason + "); the workload is kept stopped rather than wrong";
     log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
   };
   pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));
@@ -428,6 +430,7 @@ MigrationProgress DestinationMigration::progress() const {
   out.destination = context_.core.config.node.name;
   out.role = Role::destination;
   out.phase = plan::to_string(state.phase);
+  if (!trouble_.empty()) out.phase += ": " + trouble_;
   out.before_commit = state.phase <= plan::DestinationPhase::fenced;
   const restore::PagerStatus& pager = pager_ ? pager_->status() : pager_status_;
   out.bytes_done = pager.progress.installed_pages * kPageSize;
@@ -442,8 +445,11 @@ std::string DestinationMigration::report_json() const {
   report.workload = payload_.spec.name;
   report.source_node = meta_.peer;
   report.destination_node = context_.core.config.node.name;
-  report.outcome = to_string(driver_.state().outcome);
-  report.reason = driver_.state().reason;
+  const plan::DestinationState& state = driver_.state();
+  const bool ended = state.phase == plan::DestinationPhase::finishing || state.phase == plan::DestinationPhase::done;
+  if (ended) report.outcome = to_string(state.outcome);  // null: nobody knows yet
+  report.reason = trouble_.empty() ? state.reason : trouble_;
+  report.packets.dropped = host_->egress_lost();
   report.phases_ms.restore = timeline_.milliseconds(standby_ == Standby::refreshed ? "refresh" : "restore");
   report.standby.used = standby_ == Standby::refreshed;
   report.standby.reason = standby_problem_;
@@ -454,8 +460,9 @@ std::string DestinationMigration::report_json() const {
     report.lazy.fault_p50_us = static_cast<double>(pager.fault_p50_us);
     report.lazy.fault_p99_us = static_cast<double>(pager.fault_p99_us);
   }
-  // From the thaw on; all pages may have been in before it.
-  if (thawed_at_ && complete_at_) report.lazy.complete_ms = std::max(0.0, to_ms(*complete_at_ - *thawed_at_));
+  // From the thaw to the last page, which may have been in before it. That the pager then closes its userfaultfds, for some
+  // milliseconds, nobody waits for.
+  if (thawed_at_ && filled_at_) report.lazy.complete_ms = std::max(0.0, to_ms(*filled_at_ - *thawed_at_));
   report.timeline = timeline_.finished();
   return to_json(report);
 }

@@ -127,7 +127,8 @@ class DestinationMigration {
   PreparedPayload prepared_;
   std::shared_ptr<const ImagesPayload> images_;  // until they are restored from
   bool recovered_ = false;  // an agent before this one has begun it
-  std::optional<Timestamp> thawed_at_, complete_at_;
+  std::optional<Timestamp> thawed_at_, filled_at_;
+  std::string trouble_;  // what keeps it from going on, for the operator; empty: nothing
   uint64_t arrived_bytes_ = 0;  // of pages, as the plan has been told
   Timestamp arriving_told_{};
   std::vector<EventLoop::TimerId> timers_;

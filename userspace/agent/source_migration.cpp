@@ -182,7 +182,15 @@ void SourceMigration::done(SourceActionKind kind, const Status& status, plan::Ro
     error = status.error().what.empty() ? "failed" : status.error().what;
     log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
+  note_trouble(kind, error);
   driver_.dispatch(plan::SourceActionDone{kind, error, stats});
+}
+
+// What keeps a migration from its end after the commit is tried again for as long as it takes: an operator must see it.
+void SourceMigration::note_trouble(std::optional<SourceActionKind> kind, const std::string& reason) {
+  if (plan::before_commit(driver_.state())) return;
+  if (!reason.empty()) trouble_ = {kind, reason};
+  else if (trouble_ && trouble_->kind == kind) trouble_.reset();
 }
 
 void SourceMigration::on_host(SourceActionKind kind, std::function<Status()> job) {
@@ -292,11 +300,15 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
     case wire::FrameType::ready:
       timeline_.end("restore_wait");
       return received(plan::Message::ready);
-    case wire::FrameType::failed:
-      return received(plan::Message::failed, fmt::format("node {}: {}", meta_.peer, decode_reason(payload)));
+    case wire::FrameType::failed: {
+      const std::string reason = fmt::format("node {}: {}", meta_.peer, decode_reason(payload));
+      note_trouble({}, reason);
+      return received(plan::Message::failed, reason);
+    }
     case wire::FrameType::committed:
       if (!thawed_seen_at_) thawed_seen_at_ = now();
       timeline_.end("commit");
+      note_trouble({}, "");
       return received(plan::Message::committed);
     case wire::FrameType::complete: {
       auto report = decode_complete(payload);
@@ -395,7 +407,7 @@ void SourceMigration::redirect() {
   criu_lane_.run([this, path = path_, layer = options_.steer] { return host_->redirect(path, layer); },
                  [this](const Status& status) {
                    // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
-                   if (connection_) connection_->send(wire::FrameType::drained);
+                   if (status && connection_) connection_->send(wire::FrameType::drained);
                    done(SourceActionKind::redirect, status);
                  });
 }
@@ -494,6 +506,7 @@ MigrationProgress SourceMigration::progress() const {
   out.bytes_total = prepare_ ? prepare_->memory_bytes : 0;
   out.before_commit = plan::before_commit(state);
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
+  if (trouble_) out.phase += ": " + trouble_->reason + "; it is tried again";
   if (state.rounds_ended != plan::RoundVerdict::another) out.note = state.strategy_reason;
   return out;
 }
@@ -509,7 +522,7 @@ Report SourceMigration::report() const {
   report.strategy_requested = to_string(options_.strategy);
   report.strategy = to_string(state.strategy);
   report.strategy_reason = state.strategy_reason;
-  report.outcome = to_string(state.outcome);
+  if (plan::settled(state)) report.outcome = to_string(state.outcome);  // null: nobody knows yet
   report.reason = state.reason;
   report.total_ms = to_ms(now() - started_);
   auto frozen = timeline_.start_us("hold");
@@ -562,7 +575,9 @@ Report SourceMigration::report() const {
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
   report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
   report.steer.mode = path_.tunnel ? "vxlan" : "l2";
+  const uint64_t dropped_there = report.packets.dropped.value_or(0);
   report.packets = host_->packets();
+  if (dropped_there != 0) report.packets.dropped = report.packets.dropped.value_or(0) + dropped_there;
   auto mine = timeline_.finished();
   report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());
   std::sort(report.timeline.begin(), report.timeline.end(),

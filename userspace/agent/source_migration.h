@@ -66,6 +66,7 @@ class SourceMigration {
   void changed();
   void done(plan::SourceActionKind kind, const Status& status, plan::RoundStats stats = {});
   void on_host(plan::SourceActionKind kind, std::function<Status()> job);
+  void note_trouble(std::optional<plan::SourceActionKind> kind, const std::string& reason);
 
   void preflight();
   void record(plan::Record record);
@@ -114,6 +115,12 @@ class SourceMigration {
   handover::PeerPath path_;  // of redirected packets: without a tunnel known from PREPARED on
   std::string destination_report_;
   std::optional<Timestamp> thawed_seen_at_;
+  // The last failure after the commit, of an action or told by the destination.
+  struct Trouble {
+    std::optional<plan::SourceActionKind> kind;
+    std::string reason;
+  };
+  std::optional<Trouble> trouble_;
   PacketCounts packets_;
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
   bool retry_waits_ = false;
