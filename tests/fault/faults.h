@@ -25,6 +25,7 @@ inline constexpr Nanoseconds kDeathBound = std::chrono::seconds(2);    // of an 
 inline constexpr Nanoseconds kSettleBound = std::chrono::seconds(25);
 inline constexpr Nanoseconds kCleanBound = std::chrono::seconds(4);    // repeated announcements and redirection end by then
 inline constexpr double kGapMaxMs = 500;                               // where nobody died
+inline constexpr double kNoticedMaxMs = 5000;                             // where CRIU died, on a machine that is busy
 inline constexpr size_t kLogLinesShown = 40;
 
 inline void pause_ms(int ms) { ::usleep(static_cast<useconds_t>(ms) * 1000); }

@@ -244,6 +244,8 @@ void DestinationMigration::watch_pager() {
   };
   handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager(reason); }); };
   handlers.on_failed = [this](const std::string& reason) {
+    // The pager has frozen the tree, and with it a CRIU that is still at work among it and would say nothing until its bound.
+    host_->kill_restore();
     // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
     if (standby_ == Standby::building || standby_ == Standby::dropping) return;
