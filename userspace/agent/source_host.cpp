@@ -461,11 +461,14 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
     }
     if (layer != SteerLayer::tc) redirect_at_uplink(peer);
   }
-  if (at_xdp_) return {};  // hardly anything comes to TC
+  return {};
+}
+
+void SourceHost::settle_redirection() {
+  if (!network_ || at_xdp_) return;  // at XDP hardly anything comes to TC
   if (auto settled = network_->steering().settle_peer(); !settled) {
     log::warn("stragglers are redirected at full cost", {{"workload", spec_.name}, {"reason", settled.error().what}});
   }
-  return {};
 }
 
 Status SourceHost::kill_tree() {

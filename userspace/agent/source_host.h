@@ -73,6 +73,9 @@ class SourceHost {
 
   // Held packets to the peer in order, then redirect; at XDP as well where the uplink has it and `layer` allows it.
   [[nodiscard]] Status redirect(const handover::PeerPath& peer, SteerLayer layer);
+  // After it: what goes on being redirected costs less. Waits for a grace period of the kernel (some 10 ms), for which nothing
+  // else must wait.
+  void settle_redirection();
   // The tree dies with its sockets in repair mode: no FIN, no RST.
   [[nodiscard]] Status kill_tree();
   // The cgroup goes, and the network, after which no straggler is redirected; where they go by a tunnel it stays.

@@ -408,6 +408,7 @@ void SourceMigration::redirect() {
                  [this](const Status& status) {
                    // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
                    if (status && connection_) connection_->send(wire::FrameType::drained);
+                   if (status) criu_lane_.submit([this] { host_->settle_redirection(); });
                    done(SourceActionKind::redirect, status);
                  });
 }
