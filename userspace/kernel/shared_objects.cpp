@@ -35,8 +35,15 @@ Result<dev_t> shared_device() {
   return device;
 }
 
+// What CRIU puts into a process that it dumps comes and goes while we look, and is none of the process's memory.
+constexpr std::string_view kOfCriu = "/memfd:CRIUMFD";
+
+bool is_memfd(std::string_view name) {
+  return name.starts_with("/memfd:") && !name.starts_with(kOfCriu);
+}
+
 bool may_be_object(std::string_view name) {
-  return name.starts_with("/memfd:") || name.starts_with("/dev/zero");
+  return is_memfd(name) || name.starts_with("/dev/zero");
 }
 
 std::string map_path(int pid, const Vma& vma) {
@@ -83,7 +90,7 @@ class Search {
       char target[64];
       ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
       std::string_view name(target, length > 0 ? static_cast<size_t>(length) : 0);
-      if (!name.starts_with("/memfd:")) continue;
+      if (!is_memfd(name)) continue;
       SharedObject object;
       std::string_view number = entry->d_name;
       std::from_chars(number.data(), number.data() + number.size(), object.fd);

@@ -105,6 +105,19 @@ TEST_F(SharedMemoryTest, IsFoundOnceWhoeverHasIt) {
   munmap(at, 3 * kPageSize);
 }
 
+// The final scan looks while CRIU dumps: its parasite is there for a moment, and gone when it would be read.
+TEST_F(SharedMemoryTest, WhatCriuPutsIntoAProcessIsNoneOfItsMemory) {
+  Fd parasite(memfd_create("CRIUMFD", MFD_CLOEXEC));
+  ASSERT_EQ(ftruncate(parasite.get(), kPageSize), 0);
+  void* at = mmap(nullptr, kPageSize, PROT_READ | PROT_EXEC, MAP_SHARED, parasite.get(), 0);
+  ASSERT_NE(at, MAP_FAILED);
+  auto objects = shared_objects({&own_, 1});
+  munmap(at, kPageSize);
+  ASSERT_TRUE(objects) << objects.error().what;
+  EXPECT_FALSE(objects->empty());
+  for (const SharedObject& object : *objects) EXPECT_EQ(object.name.find("CRIU"), std::string::npos) << object.name;
+}
+
 TEST_F(SharedMemoryTest, HoldsTheFinalPagesWhateverWasPutInBefore) {
   SharedMemory memory = open();
   StoreProvider provider(kPages * 4 * kPageSize, std::chrono::milliseconds(1));
