@@ -8,6 +8,7 @@
 
 #include "bed.h"
 #include "scenario_report.h"
+#include "support/support.h"
 
 namespace mose::lab {
 namespace {
@@ -87,8 +88,10 @@ TEST_F(Strategies, AutoIsAHybridThatSaysWhyAndKeepsItsBound) {
   EXPECT_LE(run["lazy"]["pages_at_commit"], run["lazy"]["pages_at_commit_max"]);
 }
 
-// Eight writers dirty more than 10 Mbit/s carry.
+// Eight writers dirty more than the link carries, which is slow enough for that to take a minute; what it decides is in the
+// plan's own tests as well.
 TEST_F(Strategies, AWriterFasterThanTheLinkIsNoticedInThreeRoundsAndTheBoundIsKept) {
+  if (test::rounds(0, 1) == 0) GTEST_SKIP() << "with MOSE_FULL=1 (tools/check --full)";
   Json runs = moved("auto", [](CommandLine& line) {
     line.link_rate_mbit = 20;
     line.megabytes = 8;
