@@ -8,7 +8,6 @@
 
 #include "bed.h"
 #include "scenario_report.h"
-#include "support/support.h"
 
 namespace mose::lab {
 namespace {
@@ -88,10 +87,9 @@ TEST_F(Strategies, AutoIsAHybridThatSaysWhyAndKeepsItsBound) {
   EXPECT_LE(run["lazy"]["pages_at_commit"], run["lazy"]["pages_at_commit_max"]);
 }
 
-// Eight writers dirty more than the link carries, which is slow enough for that to take a minute; what it decides is in the
-// plan's own tests as well.
+// Eight writers dirty more than the link carries, which is slow enough for that to take a minute: by --full only. What it
+// decides is in the plan's own tests as well.
 TEST_F(Strategies, AWriterFasterThanTheLinkIsNoticedInThreeRoundsAndTheBoundIsKept) {
-  if (test::rounds(0, 1) == 0) GTEST_SKIP() << "with MOSE_FULL=1 (tools/check --full)";
   Json runs = moved("auto", [](CommandLine& line) {
     line.link_rate_mbit = 20;
     line.megabytes = 8;
