@@ -23,8 +23,12 @@ Status replace_file(const std::string& path, std::string_view contents) {
     unlink(temporary.c_str());
     return status;
   }
-  MOSE_ASSIGN(Fd dir, open_file(path.substr(0, path.rfind('/') + 1), O_RDONLY | O_DIRECTORY));
-  if (fsync(dir.get()) != 0) return fail_errno("fsync the directory of " + path);
+  return sync_directory(path.substr(0, path.rfind('/') + 1));
+}
+
+Status sync_directory(const std::string& directory) {
+  MOSE_ASSIGN(Fd dir, open_file(directory, O_RDONLY | O_DIRECTORY));
+  if (fsync(dir.get()) != 0) return fail_errno("fsync " + directory);
   return {};
 }
 

@@ -10,6 +10,8 @@ namespace mose::agent {
 
 // Replaces a file as a whole: after a crash it holds the old or the new contents. Durable on success.
 [[nodiscard]] Status replace_file(const std::string& path, std::string_view contents);
+// What has been made, renamed or removed in `directory` is durable on success.
+[[nodiscard]] Status sync_directory(const std::string& directory);
 // mkdir -p, mode 0700 for what is made here.
 [[nodiscard]] Status make_directories(const std::string& path);
 // Removes a file or a whole directory tree without crossing into other file systems; missing is fine.

@@ -12,6 +12,7 @@
 #include <set>
 #include <sstream>
 
+#include "agent/durable_file.h"
 #include "base/fd.h"
 
 namespace mose::agent {
@@ -320,9 +321,7 @@ Status forget_copied(const std::string& state_dir) {
     if (errno == ENOENT) return {};
     return fail_errno("remove " + state_dir + "/copied");
   }
-  MOSE_ASSIGN(Fd dir, open_file(state_dir, O_RDONLY | O_DIRECTORY));
-  if (fsync(dir.get()) < 0) return fail_errno("fsync " + state_dir);
-  return {};
+  return sync_directory(state_dir);
 }
 
 }  // namespace mose::agent

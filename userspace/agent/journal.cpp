@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "agent/durable_file.h"
+
 namespace mose::agent {
 namespace {
 
@@ -139,12 +141,6 @@ std::unexpected<Error> no_room(const std::string& what, const std::string& path,
   const bool full = error.code == ENOSPC || error.code == EDQUOT || error.code == EFBIG;
   if (full) error.what += fmt::format("; free space on the file system of {}", path.substr(0, path.rfind('/')));
   return context(what, std::move(error));
-}
-
-Status sync_directory(const std::string& directory) {
-  MOSE_ASSIGN(Fd dir, open_file(directory, O_RDONLY | O_DIRECTORY));
-  if (fsync(dir.get()) != 0) return fail_errno("fsync " + directory);
-  return {};
 }
 
 // A file that gets its name only with name_file(): who dies before leaves nothing. Nothing where the file system has no

@@ -388,18 +388,18 @@ void Requests::recover(const std::string& prefix, const Reply& reply) {
 
 // One that has just left is still redirecting what comes late: its migration removes its network first.
 void Requests::clean_up(const Reply& reply) {
-  auto names = std::make_shared<std::vector<std::string>>();
+  std::vector<std::string> names;
   for (const Workload* workload : core_.workloads.list()) {
-    if (workload->state == WorkloadState::away) names->push_back(workload->spec.name);
+    if (workload->state == WorkloadState::away) names.push_back(workload->spec.name);
   }
-  clean_up_after(names, reply);
+  clean_up_after(std::move(names), reply);
 }
 
-void Requests::clean_up_after(const std::shared_ptr<std::vector<std::string>>& leaving, const Reply& reply) {
-  if (!leaving->empty()) {
-    const std::string name = std::move(leaving->back());
-    leaving->pop_back();
-    return service_.after_departure(name, [this, leaving, reply] { clean_up_after(leaving, reply); });
+void Requests::clean_up_after(std::vector<std::string> leaving, const Reply& reply) {
+  if (!leaving.empty()) {
+    const std::string name = std::move(leaving.back());
+    leaving.pop_back();
+    return service_.after_departure(name, [this, leaving = std::move(leaving), reply] { clean_up_after(leaving, reply); });
   }
   core_.workloads.clean_up([this, reply](std::vector<std::string> notes) {
     // After the workloads: their entries are gone.

@@ -47,7 +47,7 @@ class Requests {
   void cancel(const std::string& prefix, const Reply& reply);
   void recover(const std::string& prefix, const Reply& reply);
   void clean_up(const Reply& reply);
-  void clean_up_after(const std::shared_ptr<std::vector<std::string>>& leaving, const Reply& reply);
+  void clean_up_after(std::vector<std::string> leaving, const Reply& reply);
   // The migration under way whose id begins with `prefix`.
   [[nodiscard]] Answer<MigrationId> find_active(const std::string& prefix) const;
   void on_progress(const MigrationProgress& progress);

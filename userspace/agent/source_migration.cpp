@@ -406,9 +406,11 @@ void SourceMigration::finish_dump() {
 void SourceMigration::redirect() {
   criu_lane_.run([this, path = path_, layer = options_.steer] { return host_->redirect(path, layer); },
                  [this](const Status& status) {
-                   // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
-                   if (status && connection_) connection_->send(wire::FrameType::drained);
-                   if (status) criu_lane_.submit([this] { host_->settle_redirection(); });
+                   if (status) {
+                     // Until it hears this the destination keeps silent on the segment: what clients send comes by here, in order.
+                     if (connection_) connection_->send(wire::FrameType::drained);
+                     criu_lane_.submit([this] { host_->settle_redirection(); });
+                   }
                    done(SourceActionKind::redirect, status);
                  });
 }
