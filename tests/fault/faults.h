@@ -25,7 +25,7 @@ inline constexpr Nanoseconds kDeathBound = std::chrono::seconds(2);    // of an 
 inline constexpr Nanoseconds kSettleBound = std::chrono::seconds(25);
 inline constexpr Nanoseconds kCleanBound = std::chrono::seconds(4);    // repeated announcements and redirection end by then
 inline constexpr double kGapMaxMs = 500;                               // where nobody died
-inline constexpr double kNoticedMaxMs = 5000;                             // where CRIU died, on a machine that is busy
+inline constexpr double kNoticedMaxMs = 5000;                          // where CRIU died, on a machine that is busy
 inline constexpr size_t kLogLinesShown = 40;
 
 inline void pause_ms(int ms) { ::usleep(static_cast<useconds_t>(ms) * 1000); }
@@ -43,6 +43,16 @@ inline std::string last_lines(const std::string& text) {
   size_t at = text.size();
   for (size_t lines = 0; at > 0 && lines <= kLogLinesShown; ++lines) at = text.rfind('\n', at - 1) == std::string::npos ? 0 : text.rfind('\n', at - 1);
   return text.substr(at);
+}
+
+// A frame of the protocol is there and goes no further; its connection ends with what `action` does.
+[[nodiscard]] inline FrameRule cut_at(wire::FrameType type, Direction direction, std::function<void()> action) {
+  FrameRule rule;
+  rule.type = type;
+  rule.direction = direction;
+  rule.then = FrameRule::Then::cut;
+  rule.action = std::move(action);
+  return rule;
 }
 
 // Ends the client's window: each of its connections has its answers, in order, and its data are there. Nothing, with a

@@ -89,17 +89,6 @@ class AgentDies : public testing::Test {
     ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(node); }, kDeathBound)) << "the agent was not killed";
   }
 
-  // A frame of the protocol is there, and its sender or receiver dies before it goes on.
-  [[nodiscard]] static FrameRule at(FrameType type, ::mose::test::Direction direction, std::function<void()> action) {
-    FrameRule rule;
-    rule.type = type;
-    rule.direction = direction;
-    rule.moment = Moment::before;
-    rule.then = FrameRule::Then::cut;
-    rule.action = std::move(action);
-    return rule;
-  }
-
   // The next agent takes over, and in the end every packet has arrived, as the client and the programs see it.
   // `in_hand`: an agent that is killed while it drains may have a frame out of the queue and not yet counted as put
   // back.
@@ -156,7 +145,7 @@ std::unique_ptr<FaultBed> AgentDies::bed_;
 std::string AgentDies::source_;
 
 TEST_F(AgentDies, InPassTheServiceGoesOnWithoutIt) {
-  move(at(FrameType::prepared, ::mose::test::Direction::from_target, [this] { bed_->kill_agent(source_); }));
+  move(cut_at(FrameType::prepared, ::mose::test::Direction::from_target, [this] { bed_->kill_agent(source_); }));
   if (HasFatalFailure()) return;
   expect_dead(source_);
   ASSERT_TRUE(bed_->load().begin_window());
@@ -218,7 +207,7 @@ TEST_F(AgentDies, InHoldAllStaysClosedUntilTheNextOneDecides) {
 }
 
 TEST_F(AgentDies, InShutTheDestinationStaysSilent) {
-  move(at(FrameType::ready, ::mose::test::Direction::from_target, [this] { bed_->kill_agent(destination_); }));
+  move(cut_at(FrameType::ready, ::mose::test::Direction::from_target, [this] { bed_->kill_agent(destination_); }));
   if (HasFatalFailure()) return;
   expect_dead(destination_);
   SteerPolicy ingress = policy(destination_, Direction::ingress), egress = policy(destination_, Direction::egress);
@@ -240,7 +229,7 @@ TEST_F(AgentDies, InDrainWhatStillWaitsGoesToTheDestination) {
     if (HasFatalFailure()) return;
     std::atomic<bool> over{false};
     std::thread watcher;
-    FrameRule rule = at(FrameType::committed, ::mose::test::Direction::from_target, [&] {
+    FrameRule rule = cut_at(FrameType::committed, ::mose::test::Direction::from_target, [&] {
       watcher = std::thread([&, programs = steering(source_)] {
         while (programs && !over) {
           auto now_there = programs->policy(Direction::ingress);
@@ -275,7 +264,7 @@ TEST_F(AgentDies, InDrainWhatStillWaitsGoesToTheDestination) {
 }
 
 TEST_F(AgentDies, InRedirectStragglersGoOnToTheDestination) {
-  move(at(FrameType::drained, ::mose::test::Direction::to_target, [this] { bed_->kill_agent(source_); }));
+  move(cut_at(FrameType::drained, ::mose::test::Direction::to_target, [this] { bed_->kill_agent(source_); }));
   if (HasFatalFailure()) return;
   expect_dead(source_);
   EXPECT_EQ(policy(source_, Direction::ingress).state, SteerState::redirect);
@@ -288,7 +277,7 @@ TEST_F(AgentDies, InRedirectStragglersGoOnToTheDestination) {
 
 // A planned stop, between the commit and the drain.
 TEST_F(AgentDies, ByAPlannedStopAfterTheCommitItLeavesWhatItHolds) {
-  move(at(FrameType::committed, ::mose::test::Direction::from_target, [this] {
+  move(cut_at(FrameType::committed, ::mose::test::Direction::from_target, [this] {
     bed_->stop_agent(source_);
     (void)wait_until([this] { return !bed_->agent_alive(source_); }, kDeathBound);
   }));

@@ -21,6 +21,19 @@ class WaysBack : public Faults {
     auto list = bed_->under_way(node);
     return list && !list->empty() ? list->front() : "";
   }
+  // From the start of a move until that node's agent has died at that frame.
+  void move_until_killed(FrameType type, Direction direction, const std::string& node) {
+    kill_at(type, direction, node);
+    start({.standby = true});
+    if (!HasFatalFailure()) wait_for_death(node);
+  }
+  void kill_at(FrameType type, Direction direction, const std::string& node) {
+    bed_->proxy_of(destination_).set_rule(cut_at(type, direction, [bed = bed_, node] { bed->kill_agent(node); }));
+  }
+  void wait_for_death(const std::string& node) {
+    ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
+    ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(node); }, kDeathBound));
+  }
   void restart_agents() {
     std::this_thread::sleep_for(kRestartPause);
     auto restarted = bed_->start_agents();
@@ -31,15 +44,8 @@ class WaysBack : public Faults {
 // As after a power failure of the source: its record of the commit is all that is left of it. The destination has everything,
 // and knows no verdict.
 TEST_F(WaysBack, ACommitThatIsOnTheDiskOutlivesTheSourcesTree) {
-  FrameRule rule;
-  rule.type = FrameType::commit;
-  rule.then = FrameRule::Then::cut;
-  rule.action = [bed = bed_, node = source_] { bed->kill_agent(node); };
-  bed_->proxy_of(destination_).set_rule(rule);
-  start({.standby = true});
+  move_until_killed(FrameType::commit, Direction::to_target, source_);
   if (HasFatalFailure()) return;
-  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
-  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
   std::ofstream(group(source_) + "/cgroup.kill") << "1";
   ASSERT_TRUE(wait_until([&] { return !running_evidence(group(source_), "redis-"); }, kDeathBound));
   restart_agents();
@@ -50,15 +56,8 @@ TEST_F(WaysBack, ACommitThatIsOnTheDiskOutlivesTheSourcesTree) {
 // It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows
 // yet how it has ended.
 TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {
-  FrameRule rule;
-  rule.type = FrameType::committed;
-  rule.direction = Direction::from_target;
-  rule.then = FrameRule::Then::cut;
-  rule.action = [bed = bed_, node = destination_] { bed->kill_agent(node); };
-  bed_->proxy_of(destination_).set_rule(rule);
-  start({.standby = true});
+  move_until_killed(FrameType::committed, Direction::from_target, destination_);
   if (HasFatalFailure()) return;
-  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
   EXPECT_TRUE(wait_until([&] { return phase_at(source_).find("it is tried again") != std::string::npos; }, kReachBound))
       << phase_at(source_);
   EXPECT_THAT(phase_at(source_), ::testing::HasSubstr("committed: node " + destination_));
@@ -93,19 +92,14 @@ TEST_F(WaysBack, WhatCouldNotBeDiscardedIsWhenTheOperatorAsks) {
 // Its workload runs again and is free for another move; only the destination's answer is missing.
 TEST_F(WaysBack, AnAbortIsKnownToAnAgentThatDiesBeforeItsDestinationHasAnswered) {
   constexpr uint64_t kSlowBps = 20'000'000;
-  FrameRule rule;
-  rule.type = FrameType::aborted;
-  rule.direction = Direction::from_target;
-  rule.then = FrameRule::Then::cut;
-  rule.action = [bed = bed_, node = source_] { bed->kill_agent(node); };
-  bed_->proxy_of(destination_).set_rule(rule);
+  kill_at(FrameType::aborted, Direction::from_target, source_);
   start({.max_bandwidth_bps = kSlowBps});
   if (HasFatalFailure()) return;
   ASSERT_TRUE(wait_until([&] { return phase_at(source_).find("precopy") != std::string::npos; }, kReachBound)) << phase_at(source_);
   auto cancelled = bed_->cancel(source_, id_);
   EXPECT_TRUE(cancelled) << cancelled.error().what;
-  ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
-  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
+  wait_for_death(source_);
+  if (HasFatalFailure()) return;
   restart_agents();
   if (HasFatalFailure()) return;
   check_end(Side::source);

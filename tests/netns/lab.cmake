@@ -3,10 +3,7 @@
 
 mose_test_library(mose_lab_bed DEPS lab client kernel LIBS nlohmann_json::nlohmann_json SOURCES lab/bed.cpp)
 target_include_directories(mose_lab_bed PUBLIC lab)
-mose_test_library(mose_lab_scenario LIBS mose_lab_bed SOURCES lab/scenario_report.cpp ../unit/lab/json_schema.cpp)
-target_include_directories(mose_lab_scenario PRIVATE ${CMAKE_SOURCE_DIR}/tests/unit/lab)
-target_compile_definitions(mose_lab_scenario PRIVATE
-  MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
+mose_test_library(mose_lab_scenario LIBS mose_lab_bed mose_json_schema SOURCES lab/scenario_report.cpp)
 
 # lab_scenario_test(NAME TIMEOUT SECONDS SOURCES FILE...): one that runs `mose lab run` and reads its report.
 function(lab_scenario_test name)

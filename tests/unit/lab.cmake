@@ -6,10 +6,11 @@ mose_test(client_answers_test LABEL unit DEPS client
 mose_test(client_load_test LABEL unit DEPS client
   SOURCES lab/load_client_test.cpp lab/fake_redis.cpp
   LIBS Threads::Threads)
-mose_test(lab_report_test LABEL unit DEPS lab
-  SOURCES lab/json_schema.cpp lab/json_schema_test.cpp lab/run_report_test.cpp lab/move_phases_test.cpp lab/summary_test.cpp
-  LIBS nlohmann_json::nlohmann_json)
-target_compile_definitions(lab_report_test PRIVATE
+mose_test_library(mose_json_schema LIBS nlohmann_json::nlohmann_json SOURCES lab/json_schema.cpp)
+target_include_directories(mose_json_schema PUBLIC lab)
+target_compile_definitions(mose_json_schema PUBLIC
   MOSE_REPORT_SCHEMA="${CMAKE_SOURCE_DIR}/include/mose/control/report.schema.json")
+mose_test(lab_report_test LABEL unit DEPS lab LIBS mose_json_schema
+  SOURCES lab/json_schema_test.cpp lab/run_report_test.cpp lab/move_phases_test.cpp lab/summary_test.cpp)
 mose_test(lab_words_test LABEL unit DEPS lab
   SOURCES lab/options_test.cpp lab/state_test.cpp lab/link_queue_test.cpp)
