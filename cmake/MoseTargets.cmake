@@ -36,6 +36,12 @@ function(mose_optimise_little target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
 endfunction()
 
+# For tests: what fails says where by itself.
+function(mose_compile_as_test target)
+  mose_optimise_little(${target})
+  target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-g0>)
+endfunction()
+
 # mose_test_in_full(NAME LABEL TIMEOUT): the same test once more, as NAME_full, as often as the requirements say; for
 # `tools/check --full`.
 function(mose_test_in_full name label timeout)
@@ -43,6 +49,9 @@ function(mose_test_in_full name label timeout)
   set_tests_properties(${name}_full PROPERTIES LABELS "${label};full" ENVIRONMENT MOSE_FULL=1 SKIP_RETURN_CODE 77
     TIMEOUT ${timeout} RUN_SERIAL TRUE)
 endfunction()
+
+# All sources that a build makes: for tools that read sources and build nothing.
+add_custom_target(mose_generated)
 
 # mose_messages(TARGET ROOT proto...): the generated code of ROOT/proto, included by its path below ROOT. By hand, because
 # where protobuf_generate() puts its output differs between versions of CMake.
@@ -61,6 +70,8 @@ function(mose_messages target root)
     list(APPEND generated ${stem}.cc ${stem}.h)
   endforeach()
   add_library(${target} STATIC ${generated})
+  add_custom_target(${target}_files DEPENDS ${generated})
+  add_dependencies(mose_generated ${target}_files)
   target_include_directories(${target} SYSTEM PUBLIC ${out})
   target_link_libraries(${target} PUBLIC protobuf::libprotobuf-lite)
   target_compile_options(${target} PRIVATE -w)  # generated code is not ours to warn about
@@ -77,7 +88,7 @@ function(mose_test_library name)
   target_link_libraries(${name} PUBLIC mose_test_support GTest::gtest GTest::gmock ${ARG_LIBS})
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${name} PRIVATE -fPIE)
-  mose_optimise_little(${name})
+  mose_compile_as_test(${name})
   mose_reuse_headers(${name} mose_test_headers)
 endfunction()
 
@@ -90,7 +101,7 @@ function(mose_test name)
     target_link_libraries(${name} PRIVATE mose_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE GTest::gtest GTest::gmock mose_test_support ${ARG_LIBS})
-  mose_optimise_little(${name})
+  mose_compile_as_test(${name})
   mose_reuse_headers(${name} mose_test_headers)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)

@@ -16,8 +16,6 @@ namespace {
 constexpr Nanoseconds kAnswersBound = std::chrono::seconds(10);
 constexpr uint64_t kWatchTicks = 50;  // dear enough (a tenth of a millisecond) not to be done more often
 
-int64_t now_ns() { return now().time_since_epoch().count(); }
-
 }  // namespace
 
 struct LoadClient::Impl {

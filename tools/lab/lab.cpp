@@ -20,7 +20,7 @@
 namespace mose::lab {
 namespace {
 
-constexpr Nanoseconds kKillBound = std::chrono::seconds(10);
+constexpr Nanoseconds kTreeBound = std::chrono::seconds(10);
 
 Status make_directories(const std::string& path) {
   std::error_code error;
@@ -35,7 +35,7 @@ Status remove_cgroup(const std::string& path) {
   // cgroup.kill reaches everything below, frozen or not.
   MOSE_ASSIGN(auto top, Cgroup::open(path));
   MOSE_TRY(top.kill());
-  MOSE_TRY(top.wait_empty(kKillBound));
+  MOSE_TRY(top.wait_empty(kTreeBound));
   std::vector<std::string> directories{path};
   std::error_code error;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(path, error)) {

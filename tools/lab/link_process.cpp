@@ -25,10 +25,6 @@ constexpr unsigned kTapFrames = 1000;  // beyond them the kernel drops, as a car
 constexpr int64_t kSpinNs = 50'000;    // shorter than this it is not worth going to sleep
 constexpr int kFramesPerTurn = 64;     // so that one direction does not keep the other waiting
 
-int64_t now_ns() {
-  return now().time_since_epoch().count();
-}
-
 // How late the kernel lets this process run after the moment that it waited for. Four wake-ups would add up on each way
 // there and back: what they cost on average is taken off the delay.
 class Lateness {

@@ -13,7 +13,7 @@
 namespace mose::lab {
 namespace {
 
-constexpr Nanoseconds kCommandBound = std::chrono::minutes(3);  // filling many GB
+constexpr Nanoseconds kFillBound = std::chrono::minutes(3);  // filling many GB
 constexpr Nanoseconds kServerBound = std::chrono::seconds(10);
 constexpr useconds_t kRetryUs = 50'000;
 
@@ -66,7 +66,7 @@ LoadProcess::~LoadProcess() {
 
 Result<std::string> LoadProcess::call(const std::string& command) {
   MOSE_TRY(write_all(to_.get(), command + "\n"));
-  Timestamp deadline = now() + kCommandBound;
+  Timestamp deadline = now() + kFillBound;
   while (!buffer_.contains('\n')) {
     pollfd p{from_.get(), POLLIN, 0};
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now()).count();

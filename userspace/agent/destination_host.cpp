@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "agent/away_network.h"
+#include "agent/bounds.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/pager_link.h"
@@ -30,7 +31,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
-constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "agent/bounds.h"
 #include "agent/destination_host.h"
 #include "agent/destination_migration.h"
 #include "agent/migration_paths.h"
@@ -21,7 +22,6 @@ namespace {
 
 using plan::DestinationActionKind;
 
-constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 // Between the hook and CRIU's look at the clock: the start of the first task. Too much makes the workload's clocks jump
 // ahead by that; too little would set them back. It takes half as long as CRIU's way to the hook (7-10 against 15-30 ms
 // on a busy machine), and now and then several times as long as usual.

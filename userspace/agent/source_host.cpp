@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "agent/away_network.h"
+#include "agent/bounds.h"
 #include "agent/check.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
@@ -33,7 +34,6 @@ constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
 // New connections wait while CRIU gets ready, which takes some ms. An agent that dies here must not keep them out for good.
 constexpr Nanoseconds kHoldNewMax = std::chrono::seconds(5);
-constexpr Nanoseconds kExitBound = std::chrono::seconds(5);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 
 // The host name of the workload's uts namespace, read by a thread that enters it.

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <thread>
 
+#include "agent/bounds.h"
 #include "agent/durable_file.h"
 #include "agent/migration_paths.h"
 #include "agent/node_uplink.h"
@@ -32,7 +33,6 @@ namespace mose::agent {
 namespace {
 
 constexpr const char* kPathDefault = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr Nanoseconds kKillBound = std::chrono::seconds(5);  // for a killed tree to be gone
 constexpr const char* kLogName = "/stdout.log";
 
 std::string environment_value(const WorkloadSpec& spec, const std::string& name, const std::string& otherwise) {
@@ -242,7 +242,7 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
   MOSE_ASSIGN(Cgroup cgroup, Cgroup::create(paths.cgroup));
   rollback.push([&] {
     (void)cgroup.kill();
-    if (auto status = cgroup.remove(kKillBound); !status) {
+    if (auto status = cgroup.remove(kExitBound); !status) {
       log::warn("a cgroup is left", {{"cgroup", paths.cgroup}, {"reason", status.error().what}});
     }
   });
@@ -285,7 +285,7 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
 
 Status stop_workload(const Config& config, const WorkloadSpec& spec, const ProcessHandle& init, Nanoseconds grace) {
   if (init.valid() && init.signal(SIGTERM)) (void)init.wait_ended(grace);
-  return remove_workload_resources(config, spec, kKillBound);
+  return remove_workload_resources(config, spec, kExitBound);
 }
 
 Status remove_workload_resources(const Config& config, const WorkloadSpec& spec, Nanoseconds bound,

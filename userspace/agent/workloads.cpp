@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "agent/bounds.h"
 #include "agent/durable_file.h"
 #include "agent/file_sync.h"
 #include "agent/workload_start.h"
@@ -19,7 +20,6 @@ namespace mose::agent {
 namespace {
 
 constexpr Nanoseconds kLaunchBound = std::chrono::seconds(10);
-constexpr Nanoseconds kKillBound = std::chrono::seconds(5);
 
 // Another one of its name that arrives later must not take the files of the copied mounts for its own.
 Status forget_copies(const Config& config, const std::string& name) {
@@ -243,7 +243,7 @@ void Workloads::run(const WorkloadSpec& spec, Done done) {
                  // What an earlier one of this name left is removed first.
                  workers_.run(
                      [config = &config_, spec = *checked, leftovers = before != nullptr]() -> Result<ProcessHandle> {
-                       if (leftovers) MOSE_TRY(remove_workload_resources(*config, spec, kKillBound));
+                       if (leftovers) MOSE_TRY(remove_workload_resources(*config, spec, kExitBound));
                        MOSE_TRY(forget_copies(*config, spec.name));
                        return start_workload(*config, spec, kLaunchBound);
                      },
@@ -319,7 +319,7 @@ void Workloads::clean_up(std::function<void(std::vector<std::string>)> done) {
       [config = &config_, work] {
         std::vector<Status> results;
         for (const WorkloadSpec& spec : *work) {
-          Status removed = remove_workload_resources(*config, spec, kKillBound);
+          Status removed = remove_workload_resources(*config, spec, kExitBound);
           results.push_back(removed ? forget_copies(*config, spec.name) : removed);
         }
         return results;

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string_view>
 
+#include "kernel/bpf_info.h"
 #include "kernel/bpf_object.h"
 
 namespace mose::bpf {
@@ -19,17 +20,6 @@ constexpr unsigned kDepthMax = 16;  // of structures in structures
 struct FreeBtf {
   void operator()(btf* types) const { btf__free(types); }
 };
-
-Result<bpf_map_info> info_of(int map) {
-  bpf_map_info info{};
-  uint32_t size = sizeof info;
-  if (int code = bpf_map_get_info_by_fd(map, &info, &size); code < 0) return fail_errno("map info", -code);
-  return info;
-}
-
-bool is_per_cpu(uint32_t type) {
-  return type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_PERCPU_ARRAY;
-}
 
 // One field somewhere in a value: whose types, which of them, where.
 struct Place {
@@ -185,7 +175,7 @@ class LayoutComparison {
 };
 
 Result<MapShape> map_shape(int map) {
-  MOSE_ASSIGN(bpf_map_info info, info_of(map));
+  MOSE_ASSIGN(bpf_map_info info, map_info(map));
   return MapShape{info.type, info.key_size, info.value_size, info.max_entries, info.map_flags};
 }
 
@@ -194,7 +184,7 @@ Result<LayoutConversion> LayoutConversion::between(int from_map, int to_map) {
   bpf_map_info infos[2];
   const int maps[2] = {from_map, to_map};
   for (int i = 0; i < 2; ++i) {
-    MOSE_ASSIGN(infos[i], info_of(maps[i]));
+    MOSE_ASSIGN(infos[i], map_info(maps[i]));
     types[i].reset(infos[i].btf_id == 0 ? nullptr : btf__load_from_kernel_by_id(infos[i].btf_id));
     if (!types[i] || infos[i].btf_value_type_id == 0)
       return fail(std::string("map ") + infos[i].name + " has no type information");

@@ -17,6 +17,7 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "kernel/bpf_info.h"
 
 namespace mose::bpf {
 namespace {
@@ -108,25 +109,32 @@ Result<bool> map_next_key(int map, const void* key, void* next) {
   return true;
 }
 
-Result<uint32_t> map_value_size(int map) {
+Result<bpf_map_info> map_info(int map) {
   bpf_map_info info{};
   uint32_t size = sizeof info;
   if (int code = bpf_map_get_info_by_fd(map, &info, &size); code < 0) return fail_errno("map info", -code);
+  return info;
+}
+
+Result<bpf_prog_info> program_info(int program) {
+  bpf_prog_info info{};
+  uint32_t size = sizeof info;
+  if (int code = bpf_obj_get_info_by_fd(program, &info, &size); code < 0) return fail_errno("program info", -code);
+  return info;
+}
+
+bool is_per_cpu(uint32_t map_type) {
+  return map_type == BPF_MAP_TYPE_PERCPU_HASH || map_type == BPF_MAP_TYPE_PERCPU_ARRAY ||
+         map_type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
+}
+
+Result<uint32_t> map_value_size(int map) {
+  MOSE_ASSIGN(bpf_map_info info, map_info(map));
   return info.value_size;
 }
 
-namespace {
-
-bool is_per_cpu(uint32_t type) {
-  return type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_PERCPU_ARRAY || type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
-}
-
-}  // namespace
-
 Result<MapDump> map_dump(int map) {
-  bpf_map_info info{};
-  uint32_t info_size = sizeof info;
-  if (int code = bpf_map_get_info_by_fd(map, &info, &info_size); code < 0) return fail_errno("map info", -code);
+  MOSE_ASSIGN(bpf_map_info info, map_info(map));
   size_t value_size = info.value_size;
   if (is_per_cpu(info.type)) {
     MOSE_ASSIGN(unsigned cpus, possible_cpus());
@@ -182,17 +190,6 @@ Result<Fd> attach_tcx(int program, unsigned ifindex, TcPoint point) {
   return Fd(fd);
 }
 
-namespace {
-
-Result<bpf_prog_info> info_of(int program) {
-  bpf_prog_info info{};
-  uint32_t size = sizeof info;
-  if (int code = bpf_obj_get_info_by_fd(program, &info, &size); code < 0) return fail_errno("program info", -code);
-  return info;
-}
-
-}  // namespace
-
 Result<Fd> attach_xdp(int program, unsigned ifindex, XdpMode mode) {
   // XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of linux/if_link.h.
   LIBBPF_OPTS(bpf_link_create_opts, options, .flags = mode == XdpMode::generic ? 2u : 4u);
@@ -231,19 +228,19 @@ Result<unsigned> xdp_link_device(int link) {
 }
 
 Result<uint32_t> program_id(int program) {
-  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  MOSE_ASSIGN(bpf_prog_info info, program_info(program));
   return info.id;
 }
 
 Result<std::array<uint8_t, 8>> program_tag(int program) {
-  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  MOSE_ASSIGN(bpf_prog_info info, program_info(program));
   std::array<uint8_t, 8> tag{};
   std::copy(std::begin(info.tag), std::end(info.tag), tag.begin());
   return tag;
 }
 
 Result<uint64_t> program_misses(int program) {
-  MOSE_ASSIGN(bpf_prog_info info, info_of(program));
+  MOSE_ASSIGN(bpf_prog_info info, program_info(program));
   return info.recursion_misses;
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 #include <string_view>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "kernel/procfs.h"
 
@@ -20,10 +21,6 @@ namespace mose {
 namespace {
 
 constexpr int kAfXdp = 44;
-
-struct DirCloser {
-  void operator()(DIR* dir) const { closedir(dir); }
-};
 
 // Direct I/O shows in the octal flags of fdinfo.
 bool opened_direct(const std::string& fdinfo) {
@@ -89,7 +86,7 @@ std::optional<std::string> pinned_memory(pid_t pid) {
     if (vma.name == "[aio]" || vma.name.starts_with("/[aio]")) return "it uses asynchronous I/O";
     if (vma.name.find("[io_uring]") != std::string::npos) return "it uses io_uring";
   }
-  std::unique_ptr<DIR, DirCloser> dir(opendir((proc + "fd").c_str()));
+  Directory dir = open_directory(proc + "fd");
   if (!dir) return "its descriptors cannot be read";
   Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
   while (const dirent* entry = readdir(dir.get())) {

@@ -14,12 +14,12 @@
 #include <charconv>
 #include <thread>
 
+#include "base/directory.h"
+#include "kernel/proc_path.h"
 #include "kernel/tracers.h"
 
 namespace mose {
 namespace {
-
-std::string proc_path(pid_t pid, const char* name) { return "/proc/" + std::to_string(pid) + "/" + name; }
 
 // Field `index` (from 1) of /proc/PID/stat, index > 2. The name in field 2 may hold blanks and parentheses.
 Result<uint64_t> stat_field(pid_t pid, unsigned index) {
@@ -57,9 +57,9 @@ Result<bool> poll_pidfd(int fd, Nanoseconds bound) {
 
 std::vector<pid_t> children_of(pid_t pid) {
   std::vector<pid_t> out;
-  DIR* dir = ::opendir(proc_path(pid, "task").c_str());
+  Directory dir = open_directory(proc_path(pid, "task"));
   if (!dir) return out;  // ended meanwhile
-  while (dirent* entry = ::readdir(dir)) {
+  while (dirent* entry = ::readdir(dir.get())) {
     if (entry->d_name[0] == '.') continue;
     auto text = read_file(proc_path(pid, "task/") + entry->d_name + "/children");
     if (!text) continue;  // a thread that has ended meanwhile
@@ -72,7 +72,6 @@ std::vector<pid_t> children_of(pid_t pid) {
       at = next + 1;
     }
   }
-  ::closedir(dir);
   return out;
 }
 

@@ -11,12 +11,12 @@
 #include <memory>
 #include <optional>
 
+#include "base/directory.h"
 #include "base/fd.h"
+#include "kernel/proc_path.h"
 
 namespace mose {
 namespace {
-
-std::string proc_path(pid_t pid, const char* leaf) { return "/proc/" + std::to_string(pid) + "/" + leaf; }
 
 // The text in front of `separator`; `text` goes on behind it. Without a separator everything is taken.
 std::string_view take_until(std::string_view& text, char separator) {
@@ -136,10 +136,6 @@ std::optional<uint64_t> stack_pointer(const std::string& task_dir) {
   return parse_number(rest.substr(2), 16);
 }
 
-struct DirCloser {
-  void operator()(DIR* dir) const { closedir(dir); }
-};
-
 }  // namespace
 
 Result<std::vector<Vma>> parse_maps(std::string_view text) {
@@ -254,7 +250,7 @@ PageSet first_touched(pid_t pid, const std::vector<Vma>& vmas) {
   constexpr uint64_t kTopPages = 4;           // glibc keeps TLS and struct pthread at the top of a thread's stack
   PageSet set;
   std::string tasks = proc_path(pid, "task");
-  std::unique_ptr<DIR, DirCloser> dir(opendir(tasks.c_str()));
+  Directory dir = open_directory(tasks);
   if (!dir) return set;
   while (const dirent* entry = readdir(dir.get())) {
     if (entry->d_name[0] == '.') continue;

@@ -15,14 +15,11 @@
 #include <memory>
 #include <string_view>
 
+#include "base/directory.h"
 #include "kernel/procfs.h"
 
 namespace mose {
 namespace {
-
-struct DirCloser {
-  void operator()(DIR* dir) const { closedir(dir); }
-};
 
 // The device of all such objects: the kernel's own mount.
 Result<dev_t> shared_device() {
@@ -84,7 +81,7 @@ class Search {
  private:
   Status look_at_descriptors(const SpaceProcess& process) {
     const std::string directory = fmt::format("/proc/{}/fd", process.pid);
-    std::unique_ptr<DIR, DirCloser> dir(opendir(directory.c_str()));
+    Directory dir = open_directory(directory);
     if (!dir) return {};  // it has ended
     while (const dirent* entry = readdir(dir.get())) {
       char target[64];

@@ -16,6 +16,9 @@
 #include <string>
 #include <string_view>
 
+#include "base/directory.h"
+#include "kernel/proc_path.h"
+
 namespace mose {
 namespace {
 
@@ -47,8 +50,8 @@ uint16_t local_port(int fd) {
 // socket alive after the owner's close.
 Status for_each_tcp_socket(const std::vector<ProcessHandle>& processes, const std::function<void(int)>& visit) {
   for (const ProcessHandle& process : processes) {
-    std::string path = "/proc/" + std::to_string(process.pid()) + "/fd";
-    std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(path.c_str()), ::closedir);
+    std::string path = proc_path(process.pid(), "fd");
+    Directory dir = open_directory(path);
     if (!dir && !process.alive()) continue;
     if (!dir) return fail_errno("list descriptors in " + path);
     while (dirent* entry = ::readdir(dir.get())) {

@@ -11,7 +11,9 @@
 #include <string_view>
 #include <thread>
 
+#include "base/directory.h"
 #include "base/fd.h"
+#include "kernel/proc_path.h"
 
 namespace mose {
 
@@ -31,8 +33,8 @@ bool has_ended(const std::string& directory) {
 template <typename Visit>
 Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit) {
   for (const ProcessHandle& process : processes) {
-    const std::string tasks = "/proc/" + std::to_string(process.pid()) + "/task";
-    std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(tasks.c_str()), ::closedir);
+    const std::string tasks = proc_path(process.pid(), "task");
+    Directory dir = open_directory(tasks);
     if (!dir && !process.alive()) continue;
     if (!dir) return fail_errno("list threads of process " + std::to_string(process.pid()));
     while (dirent* entry = ::readdir(dir.get())) {

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernel/uffd_range.h"
+
 namespace mose {
 namespace {
 
@@ -19,10 +21,6 @@ static_assert(sizeof(uffd_msg) == sizeof(UffdMessage));
 // usual values that is not zero: WAKE checks the bounds of the range, not what is mapped in it.
 constexpr uint64_t kWakeStart = 64u << 10;
 constexpr uint64_t kWakeEnd = 0x7ffffffff000;
-
-uffdio_range range_of(PageRun run) {
-  return {.start = run.first << kPageShift, .len = run.count << kPageShift};
-}
 
 // One ioctl: bytes done (whole pages), or the errno as a negative number.
 template <typename Operation>
@@ -138,7 +136,7 @@ UffdInstall uffd_copy(int uffd, uint64_t page, std::span<const std::byte> pages)
 
 UffdInstall uffd_zero(int uffd, PageRun run) {
   return install_run(run.count, [&](uint64_t at, uint64_t count) -> int64_t {
-    uffdio_zeropage zero{.range = range_of({run.first + at, count}), .mode = 0, .zeropage = 0};
+    uffdio_zeropage zero{.range = uffd_range({run.first + at, count}), .mode = 0, .zeropage = 0};
     if (::ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0) return static_cast<int64_t>(count << kPageShift);
     int code = errno;
     return zero.zeropage > 0 ? zero.zeropage : -code;
@@ -146,7 +144,7 @@ UffdInstall uffd_zero(int uffd, PageRun run) {
 }
 
 Status uffd_wake(int uffd, PageRun run) {
-  uffdio_range range = range_of(run);
+  uffdio_range range = uffd_range(run);
   if (::ioctl(uffd, UFFDIO_WAKE, &range) != 0) return fail_errno("wake a faulting thread");
   return {};
 }
@@ -162,7 +160,7 @@ bool uffd_owner_alive(int uffd) {
 }
 
 Status uffd_unregister(int uffd, PageRun run) {
-  uffdio_range range = range_of(run);
+  uffdio_range range = uffd_range(run);
   if (::ioctl(uffd, UFFDIO_UNREGISTER, &range) != 0) return fail_errno("unregister a range of a userfaultfd");
   return {};
 }
@@ -179,7 +177,7 @@ Result<Fd> uffd_open() {
 }
 
 Status uffd_register(int uffd, PageRun run) {
-  uffdio_register request{.range = range_of(run), .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  uffdio_register request{.range = uffd_range(run), .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   if (::ioctl(uffd, UFFDIO_REGISTER, &request) != 0) return fail_errno("register a range with a userfaultfd");
   return {};
 }

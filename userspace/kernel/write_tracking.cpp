@@ -18,6 +18,7 @@
 #include "kernel/pagemap.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
+#include "kernel/uffd_range.h"
 
 namespace mose {
 namespace {
@@ -29,10 +30,6 @@ constexpr unsigned kPidfdThread = 0200;  // O_EXCL; Linux 6.9
 
 // What one step of end() may lock: about 0.1 ms.
 constexpr uint64_t kStepPages = 2048;
-
-uffdio_range range_of(PageRun run) {
-  return {.start = run.first << kPageShift, .len = run.count << kPageShift};
-}
 
 // The descriptor of a thread. Threads may have descriptor tables of their own, so the thread itself is asked first.
 Result<Fd> fetch_descriptor(pid_t pid, pid_t tid, int number) {
@@ -142,7 +139,7 @@ WriteTracking& WriteTracking::operator=(WriteTracking&& other) noexcept {
 
 Status WriteTracking::add(PageRun run) {
   uffdio_register request{};
-  request.range = range_of(run);
+  request.range = uffd_range(run);
   request.mode = UFFDIO_REGISTER_MODE_WP;
   if (ioctl(uffd_.get(), UFFDIO_REGISTER, &request) != 0) return fail_errno("UFFDIO_REGISTER");
   return {};
@@ -173,11 +170,11 @@ void WriteTracking::end() {
   const std::vector<PageRun> steps = steps_of(pid_);
   for (const PageRun& run : steps) {
     uffdio_writeprotect request{};
-    request.range = range_of(run);
+    request.range = uffd_range(run);
     if (ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH) break;
   }
   for (const PageRun& run : steps) {
-    uffdio_range range = range_of(run);
+    uffdio_range range = uffd_range(run);
     if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range) != 0 && errno == ESRCH) break;
   }
   uffd_.reset();

@@ -7,6 +7,7 @@
 namespace mose {
 
 inline constexpr uint64_t kPageSize = 4096;
+inline constexpr uint64_t kPageBits = kPageSize * 8;  // on a wire
 inline constexpr unsigned kPageShift = 12;
 
 // A run of neighbouring pages of one address space: page index = virtual address / 4096.

@@ -7,7 +7,7 @@
 namespace mose::move {
 namespace {
 
-constexpr Nanoseconds kStopCheck = std::chrono::milliseconds(20);
+constexpr Nanoseconds kSleepMax = std::chrono::milliseconds(20);
 
 size_t burst_of(double bytes_per_second) {
   double bytes = bytes_per_second * std::chrono::duration<double>(Bandwidth::kBurst).count();
@@ -41,7 +41,7 @@ size_t Bandwidth::take(size_t wanted, const std::stop_token& stop) {
         return taken;
       }
     }
-    std::this_thread::sleep_for(std::min(left, kStopCheck));
+    std::this_thread::sleep_for(std::min(left, kSleepMax));
   }
   return 0;
 }

@@ -13,7 +13,7 @@
 namespace mose::move {
 namespace {
 
-constexpr Nanoseconds kStopCheck = std::chrono::milliseconds(500);
+constexpr Nanoseconds kHeaderWait = std::chrono::milliseconds(500);
 // Requests under way on one connection: enough to fill a link of 1 Gbit/s and 50 ms, few enough that a page asked for
 // urgently does not wait long behind them.
 constexpr size_t kRefillWindow = 4;
@@ -227,7 +227,7 @@ Status PageReceiver::Impl::take_map(Channel& channel, const wire::FrameHeader& f
 Status PageReceiver::Impl::bulk_frames(Channel& channel) {
   Inflater inflater;
   for (;;) {
-    auto header = channel.receive_header(kStopCheck);
+    auto header = channel.receive_header(kHeaderWait);
     if (!header && header.error().code == ETIMEDOUT && !stopped()) continue;
     if (!header) return std::unexpected(std::move(header.error()));
     const auto type = static_cast<wire::FrameType>(header->type);
@@ -330,7 +330,7 @@ void PageReceiver::Impl::run_refill() {
 
 // One frame of answers. The lock is held for the bookkeeping only.
 Status PageReceiver::Impl::urgent_answers(RequestStream& urgent) {
-  auto header = urgent.channel.receive_header(kStopCheck);
+  auto header = urgent.channel.receive_header(kHeaderWait);
   if (!header && header.error().code == ETIMEDOUT && !stopped()) return {};
   if (!header) return std::unexpected(std::move(header.error()));
   const auto type = static_cast<wire::FrameType>(header->type);

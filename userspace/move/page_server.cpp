@@ -15,7 +15,7 @@
 namespace mose::move {
 namespace {
 
-constexpr Nanoseconds kStopCheck = std::chrono::milliseconds(200);
+constexpr Nanoseconds kFrameWait = std::chrono::milliseconds(200);
 
 struct OpenProcess {
   ProcessMemory memory;
@@ -107,7 +107,7 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
   for (;;) {
     if (stop.stop_requested()) return fail_errno("page server", ECANCELED);
-    auto frame = channel.receive(kStopCheck);
+    auto frame = channel.receive(kFrameWait);
     if (!frame) {
       if (frame.error().code == ETIMEDOUT) continue;
       if (frame.error().code == ECONNRESET) return {};

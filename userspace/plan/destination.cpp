@@ -11,8 +11,6 @@ namespace {
 using Kind = DestinationActionKind;
 using Phase = DestinationPhase;
 
-constexpr const char* kRecoverHint = "; `mose recover` tries again";
-
 // One step: events change facts in the state, then advance() emits what the facts allow and what is not under way yet.
 class Machine {
  public:

@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/page_set.h"
+
 namespace mose::plan {
 namespace {
 
 constexpr double kFastest = 1024;  // per second
-constexpr double kPageBits = 4096 * 8;
 // Of each older window against the next one: about three of them decide.
 constexpr double kForget = 0.7;
 // From the end of the last round to the freeze: the dump is asked for, new connections are held, listen queues run dry.
@@ -102,7 +103,7 @@ std::optional<DirtyModel::Round> DirtyModel::after_round(uint64_t pages, uint64_
                                                          Nanoseconds scan) const {
   Round round{.duration = scan};
   if (bits_per_second != 0) {
-    const double seconds = static_cast<double>(pages) * kPageBits / static_cast<double>(bits_per_second);
+    const double seconds = static_cast<double>(pages * kPageBits) / static_cast<double>(bits_per_second);
     round.duration += Nanoseconds(static_cast<int64_t>(seconds * 1e9));
   }
   auto residual = pages_in(round.duration);

@@ -11,6 +11,9 @@
 // attaches payloads (wire.proto) and the simulation delivers, delays and loses these values.
 namespace mose::plan {
 
+// Behind a reason that only an operator can mend.
+inline constexpr const char* kRecoverHint = "; `mose recover` tries again";
+
 enum class Message : uint8_t {
   // source -> destination
   prepare, images, commit, abort, released,

@@ -3,10 +3,11 @@
 
 #include <algorithm>
 
+#include "model/page_set.h"
+
 namespace mose::plan {
 namespace {
 
-constexpr double kPageBits = 4096 * 8;
 // However slow the link: less is not worth a round's look at every page.
 constexpr uint64_t kRestPagesMin = 64;
 

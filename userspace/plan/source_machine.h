@@ -13,8 +13,6 @@
 // ways from there: back, and after the record only forward.
 namespace mose::plan {
 
-inline constexpr const char* kRecoverHint = "; `mose recover` tries again";
-
 // One step: events change facts in the state, then advance() emits what the facts allow and what is not under way yet.
 class SourceMachine {
  public:

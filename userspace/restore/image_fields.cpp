@@ -3,21 +3,15 @@
 
 #include <algorithm>
 
+#include "restore/image_format.h"
 #include "restore/images.h"
 
 namespace mose::restore {
 namespace {
 
 constexpr size_t kFieldsMax = 1u << 18;  // a peer may send 128 MiB of fields of two bytes; mappings are 65530 at most
-constexpr uint32_t kCommonMagic = 0x54564319;  // in front of the magic of every image but inventory.img
 constexpr unsigned kDepthMax = 8;              // CRIU's messages nest less deep
 constexpr unsigned kVarintBytesMax = 10;
-
-uint32_t get_u32(std::string_view bytes) {
-  uint32_t value = 0;
-  for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
-  return value;
-}
 
 std::optional<uint64_t> get_varint(std::string_view& in) {
   uint64_t value = 0;

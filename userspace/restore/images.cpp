@@ -14,12 +14,12 @@
 #include "criu_images.pb.h"
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
+#include "restore/image_format.h"
 
 namespace mose::restore {
 namespace {
 
-// Every image but inventory.img: common magic, type magic, then messages with their length in front. Little endian.
-constexpr uint32_t kCommonMagic = 0x54564319;
+// Behind the two magics come messages with their length in front.
 constexpr uint32_t kTreeMagic = 0x50273030;
 constexpr uint32_t kMmMagic = 0x57492820;
 constexpr uint32_t kPageMapMagic = 0x56084025;
@@ -36,18 +36,6 @@ constexpr uint32_t kStatusVsyscall = 1u << 2, kStatusVdso = 1u << 3, kStatusFile
 constexpr uint32_t kMapLocked = 0x2000, kMapHugetlb = 0x40000;
 
 constexpr size_t kChunkPages = 1024;  // read and written at a time
-
-void put_u32(std::string& out, uint32_t value) {
-  char bytes[4];
-  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<char>(value >> (8 * i));
-  out.append(bytes, 4);
-}
-
-uint32_t get_u32(std::string_view bytes) {
-  uint32_t value = 0;
-  for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
-  return value;
-}
 
 Result<std::string> read_image(int dir, const std::string& name) {
   MOSE_ASSIGN(Fd fd, open_at(dir, name, O_RDONLY | O_NOFOLLOW));

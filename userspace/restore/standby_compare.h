@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <fcntl.h>
+
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -21,6 +23,11 @@ namespace mose::restore {
 //
 // The list is one of what may differ, not of what may not: fields, files and kinds of files that nobody here knows must
 // be equal byte for byte. Everything comes from the network and is checked; nothing is touched.
+
+// Of an open file: those that fcntl() can change later.
+inline constexpr uint32_t kChangeableFlags = O_APPEND | O_NONBLOCK;
+// State components of the processor that every thread has: x87 and SSE.
+inline constexpr uint64_t kLegacyComponents = 3;
 
 // One descriptor through which an open file can be reached in the standby; a file that several share is changed once.
 struct StandbyDescriptor {

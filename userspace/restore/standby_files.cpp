@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Open files of two dumps: descriptors, and what lies behind them. Field numbers are those of CRIU's images/*.proto.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/timerfd.h>
@@ -29,10 +30,8 @@ struct KindField {
 };
 constexpr KindField kKinds[] = {{kRegular, 3}, {kInetSocket, 4}, {kEventfd, 8},
                                 {kEpoll, 9},   {kTimerfd, 12},   {kPipe, 18}};
-constexpr uint32_t kChangeableFlags = O_APPEND | O_NONBLOCK;
 constexpr uint64_t kEstablished = 1, kClosed = 7, kListening = 10;  // states of TCP
 constexpr uint64_t kQueueBytesMax = 256u << 20;
-constexpr uint64_t kBillion = 1'000'000'000, kSecondsMax = uint64_t{1} << 33;
 
 // A file of each side, and how it is reached.
 struct FileContext {
@@ -89,9 +88,9 @@ Status compare_eventfd(FileContext& file) {
 Result<uint64_t> duration(ImageFields& fields, uint32_t seconds_field, const std::string& what) {
   auto seconds = fields.take_number(seconds_field);
   auto nanoseconds = fields.take_number(seconds_field + 1);
-  if (!seconds || !nanoseconds || *seconds > kSecondsMax || *nanoseconds >= kBillion)
+  if (!seconds || !nanoseconds || *seconds > kSecondsMax || *nanoseconds >= kNsPerSecond)
     return fail(what + " has an impossible time in its image");
-  return *seconds * kBillion + *nanoseconds;
+  return *seconds * kNsPerSecond + *nanoseconds;
 }
 
 Status compare_timerfd(FileContext& file) {
@@ -245,18 +244,12 @@ void fill_stream(const Stream& final, StandbyConnection& out) {
   out.unsent = final.queues.substr(final.in_length + final.out_length - final.unsent);
 }
 
-std::string hex(uint64_t number) {
-  char text[20];
-  std::snprintf(text, sizeof text, "%llx", static_cast<unsigned long long>(number));
-  return text;
-}
-
 Status compare_socket(FileContext& file) {
   FieldPair& fields = file.fields;
   ImageFields early = fields.early, final = fields.final;
   const auto early_ino = early.take_number(2), final_ino = final.take_number(2);
   if (early_ino != final_ino) return fail(file.what + " is another socket since the standby was made");
-  const std::string name = "tcp-stream-" + hex(final_ino.value_or(0)) + ".img";
+  const std::string name = fmt::format("tcp-stream-{:x}.img", final_ino.value_or(0));
   const bool tcp = final.take_number(4) == SOCK_STREAM && final.take_number(5) == IPPROTO_TCP;
   const auto early_state = early.take_number(6), final_state = final.take_number(6);
   const bool connection = tcp && final_state == kEstablished && early_state == kEstablished;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Mappings and the pages that the images hold.
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cstdio>
 
 #include "model/page_set.h"
 #include "restore/standby_parts.h"
@@ -72,17 +73,10 @@ struct Areas {
   PageSet vdso;
 };
 
-std::string hex(uint64_t number) {
-  char text[20];
-  std::snprintf(text, sizeof text, "%llx", static_cast<unsigned long long>(number));
-  return text;
-}
-
 Status compare_vmas(StandbyComparison& c, FieldPair& mm, const std::string& what, ImageProcess& process) {
   std::vector<std::string_view> early = mm.early.take_messages(14), final = mm.final.take_messages(14);
   auto changed = [&](uint64_t address, const std::string& how) {
-    return fail("the mappings of " + what + " have changed since the standby was made (from " + hex(address) +
-                " on: " + how + ")");
+    return fail(fmt::format("the mappings of {} have changed since the standby was made (from {:x} on: {})", what, address, how));
   };
   const std::string counts = std::to_string(early.size()) + " have become " + std::to_string(final.size());
   for (size_t i = 0; i < std::min(early.size(), final.size()); ++i) {

@@ -49,6 +49,9 @@ inline constexpr uint32_t kMagicInventory = 0x58313116, kMagicTree = 0x50273030,
                           kMagicFiles = 0x56303138, kMagicFs = 0x51403912, kMagicTcpStream = 0x51465506,
                           kMagicPipesData = 0x56453709, kMagicTimens = 0x43114433, kMagicPageMap = 0x56084025;
 
+// Of a time in seconds: beyond it no clock gets.
+inline constexpr uint64_t kSecondsMax = uint64_t{1} << 33;
+
 [[nodiscard]] Status compare_processes(StandbyComparison& c);    // pstree, ids, cores, timens, inventory
 [[nodiscard]] Status compare_descriptors(StandbyComparison& c);  // fdinfo
 [[nodiscard]] Status compare_memory(StandbyComparison& c);       // mm, fs, page maps and pages

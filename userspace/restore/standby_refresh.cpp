@@ -38,8 +38,7 @@ std::string to_string(const StandbyDescriptor& descriptor) {
 namespace {
 
 using Tree = std::span<const StandbyProcess>;
-constexpr uint32_t kChangeableFlags = O_APPEND | O_NONBLOCK;
-constexpr uint64_t kMillion = 1'000'000, kBillion = 1'000'000'000;
+constexpr uint64_t kMillion = 1'000'000;
 constexpr unsigned long kSetTicks = _IOW('T', 0, uint64_t);  // TFD_IOC_SET_TICKS
 constexpr size_t kZeroBytes = 65536;
 
@@ -114,7 +113,7 @@ Status refresh_pipe(const StandbyPipe& wanted, Tree tree) {
 }
 
 timespec to_timespec(uint64_t ns) {
-  return {static_cast<time_t>(ns / kBillion), static_cast<long>(ns % kBillion)};
+  return {static_cast<time_t>(ns / kNsPerSecond), static_cast<long>(ns % kNsPerSecond)};
 }
 
 Status refresh_timer(const StandbyTimer& wanted, Tree tree) {
@@ -125,7 +124,7 @@ Status refresh_timer(const StandbyTimer& wanted, Tree tree) {
   if (wanted.absolute && value > 0) {
     timespec present{};
     if (::clock_gettime(wanted.clock, &present) < 0) return fail_errno(what);
-    value += static_cast<uint64_t>(present.tv_sec) * kBillion + static_cast<uint64_t>(present.tv_nsec);
+    value += static_cast<uint64_t>(present.tv_sec) * kNsPerSecond + static_cast<uint64_t>(present.tv_nsec);
   }
   // Clears what it has counted, too.
   itimerspec spec{to_timespec(wanted.interval_ns), to_timespec(value)};
@@ -187,7 +186,7 @@ Result<uint64_t> standby_clock(const std::string& offsets, const char* name, clo
   long long seconds = 0, nanoseconds = 0;
   while (lines >> word >> seconds >> nanoseconds) {
     if (word != name) continue;
-    long long value = (present.tv_sec + seconds) * static_cast<long long>(kBillion) + present.tv_nsec + nanoseconds;
+    long long value = (present.tv_sec + seconds) * static_cast<long long>(kNsPerSecond) + present.tv_nsec + nanoseconds;
     return static_cast<uint64_t>(std::max(0LL, value));
   }
   return fail(std::string("the standby has no offset of the clock ") + name);

@@ -9,8 +9,6 @@ namespace mose::restore {
 namespace {
 
 constexpr uint64_t kMachineX86 = 1, kModeNative = 1;
-constexpr uint64_t kBillion = 1'000'000'000;
-constexpr uint64_t kSecondsMax = uint64_t{1} << 33;
 
 struct Tree {
   struct Process {
@@ -104,7 +102,6 @@ struct ComponentField {
   size_t word;
 };
 constexpr ComponentField kComponents[] = {{2, 2, 4}, {3, 3, 8}, {4, 4, 8}, {5, 5, 8}, {6, 6, 8}, {7, 7, 8}, {8, 9, 4}};
-constexpr uint64_t kLegacyComponents = 3;  // x87 and SSE
 constexpr size_t kComponentBytesMax = 4096;
 
 Status extended(ImageFields& xsave, std::vector<StandbyThread::Component>& out) {
@@ -238,9 +235,9 @@ Result<uint64_t> clock_ns(std::string_view message) {
   MOSE_ASSIGN(ImageFields time, ImageFields::parse(message));
   auto seconds = time.take_number(1);
   auto nanoseconds = time.take_number(2);
-  if (!seconds || !nanoseconds || *seconds > kSecondsMax || *nanoseconds >= kBillion || !time.empty())
+  if (!seconds || !nanoseconds || *seconds > kSecondsMax || *nanoseconds >= kNsPerSecond || !time.empty())
     return fail("holds an impossible time");
-  return *seconds * kBillion + *nanoseconds;
+  return *seconds * kNsPerSecond + *nanoseconds;
 }
 
 Status compare_clocks(StandbyComparison& c) {

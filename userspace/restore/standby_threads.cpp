@@ -23,7 +23,6 @@ constexpr Nanoseconds kStopBound = std::chrono::seconds(1);
 constexpr unsigned kPtraceEventStop = 128;
 constexpr size_t kOriginalAx = 15;  // its place among the registers
 constexpr size_t kXstateBytesMax = 32768, kHeaderOffset = 512, kExtendedOffset = 576, kSoftwareBytes = 464;
-constexpr uint64_t kLegacyComponents = 3;
 constexpr unsigned kComponentsMax = 63;
 
 long trace(int request, pid_t tid, void* address, void* data) {

@@ -14,11 +14,11 @@ namespace {
 
 using ::testing::IsEmpty;
 
-constexpr const char* kLab = "t-lab-crash";
+constexpr const char* kCrashLab = "t-lab-crash";
 
 class Crash : public ::testing::Test {
  protected:
-  Crash() : turn_(test::take_turn(kLab)), names_(kLab) {
+  Crash() : turn_(test::take_turn(kCrashLab)), names_(kCrashLab) {
     auto clean = down(names_);
     EXPECT_TRUE(clean) << clean.error().what;
   }
@@ -27,7 +27,7 @@ class Crash : public ::testing::Test {
     EXPECT_TRUE(clean) << clean.error().what;
   }
   void expect_whole_again() {
-    auto state = up(test::bare_lab(kLab));
+    auto state = up(test::bare_lab(kCrashLab));
     ASSERT_TRUE(state) << state.error().what;
     auto found = status(names_);
     ASSERT_TRUE(found);
@@ -41,7 +41,7 @@ class Crash : public ::testing::Test {
       auto clean = down(names_);
       ASSERT_TRUE(clean) << clean.error().what;
     }
-    EXPECT_THAT(test::traces(kLab), IsEmpty());
+    EXPECT_THAT(test::traces(kCrashLab), IsEmpty());
   }
 
   Fd turn_;
@@ -49,7 +49,7 @@ class Crash : public ::testing::Test {
 };
 
 TEST_F(Crash, KilledKeeperIsReplaced) {
-  auto state = up(test::bare_lab(kLab));
+  auto state = up(test::bare_lab(kCrashLab));
   ASSERT_TRUE(state) << state.error().what;
   auto keeper = open_record(state->keepers["b"]);
   ASSERT_TRUE(keeper);
@@ -72,7 +72,7 @@ TEST_F(Crash, CommandKilledAnywhereInUpIsCleanedByTheNext) {
     ASSERT_GE(child, 0);
     if (child == 0) {
       auto lock = LabLock::acquire(names_, 10);
-      auto state = up(test::bare_lab(kLab));
+      auto state = up(test::bare_lab(kCrashLab));
       ::_exit(state ? 0 : 1);
     }
     ::usleep(static_cast<useconds_t>(delay_ms) * 1000);
@@ -90,7 +90,7 @@ TEST_F(Crash, CommandKilledAnywhereInUpIsCleanedByTheNext) {
 }
 
 TEST_F(Crash, LabOfAKilledRunIsMadeAnew) {
-  auto state = up(test::bare_lab(kLab));
+  auto state = up(test::bare_lab(kCrashLab));
   ASSERT_TRUE(state) << state.error().what;
   pid_t before = state->keepers["a"].pid;
   state->run = ProcessRecord{::getpid(), 1};  // a process that is no more
@@ -98,14 +98,14 @@ TEST_F(Crash, LabOfAKilledRunIsMadeAnew) {
   auto found = status(names_);
   ASSERT_TRUE(found);
   EXPECT_TRUE(found->leftover);
-  auto again = up(test::bare_lab(kLab));
+  auto again = up(test::bare_lab(kCrashLab));
   ASSERT_TRUE(again) << again.error().what;
   EXPECT_NE(again->keepers["a"].pid, before);
   expect_clean_down();
 }
 
 TEST_F(Crash, RecordOfAProcessThatIsAnotherNowIsNotBelieved) {
-  auto state = up(test::bare_lab(kLab));
+  auto state = up(test::bare_lab(kCrashLab));
   ASSERT_TRUE(state) << state.error().what;
   LabState wrong = *state;
   wrong.keepers["a"] = {::getpid(), 1};

@@ -4,15 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include "answers.h"
+
 namespace mose::client {
 namespace {
 
-Reply status() { return {Reply::Kind::status, "OK", 0}; }
 Reply bulk(const std::string& text) { return {Reply::Kind::bulk, text, 0}; }
 Reply integer(int64_t v) { return {Reply::Kind::integer, {}, v}; }
 Reply null() { return {}; }
-
-uint64_t bad(const Counts& c) { return c.errors + c.resets + c.lost + c.duplicated + c.reordered; }
 
 class Streams : public ::testing::Test {
  protected:

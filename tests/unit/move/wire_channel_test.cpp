@@ -10,13 +10,13 @@
 #include "move/channel.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
+#include "stream.h"
 
 namespace mose::move {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-const StreamId kStream{MigrationId{{1, 2, 3}}, 4};
 
 std::pair<Fd, Fd> socket_pair() {
   int fds[2] = {-1, -1};

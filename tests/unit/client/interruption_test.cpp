@@ -3,10 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include "answers.h"
+
 namespace mose::client {
 namespace {
-
-constexpr int64_t kMs = 1'000'000;
 
 // An answer each millisecond from 0 to 10 s, with none in (from, to).
 std::vector<int64_t> answers_with_gap(int64_t from_ms, int64_t to_ms) {

@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "unit/plan_drive.h"
+#include "unit/plan/drive.h"
 
 // The way back of the source's half: refusal, cancel, failure, recovery.
 namespace mose::plan::test {

@@ -12,14 +12,13 @@
 
 #include "move/page_sender.h"
 #include "move/page_server.h"
+#include "stream.h"
 
 namespace mose::move {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-const StreamId kStream{MigrationId{{1, 2, 3}}, 4};
-constexpr SpaceId kSpace = 5;
 
 // The source's side of every connection that the receiver makes; tests take them in order of their purpose.
 class FakeSource {

@@ -6,15 +6,10 @@
 
 #include <map>
 
+#include "answers.h"
+
 namespace mose::client {
 namespace {
-
-Reply status() {
-  return {Reply::Kind::status, "OK", 0};
-}
-uint64_t bad(const Counts& c) {
-  return c.errors + c.resets + c.lost + c.duplicated + c.reordered;
-}
 
 class Rate : public ::testing::Test {
  protected:

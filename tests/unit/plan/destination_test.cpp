@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "unit/plan_drive.h"
+#include "unit/plan/drive.h"
 
 // The destination's half, one rule per test.
 namespace mose::plan::test {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "plan/strategy.h"
-#include "unit/plan_drive.h"
+#include "unit/plan/drive.h"
 
 // The way forward of the source's half, one rule per test. The way back is plan_source_abort_test.cpp.
 namespace mose::plan::test {

@@ -8,7 +8,7 @@
 namespace mose::agent {
 namespace {
 
-PreparePayload example() {
+PreparePayload example_payload() {
   PreparePayload payload;
   payload.spec.name = "redis";
   payload.spec.addresses = {*parse_service_address("192.0.2.10/24"), *parse_service_address("2001:db8::10/64")};
@@ -29,7 +29,7 @@ PreparePayload example() {
 }
 
 TEST(WireMessages, PrepareComesBackAsItWas) {
-  PreparePayload sent = example();
+  PreparePayload sent = example_payload();
   auto got = decode_prepare(encode(sent));
   ASSERT_TRUE(got) << got.error().what;
   EXPECT_EQ(got->spec, sent.spec);
@@ -46,7 +46,7 @@ TEST(WireMessages, PrepareComesBackAsItWas) {
 TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
   auto with = [](auto change) {
     mose::wire::v1::Prepare prepare;
-    EXPECT_TRUE(prepare.ParseFromString(encode(example())));
+    EXPECT_TRUE(prepare.ParseFromString(encode(example_payload())));
     change(prepare);
     return decode_prepare(prepare.SerializeAsString());
   };

@@ -5,10 +5,10 @@
 
 #include <cstring>
 
+#include "stream.h"
+
 namespace mose::move {
 namespace {
-
-const StreamId kStream{MigrationId{{1, 2, 3}}, 4};
 
 wire::FrameHeader good_header() { return make_header(wire::FrameType::commit, kStream, 10, 0); }
 

@@ -7,11 +7,10 @@
 
 #include "client/server_watch.h"
 #include "client/tcp_counters.h"
+#include "answers.h"
 
 namespace mose::client {
 namespace {
-
-constexpr int64_t kMs = 1'000'000;
 
 TEST(PhasesTest, UnknownBoundsGiveNoPhase) {
   Window window{100 * kMs, 900 * kMs};

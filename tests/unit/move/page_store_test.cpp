@@ -7,13 +7,13 @@
 #include <cstring>
 
 #include "move/codec.h"
+#include "stream.h"
 
 namespace mose::move {
 namespace {
 
 const MigrationId kId{{9, 8, 7}};
 constexpr uint32_t kEpoch = 3;
-constexpr SpaceId kSpace = 5;
 
 class Store : public testing::Test {
  protected:
