@@ -26,7 +26,7 @@ const std::map<std::string, Values> kVerbs = {
     {"restart-agent", {"--name"}},
     {"run",
      {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
-      "--tracker", "--seed", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only"}},
+      "--tracker", "--seed", "--quiet", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only"}},
 };
 
 template <typename T>
@@ -126,6 +126,14 @@ const std::map<std::string, Setter>& setters() {
        [](const std::string& v, CommandLine& c) {
          return parse_number("--set-size", v, static_cast<uint32_t>(client::kValueHeaderBytes), client::kValueBytesMax,
                              c.value_bytes);
+       }},
+      {"--quiet",
+       [](const std::string& v, CommandLine& c) -> Status {
+         auto quiet = parse_duration(v);
+         if (!quiet) return context("--quiet", quiet.error());
+         if (*quiet < kQuietMin || *quiet > kQuietMax) return fail("--quiet is 1s to 10m, not \"" + v + "\"");
+         c.quiet = *quiet;
+         return {};
        }},
       {"--seed",
        [](const std::string& v, CommandLine& c) { return parse_number("--seed", v, uint64_t{0}, UINT64_MAX, c.seed); }},

@@ -6,10 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "lab/names.h"
 
 namespace mose::lab {
+
+// The last five seconds before a move say what is normal (client/interruption.h).
+inline constexpr Nanoseconds kQuietUsual = std::chrono::milliseconds(5500);
+inline constexpr Nanoseconds kQuietMin = std::chrono::seconds(1), kQuietMax = std::chrono::minutes(10);
 
 // What the commands of a lab take. One set for all: a command refuses the options that say nothing to it.
 struct CommandLine {
@@ -28,6 +33,7 @@ struct CommandLine {
   double megabytes = 200;
   uint32_t connections = 16, probes = 2, repeat = 5;
   uint64_t seed = 1;
+  Nanoseconds quiet = kQuietUsual;  // under load, before each move
   // The load: absent is the closed loop. `mix` and `keys` as of mose-client.
   std::optional<uint32_t> rate;
   std::string mix = "set", keys = "uniform";

@@ -26,12 +26,10 @@
 namespace mose::lab {
 namespace {
 
-// The client needs five quiet seconds before each move (client/interruption.h).
-constexpr int kQuietMs = 5500;
 // What the move leaves behind (faults, retransmits) belongs to its window.
-constexpr int kSettleMs = 1000;
+constexpr Nanoseconds kSettle = std::chrono::seconds(1);
 // A tree that was killed, a namespace that nobody is in any more: gone within.
-constexpr int kGoneMs = 5000, kGonePollMs = 250;
+constexpr Nanoseconds kGone = std::chrono::seconds(5), kGonePoll = std::chrono::milliseconds(250);
 
 volatile sig_atomic_t interrupted = 0;
 
@@ -55,8 +53,9 @@ class InterruptGuard {
   struct sigaction int_ {}, term_ {};
 };
 
-Status rest(int ms) {
-  timespec left{ms / 1000, ms % 1000 * 1'000'000L};
+Status rest(Nanoseconds time) {
+  const auto ns = time.count(), second = static_cast<int64_t>(kNsPerSecond);
+  timespec left{ns / second, ns % second};
   while (!interrupted && ::nanosleep(&left, &left) != 0) {
   }
   if (interrupted) return fail_errno("interrupted", EINTR);
@@ -140,11 +139,11 @@ Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine
 }
 
 // One move under load. The other contestant's load rests meanwhile.
-Result<Json> run_one(const LabState& state, Contestant& who) {
+Result<Json> run_one(const LabState& state, Contestant& who, Nanoseconds quiet) {
   std::string from = who.node, to = from == "a" ? "b" : "a";
   MOSE_TRY(who.load.watch_server(find_redis(state, from, who.mover->role()).value_or(0)));
   MOSE_TRY(who.load.resume());
-  MOSE_TRY(rest(kQuietMs));
+  MOSE_TRY(rest(quiet));
   MOSE_TRY(who.load.begin_window());
   RunRecord record;
   record.role = who.mover->role();
@@ -154,7 +153,7 @@ Result<Json> run_one(const LabState& state, Contestant& who) {
   record.report = *report;
   // Where it did not move there is nothing, or a tree that is about to end.
   if (auto arrived = find_redis(state, to, who.mover->role())) MOSE_TRY(who.load.watch_server(*arrived));
-  MOSE_TRY(rest(kSettleMs));
+  MOSE_TRY(rest(kSettle));
   MOSE_ASSIGN(record.figures, who.load.end_window(phase_bounds(record.report)));
   MOSE_ASSIGN(record.verification, who.load.verify());
   MOSE_TRY(who.load.pause());
@@ -184,6 +183,7 @@ std::string command_text(const CommandLine& line) {
   if (line.tracker != "auto") out += " --tracker " + line.tracker;
   if (!line.steer.empty()) out += " --steer " + line.steer;
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
+  if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));
   if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);
   for (const std::string& b : line.baselines) out += " --baseline " + b;
   std::string link;
@@ -223,11 +223,11 @@ void remember_footprints(const LabState& state, std::vector<Footprints>& series)
 // What is still there when everything has ended and had time to go; null when it could not be looked at.
 Json leftovers(const LabState& state, const Inventory& before) {
   Inventory found;
-  for (int waited_ms = 0; waited_ms <= kGoneMs; waited_ms += kGonePollMs) {
+  for (Nanoseconds waited{}; waited <= kGone; waited += kGonePoll) {
     auto after = take_inventory(state);
     if (!after) return nullptr;
     found = additions(before, *after);
-    if (is_clean(found) || !rest(kGonePollMs)) break;
+    if (is_clean(found) || !rest(kGonePoll)) break;
   }
   return leftovers_json(found);
 }
@@ -263,7 +263,7 @@ Result<bool> run_scenario(const CommandLine& line) {
   Status broken;
   for (uint32_t i = 0; i < line.repeat && broken; ++i) {
     for (Contestant& who : contestants) {
-      auto run = run_one(lab->state(), who);
+      auto run = run_one(lab->state(), who, line.quiet);
       if (!run) {
         broken = std::unexpected(run.error());
         break;

@@ -10,7 +10,7 @@ namespace {
 
 TEST(LabOptions, RunTakesItsOptionsInBothForms) {
   auto line = parse_command_line({"run", "redis", "--mb", "10", "--connections=1", "--repeat", "3", "--baseline", "stock-cold",
-                                  "--link", "rate=1gbit", "--json", "out.json", "--keep", "--seed", "9"});
+                                  "--link", "rate=1gbit", "--json", "out.json", "--keep", "--seed", "9", "--quiet", "1500ms"});
   ASSERT_TRUE(line) << line.error().what;
   EXPECT_EQ(line->words, (std::vector<std::string>{"redis"}));
   EXPECT_EQ(line->megabytes, 10);
@@ -20,8 +20,15 @@ TEST(LabOptions, RunTakesItsOptionsInBothForms) {
   EXPECT_EQ(line->link_rate_mbit, 1000);
   EXPECT_EQ(line->json_file, "out.json");
   EXPECT_EQ(line->seed, 9u);
+  EXPECT_EQ(line->quiet, std::chrono::milliseconds(1500));
   EXPECT_TRUE(line->keep);
   EXPECT_EQ(line->lab, "default");
+}
+
+TEST(LabOptions, AQuietTimeThatSaysNothingIsRefused) {
+  EXPECT_EQ(parse_command_line({"run", "redis"})->quiet, kQuietUsual);
+  for (const char* bad : {"0s", "999ms", "11m", "soon", "5"})
+    EXPECT_FALSE(parse_command_line({"run", "redis", "--quiet", bad})) << bad;
 }
 
 TEST(LabOptions, JsonWithoutAFileIsStandardOutput) {
