@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -349,6 +350,9 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   EXPECT_THAT(without_criu.err, HasSubstr("CRIU is not installed (looked for /nowhere/criu): install it, or name it with node.criu"));
   configure("a", "");
 
+  configure("b", "[node]\ncriu = \"/nowhere/criu\"\n");
+  expect_refused(3, "node b refuses: CRIU is not installed (looked for /nowhere/criu)");
+
   // Packets could not follow the workload: known before it has gone.
   configure("a", "[node]\nuplink = \"lo\"\n");
   expect_refused(3, std::string("lo is not the uplink that ") + kWorkload + " was started with");
@@ -392,6 +396,34 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   expect_refused(3, std::string(kCopied) + " holds files here that the copy of mount " + kTarget + " would replace");
   EXPECT_EQ(read_file(root("b") + kCopied + "/file").value_or(""), "of the workload\n");
   EXPECT_EQ(mose("a", {"stop", kWorkload}).exit_code, 0);
+}
+
+// A pipe to somebody who stays: one reason of those that inspect_test makes one by one, here up to the exit code.
+TEST_F(Refusals, WhatTiesAWorkloadToItsNodeIsNamed) {
+  const char* const kDirectory = "/srv/mose-tied";
+  for (const char* node : kNodes) fs::create_directories(root(node) + kDirectory);
+  ASSERT_EQ(::mkfifo((root("a") + kDirectory + "/fifo").c_str(), 0600), 0);
+  auto place = open_node(state_, "a");
+  ASSERT_TRUE(place) << place.error().what;
+  ProgramSpec stays;
+  stays.argv = {"bash", "-c", std::string("exec 3<>") + kDirectory + "/fifo; read -t 60 word <&3"};
+  stays.place = &place->place;
+  stays.cgroup = place->cgroup;
+  std::thread holder([&] { EXPECT_TRUE(run_program(stays, "", 2 * kCommandBound)); });
+  auto run = mose("a", {"run", "tied", "--address", "198.51.100.77/24", "--mount", std::string(kDirectory) + ":/mnt:copy", "--", "bash", "-c",
+                        "exec 3<>/mnt/fifo; exec sleep 1000"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  ProgramResult refused;
+  for (Timestamp deadline = now() + kCriuBound; now() < deadline; ::usleep(100'000)) {
+    refused = mose("a", {"migrate", "tied", "--to", "b"});
+    if (refused.err.find("still being prepared") == std::string::npos) break;
+  }
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("/mnt/fifo, held by bash, pid "));
+  EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("tied"));
+  std::ofstream(root("a") + kDirectory + "/fifo") << "go\n";
+  holder.join();
+  EXPECT_EQ(mose("a", {"stop", "tied", "--grace", "1ms"}).exit_code, 0);
 }
 
 // The same address has the same MAC, whoever uses it: the segment's answers do not tell.
