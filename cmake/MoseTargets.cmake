@@ -36,10 +36,15 @@ function(mose_optimise_little target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
 endfunction()
 
-# For tests: what fails says where by itself.
+# For tests: not optimised at all, and what fails says where by itself.
 function(mose_compile_as_test target)
-  mose_optimise_little(${target})
-  target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-g0>)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O0> $<$<CONFIG:RelWithDebInfo>:-g0>)
+endfunction()
+
+# For those that compute: optimised, and so without the headers that were precompiled for the others.
+function(mose_optimise_test target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:RelWithDebInfo>:-O1>)
+  set_target_properties(${target} PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)
 endfunction()
 
 # mose_test_in_full(NAME LABEL TIMEOUT): the same test once more, as NAME_full, as often as the requirements say; for
