@@ -51,10 +51,11 @@ Status node_links(const Names& names, const std::string& node, bool uplink_exist
   if (!uplink_exists)
     MOSE_TRY(run_ip("", "link add name up netns " + ns + " type veth peer name " + port + " netns " + sw + "\n"));
   MOSE_TRY(run_ip(sw, "link set " + port + " master br0\nlink set " + port + " up\n"));
-  // An address of its own keeps the bridge's from changing with its ports.
+  // The uplink's address is the bridge's as well, as where a bridge took the place of a device: set, so that it does not change
+  // with the ports.
   std::string mac = node == "a" ? "02:4d:6f:00:00:0a" : "02:4d:6f:00:00:0b";
   return run_ip(ns, "link add name br0 address " + mac + " type bridge mcast_snooping 0 stp_state 0\n" +
-                        "link set dev up master br0\nlink set dev up up\nlink set dev br0 up\naddr add " +
+                        "link set dev up address " + mac + "\nlink set dev up master br0\nlink set dev up up\nlink set dev br0 up\naddr add " +
                         node_address(node) + "/" + kPrefixLength + " dev br0\n");
 }
 

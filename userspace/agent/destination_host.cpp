@@ -112,7 +112,22 @@ Status DestinationHost::check() {
   }
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());
+  MOSE_TRY(check_mtu());
   return check_address();
+}
+
+// Both ends of a connection have agreed on how long its segments are, and what is too long for a bridge vanishes unseen.
+Status DestinationHost::check_mtu() const {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  for (const std::string& name : {config_.node.bridge, config_.node.uplink}) {
+    if (name.empty()) continue;
+    MOSE_ASSIGN(auto device, netlink.link(name));
+    if (device.mtu >= payload_.mtu) continue;
+    return fail(fmt::format("packets of the workload have up to {} bytes (MTU of its device) and {} takes {} here: raise that MTU, or start the "
+                            "workload anew under a bridge with that MTU",
+                            payload_.mtu, name, device.mtu));
+  }
+  return {};
 }
 
 restore::PagerLaunch DestinationHost::pager_launch() const {
@@ -227,6 +242,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
   auto net = network_config(config_, spec);
+  net.mtu = payload_.mtu;
   if (!payload_.path.tunnel) net.neighbours = payload_.neighbours;  // those of another segment are nobody here
   MOSE_TRY(end_network(config_, spec.name));                        // what an earlier stay may have left
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::create(net, netns_.get()));
@@ -269,8 +285,20 @@ Status DestinationHost::adopt() {
   MOSE_ASSIGN(netns_, open_namespace(first, NamespaceKind::net));
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(network_config(config_, spec), netns_.get()));
   network_.emplace(std::move(network));
+  if (auto queue = adopt_egress_queue(); !queue) log::warn("frames of the workload wait", {{"workload", spec.name}, {"reason", queue.error().what}});
+  return {};
+}
+
+// After a restart: what the workload has sent and the agent before us held. Nothing may be there.
+Status DestinationHost::adopt_egress_queue() {
+  if (egress_queue_) return {};
   auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::egress, migration_paths(config_, id_).egress_holder);
-  if (queue) egress_queue_.emplace(std::move(*queue));
+  if (queue) {
+    egress_queue_.emplace(std::move(*queue));
+    return {};
+  }
+  MOSE_ASSIGN(uint64_t held, network_->steering().held_now(handover::Direction::egress));
+  if (held > 0) return context(fmt::format("{} frames of it cannot be taken over", held), std::move(queue).error());
   return {};
 }
 
@@ -358,6 +386,11 @@ void DestinationHost::release_egress() {
   // TC has taken what the source redirected until here.
   if (auto known = uplink_.arrived(payload_.spec); !known) {
     log::warn("redirected frames are taken at TC alone", {{"workload", payload_.spec.name}, {"reason", known.error().what}});
+  }
+  if (auto adopted = adopt_egress_queue(); !adopted) {
+    log::error("what the workload has sent is lost", {{"workload", payload_.spec.name}, {"reason", adopted.error().what}});
+    end_egress_queue();  // or what it sends from now on would wait as well
+    return;
   }
   if (!egress_queue_) return;
   auto drained = egress_queue_->drain(network_->steering(), kDrainBound);

@@ -79,6 +79,8 @@ class DestinationHost {
   [[nodiscard]] Status claim();
   [[nodiscard]] Status take_from_tunnel();
   [[nodiscard]] Status check_address();
+  [[nodiscard]] Status check_mtu() const;
+  [[nodiscard]] Status adopt_egress_queue();
   [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();
   [[nodiscard]] Status start_restore_process();

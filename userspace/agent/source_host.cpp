@@ -114,6 +114,7 @@ Result<PreparePayload> SourceHost::inspect() {
   payload.hostname = hostname_in(uts.get());
   MOSE_ASSIGN(payload.files, identify_files(spec_, *init_));
   MOSE_ASSIGN(payload.neighbours, network_->neighbours());
+  MOSE_ASSIGN(payload.mtu, network_->mtu());
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   payload.tasks = static_cast<uint32_t>(tree.size());
   for (const ProcessHandle& process : tree) {
@@ -362,17 +363,20 @@ Status SourceHost::finish_dump() {
 }
 
 // After a restart: the packets that the agent before us held.
-void SourceHost::adopt_queue() {
-  if (ingress_queue_) return;
+Status SourceHost::adopt_queue() {
+  if (ingress_queue_) return {};
   auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::ingress,
                                           migration_paths(config_, id_).ingress_holder);
   if (queue) {
     ingress_queue_.emplace(std::move(*queue));
-    return;
+    return {};
   }
-  auto waiting = network_->steering().queued_now(handover::Direction::ingress);
-  if (waiting && *waiting == 0) return;
+  MOSE_ASSIGN(uint64_t held, network_->steering().held_now(handover::Direction::ingress));
+  if (held > 0) return context(fmt::format("{} held packets of {} cannot be taken over", held, spec_.name), std::move(queue).error());
+  MOSE_ASSIGN(uint64_t lost, network_->steering().queued_now(handover::Direction::ingress));
+  if (lost == 0) return {};
   log::warn("no held packets were left by the agent before", {{"workload", spec_.name}, {"reason", queue.error().what}});
+  return {};
 }
 
 Status SourceHost::resume() {
@@ -419,7 +423,7 @@ Status SourceHost::resume_tree() {
   }
   MOSE_TRY(cgroup_.thaw());
   Timeline::Span reopen(timeline_, "reopen");
-  adopt_queue();
+  MOSE_TRY(adopt_queue());
   MOSE_ASSIGN(auto policy, network_->steering().policy(handover::Direction::ingress));
   MOSE_ASSIGN(uint64_t waiting, network_->steering().queued_now(handover::Direction::ingress));
   // Where a hold has expired in the meantime, what it held is late, not lost.
@@ -451,7 +455,7 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
   {
     Timeline::Span span(timeline_, "drain");
     if (!network_) MOSE_TRY(open_network());
-    adopt_queue();
+    MOSE_TRY(adopt_queue());
     tunnel_ = peer.tunnel;
     MOSE_TRY(network_->drain_to_peer(peer));
     if (ingress_queue_) {

@@ -92,7 +92,7 @@ class SourceHost {
  private:
   [[nodiscard]] Status open_network();
   [[nodiscard]] Status check_uplink() const;
-  void adopt_queue();
+  [[nodiscard]] Status adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status note_stopped();
   [[nodiscard]] Status check_untraced();

@@ -105,6 +105,7 @@ std::string encode(const PreparePayload& payload) {
   }
   out.set_memory_bytes(payload.memory_bytes);
   out.set_tasks(payload.tasks);
+  out.set_mtu(payload.mtu);
   out.set_memory_first(payload.memory_first);
   return out.SerializeAsString();
 }
@@ -127,6 +128,7 @@ Result<PreparePayload> decode_prepare(const std::string& bytes) {
   MOSE_ASSIGN(payload.path.tunnel, tunnel_from_wire(in));
   payload.memory_bytes = in.memory_bytes();
   payload.tasks = in.tasks();
+  payload.mtu = in.mtu();
   payload.memory_first = in.memory_first();
   return payload;
 }

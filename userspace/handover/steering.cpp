@@ -308,6 +308,12 @@ Result<uint64_t> Steering::queued_now(Direction direction) const {
   return maps_->in_tap(direction);
 }
 
+Result<uint64_t> Steering::held_now(Direction direction) const {
+  MOSE_ASSIGN(mose_steer_policy current, maps_->policy(direction));
+  if (!maps_->device_exists(current.tap_ifindex)) return 0;
+  return maps_->in_tap(direction);
+}
+
 void Steering::add_drained(Direction direction, uint64_t frames) {
   maps_->frames(direction).fetch_add(frames, std::memory_order_release);
 }

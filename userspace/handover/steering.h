@@ -172,6 +172,8 @@ class Steering {
 
   // Frames in the tap. Zero while in drain means: the drain is over, and no frame can come to the tap any more.
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
+  // Of those the ones that can still be put back: none when the tap has gone, with all that was in it.
+  [[nodiscard]] Result<uint64_t> held_now(Direction direction) const;
   // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
   void add_drained(Direction direction, uint64_t frames);
 

@@ -30,6 +30,15 @@ Status check_mtu(const Netlink& netlink, const PathQuestion& question, const Net
       most, needed, narrow_route ? "" : " on the whole way", most - room));
 }
 
+// On one segment they go as they are, by the uplink.
+Status check_segment_mtu(const Netlink& netlink, const PathQuestion& question, const Netlink::LinkInfo& uplink) {
+  MOSE_ASSIGN(auto device, netlink.link(question.device));
+  if (device.mtu <= uplink.mtu) return {};
+  return fail(fmt::format("packets to the workload have up to {} bytes (MTU of its device {}), and uplink {}, by which the "
+                          "late ones are sent on, takes {}: raise that MTU, or lower the bridge's and start the workload again",
+                          device.mtu, device.name, uplink.name, uplink.mtu));
+}
+
 }  // namespace
 
 std::string format_tunnel(const Tunnel& tunnel) {
@@ -50,12 +59,18 @@ Result<PeerPath> find_peer_path(const PathQuestion& question) {
   // A node's address is its bridge's, of which the uplink is a port, or its uplink's.
   const bool by_uplink = route->ifindex == uplink.ifindex || (uplink.master != 0 && route->ifindex == uplink.master);
   if (!by_uplink) {
-    if (!question.by_uplink) return PeerPath{};
+    if (!question.by_uplink) {
+      MOSE_TRY(check_segment_mtu(netlink, question, uplink));
+      return PeerPath{};
+    }
     auto other = netlink.link(route->ifindex);
     return fail(fmt::format("{} leads by {}, not by uplink {}: give the peer's address there, or a route", where,
                             other ? other->name : "another device", question.uplink));
   }
-  if (!route->gateway) return PeerPath{};
+  if (!route->gateway) {
+    MOSE_TRY(check_segment_mtu(netlink, question, uplink));
+    return PeerPath{};
+  }
   MOSE_TRY(check_mtu(netlink, question, uplink, *route));
   auto mac = netlink.resolve_neighbour(route->ifindex, *route->gateway, kNextHopBound);
   if (!mac) return context(where, mac.error());

@@ -106,7 +106,7 @@ Result<WorkloadNetwork> WorkloadNetwork::build(const WorkloadNetworkConfig& conf
   MOSE_ASSIGN(auto uplink, find_uplink(netlink, config));
 
   Rollback rollback;
-  MOSE_TRY(netlink.create_veth(host, kInner, config.mac, netns, bridge.mtu));
+  MOSE_TRY(netlink.create_veth(host, kInner, config.mac, netns, config.mtu != 0 ? config.mtu : bridge.mtu));
   rollback.push([&] { (void)netlink.delete_link(host); });
   MOSE_ASSIGN(auto link, netlink.link(host));
   // The host end only carries the workload's frames; it must not send any of its own.
@@ -176,6 +176,12 @@ Status WorkloadNetwork::open_ingress() {
   MOSE_ASSIGN(auto netlink, Netlink::open());
   MOSE_TRY(netlink.add_bridge_entry(host_ifindex_, config_.mac));
   return change(Direction::ingress, open_again);
+}
+
+Result<unsigned> WorkloadNetwork::mtu() const {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto link, netlink.link(host_device_name(config_.workload)));
+  return link.mtu;
 }
 
 Result<std::vector<Neighbour>> WorkloadNetwork::neighbours() const {

@@ -39,6 +39,7 @@ struct WorkloadNetworkConfig {
   std::string uplink;                 // port of the bridge; empty: none
   std::vector<Neighbour> neighbours;  // put into the namespace as reachable, so that the first answer needs no ARP
   std::string bpffs = "/sys/fs/bpf";
+  unsigned mtu = 0;                             // of its device; 0: the bridge's
   uint64_t hold_packets_max = kHoldPacketsMax;  // of hold() and hold_new(), each direction for itself
   uint64_t hold_bytes_max = kHoldBytesMax;
 };
@@ -66,6 +67,8 @@ class WorkloadNetwork {
   [[nodiscard]] Steering& steering() { return steering_; }
   [[nodiscard]] const Steering& steering() const { return steering_; }
   [[nodiscard]] unsigned host_ifindex() const { return host_ifindex_; }
+  // Of its device: as long as a packet of the workload can be.
+  [[nodiscard]] Result<unsigned> mtu() const;
   [[nodiscard]] unsigned uplink_ifindex() const { return uplink_ifindex_; }  // 0: none
   [[nodiscard]] const MacAddress& uplink_mac() const { return uplink_mac_; }
   // The workload's neighbour table (entries with an address only), for PREPARE.

@@ -306,6 +306,10 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   expect_refused(3, std::string(kCopied) + " holds files here that the copy of mount " + kTarget + " would replace");
   EXPECT_TRUE(fs::remove(foreign)) << "it was left alone";
 
+  ASSERT_TRUE(run_ip(names_.netns("b"), "link set br0 mtu 1400\n"));
+  expect_refused(3, "packets of the workload have up to 1500 bytes (MTU of its device) and br0 takes 1400 here: raise that MTU");
+  ASSERT_TRUE(run_ip(names_.netns("b"), "link set br0 mtu 1500\n"));
+
   overlay("/proc/meminfo", "MemTotal:         524288 kB\nMemFree:           10240 kB\nMemAvailable:      20480 kB\n");
   expect_refused(3, "node b refuses: 20.0 MiB of memory are available and the workload needs ");
   overlay("/proc/meminfo", "");

@@ -87,6 +87,25 @@ TEST(PeerPath, ByAnotherDeviceSaysNothingOfTheUplinkUnlessItMust) {
   EXPECT_EQ(*path, PeerPath{});
 }
 
+TEST(PeerPath, OnOneSegmentTheUplinkMustTakeTheLargestPacket) {
+  RoutedBed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  auto question = bed.question(AF_INET);
+  question.peer = *parse_service_address("192.0.2.12/32");
+  auto path = find(bed, question);
+  ASSERT_TRUE(path) << path.error().what;
+  EXPECT_EQ(*path, PeerPath{});
+  bed.in(bed.a.netns, []() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto up, netlink.link("up"));
+    return netlink.change_link(up.ifindex, {.mtu = 1499});
+  });
+  auto refused = find(bed, question);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().what, HasSubstr("up to 1500 bytes"));
+  EXPECT_THAT(refused.error().what, HasSubstr("and uplink up, by which the late ones are sent on, takes 1499"));
+}
+
 TEST(PeerPath, AGatewayThatDoesNotAnswerIsNamed) {
   RoutedBed bed;
   WorkloadNetwork network = bed.create(bed.a);

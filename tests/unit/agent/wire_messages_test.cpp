@@ -25,6 +25,7 @@ PreparePayload example_payload() {
       handover::Tunnel{*parse_service_address("192.0.2.1/32"), *parse_service_address("203.0.113.2/32"), 4790};
   payload.memory_bytes = 200 << 20;
   payload.tasks = 2;
+  payload.mtu = 1500;
   return payload;
 }
 
