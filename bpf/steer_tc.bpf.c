@@ -228,7 +228,7 @@ static __noinline int put_into_tunnel(struct __sk_buff *skb, const struct packet
 	}
 }
 
-/* The peer is behind a router. Whatever came by that router has its address: there is no loop to be seen by it. */
+/* The peer is behind a router. */
 static __always_inline int redirect_by_tunnel(struct __sk_buff *skb, const struct maps *maps, const struct packet *packet,
 					      const struct decision *decision)
 {
@@ -253,8 +253,6 @@ static __always_inline int redirect(struct __sk_buff *skb, const struct maps *ma
 		return drop(maps, MOSE_STEER_R_DROP_OTHER, skb->len);
 	if (decision->tunnel.family)
 		return redirect_by_tunnel(skb, maps, packet, decision);
-	if (same_mac(packet->source_mac, decision->macs))
-		return drop(maps, MOSE_STEER_R_DROP_LOOP, skb->len);
 	if (bpf_skb_store_bytes(skb, 0, decision->macs, sizeof(decision->macs), 0))
 		return drop(maps, MOSE_STEER_R_DROP_REWRITE, skb->len);
 	count(maps->counts, MOSE_STEER_R_REDIRECTED, skb->len);
@@ -400,6 +398,30 @@ static __always_inline int from_tunnel(struct __sk_buff *skb, struct mose_steer_
 }
 
 /*
+ * What the peer has redirected to us, and ingress would redirect to it: it would go round for ever. Only here is that to be
+ * seen, by the address of our uplink in front of it. The peer's own address behind that says little, since the bridge there
+ * mostly has the same: clients on that node send with it, to the service's address. Nor does a router's, with a tunnel.
+ */
+static __always_inline int goes_round(const struct packet *packet)
+{
+	__u32 state, after_drain, tunnel, direction = MOSE_STEER_INGRESS;
+	__u8 peer[ETH_ALEN] __attribute__((aligned(2)));
+	struct mose_steer_policy *policy = bpf_map_lookup_elem(&mose_services, &direction);
+
+	if (!policy || (READ_ONCE(policy->state) != MOSE_STEER_REDIRECT && READ_ONCE(policy->state) != MOSE_STEER_DRAIN))
+		return 0;
+	bpf_spin_lock(&policy->lock);
+	state = policy->state;
+	after_drain = policy->after_drain;
+	tunnel = policy->tunnel.family;
+	__builtin_memcpy(peer, policy->peer_mac, sizeof(peer));
+	bpf_spin_unlock(&policy->lock);
+	if (state == MOSE_STEER_DRAIN)
+		state = after_drain;
+	return state == MOSE_STEER_REDIRECT && !tunnel && same_mac(packet->source_mac, peer);
+}
+
+/*
  * Only frames that a peer redirected: addressed to our uplink at layer 2 and to a service of ours at layer 3, or out of
  * the tunnel.
  */
@@ -426,6 +448,12 @@ int steer_uplink(struct __sk_buff *skb)
 	service = ours ? service_of(&mose_config, &packet, packet.destination) : 0;
 	if (!service)
 		return MOSE_TC_NEXT;
+	if (goes_round(&packet)) {
+		counts = counts_of(MOSE_STEER_INGRESS, service);
+		if (counts)
+			count(counts, MOSE_STEER_R_DROP_LOOP, skb->len);
+		return TC_ACT_SHOT;
+	}
 	counts = counts_of(direction, service);
 	if (!counts)
 		return TC_ACT_SHOT;

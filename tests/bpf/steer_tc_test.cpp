@@ -487,7 +487,12 @@ const Row kIngressOnly[] = {
      eth(kService, kClient, kIpv6) | ipv6(kClient6, kOther6, kTcp) | tcp(kAck), kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: other protocols", kRedirecting, kLldpFrame, kShot, MOSE_STEER_R_DROP_OTHER},
-    {"redirect: not back to where it came from", kRedirecting, kFromPeer, kShot, MOSE_STEER_R_DROP_LOOP},
+    {"redirect what a client at the peer sends", kRedirecting, kFromPeer, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kFromPeer)},
+    {"redirect what a client at the peer had sent into the hold", marked(kRedirecting), kFromPeer, kRedirect,
+     MOSE_STEER_R_REDIRECTED, redirected(kFromPeer)},
+    {"drain to the peer: what a client there had sent", marked(kDrainToPeer), kFromPeer, kRedirect,
+     MOSE_STEER_R_REDIRECTED, redirected(kFromPeer)},
     {"redirect an ICMP error", kRedirecting, kIcmpError4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kIcmpError4)},
     {"redirect an ICMPv6 error", kRedirecting, kIcmpError6, kRedirect, MOSE_STEER_R_REDIRECTED,
      redirected(kIcmpError6)},
@@ -679,6 +684,7 @@ class SteerUplink : public testing::TestWithParam<UplinkRow> {};
 TEST_P(SteerUplink, Row) {
   Programs& programs = Programs::get();
   const UplinkRow& row = GetParam();
+  programs.set(MOSE_STEER_INGRESS, {});
   programs.set(MOSE_STEER_UPLINK, {});
   auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
   EXPECT_EQ(outcome.verdict, kNext);
@@ -686,6 +692,53 @@ TEST_P(SteerUplink, Row) {
   EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.out.empty() ? 0u : 1u);
 }
 INSTANTIATE_TEST_SUITE_P(Rows, SteerUplink, testing::ValuesIn(kUplinkRows));
+
+// What a peer redirects to us must not be redirected back: each would send it to the other for ever.
+struct LoopRow {
+  const char* name;
+  Given ingress;
+  Bytes frame;
+  bool loop;  // else it is the workload's
+};
+std::ostream& operator<<(std::ostream& out, const LoopRow& row) {
+  return out << row.name;
+}
+
+const Bytes kRedirectedToUs4 = at_uplink(kV4), kRedirectedToUs6 = at_uplink(kV6);
+constexpr Given kRedirectingByTunnel{.state = MOSE_STEER_REDIRECT, .tunnel = 4};
+
+const LoopRow kLoopRows[] = {
+    {"redirect: of the same peer, IPv4", kRedirecting, kRedirectedToUs4, true},
+    {"redirect: of the same peer, IPv6", kRedirecting, kRedirectedToUs6, true},
+    {"redirect: of the same peer, tagged", kRedirecting, at_uplink(kTagged4), true},
+    {"redirect: of another peer", kRedirecting, with_macs(kV4, kUplink, kClient), false},
+    {"redirect by a tunnel: the address is the router's", kRedirectingByTunnel, kRedirectedToUs4, false},
+    {"drain to the same peer", kDrainToPeer, kRedirectedToUs4, true},
+    {"drain to the same peer that is over", kDrainedToPeer, kRedirectedToUs6, true},
+    {"drain to pass", kDraining, kRedirectedToUs4, false},
+    {"hold: the peer was the former place", kHolding, kRedirectedToUs4, false},
+    {"pass", kPassing, kRedirectedToUs4, false},
+    {"shut", kShut, kRedirectedToUs4, false},
+};
+
+class SteerLoop : public testing::TestWithParam<LoopRow> {};
+TEST_P(SteerLoop, Row) {
+  Programs& programs = Programs::get();
+  const LoopRow& row = GetParam();
+  for (bool settled : {false, true}) {
+    Given ingress = row.ingress;
+    ingress.settled = settled;
+    programs.set(MOSE_STEER_INGRESS, ingress);
+    programs.set(MOSE_STEER_UPLINK, {});
+    auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
+    EXPECT_EQ(outcome.verdict, row.loop ? kShot : kNext);
+    EXPECT_EQ(programs.frames(MOSE_STEER_INGRESS, MOSE_STEER_R_DROP_LOOP), row.loop ? 1u : 0u);
+    EXPECT_EQ(programs.frames_of_all_reasons(MOSE_STEER_INGRESS), row.loop ? 1u : 0u);
+    EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.loop ? 0u : 1u);
+    EXPECT_EQ(state_of(programs.policy(MOSE_STEER_INGRESS)), row.ingress.state) << "only frames at the host end change it";
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerLoop, testing::ValuesIn(kLoopRows));
 
 // What comes by a tunnel: a router's MAC in front, that of the uplink or of its bridge behind it.
 constexpr Mac kRouter{2, 0, 0, 0, 7, 7}, kBridge{2, 0, 0, 0, 1, 9};
@@ -780,6 +833,7 @@ class SteerArrival : public testing::TestWithParam<ArrivalRow> {};
 TEST_P(SteerArrival, Row) {
   Programs& programs = Programs::get();
   const ArrivalRow& row = GetParam();
+  programs.set(MOSE_STEER_INGRESS, {});
   programs.set(MOSE_STEER_UPLINK, {.tunnel = row.family});
   auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
   EXPECT_EQ(outcome.verdict, row.reason == kBroken ? kShot : kNext);

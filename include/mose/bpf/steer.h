@@ -82,7 +82,7 @@ enum mose_steer_reason {
 	MOSE_STEER_R_DROP_PARSE = 7,    /* headers cut off, only where the state needs them */
 	MOSE_STEER_R_DROP_SILENT = 8,   /* ARP or neighbour discovery where the workload must not be seen */
 	MOSE_STEER_R_DROP_OTHER = 9,    /* redirect: not addressed to a service (broadcast, other protocols) */
-	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: came from the peer, must not go back to it */
+	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: the peer had redirected it to our uplink, it must not go back */
 	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
 	MOSE_STEER_R_TAKEN = 12,        /* uplink: a peer had redirected it to us */
 	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI from a node that may not send it: left to the kernel */
