@@ -380,9 +380,9 @@ static __always_inline int from_tunnel(struct __sk_buff *skb, struct mose_steer_
 	if (kind == TUNNEL_OTHER)
 		return 0;
 	*verdict = MOSE_TC_NEXT;
-	service = kind == TUNNEL_FRAME ? service_of(&mose_config, &inner, inner.destination) : 0;
-	if (kind == TUNNEL_FRAME && !service)
-		return 1; /* of another workload that came from there */
+	service = kind == TUNNEL_BROKEN ? 0 : service_of(&mose_config, &inner, inner.destination);
+	if (kind != TUNNEL_BROKEN && !service)
+		return 1; /* for another workload, whose peer this may be */
 	counts = counts_of(MOSE_STEER_UPLINK, service);
 	if (!counts) {
 		*verdict = TC_ACT_SHOT;

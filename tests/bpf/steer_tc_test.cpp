@@ -791,7 +791,9 @@ const ArrivalRow kArrivalRows[] = {
 
     {"a stranger, IPv4", 4, arriving4(kV4, {}, kStranger4), kForeign},
     {"a stranger, IPv6", 6, arriving6(kV6, {}, kStranger6), kForeign},
-    {"a stranger's broken frame", 4, cut(arriving4(kV4, {}, kStranger4), 60), kForeign},
+    {"a stranger, to another workload, whose peer it may be", 4, arriving4(kForOther4, {}, kStranger4), 0},
+    {"a stranger, to another workload, IPv6", 6, arriving6(kForOther4, {}, kStranger6), 0},
+    {"a stranger's broken frame", 4, cut(arriving4(kV4, {}, kStranger4), 60), 0},
     {"the peer, by the other family", 6, kArrived4, 0},
     {"no tunnel is known, IPv4", 0, kArrived4, 0},
     {"no tunnel is known, IPv6", 0, kArrived6, 0},

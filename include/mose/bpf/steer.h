@@ -85,7 +85,7 @@ enum mose_steer_reason {
 	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: the peer had redirected it to our uplink, it must not go back */
 	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
 	MOSE_STEER_R_TAKEN = 12,        /* uplink: a peer had redirected it to us */
-	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI from a node that may not send it: left to the kernel */
+	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI for a service, from a node that may not send it: left to the kernel */
 	MOSE_STEER_R_DROP_TUNNEL = 14,  /* uplink: VXLAN of the peer that holds no frame which it may send */
 	MOSE_STEER_R_DROP_MTU = 15,     /* redirect: with the tunnel's headers it exceeds the device's MTU */
 	MOSE_STEER_R_MAX = 16,
