@@ -20,6 +20,8 @@
 #include "lib/parse.bpf.h"
 #include "mose/bpf/steer.h"
 
+#define VLAN_TAG_SIZE 4
+
 const volatile struct mose_steer_config mose_config;
 
 struct {
@@ -45,6 +47,14 @@ struct {
 } mose_drained SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MOSE_STEER_DIRECTION_MAX);
+	__type(key, __u32);
+	__type(value, struct mose_steer_drained_bytes);
+} mose_drained_bytes SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MOSE_STEER_DIRECTION_MAX * MOSE_STEER_SLOTS);
 	__type(key, __u32);
@@ -55,6 +65,7 @@ struct maps {
 	struct mose_steer_policy *policy;
 	struct mose_steer_queue *queue;
 	struct mose_steer_drained *drained;
+	struct mose_steer_drained_bytes *drained_bytes;
 	struct mose_steer_counts *counts;
 };
 
@@ -81,7 +92,8 @@ static __always_inline int find_queue(__u32 direction, struct maps *maps)
 {
 	maps->queue = bpf_map_lookup_elem(&mose_queues, &direction);
 	maps->drained = bpf_map_lookup_elem(&mose_drained, &direction);
-	return maps->queue && maps->drained;
+	maps->drained_bytes = bpf_map_lookup_elem(&mose_drained_bytes, &direction);
+	return maps->queue && maps->drained && maps->drained_bytes;
 }
 
 static __always_inline int find_maps(__u32 direction, struct maps *maps)
@@ -96,12 +108,16 @@ static __always_inline void queue_frame(const struct maps *maps, __u32 length, s
 	struct mose_steer_queue *queue = maps->queue;
 	__u64 drained = READ_ONCE(maps->drained->frames);
 	__u64 in_tap = queue->queued > drained ? queue->queued - drained : 0;
+	__u64 bytes_drained = READ_ONCE(maps->drained_bytes->bytes);
+	__u64 bytes = queue->queued_bytes > bytes_drained ? queue->queued_bytes - bytes_drained : 0;
 
 	if (!in_tap)
 		queue->hold_bytes = 0;
+	if (bytes > queue->hold_bytes)
+		bytes = queue->hold_bytes;
 	decision->state = MOSE_STEER_HOLD;
 	decision->ifindex = maps->policy->tap_ifindex;
-	if (in_tap >= maps->policy->hold_packets_max || queue->hold_bytes + length > maps->policy->hold_bytes_max) {
+	if (in_tap >= maps->policy->hold_packets_max || bytes + length > maps->policy->hold_bytes_max) {
 		__sync_fetch_and_add(&queue->overflowed, 1);
 		decision->full = 1;
 		return;
@@ -180,6 +196,12 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 		decision->state = MOSE_STEER_SHUT;
 	}
 	bpf_spin_unlock(&policy->lock);
+}
+
+/* What is read of a frame from the tap: a tag that the kernel keeps beside the frame stands in it there. */
+static __always_inline __u32 length_in_tap(const struct __sk_buff *skb)
+{
+	return skb->len + (skb->vlan_present ? VLAN_TAG_SIZE : 0);
 }
 
 static __always_inline int drop(const struct maps *maps, __u32 reason, __u32 length)
@@ -302,7 +324,7 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 		if (!find_queue(direction, &maps))
 			return TC_ACT_SHOT;
 		now = bpf_ktime_get_ns();
-		decide(&maps, marked, opens_connection(&packet), skb->len, now, &decision);
+		decide(&maps, marked, opens_connection(&packet), length_in_tap(skb), now, &decision);
 		stamp(maps.counts, decision.met, decision.epoch, now);
 	}
 	if (decision.state == MOSE_STEER_PASS)

@@ -138,10 +138,12 @@ class Programs {
     policy.hold_bytes_max = given.bytes_max;
     mose_steer_queue queue{.queued = given.queued};
     mose_steer_drained drained{.frames = given.drained};
+    mose_steer_drained_bytes drained_bytes{};
     std::vector<mose_steer_counts> zero(cpus());
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_services), &direction, &policy, BPF_F_LOCK), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_queues), &direction, &queue, 0), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained), &direction, &drained, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained_bytes), &direction, &drained_bytes, 0), 0);
     for (uint32_t slot = 0; slot < MOSE_STEER_SLOTS; ++slot) {
       uint32_t key = MOSE_STEER_COUNTS_KEY(direction, slot);
       ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_counts), &key, zero.data(), 0), 0);
@@ -902,6 +904,55 @@ TEST(SteerQueue, BytesCountAgainFromZeroWhenTheTapHasBeenEmpty) {
   uint32_t key = MOSE_STEER_INGRESS;
   ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_drained), &key, &both, 0), 0);
   EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+}
+
+class SteerQueueBytes : public testing::Test {
+ protected:
+  // Of kV4, with room for three.
+  void hold_three() {
+    programs_.set(MOSE_STEER_INGRESS, {.state = MOSE_STEER_HOLD, .bytes_max = kV4.size() * 3});
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(arrive(), kRedirect);
+    EXPECT_EQ(arrive(), kShot);
+  }
+  int arrive(const Bytes& frame = kV4) {
+    return programs_.run(programs_.skeleton().progs.steer_ingress, frame, 0).verdict;
+  }
+  void put_back(uint64_t frames, uint64_t bytes) {
+    uint32_t key = MOSE_STEER_INGRESS;
+    mose_steer_drained_bytes drained_bytes{.bytes = bytes};
+    mose_steer_drained drained{.frames = frames};
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs_.skeleton().maps.mose_drained_bytes), &key, &drained_bytes, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs_.skeleton().maps.mose_drained), &key, &drained, 0), 0);
+  }
+  Programs& programs_ = Programs::get();
+};
+
+TEST_F(SteerQueueBytes, MakeRoomAsTheyArePutBack) {
+  hold_three();
+  put_back(1, kV4.size());
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot) << "the tap has never been empty";
+  put_back(3, kV4.size() * 3);
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot);
+}
+
+// A frame that is lost, and those that an agent put back which did not count them.
+TEST_F(SteerQueueBytes, OfFramesThatNobodyKnowsCountUntilTheTapIsEmpty) {
+  hold_three();
+  put_back(2, 0);
+  EXPECT_EQ(arrive(), kShot);
+  put_back(3, 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot);
+}
+
+TEST_F(SteerQueueBytes, AreNeverLessThanNone) {
+  hold_three();
+  put_back(1, kV4.size() * 100);
+  EXPECT_EQ(arrive(filled(kV4, kV4.size() * 3 + 1)), kShot);
+  EXPECT_EQ(arrive(filled(kV4, kV4.size() * 3)), kRedirect);
 }
 
 TEST(SteerCounts, AreKeptByService) {

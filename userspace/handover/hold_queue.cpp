@@ -163,9 +163,9 @@ Result<bool> HoldQueue::put_back(std::span<const uint8_t> frame) {
   }
 }
 
-void HoldQueue::lose(Steering& steering, uint64_t frames, std::string_view reason) {
+void HoldQueue::lose(Steering& steering, uint64_t frames, uint64_t bytes, std::string_view reason) {
   stats_.lost += frames;
-  steering.add_drained(direction_, frames);
+  steering.add_drained(direction_, frames, bytes);
   log::warn("held frames are lost", {{"workload", steering.workload()},
                                      {"direction", to_string(direction_)},
                                      {"frames", frames},
@@ -185,16 +185,18 @@ Result<uint64_t> HoldQueue::pump(Steering& steering, uint64_t budget) {
       break;
     }
     if (!put && (put.error().code == EINVAL || put.error().code == EMSGSIZE)) {
-      pending_ = 0;  // this frame alone is refused, today and tomorrow
-      lose(steering, 1, put.error().what);
+      // This frame alone is refused, today and tomorrow.
+      lose(steering, 1, pending_ - kVnetHeaderSize, put.error().what);
+      pending_ = 0;
       ++done;
       continue;
     }
     if (!put) return std::unexpected(put.error());
+    const uint64_t bytes = pending_ - kVnetHeaderSize;
     ++stats_.reinjected;
-    stats_.bytes += pending_ - kVnetHeaderSize;
+    stats_.bytes += bytes;
     pending_ = 0;
-    steering.add_drained(direction_, 1);
+    steering.add_drained(direction_, 1, bytes);
     ++done;
   }
   return done;
@@ -220,7 +222,7 @@ Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
       MOSE_ASSIGN(pending_, next_frame());
       if (pending_ != 0) continue;
       if (uint64_t lost = missing.sample(left); lost > 0) {
-        lose(steering, lost, "given to the tap but not in its queue");
+        lose(steering, lost, 0, "given to the tap but not in its queue");
         continue;
       }
       pollfd wait{.fd = tap_.get(), .events = POLLIN};
@@ -240,13 +242,13 @@ Result<uint64_t> HoldQueue::discard(Steering& steering) {
     MOSE_ASSIGN(size_t frame, pending_ != 0 ? Result<size_t>(pending_) : next_frame());
     pending_ = 0;
     if (frame != 0) {
-      steering.add_drained(direction_, 1);
+      steering.add_drained(direction_, 1, frame - kVnetHeaderSize);
       ++frames;
       continue;
     }
     if (left == 0) return frames;
     if (uint64_t lost = missing.sample(left); lost > 0) {
-      lose(steering, lost, "given to the tap but not in its queue");
+      lose(steering, lost, 0, "given to the tap but not in its queue");
       continue;
     }
     pollfd wait{.fd = tap_.get(), .events = POLLIN};

@@ -74,7 +74,7 @@ class HoldQueue {
   [[nodiscard]] Status open_injector(const Steering& steering);
   [[nodiscard]] Result<size_t> next_frame();
   [[nodiscard]] Result<bool> put_back(std::span<const uint8_t> frame);
-  void lose(Steering& steering, uint64_t frames, std::string_view reason);
+  void lose(Steering& steering, uint64_t frames, uint64_t bytes, std::string_view reason);
 
   Direction direction_ = Direction::ingress;
   std::string name_;

@@ -172,8 +172,9 @@ class Steering {
 
   // Frames in the tap. Zero while in drain means: the drain is over, and no frame can come to the tap any more.
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
-  // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
-  void add_drained(Direction direction, uint64_t frames);
+  // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good). `bytes` as read
+  // from the tap, without its header; what nobody knows is 0, and counts against the bound until the tap is empty.
+  void add_drained(Direction direction, uint64_t frames, uint64_t bytes);
 
   [[nodiscard]] const std::string& workload() const { return config_.workload; }
   [[nodiscard]] const SteeringConfig& config() const { return config_; }

@@ -519,7 +519,7 @@ TEST(Destroy, LeavesNothing) {
   std::string device = handover::host_device_name("mnet-redis");
   {
     WorkloadNetwork network = bed.create(bed.a);
-    EXPECT_EQ(bed.pins(bed.a).size(), 9u);
+    EXPECT_EQ(bed.pins(bed.a).size(), 10u);
     id = program_id(bed.a);
     EXPECT_NE(id, 0u);
   }
@@ -571,7 +571,7 @@ TEST(Create, LeavesNothingWhenItFails) {
   WorkloadNetwork network = bed.create(bed.a);
   config = bed.config(bed.a);
   attempt(config);  // a second one of the same name
-  EXPECT_EQ(bed.pins(bed.a).size(), 9u) << "the first one was damaged";
+  EXPECT_EQ(bed.pins(bed.a).size(), 10u) << "the first one was damaged";
 }
 
 TEST(Policy, IsRefusedWhenSomethingItNeedsIsMissing) {
