@@ -103,8 +103,9 @@ static __always_inline int find_maps(__u32 direction, struct maps *maps)
 }
 
 /* A place in the tap, or not. Under the policy's lock: the counts are what the bound and the end of a drain rest on. */
-static __always_inline void queue_frame(const struct maps *maps, __u32 length, struct decision *decision)
+static __always_inline void queue_frame(const struct maps *maps, __u32 state, __u32 length, struct decision *decision)
 {
+	__u64 packets_max = maps->policy->hold_packets_max, drain_max = maps->policy->drain_packets_max;
 	struct mose_steer_queue *queue = maps->queue;
 	__u64 drained = READ_ONCE(maps->drained->frames);
 	__u64 in_tap = queue->queued > drained ? queue->queued - drained : 0;
@@ -117,7 +118,10 @@ static __always_inline void queue_frame(const struct maps *maps, __u32 length, s
 		bytes = queue->hold_bytes;
 	decision->state = MOSE_STEER_HOLD;
 	decision->ifindex = maps->policy->tap_ifindex;
-	if (in_tap >= maps->policy->hold_packets_max || bytes + length > maps->policy->hold_bytes_max) {
+	/* What is dropped overtakes nothing, so that the order stays. */
+	if (state == MOSE_STEER_DRAIN && drain_max && drain_max < packets_max)
+		packets_max = drain_max;
+	if (in_tap >= packets_max || bytes + length > maps->policy->hold_bytes_max) {
 		__sync_fetch_and_add(&queue->overflowed, 1);
 		decision->full = 1;
 		return;
@@ -187,7 +191,7 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	decision->epoch = policy->epoch;
 	/* A marked frame that meets HOLD goes back to the tap: behind others is better than into a dumped socket. */
 	if (state == MOSE_STEER_HOLD || state == MOSE_STEER_DRAIN || (state == MOSE_STEER_HOLD_NEW && opens)) {
-		queue_frame(maps, length, decision);
+		queue_frame(maps, state, length, decision);
 	} else if (state == MOSE_STEER_PASS || state == MOSE_STEER_HOLD_NEW) {
 		decision->state = MOSE_STEER_PASS;
 	} else if (state == MOSE_STEER_REDIRECT) {

@@ -59,6 +59,7 @@ struct Given {
   uint32_t on_expiry = MOSE_STEER_PASS;
   uint8_t tunnel = 0;  // its family
   bool settled = false;
+  uint32_t drain_packets_max = 0;
 };
 
 struct Row {
@@ -136,6 +137,7 @@ class Programs {
     std::copy(kUplink.begin(), kUplink.end(), policy.own_mac);
     policy.hold_packets_max = given.packets_max;
     policy.hold_bytes_max = given.bytes_max;
+    policy.drain_packets_max = given.drain_packets_max;
     mose_steer_queue queue{.queued = given.queued};
     mose_steer_drained drained{.frames = given.drained};
     mose_steer_drained_bytes drained_bytes{};
@@ -318,6 +320,14 @@ constexpr Given kHoldNewOver{.state = MOSE_STEER_HOLD_NEW, .deadline_ns = 1};
 constexpr Given kHoldOverShut{.state = MOSE_STEER_HOLD, .deadline_ns = 1, .on_expiry = MOSE_STEER_SHUT};
 constexpr Given kDrainOver{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4, .deadline_ns = 1};
 
+// One frame waits in each.
+constexpr Given bounded(Given given, uint32_t drain_packets_max) {
+  given.drain_packets_max = drain_packets_max;
+  return given;
+}
+constexpr Given kHoldingOne{.state = MOSE_STEER_HOLD, .queued = 5, .drained = 4};
+constexpr Given kDrainingFull{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4, .packets_max = 1};
+
 constexpr Given marked(Given given) {
   given.marked = true;
   return given;
@@ -456,6 +466,12 @@ const Row kBoth[] = {
     {"drain: a marked frame passes, the drain goes on", marked(kDraining), kV4, kNext, MOSE_STEER_R_PASSED},
     {"drain: over, to pass", kDrained, kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
     {"drain: over, to shut", kDrainedToShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT, {}, false, MOSE_STEER_SHUT},
+    {"drain: a place left within its bound", bounded(kDraining, 2), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"drain: no place left within its bound", bounded(kDraining, 1), kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"drain: its bound raises no hold's", bounded(kDrainingFull, 2), kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"drain: no bound is for what is put back", marked(bounded(kDraining, 1)), kV4, kNext, MOSE_STEER_R_PASSED},
+    {"drain: over, within its bound", bounded(kDrained, 1), kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"hold: a drain's bound is none of its", bounded(kHoldingOne, 1), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"drain: ARP passes and ends nothing", kDrained, kArpFrame, kNext, MOSE_STEER_R_PASSED},
 
     {"shut IPv4", kShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT},

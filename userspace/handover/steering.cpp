@@ -315,6 +315,14 @@ Result<uint64_t> Steering::queued_now(Direction direction) const {
   return maps_->in_tap(direction);
 }
 
+// The programs may end the drain between the two: then it begins once more, and ends with the next frame, since nothing waits.
+Status Steering::bound_drain(Direction direction, uint32_t frames) {
+  MOSE_ASSIGN(mose_steer_policy current, maps_->policy(direction));
+  if (current.state != MOSE_STEER_DRAIN) return {};
+  current.drain_packets_max = frames;
+  return maps_->set_policy(direction, current);
+}
+
 void Steering::add_drained(Direction direction, uint64_t frames, uint64_t bytes) {
   maps_->bytes(direction).fetch_add(bytes, std::memory_order_relaxed);
   maps_->frames(direction).fetch_add(frames, std::memory_order_release);

@@ -59,7 +59,8 @@ enum mose_steer_state {
 	MOSE_STEER_INVALID = 0,  /* as SHUT: nothing has been set */
 	MOSE_STEER_PASS = 1,
 	MOSE_STEER_HOLD = 2,     /* to the tap, counted; bounded by hold_packets_max and hold_bytes_max */
-	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says */
+	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says; bounded as a
+				  * hold, and by drain_packets_max */
 	MOSE_STEER_REDIRECT = 4, /* frames to a service: to the peer's uplink (L2 rewrite, or VXLAN), out of ours; others dropped */
 	MOSE_STEER_SHUT = 5,     /* dropped and counted */
 	MOSE_STEER_HOLD_NEW = 6, /* what may open a TCP connection to the tap, the rest passes */
@@ -123,7 +124,7 @@ struct mose_steer_policy {
 	__u8 own_mac[6];        /* their source address */
 	struct mose_steer_tunnel tunnel; /* ingress: redirected frames go by it; uplink: frames that come by it are taken */
 	__u32 peer_settled;     /* 1: peer_ifindex to tunnel change no more: REDIRECT reads them without the lock */
-	__u32 pad;
+	__u32 drain_packets_max; /* frames in the tap while in DRAIN: the agent lowers it to make it run dry; 0: hold_packets_max */
 	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
 	__u64 hold_bytes_max;   /* bytes in the tap at one time */
 };
