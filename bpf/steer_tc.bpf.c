@@ -20,6 +20,8 @@
 #include "lib/parse.bpf.h"
 #include "mose/bpf/steer.h"
 
+#define VLAN_TAG_SIZE 4
+
 const volatile struct mose_steer_config mose_config;
 
 struct {
@@ -45,6 +47,14 @@ struct {
 } mose_drained SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MOSE_STEER_DIRECTION_MAX);
+	__type(key, __u32);
+	__type(value, struct mose_steer_drained_bytes);
+} mose_drained_bytes SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, MOSE_STEER_DIRECTION_MAX * MOSE_STEER_SLOTS);
 	__type(key, __u32);
@@ -55,6 +65,7 @@ struct maps {
 	struct mose_steer_policy *policy;
 	struct mose_steer_queue *queue;
 	struct mose_steer_drained *drained;
+	struct mose_steer_drained_bytes *drained_bytes;
 	struct mose_steer_counts *counts;
 };
 
@@ -81,7 +92,8 @@ static __always_inline int find_queue(__u32 direction, struct maps *maps)
 {
 	maps->queue = bpf_map_lookup_elem(&mose_queues, &direction);
 	maps->drained = bpf_map_lookup_elem(&mose_drained, &direction);
-	return maps->queue && maps->drained;
+	maps->drained_bytes = bpf_map_lookup_elem(&mose_drained_bytes, &direction);
+	return maps->queue && maps->drained && maps->drained_bytes;
 }
 
 static __always_inline int find_maps(__u32 direction, struct maps *maps)
@@ -91,17 +103,25 @@ static __always_inline int find_maps(__u32 direction, struct maps *maps)
 }
 
 /* A place in the tap, or not. Under the policy's lock: the counts are what the bound and the end of a drain rest on. */
-static __always_inline void queue_frame(const struct maps *maps, __u32 length, struct decision *decision)
+static __always_inline void queue_frame(const struct maps *maps, __u32 state, __u32 length, struct decision *decision)
 {
+	__u64 packets_max = maps->policy->hold_packets_max, drain_max = maps->policy->drain_packets_max;
 	struct mose_steer_queue *queue = maps->queue;
 	__u64 drained = READ_ONCE(maps->drained->frames);
 	__u64 in_tap = queue->queued > drained ? queue->queued - drained : 0;
+	__u64 bytes_drained = READ_ONCE(maps->drained_bytes->bytes);
+	__u64 bytes = queue->queued_bytes > bytes_drained ? queue->queued_bytes - bytes_drained : 0;
 
 	if (!in_tap)
 		queue->hold_bytes = 0;
+	if (bytes > queue->hold_bytes)
+		bytes = queue->hold_bytes;
 	decision->state = MOSE_STEER_HOLD;
 	decision->ifindex = maps->policy->tap_ifindex;
-	if (in_tap >= maps->policy->hold_packets_max || queue->hold_bytes + length > maps->policy->hold_bytes_max) {
+	/* What is dropped overtakes nothing, so that the order stays. */
+	if (state == MOSE_STEER_DRAIN && drain_max && drain_max < packets_max)
+		packets_max = drain_max;
+	if (in_tap >= packets_max || bytes + length > maps->policy->hold_bytes_max) {
 		__sync_fetch_and_add(&queue->overflowed, 1);
 		decision->full = 1;
 		return;
@@ -171,7 +191,7 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 	decision->epoch = policy->epoch;
 	/* A marked frame that meets HOLD goes back to the tap: behind others is better than into a dumped socket. */
 	if (state == MOSE_STEER_HOLD || state == MOSE_STEER_DRAIN || (state == MOSE_STEER_HOLD_NEW && opens)) {
-		queue_frame(maps, length, decision);
+		queue_frame(maps, state, length, decision);
 	} else if (state == MOSE_STEER_PASS || state == MOSE_STEER_HOLD_NEW) {
 		decision->state = MOSE_STEER_PASS;
 	} else if (state == MOSE_STEER_REDIRECT) {
@@ -180,6 +200,12 @@ static __always_inline void decide(const struct maps *maps, int marked, int open
 		decision->state = MOSE_STEER_SHUT;
 	}
 	bpf_spin_unlock(&policy->lock);
+}
+
+/* What is read of a frame from the tap: a tag that the kernel keeps beside the frame stands in it there. */
+static __always_inline __u32 length_in_tap(const struct __sk_buff *skb)
+{
+	return skb->len + (skb->vlan_present ? VLAN_TAG_SIZE : 0);
 }
 
 static __always_inline int drop(const struct maps *maps, __u32 reason, __u32 length)
@@ -228,7 +254,7 @@ static __noinline int put_into_tunnel(struct __sk_buff *skb, const struct packet
 	}
 }
 
-/* The peer is behind a router. Whatever came by that router has its address: there is no loop to be seen by it. */
+/* The peer is behind a router. */
 static __always_inline int redirect_by_tunnel(struct __sk_buff *skb, const struct maps *maps, const struct packet *packet,
 					      const struct decision *decision)
 {
@@ -253,8 +279,6 @@ static __always_inline int redirect(struct __sk_buff *skb, const struct maps *ma
 		return drop(maps, MOSE_STEER_R_DROP_OTHER, skb->len);
 	if (decision->tunnel.family)
 		return redirect_by_tunnel(skb, maps, packet, decision);
-	if (same_mac(packet->source_mac, decision->macs))
-		return drop(maps, MOSE_STEER_R_DROP_LOOP, skb->len);
 	if (bpf_skb_store_bytes(skb, 0, decision->macs, sizeof(decision->macs), 0))
 		return drop(maps, MOSE_STEER_R_DROP_REWRITE, skb->len);
 	count(maps->counts, MOSE_STEER_R_REDIRECTED, skb->len);
@@ -304,7 +328,7 @@ static __always_inline int steer(struct __sk_buff *skb, __u32 direction)
 		if (!find_queue(direction, &maps))
 			return TC_ACT_SHOT;
 		now = bpf_ktime_get_ns();
-		decide(&maps, marked, opens_connection(&packet), skb->len, now, &decision);
+		decide(&maps, marked, opens_connection(&packet), length_in_tap(skb), now, &decision);
 		stamp(maps.counts, decision.met, decision.epoch, now);
 	}
 	if (decision.state == MOSE_STEER_PASS)
@@ -382,9 +406,9 @@ static __always_inline int from_tunnel(struct __sk_buff *skb, struct mose_steer_
 	if (kind == TUNNEL_OTHER)
 		return 0;
 	*verdict = MOSE_TC_NEXT;
-	service = kind == TUNNEL_FRAME ? service_of(&mose_config, &inner, inner.destination) : 0;
-	if (kind == TUNNEL_FRAME && !service)
-		return 1; /* of another workload that came from there */
+	service = kind == TUNNEL_BROKEN ? 0 : service_of(&mose_config, &inner, inner.destination);
+	if (kind != TUNNEL_BROKEN && !service)
+		return 1; /* for another workload, whose peer this may be */
 	counts = counts_of(MOSE_STEER_UPLINK, service);
 	if (!counts) {
 		*verdict = TC_ACT_SHOT;
@@ -397,6 +421,30 @@ static __always_inline int from_tunnel(struct __sk_buff *skb, struct mose_steer_
 		*verdict = take(counts, take_out_of_tunnel(skb, outer, &inner), length);
 	}
 	return 1;
+}
+
+/*
+ * What the peer has redirected to us, and ingress would redirect to it: it would go round for ever. Only here is that to be
+ * seen, by the address of our uplink in front of it. The peer's own address behind that says little, since the bridge there
+ * mostly has the same: clients on that node send with it, to the service's address. Nor does a router's, with a tunnel.
+ */
+static __always_inline int goes_round(const struct packet *packet)
+{
+	__u32 state, after_drain, tunnel, direction = MOSE_STEER_INGRESS;
+	__u8 peer[ETH_ALEN] __attribute__((aligned(2)));
+	struct mose_steer_policy *policy = bpf_map_lookup_elem(&mose_services, &direction);
+
+	if (!policy || (READ_ONCE(policy->state) != MOSE_STEER_REDIRECT && READ_ONCE(policy->state) != MOSE_STEER_DRAIN))
+		return 0;
+	bpf_spin_lock(&policy->lock);
+	state = policy->state;
+	after_drain = policy->after_drain;
+	tunnel = policy->tunnel.family;
+	__builtin_memcpy(peer, policy->peer_mac, sizeof(peer));
+	bpf_spin_unlock(&policy->lock);
+	if (state == MOSE_STEER_DRAIN)
+		state = after_drain;
+	return state == MOSE_STEER_REDIRECT && !tunnel && same_mac(packet->source_mac, peer);
 }
 
 /*
@@ -426,6 +474,12 @@ int steer_uplink(struct __sk_buff *skb)
 	service = ours ? service_of(&mose_config, &packet, packet.destination) : 0;
 	if (!service)
 		return MOSE_TC_NEXT;
+	if (goes_round(&packet)) {
+		counts = counts_of(MOSE_STEER_INGRESS, service);
+		if (counts)
+			count(counts, MOSE_STEER_R_DROP_LOOP, skb->len);
+		return TC_ACT_SHOT;
+	}
 	counts = counts_of(direction, service);
 	if (!counts)
 		return TC_ACT_SHOT;

@@ -130,7 +130,8 @@ static __always_inline int redirect(struct xdp_md *xdp, const struct packet *pac
 		count_one(&counts->passed, length);
 		return XDP_PASS;
 	}
-	if (same_mac(packet->source_mac, entry->peer_mac)) {
+	/* Redirected to us by the peer. A client on that node has the same address, and sends to the service's. */
+	if (is_ours(packet->destination_mac) && same_mac(packet->source_mac, entry->peer_mac)) {
 		count_one(&counts->drop_loop, length);
 		return XDP_DROP;
 	}

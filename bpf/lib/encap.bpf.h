@@ -152,7 +152,7 @@ static __always_inline void fill_outer6(struct outer6 *out, const struct packet 
 
 enum tunnel_kind {
 	TUNNEL_OTHER = 0, /* nothing of ours */
-	TUNNEL_FOREIGN,   /* to us and with our VNI, from a node that is not the peer */
+	TUNNEL_FOREIGN,   /* to us and with our VNI, from a node that is not the peer; `inner` says for whom */
 	TUNNEL_BROKEN,    /* the peer's, but what is in it cannot be read */
 	TUNNEL_FRAME,     /* the peer's; `inner` says what is in it */
 };
@@ -212,7 +212,7 @@ static __always_inline enum tunnel_kind read_tunnel(frame_t *frame, const struct
 	    header.vni[2] != (MOSE_TUNNEL_VNI & 0xff))
 		return TUNNEL_OTHER;
 	if (!same_address(outer->source, tunnel->remote, tunnel->family))
-		return TUNNEL_FOREIGN;
+		return read_inner(frame, outer->l4_offset + sizeof(header), inner) ? TUNNEL_OTHER : TUNNEL_FOREIGN;
 	/* From here on it is ours. The peer sends neither tags nor options. */
 	length = bpf_ntohs(header.length);
 	if (outer->l3_offset != sizeof(struct ethernet_header) ||

@@ -59,6 +59,7 @@ struct Given {
   uint32_t on_expiry = MOSE_STEER_PASS;
   uint8_t tunnel = 0;  // its family
   bool settled = false;
+  uint32_t drain_packets_max = 0;
 };
 
 struct Row {
@@ -136,12 +137,15 @@ class Programs {
     std::copy(kUplink.begin(), kUplink.end(), policy.own_mac);
     policy.hold_packets_max = given.packets_max;
     policy.hold_bytes_max = given.bytes_max;
+    policy.drain_packets_max = given.drain_packets_max;
     mose_steer_queue queue{.queued = given.queued};
     mose_steer_drained drained{.frames = given.drained};
+    mose_steer_drained_bytes drained_bytes{};
     std::vector<mose_steer_counts> zero(cpus());
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_services), &direction, &policy, BPF_F_LOCK), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_queues), &direction, &queue, 0), 0);
     ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained), &direction, &drained, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_drained_bytes), &direction, &drained_bytes, 0), 0);
     for (uint32_t slot = 0; slot < MOSE_STEER_SLOTS; ++slot) {
       uint32_t key = MOSE_STEER_COUNTS_KEY(direction, slot);
       ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(maps().mose_counts), &key, zero.data(), 0), 0);
@@ -316,6 +320,14 @@ constexpr Given kHoldNewOver{.state = MOSE_STEER_HOLD_NEW, .deadline_ns = 1};
 constexpr Given kHoldOverShut{.state = MOSE_STEER_HOLD, .deadline_ns = 1, .on_expiry = MOSE_STEER_SHUT};
 constexpr Given kDrainOver{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4, .deadline_ns = 1};
 
+// One frame waits in each.
+constexpr Given bounded(Given given, uint32_t drain_packets_max) {
+  given.drain_packets_max = drain_packets_max;
+  return given;
+}
+constexpr Given kHoldingOne{.state = MOSE_STEER_HOLD, .queued = 5, .drained = 4};
+constexpr Given kDrainingFull{.state = MOSE_STEER_DRAIN, .queued = 5, .drained = 4, .packets_max = 1};
+
 constexpr Given marked(Given given) {
   given.marked = true;
   return given;
@@ -454,6 +466,12 @@ const Row kBoth[] = {
     {"drain: a marked frame passes, the drain goes on", marked(kDraining), kV4, kNext, MOSE_STEER_R_PASSED},
     {"drain: over, to pass", kDrained, kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
     {"drain: over, to shut", kDrainedToShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT, {}, false, MOSE_STEER_SHUT},
+    {"drain: a place left within its bound", bounded(kDraining, 2), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
+    {"drain: no place left within its bound", bounded(kDraining, 1), kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"drain: its bound raises no hold's", bounded(kDrainingFull, 2), kV4, kShot, MOSE_STEER_R_DROP_OVERFLOW},
+    {"drain: no bound is for what is put back", marked(bounded(kDraining, 1)), kV4, kNext, MOSE_STEER_R_PASSED},
+    {"drain: over, within its bound", bounded(kDrained, 1), kV4, kNext, MOSE_STEER_R_PASSED, {}, false, MOSE_STEER_PASS},
+    {"hold: a drain's bound is none of its", bounded(kHoldingOne, 1), kV4, kRedirect, MOSE_STEER_R_HELD, {}, true},
     {"drain: ARP passes and ends nothing", kDrained, kArpFrame, kNext, MOSE_STEER_R_PASSED},
 
     {"shut IPv4", kShut, kV4, kShot, MOSE_STEER_R_DROP_SHUT},
@@ -487,7 +505,12 @@ const Row kIngressOnly[] = {
      eth(kService, kClient, kIpv6) | ipv6(kClient6, kOther6, kTcp) | tcp(kAck), kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: broadcast", kRedirecting, kBroadcast4, kShot, MOSE_STEER_R_DROP_OTHER},
     {"redirect: other protocols", kRedirecting, kLldpFrame, kShot, MOSE_STEER_R_DROP_OTHER},
-    {"redirect: not back to where it came from", kRedirecting, kFromPeer, kShot, MOSE_STEER_R_DROP_LOOP},
+    {"redirect what a client at the peer sends", kRedirecting, kFromPeer, kRedirect, MOSE_STEER_R_REDIRECTED,
+     redirected(kFromPeer)},
+    {"redirect what a client at the peer had sent into the hold", marked(kRedirecting), kFromPeer, kRedirect,
+     MOSE_STEER_R_REDIRECTED, redirected(kFromPeer)},
+    {"drain to the peer: what a client there had sent", marked(kDrainToPeer), kFromPeer, kRedirect,
+     MOSE_STEER_R_REDIRECTED, redirected(kFromPeer)},
     {"redirect an ICMP error", kRedirecting, kIcmpError4, kRedirect, MOSE_STEER_R_REDIRECTED, redirected(kIcmpError4)},
     {"redirect an ICMPv6 error", kRedirecting, kIcmpError6, kRedirect, MOSE_STEER_R_REDIRECTED,
      redirected(kIcmpError6)},
@@ -679,6 +702,7 @@ class SteerUplink : public testing::TestWithParam<UplinkRow> {};
 TEST_P(SteerUplink, Row) {
   Programs& programs = Programs::get();
   const UplinkRow& row = GetParam();
+  programs.set(MOSE_STEER_INGRESS, {});
   programs.set(MOSE_STEER_UPLINK, {});
   auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
   EXPECT_EQ(outcome.verdict, kNext);
@@ -686,6 +710,53 @@ TEST_P(SteerUplink, Row) {
   EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.out.empty() ? 0u : 1u);
 }
 INSTANTIATE_TEST_SUITE_P(Rows, SteerUplink, testing::ValuesIn(kUplinkRows));
+
+// What a peer redirects to us must not be redirected back: each would send it to the other for ever.
+struct LoopRow {
+  const char* name;
+  Given ingress;
+  Bytes frame;
+  bool loop;  // else it is the workload's
+};
+std::ostream& operator<<(std::ostream& out, const LoopRow& row) {
+  return out << row.name;
+}
+
+const Bytes kRedirectedToUs4 = at_uplink(kV4), kRedirectedToUs6 = at_uplink(kV6);
+constexpr Given kRedirectingByTunnel{.state = MOSE_STEER_REDIRECT, .tunnel = 4};
+
+const LoopRow kLoopRows[] = {
+    {"redirect: of the same peer, IPv4", kRedirecting, kRedirectedToUs4, true},
+    {"redirect: of the same peer, IPv6", kRedirecting, kRedirectedToUs6, true},
+    {"redirect: of the same peer, tagged", kRedirecting, at_uplink(kTagged4), true},
+    {"redirect: of another peer", kRedirecting, with_macs(kV4, kUplink, kClient), false},
+    {"redirect by a tunnel: the address is the router's", kRedirectingByTunnel, kRedirectedToUs4, false},
+    {"drain to the same peer", kDrainToPeer, kRedirectedToUs4, true},
+    {"drain to the same peer that is over", kDrainedToPeer, kRedirectedToUs6, true},
+    {"drain to pass", kDraining, kRedirectedToUs4, false},
+    {"hold: the peer was the former place", kHolding, kRedirectedToUs4, false},
+    {"pass", kPassing, kRedirectedToUs4, false},
+    {"shut", kShut, kRedirectedToUs4, false},
+};
+
+class SteerLoop : public testing::TestWithParam<LoopRow> {};
+TEST_P(SteerLoop, Row) {
+  Programs& programs = Programs::get();
+  const LoopRow& row = GetParam();
+  for (bool settled : {false, true}) {
+    Given ingress = row.ingress;
+    ingress.settled = settled;
+    programs.set(MOSE_STEER_INGRESS, ingress);
+    programs.set(MOSE_STEER_UPLINK, {});
+    auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
+    EXPECT_EQ(outcome.verdict, row.loop ? kShot : kNext);
+    EXPECT_EQ(programs.frames(MOSE_STEER_INGRESS, MOSE_STEER_R_DROP_LOOP), row.loop ? 1u : 0u);
+    EXPECT_EQ(programs.frames_of_all_reasons(MOSE_STEER_INGRESS), row.loop ? 1u : 0u);
+    EXPECT_EQ(programs.frames(MOSE_STEER_UPLINK, MOSE_STEER_R_TAKEN), row.loop ? 0u : 1u);
+    EXPECT_EQ(state_of(programs.policy(MOSE_STEER_INGRESS)), row.ingress.state) << "only frames at the host end change it";
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Rows, SteerLoop, testing::ValuesIn(kLoopRows));
 
 // What comes by a tunnel: a router's MAC in front, that of the uplink or of its bridge behind it.
 constexpr Mac kRouter{2, 0, 0, 0, 7, 7}, kBridge{2, 0, 0, 0, 1, 9};
@@ -738,7 +809,9 @@ const ArrivalRow kArrivalRows[] = {
 
     {"a stranger, IPv4", 4, arriving4(kV4, {}, kStranger4), kForeign},
     {"a stranger, IPv6", 6, arriving6(kV6, {}, kStranger6), kForeign},
-    {"a stranger's broken frame", 4, cut(arriving4(kV4, {}, kStranger4), 60), kForeign},
+    {"a stranger, to another workload, whose peer it may be", 4, arriving4(kForOther4, {}, kStranger4), 0},
+    {"a stranger, to another workload, IPv6", 6, arriving6(kForOther4, {}, kStranger6), 0},
+    {"a stranger's broken frame", 4, cut(arriving4(kV4, {}, kStranger4), 60), 0},
     {"the peer, by the other family", 6, kArrived4, 0},
     {"no tunnel is known, IPv4", 0, kArrived4, 0},
     {"no tunnel is known, IPv6", 0, kArrived6, 0},
@@ -780,6 +853,7 @@ class SteerArrival : public testing::TestWithParam<ArrivalRow> {};
 TEST_P(SteerArrival, Row) {
   Programs& programs = Programs::get();
   const ArrivalRow& row = GetParam();
+  programs.set(MOSE_STEER_INGRESS, {});
   programs.set(MOSE_STEER_UPLINK, {.tunnel = row.family});
   auto outcome = programs.run(programs.skeleton().progs.steer_uplink, row.frame, 0);
   EXPECT_EQ(outcome.verdict, row.reason == kBroken ? kShot : kNext);
@@ -846,6 +920,55 @@ TEST(SteerQueue, BytesCountAgainFromZeroWhenTheTapHasBeenEmpty) {
   uint32_t key = MOSE_STEER_INGRESS;
   ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs.skeleton().maps.mose_drained), &key, &both, 0), 0);
   EXPECT_EQ(programs.run(program, kV4, 0).verdict, kRedirect);
+}
+
+class SteerQueueBytes : public testing::Test {
+ protected:
+  // Of kV4, with room for three.
+  void hold_three() {
+    programs_.set(MOSE_STEER_INGRESS, {.state = MOSE_STEER_HOLD, .bytes_max = kV4.size() * 3});
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(arrive(), kRedirect);
+    EXPECT_EQ(arrive(), kShot);
+  }
+  int arrive(const Bytes& frame = kV4) {
+    return programs_.run(programs_.skeleton().progs.steer_ingress, frame, 0).verdict;
+  }
+  void put_back(uint64_t frames, uint64_t bytes) {
+    uint32_t key = MOSE_STEER_INGRESS;
+    mose_steer_drained_bytes drained_bytes{.bytes = bytes};
+    mose_steer_drained drained{.frames = frames};
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs_.skeleton().maps.mose_drained_bytes), &key, &drained_bytes, 0), 0);
+    ASSERT_EQ(bpf_map_update_elem(bpf_map__fd(programs_.skeleton().maps.mose_drained), &key, &drained, 0), 0);
+  }
+  Programs& programs_ = Programs::get();
+};
+
+TEST_F(SteerQueueBytes, MakeRoomAsTheyArePutBack) {
+  hold_three();
+  put_back(1, kV4.size());
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot) << "the tap has never been empty";
+  put_back(3, kV4.size() * 3);
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot);
+}
+
+// A frame that is lost, and those that an agent put back which did not count them.
+TEST_F(SteerQueueBytes, OfFramesThatNobodyKnowsCountUntilTheTapIsEmpty) {
+  hold_three();
+  put_back(2, 0);
+  EXPECT_EQ(arrive(), kShot);
+  put_back(3, 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(arrive(), kRedirect);
+  EXPECT_EQ(arrive(), kShot);
+}
+
+TEST_F(SteerQueueBytes, AreNeverLessThanNone) {
+  hold_three();
+  put_back(1, kV4.size() * 100);
+  EXPECT_EQ(arrive(filled(kV4, kV4.size() * 3 + 1)), kShot);
+  EXPECT_EQ(arrive(filled(kV4, kV4.size() * 3)), kRedirect);
 }
 
 TEST(SteerCounts, AreKeptByService) {

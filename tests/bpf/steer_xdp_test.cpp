@@ -264,6 +264,10 @@ const Row kRows[] = {
      sent_on(cut(kExtended6, 56))},
     {"redirect a service that moved on from here", with_macs(kOut4, kUplink, kStranger), kTx, kGoneSlot4, kRedirected,
      sent_on(kOut4)},
+    {"redirect what a client at the peer sends, IPv4", with_macs(kOut4, kService, kPeer), kTx, kGoneSlot4, kRedirected,
+     sent_on(kOut4)},
+    {"redirect what a client at the peer sends, IPv6", with_macs(kOut6, kService, kPeer), kTx, kGoneSlot6, kRedirected,
+     sent_on(kOut6)},
     {"not back to where it came from, IPv4", from_peer(kOut4), kDrop, kGoneSlot4, MOSE_STEER_R_DROP_LOOP},
     {"not back to where it came from, IPv6", from_peer(kOut6), kDrop, kGoneSlot6, MOSE_STEER_R_DROP_LOOP},
 

@@ -111,6 +111,16 @@ Status NodeUplink::arrived(const WorkloadSpec& spec) {
   return put_all(spec, {.state = UplinkState::local, .workload = spec.name, .service_mac = spec.mac});
 }
 
+Status NodeUplink::leaves(const WorkloadSpec& spec) {
+  std::lock_guard lock(mutex_);
+  if (!steering_) return {};
+  for (const ServiceAddress& address : spec.addresses) {
+    MOSE_ASSIGN(auto entry, steering_->entry(address));
+    if (entry && entry->state == UplinkState::local) MOSE_TRY(steering_->erase(address));
+  }
+  return {};
+}
+
 Result<bool> NodeUplink::redirect(const WorkloadSpec& spec, const handover::PeerPath& peer) {
   std::lock_guard lock(mutex_);
   if (!steering_ || !steering_->attached()) return false;

@@ -33,6 +33,9 @@ class NodeUplink {
 
   // A workload that has arrived: what peers redirect to us becomes its. No program at XDP is no failure.
   [[nodiscard]] Status arrived(const WorkloadSpec& spec);
+  // Before TC redirects one that leaves: only TC sees that the peer sends back what is redirected to it, by the address
+  // that a frame no longer has when XDP has taken it.
+  [[nodiscard]] Status leaves(const WorkloadSpec& spec);
   // One that has left, after its held packets have been redirected: what comes in for it goes to the peer. False: there
   // is no program at XDP.
   [[nodiscard]] Result<bool> redirect(const WorkloadSpec& spec, const handover::PeerPath& peer);

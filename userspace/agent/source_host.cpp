@@ -457,6 +457,9 @@ Status SourceHost::redirect(const handover::PeerPath& peer, SteerLayer layer) {
     if (!network_) MOSE_TRY(open_network());
     MOSE_TRY(adopt_queue());
     tunnel_ = peer.tunnel;
+    if (auto taken = uplink_.leaves(spec_); !taken) {
+      log::warn("XDP goes on taking what is redirected to us", {{"workload", spec_.name}, {"reason", taken.error().what}});
+    }
     MOSE_TRY(network_->drain_to_peer(peer));
     if (ingress_queue_) {
       MOSE_ASSIGN(bool drained, ingress_queue_->drain(network_->steering(), kDrainBound));

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/log.h"
 #include "handover/device_name.h"
@@ -24,7 +25,7 @@ constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);
 constexpr unsigned kLostSamplesMin = 10;  // of an empty tap, for a machine that stands still in between
 constexpr Nanoseconds kNoRoomPause = std::chrono::microseconds(50);
 
-// The pump must be faster than what arrives, also on a busy machine, or the drain never ends. First among equals for as
+// The pump must be faster than what arrives, also on a busy machine, or the drain ends by dropping. First among equals for as
 // long as it lasts: a real-time thread where that is allowed, else as nice as possible, else as it is.
 class Urgently {
  public:
@@ -76,11 +77,46 @@ class Missing {
   unsigned samples_ = 0;
 };
 
+// Fewer and fewer frames may wait in a drain that does not end by itself.
+class Narrowing {
+ public:
+  explicit Narrowing(Nanoseconds limit) : limit_(limit) {}
+
+  // `left`: how many wait.
+  Status go_on(Steering& steering, Direction direction, uint64_t left) {
+    const Nanoseconds passed = now() - begin_;
+    if (passed < limit_ / 2) return {};
+    if (waiting_ == 0) {
+      waiting_ = std::max<uint64_t>(left, 1);
+      log::warn("held frames come faster than they go: new ones are dropped",
+                {{"workload", steering.workload()}, {"direction", to_string(direction)}, {"waiting", left}});
+    }
+    const uint32_t bound = drain_bound(waiting_, passed, limit_);
+    if (bound == bound_) return {};
+    bound_ = bound;
+    return steering.bound_drain(direction, bound);
+  }
+
+ private:
+  Nanoseconds limit_;
+  Timestamp begin_ = now();
+  uint64_t waiting_ = 0;  // when half of the limit had passed
+  uint32_t bound_ = 0;
+};
+
 std::string tap_name(const Steering& steering, Direction direction) {
   return device_name(direction == Direction::ingress ? "mi" : "me", steering.workload());
 }
 
 }  // namespace
+
+uint32_t drain_bound(uint64_t waiting, Nanoseconds passed, Nanoseconds limit) {
+  constexpr int64_t kSteps = 16;
+  const Nanoseconds begin = limit / 2, step = std::max(limit / 4 / kSteps, Nanoseconds(1));
+  if (passed < begin) return 0;
+  const int64_t steps = std::min<int64_t>((passed - begin) / step, kSteps);
+  return static_cast<uint32_t>(std::max<uint64_t>(waiting * static_cast<uint64_t>(kSteps - steps) / kSteps, 1));
+}
 
 Status HoldQueue::open_injector(const Steering& steering) {
   if (direction_ == Direction::ingress) {
@@ -163,9 +199,9 @@ Result<bool> HoldQueue::put_back(std::span<const uint8_t> frame) {
   }
 }
 
-void HoldQueue::lose(Steering& steering, uint64_t frames, std::string_view reason) {
+void HoldQueue::lose(Steering& steering, uint64_t frames, uint64_t bytes, std::string_view reason) {
   stats_.lost += frames;
-  steering.add_drained(direction_, frames);
+  steering.add_drained(direction_, frames, bytes);
   log::warn("held frames are lost", {{"workload", steering.workload()},
                                      {"direction", to_string(direction_)},
                                      {"frames", frames},
@@ -185,16 +221,18 @@ Result<uint64_t> HoldQueue::pump(Steering& steering, uint64_t budget) {
       break;
     }
     if (!put && (put.error().code == EINVAL || put.error().code == EMSGSIZE)) {
-      pending_ = 0;  // this frame alone is refused, today and tomorrow
-      lose(steering, 1, put.error().what);
+      // This frame alone is refused, today and tomorrow.
+      lose(steering, 1, pending_ - kVnetHeaderSize, put.error().what);
+      pending_ = 0;
       ++done;
       continue;
     }
     if (!put) return std::unexpected(put.error());
+    const uint64_t bytes = pending_ - kVnetHeaderSize;
     ++stats_.reinjected;
-    stats_.bytes += pending_ - kVnetHeaderSize;
+    stats_.bytes += bytes;
     pending_ = 0;
-    steering.add_drained(direction_, 1);
+    steering.add_drained(direction_, 1, bytes);
     ++done;
   }
   return done;
@@ -208,11 +246,13 @@ Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
   }
   Urgently urgently;
   Missing missing;
+  Narrowing narrowing(limit);
   for (Timestamp deadline = now() + limit;;) {
     MOSE_ASSIGN(uint64_t done, pump(steering, kPumpBatch));
     MOSE_ASSIGN(uint64_t left, steering.queued_now(direction_));
     if (left == 0 && pending_ == 0) return true;
     if (now() >= deadline) return false;
+    MOSE_TRY(narrowing.go_on(steering, direction_, left));
     if (pending_ != 0) {
       timespec pause{.tv_sec = 0, .tv_nsec = kNoRoomPause.count()};
       nanosleep(&pause, nullptr);
@@ -220,7 +260,7 @@ Result<bool> HoldQueue::drain(Steering& steering, Nanoseconds limit) {
       MOSE_ASSIGN(pending_, next_frame());
       if (pending_ != 0) continue;
       if (uint64_t lost = missing.sample(left); lost > 0) {
-        lose(steering, lost, "given to the tap but not in its queue");
+        lose(steering, lost, 0, "given to the tap but not in its queue");
         continue;
       }
       pollfd wait{.fd = tap_.get(), .events = POLLIN};
@@ -240,13 +280,13 @@ Result<uint64_t> HoldQueue::discard(Steering& steering) {
     MOSE_ASSIGN(size_t frame, pending_ != 0 ? Result<size_t>(pending_) : next_frame());
     pending_ = 0;
     if (frame != 0) {
-      steering.add_drained(direction_, 1);
+      steering.add_drained(direction_, 1, frame - kVnetHeaderSize);
       ++frames;
       continue;
     }
     if (left == 0) return frames;
     if (uint64_t lost = missing.sample(left); lost > 0) {
-      lose(steering, lost, "given to the tap but not in its queue");
+      lose(steering, lost, 0, "given to the tap but not in its queue");
       continue;
     }
     pollfd wait{.fd = tap_.get(), .events = POLLIN};

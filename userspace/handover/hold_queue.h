@@ -26,6 +26,11 @@
 // holder file given, adopt() of the next agent goes on with every frame.
 namespace mose::handover {
 
+// How many frames may wait when `passed` of a drain's `limit` has: 0, as many as the hold allows, for half of it; then, by
+// steps, fewer than the `waiting` of that moment, and one alone from three quarters on. So a drain that more comes to than it
+// can put back ends all the same if within a quarter of its limit it can put back what waits.
+[[nodiscard]] uint32_t drain_bound(uint64_t waiting, Nanoseconds passed, Nanoseconds limit);
+
 class HoldQueue {
  public:
   // For ingress or egress of what `steering` steers, in the caller's network namespace.
@@ -57,10 +62,10 @@ class HoldQueue {
   // Puts back at most `budget` frames without blocking; how many it were. Fewer than the budget: the tap is empty, or
   // the kernel has no room at present (call again).
   [[nodiscard]] Result<uint64_t> pump(Steering& steering, uint64_t budget);
-  // From a thread of its own, with the direction in drain: pumps until the programs have nothing queued. False: not
-  // finished within `limit` (frames keep coming faster than they go, or the tree behind does not take them); the state
-  // is still drain and drain() must be called again: nobody else empties the tap. The calling thread runs with
-  // real-time priority meanwhile.
+  // From a thread of its own, with the direction in drain: pumps until the programs have nothing queued. Where more comes
+  // than goes, what comes is dropped more and more from half of `limit` on (drain_bound()), counted as overflow. False: not
+  // finished within `limit` all the same (the tree behind does not take what waits); the state is still drain and drain()
+  // must be called again: nobody else empties the tap. The calling thread runs with real-time priority meanwhile.
   [[nodiscard]] Result<bool> drain(Steering& steering, Nanoseconds limit);
   // An agent that ends: what still waits here, with a holder, goes on waiting for adopt() of the next one. Last call.
   void leave(const Steering& steering);
@@ -74,7 +79,7 @@ class HoldQueue {
   [[nodiscard]] Status open_injector(const Steering& steering);
   [[nodiscard]] Result<size_t> next_frame();
   [[nodiscard]] Result<bool> put_back(std::span<const uint8_t> frame);
-  void lose(Steering& steering, uint64_t frames, std::string_view reason);
+  void lose(Steering& steering, uint64_t frames, uint64_t bytes, std::string_view reason);
 
   Direction direction_ = Direction::ingress;
   std::string name_;

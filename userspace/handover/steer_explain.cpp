@@ -93,9 +93,11 @@ Status copy_maps(const SteeringMaps& from, Direction direction, const steer_tc& 
   auto key = static_cast<uint32_t>(direction);
   MOSE_ASSIGN(mose_steer_policy policy, from.policy(direction));
   mose_steer_drained drained{.frames = from.frames(direction).load(std::memory_order_acquire)};
+  mose_steer_drained_bytes drained_bytes{.bytes = from.bytes(direction).load(std::memory_order_relaxed)};
   MOSE_ASSIGN(mose_steer_queue queue, from.queue(direction));
   MOSE_TRY(bpf::map_update(bpf_map__fd(to.maps.mose_services), &key, &policy, bpf::kMapLocked));
   MOSE_TRY(bpf::map_update(bpf_map__fd(to.maps.mose_drained), &key, &drained));
+  MOSE_TRY(bpf::map_update(bpf_map__fd(to.maps.mose_drained_bytes), &key, &drained_bytes));
   return bpf::map_update(bpf_map__fd(to.maps.mose_queues), &key, &queue);
 }
 

@@ -146,6 +146,7 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   MOSE_ASSIGN(maps->services, duplicate(bpf_map__fd(skeleton.maps.mose_services)));
   MOSE_ASSIGN(maps->queues, duplicate(bpf_map__fd(skeleton.maps.mose_queues)));
   MOSE_ASSIGN(maps->drained, duplicate(bpf_map__fd(skeleton.maps.mose_drained)));
+  MOSE_ASSIGN(maps->drained_bytes, duplicate(bpf_map__fd(skeleton.maps.mose_drained_bytes)));
   MOSE_ASSIGN(maps->counts, duplicate(bpf_map__fd(skeleton.maps.mose_counts)));
   MOSE_ASSIGN(maps->tap_program, duplicate(bpf_program__fd(skeleton.progs.steer_tap)));
   MOSE_TRY(maps->complete());
@@ -161,9 +162,13 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
     const char* name;
     int fd;
   } objects[] = {
-      {"services", maps->services.get()},       {"queues", maps->queues.get()},
-      {"drained", maps->drained.get()},         {"counts", maps->counts.get()},
-      {"tap_program", maps->tap_program.get()}, {"config", bpf_map__fd(skeleton.maps.rodata)},
+      {"services", maps->services.get()},
+      {"queues", maps->queues.get()},
+      {"drained", maps->drained.get()},
+      {"drained_bytes", maps->drained_bytes.get()},
+      {"counts", maps->counts.get()},
+      {"tap_program", maps->tap_program.get()},
+      {"config", bpf_map__fd(skeleton.maps.rodata)},
   };
   for (const auto& object : objects) MOSE_TRY(bpf::pin(object.fd, directory + "/" + object.name));
 
@@ -192,11 +197,13 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
   MOSE_ASSIGN(maps->services, bpf::open_pinned(directory + "services"));
   MOSE_ASSIGN(maps->queues, bpf::open_pinned(directory + "queues"));
   MOSE_ASSIGN(maps->drained, bpf::open_pinned(directory + "drained"));
+  MOSE_ASSIGN(maps->drained_bytes, bpf::open_pinned(directory + "drained_bytes"));
   MOSE_ASSIGN(maps->counts, bpf::open_pinned(directory + "counts"));
   MOSE_ASSIGN(maps->tap_program, bpf::open_pinned(directory + "tap_program"));
   MOSE_TRY(expect_size(maps->services.get(), sizeof(mose_steer_policy), "services"));
   MOSE_TRY(expect_size(maps->queues.get(), sizeof(mose_steer_queue), "queues"));
   MOSE_TRY(expect_size(maps->drained.get(), sizeof(mose_steer_drained), "drained"));
+  MOSE_TRY(expect_size(maps->drained_bytes.get(), sizeof(mose_steer_drained_bytes), "drained_bytes"));
   MOSE_TRY(expect_size(maps->counts.get(), sizeof(mose_steer_counts), "counts"));
   const char* kind = config.attach == TcAttach::clsact ? "program_" : "link_";
   for (const char* name : {"ingress", "egress"}) MOSE_TRY(bpf::open_pinned(directory + kind + name));
@@ -261,7 +268,7 @@ Status Steering::settle_peer() {
 void Steering::write_off(Direction direction) {
   uint64_t lost = 0;
   for (auto left = maps_->in_tap(direction); left && *left > 0; left = maps_->in_tap(direction)) {
-    add_drained(direction, *left);
+    add_drained(direction, *left, 0);
     lost += *left;
   }
   if (lost == 0) return;
@@ -314,7 +321,16 @@ Result<uint64_t> Steering::held_now(Direction direction) const {
   return maps_->in_tap(direction);
 }
 
-void Steering::add_drained(Direction direction, uint64_t frames) {
+// The programs may end the drain between the two: then it begins once more, and ends with the next frame, since nothing waits.
+Status Steering::bound_drain(Direction direction, uint32_t frames) {
+  MOSE_ASSIGN(mose_steer_policy current, maps_->policy(direction));
+  if (current.state != MOSE_STEER_DRAIN) return {};
+  current.drain_packets_max = frames;
+  return maps_->set_policy(direction, current);
+}
+
+void Steering::add_drained(Direction direction, uint64_t frames, uint64_t bytes) {
+  maps_->bytes(direction).fetch_add(bytes, std::memory_order_relaxed);
   maps_->frames(direction).fetch_add(frames, std::memory_order_release);
 }
 

@@ -174,8 +174,13 @@ class Steering {
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
   // Of those the ones that can still be put back: none when the tap has gone, with all that was in it.
   [[nodiscard]] Result<uint64_t> held_now(Direction direction) const;
-  // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
-  void add_drained(Direction direction, uint64_t frames);
+  // While in drain at most so many frames wait, 0: as many as the hold allows; what comes beyond is dropped and counted as
+  // overflow. In any other state nothing happens, and the next set() ends it. Only the pump of the hold queue calls this, when
+  // more comes than it can put back.
+  [[nodiscard]] Status bound_drain(Direction direction, uint32_t frames);
+  // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good). `bytes` as read
+  // from the tap, without its header; what nobody knows is 0, and counts against the bound until the tap is empty.
+  void add_drained(Direction direction, uint64_t frames, uint64_t bytes);
 
   [[nodiscard]] const std::string& workload() const { return config_.workload; }
   [[nodiscard]] const SteeringConfig& config() const { return config_; }

@@ -20,6 +20,12 @@ uint32_t key_of(Direction direction) {
   return static_cast<uint32_t>(direction);
 }
 
+Result<uint64_t*> map_drained(const Fd& map) {
+  void* page = mmap(nullptr, kDrainedSize, PROT_READ | PROT_WRITE, MAP_SHARED, map.get(), 0);
+  if (page == MAP_FAILED) return fail_errno("map the drain counters");
+  return static_cast<uint64_t*>(page);
+}
+
 }  // namespace
 
 std::string pin_directory(const std::string& bpffs, const std::string& workload) {
@@ -113,15 +119,15 @@ Status expect_size(int map, size_t size, const std::string& name) {
 }
 
 SteeringMaps::~SteeringMaps() {
-  if (drained_frames != nullptr) munmap(drained_frames, kDrainedSize);
+  if (frames_page != nullptr) munmap(frames_page, kDrainedSize);
+  if (bytes_page != nullptr) munmap(bytes_page, kDrainedSize);
 }
 
 Status SteeringMaps::complete() {
   socket = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!socket) return fail_errno("socket");
-  void* page = mmap(nullptr, kDrainedSize, PROT_READ | PROT_WRITE, MAP_SHARED, drained.get(), 0);
-  if (page == MAP_FAILED) return fail_errno("map the drain counters");
-  drained_frames = static_cast<uint64_t*>(page);
+  MOSE_ASSIGN(frames_page, map_drained(drained));
+  MOSE_ASSIGN(bytes_page, map_drained(drained_bytes));
   MOSE_ASSIGN(cpus, bpf::possible_cpus());
   return {};
 }
@@ -133,7 +139,11 @@ bool SteeringMaps::device_exists(unsigned ifindex) const {
 }
 
 std::atomic_ref<uint64_t> SteeringMaps::frames(Direction direction) const {
-  return std::atomic_ref<uint64_t>(drained_frames[key_of(direction)]);
+  return std::atomic_ref<uint64_t>(frames_page[key_of(direction)]);
+}
+
+std::atomic_ref<uint64_t> SteeringMaps::bytes(Direction direction) const {
+  return std::atomic_ref<uint64_t>(bytes_page[key_of(direction)]);
 }
 
 Result<mose_steer_policy> SteeringMaps::policy(Direction direction) const {
@@ -172,6 +182,7 @@ Result<uint64_t> SteeringMaps::in_tap(Direction direction) const {
 
 Status SteeringMaps::level(Direction direction) const {
   MOSE_ASSIGN(mose_steer_queue given, queue(direction));
+  bytes(direction).store(given.queued_bytes, std::memory_order_relaxed);
   frames(direction).store(given.queued, std::memory_order_release);
   return {};
 }

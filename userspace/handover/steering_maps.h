@@ -28,9 +28,10 @@ namespace mose::handover {
 [[nodiscard]] Status expect_size(int map, size_t size, const std::string& name);
 
 struct SteeringMaps {
-  Fd services, queues, drained, counts, tap_program;
+  Fd services, queues, drained, drained_bytes, counts, tap_program;
   Fd socket;                           // of the node's network namespace, whoever calls later
-  uint64_t* drained_frames = nullptr;  // mapped, one per direction
+  uint64_t* frames_page = nullptr;     // `drained`, mapped: one per direction
+  uint64_t* bytes_page = nullptr;      // `drained_bytes`
   unsigned cpus = 0;
 
   SteeringMaps() = default;
@@ -44,13 +45,16 @@ struct SteeringMaps {
   [[nodiscard]] bool device_exists(unsigned ifindex) const;
   // Release: whoever sees the count sees the frames delivered.
   [[nodiscard]] std::atomic_ref<uint64_t> frames(Direction direction) const;
+  // Theirs, counted before them.
+  [[nodiscard]] std::atomic_ref<uint64_t> bytes(Direction direction) const;
   [[nodiscard]] Result<mose_steer_policy> policy(Direction direction) const;
   [[nodiscard]] Status set_policy(Direction direction, const mose_steer_policy& value) const;
   [[nodiscard]] Result<mose_steer_queue> queue(Direction direction) const;
   // Of every CPU.
   [[nodiscard]] Result<std::vector<mose_steer_counts>> counts_of(Direction direction, uint32_t slot) const;
   [[nodiscard]] Result<uint64_t> in_tap(Direction direction) const;
-  // Frames written off that came in the end have been counted twice: the next hold would end so many too early.
+  // With an empty tap. Frames written off that came in the end have been counted twice: the next hold would end so many too
+  // early. Bytes of those lost have not been counted at all: it would take so many too few.
   [[nodiscard]] Status level(Direction direction) const;
 };
 

@@ -68,6 +68,7 @@ Result<Skeleton> load_programs(const SteeringConfig& config, const GivenMaps& gi
   for (auto [map, fd] : {std::pair{skeleton->maps.mose_services, given.services},
                          {skeleton->maps.mose_queues, given.queues},
                          {skeleton->maps.mose_drained, given.drained},
+                         {skeleton->maps.mose_drained_bytes, given.drained_bytes},
                          {skeleton->maps.mose_counts, given.counts}}) {
     if (fd < 0) continue;
     if (int code = bpf_map__reuse_fd(map, fd); code < 0) return bpf::fail_libbpf("give the programs a map", code);

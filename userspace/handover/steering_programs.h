@@ -20,7 +20,7 @@ using Skeleton = std::unique_ptr<steer_tc, SkeletonFree>;
 
 // Of the programs' maps by the names of their pins, those that are given instead of new ones; -1: a new one.
 struct GivenMaps {
-  int services = -1, queues = -1, drained = -1, counts = -1;
+  int services = -1, queues = -1, drained = -1, drained_bytes = -1, counts = -1;
 };
 // Attached nowhere, and but for those given with maps of its own.
 [[nodiscard]] Result<Skeleton> load_programs(const SteeringConfig& config, const GivenMaps& given = {});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A newer agent takes over from an older one: its programs for those at work, under traffic.
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 
@@ -20,8 +21,10 @@ struct MapAtWork {
   int GivenMaps::* given;
   Fd pinned;
   std::optional<bpf::LayoutConversion> conversion;  // none: it is given to the new programs
-  bool starts_anew = false;                         // its keys mean something else by now
+  bool starts_anew = false;                         // its keys mean something else by now, or it is not there
 };
+
+constexpr size_t kMaps = 5;
 
 class Renewal {
  public:
@@ -32,7 +35,12 @@ class Renewal {
   Result<bool> run() {
     MOSE_ASSIGN(Fd fixed, bpf::open_pinned(directory_ + "/config"));
     for (MapAtWork& map : maps_) {
-      MOSE_ASSIGN(map.pinned, bpf::open_pinned(directory_ + "/" + map.name));
+      auto pinned = bpf::open_pinned(directory_ + "/" + map.name);
+      // Older builds had none, nor has an agent made one that died before it had pinned all.
+      map.starts_anew = !pinned && pinned.error().code == ENOENT && map.given == &GivenMaps::drained_bytes;
+      if (map.starts_anew) continue;
+      if (!pinned) return std::unexpected(pinned.error());
+      map.pinned = std::move(*pinned);
     }
     MOSE_TRY(read_config(fixed.get(), bpf_map__fd(sample_.maps.rodata)));
     MOSE_TRY(finish_interrupted());
@@ -85,17 +93,20 @@ class Renewal {
   }
 
   Status compare() {
-    const std::array<int, 4> wanted{bpf_map__fd(sample_.maps.mose_services), bpf_map__fd(sample_.maps.mose_queues),
-                                    bpf_map__fd(sample_.maps.mose_drained), bpf_map__fd(sample_.maps.mose_counts)};
+    const std::array<int, kMaps> wanted{bpf_map__fd(sample_.maps.mose_services), bpf_map__fd(sample_.maps.mose_queues),
+                                        bpf_map__fd(sample_.maps.mose_drained),
+                                        bpf_map__fd(sample_.maps.mose_drained_bytes),
+                                        bpf_map__fd(sample_.maps.mose_counts)};
     for (size_t i = 0; i < maps_.size(); ++i) {
       MapAtWork& map = maps_[i];
+      if (map.starts_anew) continue;
       MOSE_ASSIGN(auto conversion, bpf::LayoutConversion::between(map.pinned.get(), wanted[i]));
       MOSE_ASSIGN(bpf::MapShape before, bpf::map_shape(map.pinned.get()));
       MOSE_ASSIGN(bpf::MapShape after, bpf::map_shape(wanted[i]));
       if (before == after && conversion.same()) continue;
       const std::string what = std::string("the values of ") + map.name;
       // While they are copied the programs count frames into them.
-      if (map.given == &GivenMaps::queues || map.given == &GivenMaps::drained) {
+      if (map.given == &GivenMaps::queues || map.given == &GivenMaps::drained || map.given == &GivenMaps::drained_bytes) {
         return fail(what + " differ, which can only be begun anew: mose cleanup");
       }
       if (map.given == &GivenMaps::counts && before.max_entries != after.max_entries) {
@@ -137,7 +148,7 @@ class Renewal {
       for (const MapAtWork& map : maps_) {
         const bool used = std::string_view(place.name) != "uplink" || map.given == &GivenMaps::services ||
                           map.given == &GivenMaps::counts;
-        if (!used) continue;
+        if (!used || !map.pinned) continue;
         MOSE_ASSIGN(bool own, bpf::program_uses(program.get(), map.pinned.get()));
         same = same && own;
       }
@@ -148,7 +159,8 @@ class Renewal {
   // Nobody sets a policy meanwhile; what the programs change by themselves (an expiry, the end of a drain) the new ones
   // find out by themselves again, from the same deadline and the same queue.
   Status copy() {
-    const int to[] = {bpf_map__fd(programs_->maps.mose_services), -1, -1, bpf_map__fd(programs_->maps.mose_counts)};
+    const std::array<int, kMaps> to{bpf_map__fd(programs_->maps.mose_services), -1, -1, -1,
+                                    bpf_map__fd(programs_->maps.mose_counts)};
     for (size_t i = 0; i < maps_.size(); ++i) {
       if (maps_[i].conversion) MOSE_TRY(bpf::copy_values(maps_[i].pinned.get(), to[i], *maps_[i].conversion));
     }
@@ -174,6 +186,7 @@ class Renewal {
     }
     MOSE_TRY(bpf::wait_for_running_programs());
     const std::pair<const char*, int> pins[] = {{"services", bpf_map__fd(programs_->maps.mose_services)},
+                                                {"drained_bytes", bpf_map__fd(programs_->maps.mose_drained_bytes)},
                                                 {"counts", bpf_map__fd(programs_->maps.mose_counts)},
                                                 {"tap_program", bpf_program__fd(programs_->progs.steer_tap)},
                                                 {"config", bpf_map__fd(programs_->maps.rodata)}};
@@ -186,10 +199,11 @@ class Renewal {
   SteeringConfig config_;
   uint32_t version_ = 0;
   bool same_config_ = false;
-  std::array<MapAtWork, 4> maps_{{{"services", &GivenMaps::services, {}, {}},
-                                  {"queues", &GivenMaps::queues, {}, {}},
-                                  {"drained", &GivenMaps::drained, {}, {}},
-                                  {"counts", &GivenMaps::counts, {}, {}}}};
+  std::array<MapAtWork, kMaps> maps_{{{"services", &GivenMaps::services, {}, {}},
+                                      {"queues", &GivenMaps::queues, {}, {}},
+                                      {"drained", &GivenMaps::drained, {}, {}},
+                                      {"drained_bytes", &GivenMaps::drained_bytes, {}, {}},
+                                      {"counts", &GivenMaps::counts, {}, {}}}};
   Skeleton programs_;
 };
 

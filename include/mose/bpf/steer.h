@@ -13,6 +13,9 @@
  * mose_drained   array, by direction, mapped into the agent: how many frames of the tap the agent has put back. One
  *                writer, monotonic, stored after the frame has been delivered: that is what makes the end of a drain free
  *                of inversions.
+ * mose_drained_bytes  array, by direction, mapped into the agent: their bytes, stored before the frame is counted. A map of
+ *                its own because mose_drained stays as it is; where it is missing (programs before version 6) it begins
+ *                with zero.
  * mose_counts    per-CPU array, by MOSE_STEER_COUNTS_KEY: counters and stamps per direction and service. The programs
  *                write.
  *
@@ -27,8 +30,9 @@
  * set when the program is loaded.
  *
  * A newer agent replaces programs that are at work, and maps whose values have changed: fields are carried over by their
- * names (BTF), so that a name never gets another meaning and an enumeration's number is never used again. mose_queues and
- * mose_drained are never copied, because they count while they would be: they stay as they are in every version.
+ * names (BTF), so that a name never gets another meaning and an enumeration's number is never used again. mose_queues,
+ * mose_drained and mose_drained_bytes are never copied, because they count while they would be: they stay as they are in every
+ * version.
  *
  * Fixed width, explicit padding, zero means invalid; sizes are asserted on both sides. Enumerations stand in the values
  * where that makes `bpftool map dump` print names.
@@ -39,7 +43,7 @@
 #endif
 
 #define MOSE_STEER_MARK 0x4d4f5345u /* on frames that the agent puts back: not held again while draining */
-#define MOSE_STEER_VERSION 5u
+#define MOSE_STEER_VERSION 6u
 #define MOSE_STEER_SERVICES_MAX 8   /* addresses of one workload */
 #define MOSE_STEER_NAME_SIZE 32     /* of a workload, with its final zero */
 #define MOSE_TUNNEL_VNI 0x4d4f53u   /* "MOS": on a port that others may use for theirs */
@@ -55,7 +59,8 @@ enum mose_steer_state {
 	MOSE_STEER_INVALID = 0,  /* as SHUT: nothing has been set */
 	MOSE_STEER_PASS = 1,
 	MOSE_STEER_HOLD = 2,     /* to the tap, counted; bounded by hold_packets_max and hold_bytes_max */
-	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says */
+	MOSE_STEER_DRAIN = 3,    /* to the tap until every queued frame has been put back, then as `after_drain` says; bounded as a
+				  * hold, and by drain_packets_max */
 	MOSE_STEER_REDIRECT = 4, /* frames to a service: to the peer's uplink (L2 rewrite, or VXLAN), out of ours; others dropped */
 	MOSE_STEER_SHUT = 5,     /* dropped and counted */
 	MOSE_STEER_HOLD_NEW = 6, /* what may open a TCP connection to the tap, the rest passes */
@@ -82,10 +87,10 @@ enum mose_steer_reason {
 	MOSE_STEER_R_DROP_PARSE = 7,    /* headers cut off, only where the state needs them */
 	MOSE_STEER_R_DROP_SILENT = 8,   /* ARP or neighbour discovery where the workload must not be seen */
 	MOSE_STEER_R_DROP_OTHER = 9,    /* redirect: not addressed to a service (broadcast, other protocols) */
-	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: came from the peer, must not go back to it */
+	MOSE_STEER_R_DROP_LOOP = 10,    /* redirect: the peer had redirected it to our uplink, it must not go back */
 	MOSE_STEER_R_DROP_REWRITE = 11, /* a helper refused to change the frame */
 	MOSE_STEER_R_TAKEN = 12,        /* uplink: a peer had redirected it to us */
-	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI from a node that may not send it: left to the kernel */
+	MOSE_STEER_R_FOREIGN = 13,      /* uplink: VXLAN with our VNI for a service, from a node that may not send it: left to the kernel */
 	MOSE_STEER_R_DROP_TUNNEL = 14,  /* uplink: VXLAN of the peer that holds no frame which it may send */
 	MOSE_STEER_R_DROP_MTU = 15,     /* redirect: with the tunnel's headers it exceeds the device's MTU */
 	MOSE_STEER_R_MAX = 16,
@@ -119,21 +124,33 @@ struct mose_steer_policy {
 	__u8 own_mac[6];        /* their source address */
 	struct mose_steer_tunnel tunnel; /* ingress: redirected frames go by it; uplink: frames that come by it are taken */
 	__u32 peer_settled;     /* 1: peer_ifindex to tunnel change no more: REDIRECT reads them without the lock */
-	__u32 pad;
+	__u32 drain_packets_max; /* frames in the tap while in DRAIN: the agent lowers it to make it run dry; 0: hold_packets_max */
 	__u64 hold_packets_max; /* frames in the tap at one time, below its queue length */
-	__u64 hold_bytes_max;   /* bytes given to the tap since it was last empty */
+	__u64 hold_bytes_max;   /* bytes in the tap at one time */
 };
 
-/* Totals since the programs were loaded; they only grow. In the tap now: queued - drained. */
+/*
+ * Totals since the programs were loaded; they only grow. In the tap now: queued - drained. A frame has as many bytes as are
+ * read of it from the tap, without the tap's own header: its VLAN tags are counted wherever they are kept, and one of
+ * segmentation offload is one frame.
+ *
+ * In bytes at most: queued_bytes less those drained, and no more than hold_bytes. Both are too large, never too small,
+ * where frames have been lost, or written off, of which nobody knows the bytes; the second ends that with the next empty tap,
+ * a new hold of the agent (which sets what has been drained to what was queued) the first.
+ */
 struct mose_steer_queue {
 	__u64 queued;
 	__u64 queued_bytes;
-	__u64 hold_bytes; /* since the tap was last empty */
+	__u64 hold_bytes; /* given to the tap since it was last empty */
 	__u64 overflowed;
 };
 
 struct mose_steer_drained {
 	__u64 frames; /* put back, or written off by the agent and reported */
+};
+
+struct mose_steer_drained_bytes {
+	__u64 bytes; /* of those frames, as far as known */
 };
 
 /* First and last frame that met a state, in bpf_ktime_get_ns; valid for the epoch in which it was last entered. */
@@ -228,6 +245,7 @@ MOSE_STEER_ASSERT(sizeof(struct mose_steer_tunnel) == 40, "tunnel");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_policy) == 88 + 40, "policy");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_queue) == 32, "queue");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained) == 8, "drained");
+MOSE_STEER_ASSERT(sizeof(struct mose_steer_drained_bytes) == 8, "drained bytes");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_stamp) == 24, "stamp");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_counts) == 2 * 16 * 8 + 8 * 24, "counts");
 MOSE_STEER_ASSERT(sizeof(struct mose_steer_service) == 20, "service");

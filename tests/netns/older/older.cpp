@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
 #include <linux/types.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <memory>
@@ -96,6 +97,8 @@ Status steering_older(const std::string& directory) {
                                               {"tap_program", bpf_program__fd(made->progs.steer_tap)},
                                               {"config", bpf_map__fd(made->maps.rodata)}};
   for (auto [name, object] : pins) MOSE_TRY(bpf::replace_pin(object, directory, name));
+  // A map that those before version 6 did not have.
+  if (unlink((directory + "/drained_bytes").c_str()) != 0) return fail_errno("pin drained_bytes");
   return {};
 }
 

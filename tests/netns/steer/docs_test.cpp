@@ -52,7 +52,7 @@ TEST(SteeringGuide, ItsCommandsWork) {
   setenv("UPLINK", (bed.a.bpffs + "/mose/uplink:up").c_str(), 1);
   setenv("PATH", (std::string(MOSE_TEST_PREFIX "/bin:") + getenv("PATH")).c_str(), 1);
   std::vector<std::string> commands = commands_of(MOSE_TEST_GUIDE);
-  ASSERT_EQ(commands.size(), 7u);
+  ASSERT_EQ(commands.size(), 8u);
   std::string all;
   for (const std::string& command : commands) {
     int code = -1;

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <functional>
 
 #include "handover.h"
 #include "handover/announce.h"
@@ -519,7 +521,7 @@ TEST(Destroy, LeavesNothing) {
   std::string device = handover::host_device_name("mnet-redis");
   {
     WorkloadNetwork network = bed.create(bed.a);
-    EXPECT_EQ(bed.pins(bed.a).size(), 9u);
+    EXPECT_EQ(bed.pins(bed.a).size(), 10u);
     id = program_id(bed.a);
     EXPECT_NE(id, 0u);
   }
@@ -571,7 +573,7 @@ TEST(Create, LeavesNothingWhenItFails) {
   WorkloadNetwork network = bed.create(bed.a);
   config = bed.config(bed.a);
   attempt(config);  // a second one of the same name
-  EXPECT_EQ(bed.pins(bed.a).size(), 9u) << "the first one was damaged";
+  EXPECT_EQ(bed.pins(bed.a).size(), 10u) << "the first one was damaged";
 }
 
 TEST(Policy, IsRefusedWhenSomethingItNeedsIsMissing) {
@@ -642,6 +644,56 @@ TEST(Overflow, IsCountedAndTheRestIsDelivered) {
   EXPECT_TRUE(eventually([&] { return service.count() == 50; }));
   service.stop();
   EXPECT_EQ(service.received().fault(1, 50), "");
+}
+
+// The way to the workload takes 2500 of our frames (50 bytes) a second. False: the kernel has no tbf.
+bool slow_down(const Bed& bed, const Bed::Node& node) {
+  const std::string device = handover::host_device_name("mnet-redis");
+  const std::string command = "tc qdisc add dev " + device + " root tbf rate 1mbit burst 2000 limit 2000";
+  bool slow = false;
+  bed.in(node.netns, [&]() -> Status {
+    slow = std::system(command.c_str()) == 0;
+    return {};
+  });
+  return slow;
+}
+
+TEST(Drain, EndsWithinItsLimitWhenMoreComesThanGoes) {
+  constexpr Nanoseconds kLimit = std::chrono::seconds(2);
+  constexpr uint64_t kHeld = 500;
+  Bed bed;
+  auto config = bed.config(bed.a);
+  config.hold_packets_max = kHeld;
+  WorkloadNetwork made = bed.create(bed.a);
+  auto opened = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::open_existing(config, bed.a.workload.get()); });
+  ASSERT_TRUE(opened.has_value()) << opened.error().what;
+  WorkloadNetwork& network = *opened;
+  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
+  UdpService service(bed.a.workload, AF_INET, false);
+  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
+  UdpClient client(bed.client, AF_INET, 10000);
+  wait_for_held(network, kHeld);
+  if (!slow_down(bed, bed.a)) GTEST_SKIP() << "this kernel has no tbf";
+  EXPECT_OK(network.drain_to_pass(Direction::ingress));
+  const Timestamp begin = now();
+  auto drained = queue.drain(network.steering(), kLimit);
+  const Nanoseconds took = now() - begin;
+  EXPECT_TRUE(drained && *drained);
+  EXPECT_GE(took, kLimit / 2) << "no more came than went: the test shows nothing";
+  EXPECT_LT(took, kLimit);
+  auto policy = network.steering().policy(Direction::ingress);
+  EXPECT_TRUE(policy && policy->state == SteerState::pass);
+  client.stop();
+  wait_until_idle(service, 20);
+  service.stop();
+  auto counters = network.steering().counters(Direction::ingress);
+  ASSERT_TRUE(counters.has_value());
+  EXPECT_GT(counters->dropped_overflow.frames, 0u);
+  EXPECT_EQ(queue.stats().reinjected, counters->queued);
+  EXPECT_EQ(queue.stats().lost, 0u);
+  const std::vector<uint64_t>& seen = service.received().seen;
+  EXPECT_GE(seen.size(), counters->queued) << "what waited was not delivered";
+  EXPECT_EQ(std::adjacent_find(seen.begin(), seen.end(), std::greater_equal<>()), seen.end()) << "a frame was overtaken";
 }
 
 TEST(ProbeAddress, FindsWhoAnswers) {

@@ -10,6 +10,7 @@
 
 #include "handover.h"
 #include "handover/quiesce.h"
+#include "kernel/netlink.h"
 #include "kernel/netns.h"
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
@@ -53,6 +54,37 @@ TEST(Switchover, LosesReordersAndDoublesNothingAt50000PacketsPerSecond) {
   RecordProperty("packets_per_second", static_cast<int>(static_cast<double>(client.sent()) / seconds));
   RecordProperty("held", static_cast<int>(moving.held()));
   EXPECT_GT(moving.held(), static_cast<uint64_t>(moves) * 50) << "hardly anything was held";
+}
+
+// Its frames have the MAC of the place that they are drained to: the bridge there has its uplink's.
+TEST(Switchover, BringsWhatAClientOnTheNextNodeHasSentIntoTheHold) {
+  constexpr uint64_t kDatagrams = 100;
+  Bed bed;
+  MovingNetwork moving(bed);
+  moving.prepare();
+  bed.in(bed.b.netns, [&]() -> Status {
+    MOSE_ASSIGN(auto netlink, Netlink::open());
+    MOSE_ASSIGN(auto bridge, netlink.link("br0"));
+    EXPECT_EQ(bridge.mac, bed.b.uplink_mac);
+    MOSE_ASSIGN(auto address, parse_service_address("192.0.2.12/24"));
+    MOSE_TRY(netlink.add_address(bridge.ifindex, address));
+    return netlink.add_neighbour(bridge.ifindex, {service4(), mac_for(service4())});
+  });
+  moving.hold();
+  Fd client = udp_socket(bed.b.netns, AF_INET, "192.0.2.12", kPort + 1);
+  sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = {htonl(0xc000020a)}, .sin_zero = {}};
+  for (uint64_t number = 1; number <= kDatagrams; ++number) {
+    ASSERT_EQ(sendto(client.get(), &number, sizeof number, 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(sizeof number));
+  }
+  EXPECT_TRUE(eventually([&] {
+    return moving.network().steering().queued_now(handover::Direction::ingress).value_or(0) >= kDatagrams;
+  }));
+  UdpService service(moving.there().workload, AF_INET, false);
+  moving.switch_over();
+  EXPECT_TRUE(eventually([&] { return service.count() == kDatagrams; })) << service.count();
+  service.stop();
+  EXPECT_EQ(service.received().fault(1, kDatagrams), "");
 }
 
 // No connection in any state but listening.

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <span>
@@ -435,13 +436,20 @@ TEST(Tunnel, WhatOthersSendIsCountedAndLeftToTheKernel) {
   Fd kernel = udp_socket(bed.b.netns, AF_INET, "203.0.113.12", handover::kTunnelPort);
   Fd stranger = udp_socket(bed.client, AF_INET, "198.51.100.2", 50000);
   sockaddr_in to{.sin_family = AF_INET, .sin_port = htons(handover::kTunnelPort), .sin_addr = {htonl(0xcb00710c)}};
-  const uint8_t vxlan[64] = {8, 0, 0, 0, 0x4d, 0x4f, 0x53};
-  ASSERT_EQ(sendto(stranger.get(), vxlan, sizeof vxlan, 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
-            static_cast<ssize_t>(sizeof vxlan));
-  uint8_t got[128];
-  pollfd wait{.fd = kernel.get(), .events = POLLIN};
-  ASSERT_EQ(poll(&wait, 1, 2000), 1);
-  EXPECT_EQ(recv(kernel.get(), got, sizeof got, 0), static_cast<ssize_t>(sizeof vxlan));
+  // Ethernet and IPv4 inside; the first for the service, the second for 192.0.2.99, which is somebody else's.
+  uint8_t vxlan[64] = {8, 0, 0, 0, 0x4d, 0x4f, 0x53};
+  vxlan[8 + 12] = 0x08;
+  vxlan[8 + 14] = 0x45;
+  for (uint8_t last : {uint8_t{10}, uint8_t{99}}) {
+    const uint8_t destination[] = {192, 0, 2, last};
+    std::copy(std::begin(destination), std::end(destination), vxlan + 8 + 14 + 16);
+    ASSERT_EQ(sendto(stranger.get(), vxlan, sizeof vxlan, 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+              static_cast<ssize_t>(sizeof vxlan));
+    uint8_t got[128];
+    pollfd wait{.fd = kernel.get(), .events = POLLIN};
+    ASSERT_EQ(poll(&wait, 1, 2000), 1);
+    EXPECT_EQ(recv(kernel.get(), got, sizeof got, 0), static_cast<ssize_t>(sizeof vxlan));
+  }
   auto in = network.steering().counters(Direction::uplink);
   ASSERT_TRUE(in);
   EXPECT_EQ(in->foreign.frames, 1u);
