@@ -307,15 +307,19 @@ Result<ImagesPayload> SourceHost::complete_images() {
   (void)forgotten;
   ImagesPayload payload;
   MOSE_ASSIGN(payload.images, restore::load_images(images_dir_.get()));
+  MOSE_TRY(restore::advance_tcp_timestamps(payload.images, egress_open_for_));
   MOSE_ASSIGN(payload.copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   return payload;
 }
 
 Status SourceHost::dump_tree() {
   Timeline::Span span(timeline_, "dump");
+  const Timestamp begun = now();
   MOSE_TRY(swrk_->answer(true));
   MOSE_TRY(wait_hook("post-dump", "dump"));
-  return at_post_dump();
+  MOSE_TRY(at_post_dump());
+  egress_open_for_ = now() - begun;
+  return {};
 }
 
 Result<ImagesPayload> SourceHost::dump() {

@@ -24,6 +24,7 @@ constexpr uint32_t kTreeMagic = 0x50273030;
 constexpr uint32_t kMmMagic = 0x57492820;
 constexpr uint32_t kPageMapMagic = 0x56084025;
 constexpr uint32_t kFilesMagic = 0x56303138;
+constexpr uint32_t kTcpStreamMagic = 0x51465506;
 constexpr uint32_t kClocksMagic = 0x43114433;
 constexpr size_t kHeaderBytes = 8;
 constexpr size_t kMessageBytesMax = 64u << 20;  // an mm image of 65530 mappings has about 4 MiB
@@ -342,6 +343,31 @@ Status advance_clocks(int dir, Nanoseconds by) {
       append(out, clocks);
     }
     MOSE_TRY(replace_file(dir, name, out));
+  }
+  return {};
+}
+
+Status advance_tcp_timestamps(std::vector<ImageFile>& images, Nanoseconds by) {
+  if (by.count() < 0) return fail("clocks are only advanced");
+  const uint64_t passed_ms = (static_cast<uint64_t>(by.count()) + kNsPerSecond / 1000 - 1) / (kNsPerSecond / 1000);
+  // The lowest bit tells the unit and stays; what the kernel gives has it in the place of an odd millisecond.
+  const auto step = static_cast<uint32_t>((passed_ms + 2) / 2 * 2);
+  for (ImageFile& image : images) {
+    if (!image.name.starts_with("tcp-stream-")) continue;
+    std::string_view rest = image.bytes;
+    if (rest.size() < kHeaderBytes + 4 || get_u32(rest) != kCommonMagic || get_u32(rest.substr(4)) != kTcpStreamMagic)
+      return fail(image.name + " is no image of the expected kind");
+    const size_t size = get_u32(rest.substr(kHeaderBytes));
+    rest.remove_prefix(kHeaderBytes + 4);
+    if (size > rest.size()) return fail(image.name + " is cut off");
+    criu::TcpStream stream;
+    MOSE_TRY(parse(image.name, rest.substr(0, size), stream));
+    if (!stream.has_timestamp()) continue;
+    stream.set_timestamp(stream.timestamp() + step);
+    std::string out = header(kTcpStreamMagic);
+    append(out, stream);
+    out += rest.substr(size);
+    image.bytes = std::move(out);
   }
   return {};
 }

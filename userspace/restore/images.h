@@ -62,6 +62,15 @@ struct ImageProcess {
 // dump must not set them behind what the workload has seen in between.
 [[nodiscard]] Status advance_clocks(int dir, Nanoseconds by);
 
+struct ImageFile {
+  std::string name;
+  std::string bytes;
+};
+// The clocks of the connections' TCP timestamps go on by that much, and a millisecond for the rounding of what the images say. CRIU
+// reads them one after the other, and until everything is dumped the kernel may send again what is not acknowledged: a peer that
+// has seen such a segment takes none with an older timestamp (PAWS). In milliseconds, as all but routes with tcp_usec_ts count.
+[[nodiscard]] Status advance_tcp_timestamps(std::vector<ImageFile>& images, Nanoseconds by);
+
 // Regular files that the workload has open or mapped, as the images name them.
 struct ImageRegularFile {
   std::string path;
@@ -71,10 +80,6 @@ struct ImageRegularFile {
 };
 [[nodiscard]] Result<std::vector<ImageRegularFile>> read_regular_files(int dir);
 
-struct ImageFile {
-  std::string name;
-  std::string bytes;
-};
 inline constexpr size_t kImageFilesMax = 16384;
 inline constexpr uint64_t kImageBytesMax = 512ull << 20;
 inline constexpr size_t kImageNameMax = 128;

@@ -189,6 +189,31 @@ TEST_F(CriuImages, ClocksAreAdvancedOnce) {
   EXPECT_FALSE(advance_clocks(dir.get(), std::chrono::nanoseconds(1)));
 }
 
+TEST(CriuImagesTcp, TimestampsGoOnPastWhatTheKernelMayStillHaveSent) {
+  constexpr uint32_t kStream = 0x51465506;
+  const std::string queues = "in and out";
+  auto stream = [&](uint64_t timestamp) { return image(kStream, {field(1, uint64_t{2}) + field(9, timestamp) + field(12, uint64_t{3})}) + queues; };
+  std::vector<ImageFile> images = {{"tcp-stream-1f.img", stream(1000)},
+                                   {"tcp-stream-2f.img", stream(UINT32_MAX - 2)},
+                                   {"tcp-stream-3f.img", image(kStream, {field(1, uint64_t{2})}) + queues},
+                                   {"core-1.img", "untouched"}};
+  auto advanced = advance_tcp_timestamps(images, std::chrono::microseconds(20'001));
+  ASSERT_TRUE(advanced) << advanced.error().what;
+  // 21 milliseconds, one that may have been rounded off, and the unit bit as it was. Fields that are not ours come last.
+  auto written = [&](uint64_t timestamp) {
+    return image(kStream, {field(9, timestamp) + field(1, uint64_t{2}) + field(12, uint64_t{3})}) + queues;
+  };
+  EXPECT_EQ(images[0].bytes, written(1022));
+  EXPECT_EQ(images[1].bytes, written(19)) << "it wraps";
+  EXPECT_EQ(images[2].bytes, image(kStream, {field(1, uint64_t{2})}) + queues);
+  EXPECT_EQ(images[3].bytes, "untouched");
+  EXPECT_FALSE(advance_tcp_timestamps(images, std::chrono::nanoseconds(-1)));
+  for (const std::string& damaged : {std::string("short"), stream(1).substr(0, 14), image(kTree, {"x"})}) {
+    std::vector<ImageFile> bad = {{"tcp-stream-1f.img", damaged}};
+    EXPECT_FALSE(advance_tcp_timestamps(bad, std::chrono::nanoseconds(1)));
+  }
+}
+
 TEST_F(CriuImages, AreRemovedWithoutWhatElseLiesThere) {
   put("core-1.img", "x");
   put("pages-1.img", "y");
