@@ -143,15 +143,16 @@ std::optional<Timestamp> earlier(std::optional<Timestamp> a, std::optional<Times
   return a && b ? std::min(*a, *b) : a ? a : b;
 }
 
-Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const ProcessHandle& init) {
+Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const std::vector<std::string>& holders,
+                                    const ProcessHandle& init) {
   MOSE_ASSIGN(Fd netns, open_namespace(init, NamespaceKind::net));
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(config, netns.get()));
   MOSE_ASSIGN(handover::SteerPolicy ingress, network.steering().policy(Direction::ingress));
   MOSE_ASSIGN(handover::SteerPolicy egress, network.steering().policy(Direction::egress));
-  MOSE_ASSIGN(uint64_t lost, network.release());
+  MOSE_ASSIGN(uint64_t lost, network.release(holders));
   return fmt::format("{} is in service: ingress was {}, egress was {}{}", config.workload,
                      handover::to_string(ingress.state), handover::to_string(egress.state),
-                     lost > 0 ? fmt::format(", {} frames that nobody could put back are lost", lost) : "");
+                     lost > 0 ? fmt::format("; {} frames that waited and that nobody could put back are lost", lost) : "");
 }
 
 }  // namespace
@@ -254,7 +255,8 @@ void SteerRequests::release(const std::string& service, std::function<void(Answe
   }
   handover::WorkloadNetworkConfig config = network_config(core_.config, workload->spec);
   if (workload->state == WorkloadState::running && workload->init) {
-    core_.workers.run([config, init = workload->init] { return release_running(config, *init); },
+    core_.workers.run([config, holders = holder_files(core_.config),
+                       init = workload->init] { return release_running(config, holders, *init); },
                       [done = std::move(done)](Result<std::string> sentence) {
                         if (!sentence) return done(refuse(sentence.error().what, 1));
                         done(std::move(*sentence));

@@ -230,7 +230,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
       return fail(std::string("a new hold of ") + to_string(direction) + " must wait until the last one has drained: " +
                   std::to_string(left) + " frames are still in the tap");
     }
-    if (left > 0) write_off(direction);  // of a hold that was never drained
+    if (left > 0) (void)write_off(direction);  // of a hold that was never drained
     MOSE_TRY(maps_->level(direction));
   }
   mose_steer_policy next = to_kernel(policy, current);
@@ -242,7 +242,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
   }
   MOSE_TRY(maps_->set_policy(direction, next));
   // After the change: until then frames go on being counted as held.
-  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) write_off(direction);
+  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) (void)write_off(direction);
   return {};
 }
 
@@ -257,16 +257,17 @@ Status Steering::settle_peer() {
   return maps_->set_policy(Direction::ingress, current);
 }
 
-// Frames that nobody can put back any more. While draining new ones may be counted until the count is level.
-void Steering::write_off(Direction direction) {
+// While draining new ones may be counted until the count is level.
+uint64_t Steering::write_off(Direction direction) {
   uint64_t lost = 0;
   for (auto left = maps_->in_tap(direction); left && *left > 0; left = maps_->in_tap(direction)) {
     add_drained(direction, *left);
     lost += *left;
   }
-  if (lost == 0) return;
+  if (lost == 0) return 0;
   log::warn("held frames were lost with their queue",
             {{"workload", config_.workload}, {"direction", to_string(direction)}, {"frames", lost}});
+  return lost;
 }
 
 Status Steering::set_state(Direction direction, SteerState state) {

@@ -174,6 +174,9 @@ class Steering {
   [[nodiscard]] Result<uint64_t> queued_now(Direction direction) const;
   // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good).
   void add_drained(Direction direction, uint64_t frames);
+  // Nobody will put back what is in the tap any more: how many frames that are, with a warning in the log. All of them once
+  // the direction holds and drains no longer.
+  uint64_t write_off(Direction direction);
 
   [[nodiscard]] const std::string& workload() const { return config_.workload; }
   [[nodiscard]] const SteeringConfig& config() const { return config_; }
@@ -183,8 +186,6 @@ class Steering {
   [[nodiscard]] Status remove();
 
  private:
-  void write_off(Direction direction);
-
   Steering(SteeringConfig config, std::unique_ptr<SteeringMaps> maps);
 
   SteeringConfig config_;
