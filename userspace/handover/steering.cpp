@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -67,17 +68,20 @@ Status unsettle_peer(const SteeringMaps& maps, Direction direction, mose_steer_p
   return bpf::wait_for_running_programs();
 }
 
-// Filters stay when their pins go. Those of a device that is gone went with it.
-void detach_filters(const SteeringConfig& config) {
-  for (const ProgramPlace& place : places_of(config)) {
+// Filters stay when their pins go, and only by these programs are they known to be ours: whatever build has pinned them, and
+// whatever it has written into the configuration.
+Status detach_filters(const std::string& directory) {
+  std::vector<uint32_t> programs;
+  std::error_code error;
+  for (const auto& item : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = item.path().filename();
     // The second: an agent died while it replaced the first.
-    for (const char* pin : {"/program_", "/next_program_"}) {
-      auto program = bpf::open_pinned(pin_directory(config.bpffs, config.workload) + pin + place.name);
-      if (!program) continue;
-      auto detached = bpf::detach_clsact(program->get(), place.ifindex, place.point, config.host_ifindex);
-      if (!detached) log::warn("a TC filter stays", {{"workload", config.workload}, {"reason", detached.error().what}});
-    }
+    if (!name.starts_with("program_") && !name.starts_with("next_program_")) continue;
+    MOSE_ASSIGN(Fd program, bpf::open_pinned(item.path()));
+    MOSE_ASSIGN(uint32_t id, bpf::program_id(program.get()));
+    programs.push_back(id);
   }
+  return programs.empty() ? Status{} : bpf::detach_clsact(programs);
 }
 
 }  // namespace
@@ -205,9 +209,9 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
 }
 
 Status Steering::remove_pins(const std::string& bpffs, const std::string& workload) {
-  auto config = pinned_config(bpffs, workload);
-  if (config && config->attach == TcAttach::clsact) detach_filters(*config);
-  return bpf::unpin_directory(pin_directory(bpffs, workload));
+  const std::string directory = pin_directory(bpffs, workload);
+  MOSE_TRY(detach_filters(directory));
+  return bpf::unpin_directory(directory);
 }
 
 Status Steering::remove() {

@@ -134,7 +134,8 @@ class Steering {
     Result<bool> replaced;  // false: it is this build's
   };
   [[nodiscard]] static std::vector<Renewed> renew(const std::string& bpffs);
-  // Detaches and unpins whatever there is of this workload; nothing to remove is fine.
+  // Detaches and unpins whatever there is of this workload, whatever build it is of; nothing to remove is fine. In the
+  // node's network namespace. A filter that cannot be detached keeps the pins, by which the next call finds it.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& workload);
 
   Steering(Steering&&) noexcept;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/bpf_clsact.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
+
+#include "kernel/netlink.h"
 
 namespace mose::bpf {
 namespace {
@@ -61,17 +64,20 @@ Result<uint32_t> clsact_priority(int program, unsigned ifindex, TcPoint point, u
   return found;
 }
 
-Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
-  for (;;) {
-    auto priority = clsact_priority(program, ifindex, point, handle);
-    if (!priority && priority.error().code == ENOENT) return {};
-    if (!priority) return std::unexpected(priority.error());
-    bpf_tc_hook hook = clsact_hook(ifindex, point);
-    bpf_tc_opts ours = clsact_filter(handle, *priority);
-    if (int code = bpf_tc_detach(&hook, &ours); code < 0) {
-      return fail_libbpf("detach the TC filter of device " + std::to_string(ifindex), code);
+Status detach_clsact(std::span<const uint32_t> program_ids) {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto filters, netlink.bpf_filters());
+  for (const Netlink::BpfFilter& filter : filters) {
+    if (std::ranges::find(program_ids, filter.program) == program_ids.end()) continue;
+    bpf_tc_hook hook = clsact_hook(filter.ifindex, filter.egress ? TcPoint::egress : TcPoint::ingress);
+    bpf_tc_opts ours = clsact_filter(filter.handle, filter.priority);
+    const int code = bpf_tc_detach(&hook, &ours);
+    if (code < 0 && code != -ENOENT && code != -ENODEV) {  // gone with its device meanwhile
+      return fail_libbpf("detach the TC filter of device " + std::to_string(filter.ifindex), code);
     }
   }
+  forget_libbpf_words();
+  return {};
 }
 
 }  // namespace mose::bpf
