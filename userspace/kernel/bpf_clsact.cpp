@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/bpf_clsact.h"
 
+#include <net/if.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <string>
@@ -49,7 +51,15 @@ Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t hand
     if (code == 0) return {};
     if (code != -EEXIST && code != -EINVAL) break;  // another kind of filter, or another's of this handle
   }
-  return fail_libbpf(where, code);
+  if (code != -EEXIST && code != -EINVAL) return fail_libbpf(where, code);
+  forget_libbpf_words();
+  char name[IF_NAMESIZE] = "DEVICE";
+  (void)if_indextoname(ifindex, name);
+  const char* side = point == TcPoint::ingress ? "ingress" : "egress";
+  return fail_errno(where + ": filters of others have all priorities from 1 to " + std::to_string(kClsactPriorities) +
+                        ": `tc filter show dev " + name + " " + side + "` lists them, `tc filter del dev " + name + " " + side +
+                        " pref N` frees one",
+                    -code);
 }
 
 Result<uint32_t> clsact_priority(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
