@@ -45,9 +45,29 @@ Json tunnel_of(const std::optional<handover::Tunnel>& tunnel) {
           {"port", tunnel->port}};
 }
 
-// One direction of one address. What has been counted for no address (broadcast, the state pass) is in the workload's
-// sums alone.
-Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCounters& counters) {
+// By name, what frames of the direction can be counted for.
+Json frames_of(Direction direction, const handover::SteerCounters& counters) {
+  Json out = Json::object();
+  for (size_t reason = 0; reason < counters.reasons.size(); ++reason) {
+    if (handover::can_count(direction, reason)) out[handover::reason_name(reason)] = counters.reasons[reason].frames;
+  }
+  return out;
+}
+
+// Counters of an address; those of the workload, by its own name, have what is counted for no address as well (broadcast, the
+// state pass), and what waits, which is counted for all together.
+void put_counters(Json& out, Direction direction, const handover::SteerCounters& own, const handover::SteerCounters& all) {
+  const uint64_t waiting = all.queued - std::min(all.queued, all.drained);
+  if (direction != Direction::uplink) out["waiting"] = waiting;
+  out["dropped"] = own.dropped();
+  out["frames"] = frames_of(direction, own);
+  Json& workload = out["of_workload"];
+  if (direction != Direction::uplink) workload["waiting"] = waiting;
+  workload["dropped"] = all.dropped();
+  workload["frames"] = frames_of(direction, all);
+}
+
+Json policy_of(const handover::SteerPolicy& policy) {
   Json out{{"state", handover::to_string(policy.state)}};
   if (policy.state == handover::SteerState::drain) out["after_drain"] = handover::to_string(policy.after_drain);
   out["silent"] = policy.silent;
@@ -61,12 +81,6 @@ Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCoun
     out["on_expiry"] = handover::to_string(policy.on_expiry);
   }
   if (policy.expired) out["expired"] = handover::to_string(*policy.expired);
-  out["waiting"] = counters.queued - std::min(counters.queued, counters.drained);
-  out["dropped"] = counters.dropped();
-  for (size_t reason = 0; reason < counters.reasons.size(); ++reason) {
-    std::string_view name = handover::reason_name(reason);
-    if (!name.empty()) out["frames"][name] = counters.reasons[reason].frames;
-  }
   return out;
 }
 
@@ -85,6 +99,45 @@ Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
           {"taken", view->counters.taken.frames},
           {"redirected", view->counters.redirected.frames},
           {"dropped", view->counters.dropped()}};
+}
+
+// What the programs of a workload say, an object for each address.
+Result<std::vector<Json>> view_of(const std::string& bpffs, const WorkloadSpec& spec) {
+  MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, spec.name));
+  std::vector<Json> items(steering.config().addresses.size(), Json{{"attached_by", handover::to_string(steering.config().attach)}});
+  for (auto direction : {Direction::ingress, Direction::egress, Direction::uplink}) {
+    const bool uplink = direction == Direction::uplink;
+    if (uplink && steering.config().uplink_ifindex == 0) continue;
+    Json policy = Json::object();
+    if (!uplink) {
+      MOSE_ASSIGN(handover::SteerPolicy now_there, steering.policy(direction));
+      policy = policy_of(now_there);
+    }
+    MOSE_ASSIGN(handover::SteerCounters all, steering.counters(direction));
+    MOSE_ASSIGN(auto own, steering.service_counters(direction));
+    for (size_t i = 0; i < items.size(); ++i) {
+      // "uplink" is the entry at XDP.
+      Json& out = items[i][uplink ? "uplink_tc" : handover::to_string(direction)] = policy;
+      put_counters(out, direction, own[i], all);
+    }
+  }
+  MOSE_ASSIGN(auto taken, steering.taken_from());
+  for (Json& item : items) {
+    item["state"] = nullptr;
+    item["reason"] = nullptr;
+    item["taken_from"] = tunnel_of(taken);
+    if (!item.contains("uplink_tc")) item["uplink_tc"] = nullptr;
+  }
+  return items;
+}
+
+// There are pins, and what they say cannot be read.
+Json unknown(const std::string& reason) {
+  Json out{{"attached_by", nullptr}, {"state", "unknown"}, {"reason", reason}};
+  for (const char* direction : {"ingress", "egress"}) out[direction]["state"] = "unknown";
+  out["taken_from"] = nullptr;
+  out["uplink_tc"] = nullptr;
+  return out;
 }
 
 std::string why_of(const SteerExplanation& seen, const std::string& device) {
@@ -143,6 +196,19 @@ std::optional<Timestamp> earlier(std::optional<Timestamp> a, std::optional<Times
   return a && b ? std::min(*a, *b) : a ? a : b;
 }
 
+Result<SteerRequests::Closed> closed_of(const std::string& bpffs, const std::string& workload) {
+  MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, workload));
+  MOSE_ASSIGN(handover::SteerPolicy ingress, steering.policy(Direction::ingress));
+  MOSE_ASSIGN(handover::SteerPolicy egress, steering.policy(Direction::egress));
+  SteerRequests::Closed item{.workload = workload, .ingress = ingress.state, .egress = egress.state};
+  for (const handover::SteerPolicy* policy : {&ingress, &egress}) {
+    if (policy->state == handover::SteerState::pass) continue;
+    item.since = earlier(item.since, policy->since);
+    item.deadline = earlier(item.deadline, policy->deadline);
+  }
+  return item;
+}
+
 Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const std::vector<std::string>& holders,
                                     const ProcessHandle& init) {
   MOSE_ASSIGN(Fd netns, open_namespace(init, NamespaceKind::net));
@@ -169,22 +235,18 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
   for (const Workload* workload : core_.workloads.list()) {
     const WorkloadSpec& spec = workload->spec;
     if (!service.empty() && spec.name != service && !has_address(spec, service)) continue;
-    auto steering = handover::Steering::adopt(bpffs_of(core_.config, spec), spec.name);
-    if (!steering) continue;
+    const std::string bpffs = bpffs_of(core_.config, spec);
+    if (!handover::Steering::pinned(bpffs, spec.name)) continue;
+    auto view = view_of(bpffs, spec);
     for (size_t i = 0; i < spec.addresses.size(); ++i) {
       std::string address = format_address(spec.addresses[i]);
       if (!service.empty() && spec.name != service && address != service) continue;
-      Json item{{"service", address},
-                {"workload", spec.name},
-                {"workload_state", to_string(workload->state)},
-                {"attached_by", handover::to_string(steering->config().attach)}};
-      for (auto direction : {Direction::ingress, Direction::egress}) {
-        auto policy = steering->policy(direction);
-        auto counters = steering->counters(direction);
-        if (policy && counters) item[handover::to_string(direction)] = direction_of(*policy, *counters);
+      Json item{{"service", address}, {"workload", spec.name}, {"workload_state", to_string(workload->state)}};
+      if (view && i < view->size()) {
+        item.update((*view)[i]);
+      } else {
+        item.update(unknown(view ? "its programs were loaded for other addresses" : view.error().what));
       }
-      auto taken = steering->taken_from();
-      item["taken_from"] = taken ? tunnel_of(*taken) : Json(nullptr);
       item["uplink"] = uplink_entry(core_.uplink, spec.addresses[i]);
       out.push_back(std::move(item));
     }
@@ -204,23 +266,18 @@ std::vector<SteerRequests::Closed> SteerRequests::closed() const {
     const bool here = workload->state == WorkloadState::running || workload->state == WorkloadState::moving ||
                       workload->state == WorkloadState::arriving;
     if (!here) continue;
-    auto steering = handover::Steering::adopt(bpffs_of(core_.config, workload->spec), workload->spec.name);
-    if (!steering) continue;
-    auto ingress = steering->policy(Direction::ingress), egress = steering->policy(Direction::egress);
-    if (!ingress || !egress) continue;
-    Closed item{.workload = workload->spec.name, .ingress = ingress->state, .egress = egress->state};
-    bool closed = false;
-    for (const handover::SteerPolicy* policy : {&*ingress, &*egress}) {
-      if (policy->state == handover::SteerState::pass) continue;
-      closed = true;
-      item.since = earlier(item.since, policy->since);
-      item.deadline = earlier(item.deadline, policy->deadline);
+    const std::string bpffs = bpffs_of(core_.config, workload->spec);
+    if (!handover::Steering::pinned(bpffs, workload->spec.name)) continue;
+    auto item = closed_of(bpffs, workload->spec.name);
+    if (!item) {
+      item = Closed{.workload = workload->spec.name, .unknown = item.error().what};
+    } else if (item->ingress == handover::SteerState::pass && item->egress == handover::SteerState::pass) {
+      continue;
     }
-    if (!closed) continue;
-    item.unclaimed = std::none_of(migrations.begin(), migrations.end(), [&](const MigrationProgress& migration) {
+    item->unclaimed = std::none_of(migrations.begin(), migrations.end(), [&](const MigrationProgress& migration) {
       return migration.workload == workload->spec.name;
     });
-    out.push_back(std::move(item));
+    out.push_back(std::move(*item));
   }
   return out;
 }

@@ -138,8 +138,7 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   std::string where = "steering of " + wanted.workload;
   if (wanted.host_ifindex == 0) return fail(where + ": no device");
   std::string directory = pin_directory(wanted.bpffs, wanted.workload);
-  struct stat exists{};
-  if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
+  if (pinned(wanted.bpffs, wanted.workload)) return fail(where + ": pins exist already in " + directory);
   SteeringConfig config = wanted;
   MOSE_ASSIGN(config.attach, choose_attach(wanted.attach));
 
@@ -186,6 +185,11 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   }
   rollback.commit();
   return Steering(config, std::move(maps));
+}
+
+bool Steering::pinned(const std::string& bpffs, const std::string& workload) {
+  struct stat exists{};
+  return stat(pin_directory(bpffs, workload).c_str(), &exists) == 0;
 }
 
 Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& workload) {

@@ -83,6 +83,8 @@ struct SteerCounters {
 
 // "drop-overflow": the name of a reason, by enum mose_steer_reason; empty: there is none of this number.
 [[nodiscard]] std::string_view reason_name(size_t reason);
+// Whether frames of this direction can be counted for it.
+[[nodiscard]] bool can_count(Direction direction, size_t reason);
 
 // How programs are attached at TC. Automatic: links where the kernel has them, else filters of clsact; the environment
 // variable MOSE_TC_ATTACH ("tcx" or "clsact") overrides it, so that the other way can be had on any kernel.
@@ -122,6 +124,8 @@ class Steering {
   // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this
   // workload exist (adopt or remove them first). Takes milliseconds: never during a freeze.
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
+  // Whether there are pins of this workload, of whatever build and however many.
+  [[nodiscard]] static bool pinned(const std::string& bpffs, const std::string& workload);
   // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
   // What another build of ours has pinned becomes what adopt() of this one takes: programs are replaced one by one in
