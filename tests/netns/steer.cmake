@@ -48,7 +48,7 @@ target_link_libraries(mose_older_steering PUBLIC mose_kernel mose_libbpf GTest::
 mose_test(steer_renew_test LABEL netns TIMEOUT 300 DEPS handover SOURCES steer/renew_test.cpp
   LIBS mose_steer_test_support mose_older_steering)
 add_dependencies(steer_renew_test mose-holder)
-add_test(NAME steer_renew_clsact_test COMMAND steer_renew_test --gtest_filter=*AtWork:*AllThatWaits:*NextStart)
+add_test(NAME steer_renew_clsact_test COMMAND steer_renew_test --gtest_filter=*AtWork:*AllThatWaits:*NextStart:*RemovedWhole*)
 set_tests_properties(steer_renew_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 300 RUN_SERIAL TRUE
   ENVIRONMENT MOSE_TC_ATTACH=clsact)
 mose_test(uplink_renew_test LABEL netns DEPS handover SOURCES steer/uplink_renew_test.cpp

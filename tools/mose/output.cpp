@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/units.h"
 #include "mose/control/control.pb.h"
@@ -74,7 +75,8 @@ json value_of(const control::v1::Closed& item) {
           {"egress", item.egress()},
           {"since_ms", or_null(item.since_ms())},
           {"expires_in_ms", or_null(item.expires_in_ms())},
-          {"unclaimed", item.unclaimed()}};
+          {"unclaimed", item.unclaimed()},
+          {"reason", item.reason().empty() ? json() : json(item.reason())}};
 }
 
 std::string note_of(const control::v1::Workload& workload) {
@@ -199,6 +201,11 @@ namespace {
 
 std::string closed_service(const control::v1::Closed& item) {
   auto seconds = [](int64_t ms) { return fmt::format("{:.1f} s", static_cast<double>(ms) / 1e3); };
+  if (!item.reason().empty()) {
+    return fmt::format("what becomes of packets of {0} here is not known ({1}): an agent of the build whose programs these are "
+                       "can tell, `mose stop {0}` removes them\n",
+                       item.workload(), item.reason());
+  }
   std::string out = fmt::format("packets of {} wait or are dropped here", item.workload());
   if (item.since_ms() >= 0) out += " for " + seconds(item.since_ms());
   out += fmt::format(" (ingress {}, egress {}): ", item.ingress(), item.egress());
@@ -270,30 +277,68 @@ std::string show_json(const std::string& text, bool as_json) {
   return value.is_discarded() ? text + "\n" : line(value, as_json ? -1 : 2);
 }
 
+namespace {
+
+std::string state_of(const json& direction) {
+  std::string state = text_of(direction, "state");
+  if (direction.value("tunnel", json()).is_object() && !direction.contains("after_drain")) {
+    state += fmt::format(" (vxlan to {})", text_of(direction.at("tunnel"), "remote"));
+  }
+  if (direction.contains("after_drain")) state += ", then " + text_of(direction, "after_drain");
+  if (direction.contains("expired")) state += " (" + text_of(direction, "expired") + " expired)";
+  return state;
+}
+
+std::vector<std::string> counts_of(const json& counters) {
+  auto frames = counters.value("frames", json::object());
+  return {count_of(frames, "passed"), count_of(frames, "held"), count_of(frames, "redirected"), count_of(counters, "dropped")};
+}
+
+// "redis uplink: taken 12, tunnel-foreign 3": of a workload, what has been counted at all; empty: nothing.
+std::string reasons_of(const json& service, const char* key, const char* direction) {
+  auto found = service.find(key);
+  if (found == service.end() || !found->is_object() || !found->contains("of_workload")) return "";
+  std::vector<std::string> counted;
+  const auto frames = found->at("of_workload").value("frames", json::object());
+  for (const auto& [reason, count] : frames.items()) {
+    if (count.is_number() && count != 0) counted.push_back(fmt::format("{} {}", reason, count.get<uint64_t>()));
+  }
+  return counted.empty() ? "" : fmt::format("{} {}: {}\n", text_of(service, "workload"), direction, join(counted, ", "));
+}
+
+}  // namespace
+
+// First a workload, which has one state for all its addresses and one queue, then what each address has had of it.
 std::string show_steering(const std::string& text, bool as_json) {
   auto services = json::parse(text, nullptr, false);
   if (as_json || !services.is_array()) return show_json(text, true);
   if (services.empty()) return "no service is steered here\n";
   std::vector<std::vector<std::string>> rows{{"SERVICE", "WORKLOAD", "DIRECTION", "STATE", "SINCE", "EXPIRES",
                                               "WAITING", "PASSED", "HELD", "REDIRECTED", "DROPPED"}};
+  std::string below, workload;
   for (const json& service : services) {
+    const bool first = std::exchange(workload, text_of(service, "workload")) != text_of(service, "workload");
+    if (first && service.value("state", json()) == "unknown") {
+      below += fmt::format("{} cannot be asked: {}\n", workload, text_of(service, "reason"));
+    }
+    for (const char* direction : {"ingress", "egress"}) {
+      auto found = service.find(direction);
+      if (found == service.end() || !first) continue;
+      const json all = found->value("of_workload", json::object());
+      rows.push_back({"(all)", workload, direction, state_of(*found), milliseconds_of(*found, "since_ms"),
+                      milliseconds_of(*found, "expires_in_ms"), count_of(all, "waiting")});
+      for (std::string& count : counts_of(all)) rows.back().push_back(std::move(count));
+      below += reasons_of(service, direction, direction);
+    }
+    if (first) below += reasons_of(service, "uplink_tc", "uplink");
     for (const char* direction : {"ingress", "egress"}) {
       auto found = service.find(direction);
       if (found == service.end()) continue;
-      auto frames = found->value("frames", json::object());
-      std::string state = text_of(*found, "state");
-      if (found->value("tunnel", json()).is_object() && !found->contains("after_drain")) {
-        state += fmt::format(" (vxlan to {})", text_of(found->at("tunnel"), "remote"));
-      }
-      if (found->contains("after_drain")) state += ", then " + text_of(*found, "after_drain");
-      if (found->contains("expired")) state += " (" + text_of(*found, "expired") + " expired)";
-      rows.push_back({text_of(service, "service"), text_of(service, "workload"), direction, state,
-                      milliseconds_of(*found, "since_ms"), milliseconds_of(*found, "expires_in_ms"),
-                      count_of(*found, "waiting"), count_of(frames, "passed"), count_of(frames, "held"),
-                      count_of(frames, "redirected"), count_of(*found, "dropped")});
+      rows.push_back({text_of(service, "service"), workload, direction, text_of(*found, "state"), "-", "-", "-"});
+      for (std::string& count : counts_of(*found)) rows.back().push_back(std::move(count));
     }
   }
-  return format_table(rows);
+  return format_table(rows) + below;
 }
 
 std::string show_explanation(const std::string& text, bool as_json) {

@@ -1,22 +1,43 @@
 // SPDX-License-Identifier: MIT
 #include "agent/migration_paths.h"
 
+#include <filesystem>
+
 #include "agent/node_uplink.h"
 #include "agent/workloads.h"
 
 namespace mose::agent {
+namespace {
+
+constexpr const char* kIngressHolder = "/ingress.holder";
+constexpr const char* kEgressHolder = "/egress.holder";
+
+std::string migrations_dir(const Config& config) {
+  return config.node.runtime_dir + "/migrations";
+}
+
+}  // namespace
 
 MigrationPaths migration_paths(const Config& config, const MigrationId& id) {
   MigrationPaths paths;
-  paths.dir = config.node.runtime_dir + "/migrations/" + id.hex();
+  paths.dir = migrations_dir(config) + "/" + id.hex();
   paths.images = paths.dir + "/images";
   paths.switchover_images = paths.dir + "/switchover";
   paths.pager_socket = paths.dir + "/pager.sock";
   paths.pager_log = paths.dir + "/pager.log";
   paths.claim = paths.dir + "/claim";
-  paths.ingress_holder = paths.dir + "/ingress.holder";
-  paths.egress_holder = paths.dir + "/egress.holder";
+  paths.ingress_holder = paths.dir + kIngressHolder;
+  paths.egress_holder = paths.dir + kEgressHolder;
   return paths;
+}
+
+std::vector<std::string> holder_files(const Config& config) {
+  std::vector<std::string> files;
+  std::error_code error;
+  for (const auto& item : std::filesystem::directory_iterator(migrations_dir(config), error)) {
+    for (const char* name : {kIngressHolder, kEgressHolder}) files.push_back(item.path().string() + name);
+  }
+  return files;
 }
 
 handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec) {

@@ -23,6 +23,9 @@ struct MigrationPaths {
 };
 [[nodiscard]] MigrationPaths migration_paths(const Config& config, const MigrationId& id);
 
+// Of every migration that has left something, ended or not: where a process may be named that keeps held packets.
+[[nodiscard]] std::vector<std::string> holder_files(const Config& config);
+
 [[nodiscard]] handover::WorkloadNetworkConfig network_config(const Config& config, const WorkloadSpec& spec);
 
 // Fails where this node's configuration has none: neither end of a move can do without.

@@ -65,8 +65,10 @@ int64_t whole_ms(Nanoseconds duration) {
 
 void fill(control::v1::Closed& out, const SteerRequests::Closed& closed) {
   out.set_workload(closed.workload);
-  out.set_ingress(handover::to_string(closed.ingress));
-  out.set_egress(handover::to_string(closed.egress));
+  const bool known = closed.unknown.empty();
+  out.set_ingress(known ? handover::to_string(closed.ingress) : "unknown");
+  out.set_egress(known ? handover::to_string(closed.egress) : "unknown");
+  out.set_reason(closed.unknown);
   out.set_since_ms(closed.since ? whole_ms(now() - *closed.since) : -1);
   out.set_expires_in_ms(closed.deadline ? std::max<int64_t>(whole_ms(*closed.deadline - now()), 0) : -1);
   out.set_unclaimed(closed.unclaimed);

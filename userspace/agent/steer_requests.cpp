@@ -45,9 +45,29 @@ Json tunnel_of(const std::optional<handover::Tunnel>& tunnel) {
           {"port", tunnel->port}};
 }
 
-// One direction of one address. What has been counted for no address (broadcast, the state pass) is in the workload's
-// sums alone.
-Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCounters& counters) {
+// By name, what frames of the direction can be counted for.
+Json frames_of(Direction direction, const handover::SteerCounters& counters) {
+  Json out = Json::object();
+  for (size_t reason = 0; reason < counters.reasons.size(); ++reason) {
+    if (handover::can_count(direction, reason)) out[handover::reason_name(reason)] = counters.reasons[reason].frames;
+  }
+  return out;
+}
+
+// Counters of an address; those of the workload, by its own name, have what is counted for no address as well (broadcast, the
+// state pass), and what waits, which is counted for all together.
+void put_counters(Json& out, Direction direction, const handover::SteerCounters& own, const handover::SteerCounters& all) {
+  const uint64_t waiting = all.queued - std::min(all.queued, all.drained);
+  if (direction != Direction::uplink) out["waiting"] = waiting;
+  out["dropped"] = own.dropped();
+  out["frames"] = frames_of(direction, own);
+  Json& workload = out["of_workload"];
+  if (direction != Direction::uplink) workload["waiting"] = waiting;
+  workload["dropped"] = all.dropped();
+  workload["frames"] = frames_of(direction, all);
+}
+
+Json policy_of(const handover::SteerPolicy& policy) {
   Json out{{"state", handover::to_string(policy.state)}};
   if (policy.state == handover::SteerState::drain) out["after_drain"] = handover::to_string(policy.after_drain);
   out["silent"] = policy.silent;
@@ -61,12 +81,6 @@ Json direction_of(const handover::SteerPolicy& policy, const handover::SteerCoun
     out["on_expiry"] = handover::to_string(policy.on_expiry);
   }
   if (policy.expired) out["expired"] = handover::to_string(*policy.expired);
-  out["waiting"] = counters.queued - std::min(counters.queued, counters.drained);
-  out["dropped"] = counters.dropped();
-  for (size_t reason = 0; reason < counters.reasons.size(); ++reason) {
-    std::string_view name = handover::reason_name(reason);
-    if (!name.empty()) out["frames"][name] = counters.reasons[reason].frames;
-  }
   return out;
 }
 
@@ -87,12 +101,56 @@ Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
           {"dropped", view->counters.dropped()}};
 }
 
-std::string why_of(const SteerExplanation& seen, const std::string& device) {
+// What the programs of a workload say, an object for each address.
+Result<std::vector<Json>> view_of(const std::string& bpffs, const WorkloadSpec& spec) {
+  MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, spec.name));
+  std::vector<Json> items(steering.config().addresses.size(), Json{{"attached_by", handover::to_string(steering.config().attach)}});
+  for (auto direction : {Direction::ingress, Direction::egress, Direction::uplink}) {
+    const bool uplink = direction == Direction::uplink;
+    if (uplink && steering.config().uplink_ifindex == 0) continue;
+    Json policy = Json::object();
+    if (!uplink) {
+      MOSE_ASSIGN(handover::SteerPolicy now_there, steering.policy(direction));
+      policy = policy_of(now_there);
+    }
+    MOSE_ASSIGN(handover::SteerCounters all, steering.counters(direction));
+    MOSE_ASSIGN(auto own, steering.service_counters(direction));
+    for (size_t i = 0; i < items.size(); ++i) {
+      // "uplink" is the entry at XDP.
+      Json& out = items[i][uplink ? "uplink_tc" : handover::to_string(direction)] = policy;
+      put_counters(out, direction, own[i], all);
+    }
+  }
+  MOSE_ASSIGN(auto taken, steering.taken_from());
+  for (Json& item : items) {
+    item["state"] = nullptr;
+    item["reason"] = nullptr;
+    item["taken_from"] = tunnel_of(taken);
+    if (!item.contains("uplink_tc")) item["uplink_tc"] = nullptr;
+  }
+  return items;
+}
+
+// There are pins, and what they say cannot be read.
+Json unknown(const std::string& reason) {
+  Json out{{"attached_by", nullptr}, {"state", "unknown"}, {"reason", reason}};
+  for (const char* direction : {"ingress", "egress"}) out[direction]["state"] = "unknown";
+  out["taken_from"] = nullptr;
+  out["uplink_tc"] = nullptr;
+  return out;
+}
+
+// `after_drain`: of the policy, where it drains.
+std::string why_of(const SteerExplanation& seen, const std::string& device, handover::SteerState after_drain) {
   std::string state = seen.state ? fmt::format(" in the state {}", handover::to_string(*seen.state)) : "";
   switch (seen.verdict) {
     case SteerExplanation::Verdict::pass:
       return fmt::format("passes{}", state);
     case SteerExplanation::Verdict::hold:
+      if (seen.state == handover::SteerState::drain) {
+        return fmt::format("is held{}: it waits in {} for what came before it, then the state is {}", state, device,
+                           handover::to_string(after_drain));
+      }
       return fmt::format("is held{}: it waits in {} until the handover has been decided", state, device);
     case SteerExplanation::Verdict::redirect:
       if (seen.tunnel) {
@@ -107,15 +165,35 @@ std::string why_of(const SteerExplanation& seen, const std::string& device) {
   return "";
 }
 
-Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow, const NodeUplink& uplink) {
+// `unclaimed`: no migration decides about the workload, which is here.
+Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow, const NodeUplink& uplink,
+                                 bool unclaimed) {
   auto steering = handover::Steering::adopt(bpffs, workload);
+  if (!steering && handover::Steering::pinned(bpffs, workload)) {
+    return refuse(fmt::format("what steers {} on this node cannot be asked: {}", workload, steering.error().what), 1);
+  }
   if (!steering) return refuse(fmt::format("nothing steers {} on this node: {}", workload, steering.error().what));
   auto seen = steering->explain(flow);
   if (!seen) return refuse(seen.error().what, 1);
+  auto policy = steering->policy(seen->direction);
+  if (!policy) return refuse(policy.error().what, 1);
   std::string device = seen->ifindex != 0 ? device_name_of(seen->ifindex) : "";
+  const Json entry = uplink_entry(uplink, flow.destination);
+  const bool at_xdp = seen->direction == Direction::ingress && entry.is_object() &&
+                      entry["state"] == handover::to_string(handover::UplinkState::redirect);
+  std::string why = why_of(*seen, device, policy->after_drain);
+  if (at_xdp) {
+    why += fmt::format("; where it comes in by {} it is redirected at XDP before that", entry["device"].get<std::string>());
+  }
+  const bool closed = seen->verdict == SteerExplanation::Verdict::hold ||
+                      (seen->verdict == SteerExplanation::Verdict::drop && seen->state && *seen->state != handover::SteerState::pass);
+  if (closed && unclaimed) {
+    why += fmt::format("; no migration is left that would decide, `mose steer release {}` ends it", workload);
+  }
   Json out{{"flow", format_flow(flow)},
            {"workload", workload},
            {"direction", handover::to_string(seen->direction)},
+           {"at", at_xdp ? "xdp" : "tc"},
            {"state", nullptr},
            {"verdict", handover::to_string(seen->verdict)},
            {"reason", seen->reason},
@@ -124,12 +202,9 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
            {"source_mac", nullptr},
            {"tunnel", tunnel_of(seen->tunnel)},
            {"same_programs", seen->same_programs},
-           {"uplink", uplink_entry(uplink, flow.destination)},
-           {"why", why_of(*seen, device)}};
-  if (out["uplink"].is_object() && out["uplink"]["state"] == handover::to_string(handover::UplinkState::redirect)) {
-    out["why"] = fmt::format("{}; where it comes in by {} it is redirected at XDP before that", why_of(*seen, device),
-                             out["uplink"]["device"].get<std::string>());
-  }
+           {"unclaimed", unclaimed},
+           {"uplink", entry},
+           {"why", why}};
   if (seen->state) out["state"] = handover::to_string(*seen->state);
   if (!device.empty()) out["device"] = device;
   if (seen->verdict == SteerExplanation::Verdict::redirect) {
@@ -143,15 +218,29 @@ std::optional<Timestamp> earlier(std::optional<Timestamp> a, std::optional<Times
   return a && b ? std::min(*a, *b) : a ? a : b;
 }
 
-Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const ProcessHandle& init) {
+Result<SteerRequests::Closed> closed_of(const std::string& bpffs, const std::string& workload) {
+  MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, workload));
+  MOSE_ASSIGN(handover::SteerPolicy ingress, steering.policy(Direction::ingress));
+  MOSE_ASSIGN(handover::SteerPolicy egress, steering.policy(Direction::egress));
+  SteerRequests::Closed item{.workload = workload, .ingress = ingress.state, .egress = egress.state};
+  for (const handover::SteerPolicy* policy : {&ingress, &egress}) {
+    if (policy->state == handover::SteerState::pass) continue;
+    item.since = earlier(item.since, policy->since);
+    item.deadline = earlier(item.deadline, policy->deadline);
+  }
+  return item;
+}
+
+Result<std::string> release_running(const handover::WorkloadNetworkConfig& config, const std::vector<std::string>& holders,
+                                    const ProcessHandle& init) {
   MOSE_ASSIGN(Fd netns, open_namespace(init, NamespaceKind::net));
   MOSE_ASSIGN(auto network, handover::WorkloadNetwork::open_existing(config, netns.get()));
   MOSE_ASSIGN(handover::SteerPolicy ingress, network.steering().policy(Direction::ingress));
   MOSE_ASSIGN(handover::SteerPolicy egress, network.steering().policy(Direction::egress));
-  MOSE_ASSIGN(uint64_t lost, network.release());
+  MOSE_ASSIGN(uint64_t lost, network.release(holders));
   return fmt::format("{} is in service: ingress was {}, egress was {}{}", config.workload,
                      handover::to_string(ingress.state), handover::to_string(egress.state),
-                     lost > 0 ? fmt::format(", {} frames that nobody could put back are lost", lost) : "");
+                     lost > 0 ? fmt::format("; {} frames that waited and that nobody could put back are lost", lost) : "");
 }
 
 }  // namespace
@@ -163,27 +252,29 @@ const Workload* SteerRequests::find(const std::string& service) const {
   return nullptr;
 }
 
+bool SteerRequests::claimed(const std::string& workload) const {
+  const auto migrations = service_.list();
+  return std::any_of(migrations.begin(), migrations.end(),
+                     [&](const MigrationProgress& migration) { return migration.workload == workload; });
+}
+
 Answer<std::string> SteerRequests::show(const std::string& service) const {
   Json out = Json::array();
   for (const Workload* workload : core_.workloads.list()) {
     const WorkloadSpec& spec = workload->spec;
     if (!service.empty() && spec.name != service && !has_address(spec, service)) continue;
-    auto steering = handover::Steering::adopt(bpffs_of(core_.config, spec), spec.name);
-    if (!steering) continue;
+    const std::string bpffs = bpffs_of(core_.config, spec);
+    if (!handover::Steering::pinned(bpffs, spec.name)) continue;
+    auto view = view_of(bpffs, spec);
     for (size_t i = 0; i < spec.addresses.size(); ++i) {
       std::string address = format_address(spec.addresses[i]);
       if (!service.empty() && spec.name != service && address != service) continue;
-      Json item{{"service", address},
-                {"workload", spec.name},
-                {"workload_state", to_string(workload->state)},
-                {"attached_by", handover::to_string(steering->config().attach)}};
-      for (auto direction : {Direction::ingress, Direction::egress}) {
-        auto policy = steering->policy(direction);
-        auto counters = steering->counters(direction);
-        if (policy && counters) item[handover::to_string(direction)] = direction_of(*policy, *counters);
+      Json item{{"service", address}, {"workload", spec.name}, {"workload_state", to_string(workload->state)}};
+      if (view && i < view->size()) {
+        item.update((*view)[i]);
+      } else {
+        item.update(unknown(view ? "its programs were loaded for other addresses" : view.error().what));
       }
-      auto taken = steering->taken_from();
-      item["taken_from"] = taken ? tunnel_of(*taken) : Json(nullptr);
       item["uplink"] = uplink_entry(core_.uplink, spec.addresses[i]);
       out.push_back(std::move(item));
     }
@@ -197,29 +288,21 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
 
 std::vector<SteerRequests::Closed> SteerRequests::closed() const {
   std::vector<Closed> out;
-  const auto migrations = service_.list();
   for (const Workload* workload : core_.workloads.list()) {
     // Others are redirected, or their network is being made or thrown away.
     const bool here = workload->state == WorkloadState::running || workload->state == WorkloadState::moving ||
                       workload->state == WorkloadState::arriving;
     if (!here) continue;
-    auto steering = handover::Steering::adopt(bpffs_of(core_.config, workload->spec), workload->spec.name);
-    if (!steering) continue;
-    auto ingress = steering->policy(Direction::ingress), egress = steering->policy(Direction::egress);
-    if (!ingress || !egress) continue;
-    Closed item{.workload = workload->spec.name, .ingress = ingress->state, .egress = egress->state};
-    bool closed = false;
-    for (const handover::SteerPolicy* policy : {&*ingress, &*egress}) {
-      if (policy->state == handover::SteerState::pass) continue;
-      closed = true;
-      item.since = earlier(item.since, policy->since);
-      item.deadline = earlier(item.deadline, policy->deadline);
+    const std::string bpffs = bpffs_of(core_.config, workload->spec);
+    if (!handover::Steering::pinned(bpffs, workload->spec.name)) continue;
+    auto item = closed_of(bpffs, workload->spec.name);
+    if (!item) {
+      item = Closed{.workload = workload->spec.name, .unknown = item.error().what};
+    } else if (item->ingress == handover::SteerState::pass && item->egress == handover::SteerState::pass) {
+      continue;
     }
-    if (!closed) continue;
-    item.unclaimed = std::none_of(migrations.begin(), migrations.end(), [&](const MigrationProgress& migration) {
-      return migration.workload == workload->spec.name;
-    });
-    out.push_back(std::move(item));
+    item->unclaimed = !claimed(workload->spec.name);
+    out.push_back(std::move(*item));
   }
   return out;
 }
@@ -234,8 +317,9 @@ void SteerRequests::explain(const std::string& text, std::function<void(Answer<s
                                    format_address(flow->source), format_address(flow->destination), core_.config.node.name),
                        kExitUsage));
   }
-  core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name,
-                     flow = *flow, &uplink = core_.uplink] { return explain_flow(bpffs, name, flow, uplink); },
+  const bool unclaimed = workload->state == WorkloadState::running && !claimed(workload->spec.name);
+  core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name, flow = *flow,
+                     &uplink = core_.uplink, unclaimed] { return explain_flow(bpffs, name, flow, uplink, unclaimed); },
                     std::move(done));
 }
 
@@ -254,7 +338,8 @@ void SteerRequests::release(const std::string& service, std::function<void(Answe
   }
   handover::WorkloadNetworkConfig config = network_config(core_.config, workload->spec);
   if (workload->state == WorkloadState::running && workload->init) {
-    core_.workers.run([config, init = workload->init] { return release_running(config, *init); },
+    core_.workers.run([config, holders = holder_files(core_.config),
+                       init = workload->init] { return release_running(config, holders, *init); },
                       [done = std::move(done)](Result<std::string> sentence) {
                         if (!sentence) return done(refuse(sentence.error().what, 1));
                         done(std::move(*sentence));

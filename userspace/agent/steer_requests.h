@@ -18,16 +18,18 @@ class SteerRequests {
   // Borrowed, outlive this.
   SteerRequests(Core& core, const MigrationService& service) : core_(core), service_(service) {}
 
-  // JSON, one object for each address: by direction state, deadline, counters by reason. `service`: an address or the
-  // name of a workload; empty: all.
+  // JSON, one object for each address: by direction state, deadline, its counters by reason, and those of its workload. Where
+  // there are programs that cannot be asked (another build's) the state is "unknown", with the reason. `service`: an address
+  // or the name of a workload; empty: all.
   [[nodiscard]] Answer<std::string> show(const std::string& service) const;
-  // Workloads that are here, their processes running or stopped, whose packets do not simply pass.
+  // Workloads that are here, their processes running or stopped, whose packets do not simply pass, as far as is known.
   struct Closed {
     std::string workload;
     handover::SteerState ingress{}, egress{};
     std::optional<Timestamp> since;     // when the first of the two left pass, as far as is known
     std::optional<Timestamp> deadline;  // when the first of them ends by itself
     bool unclaimed = false;             // no migration is left that would open it
+    std::string unknown;                // why the states cannot be read; empty: they are known
   };
   [[nodiscard]] std::vector<Closed> closed() const;
   // JSON: what the programs would do with a packet of this flow now, and why.
@@ -38,6 +40,8 @@ class SteerRequests {
 
  private:
   [[nodiscard]] const Workload* find(const std::string& service) const;
+  // Whether a migration decides about its packets.
+  [[nodiscard]] bool claimed(const std::string& workload) const;
 
   Core& core_;
   const MigrationService& service_;

@@ -44,6 +44,25 @@ std::string_view reason_name(size_t reason) {
   }
 }
 
+bool can_count(Direction direction, size_t reason) {
+  if (reason_name(reason).empty()) return false;
+  switch (reason) {
+    case MOSE_STEER_R_TAKEN:
+    case MOSE_STEER_R_FOREIGN:
+    case MOSE_STEER_R_DROP_TUNNEL:
+      return direction == Direction::uplink;
+    case MOSE_STEER_R_DROP_REWRITE:
+      return direction != Direction::egress;
+    case MOSE_STEER_R_REDIRECTED:  // only ingress is redirected
+    case MOSE_STEER_R_DROP_OTHER:
+    case MOSE_STEER_R_DROP_LOOP:
+    case MOSE_STEER_R_DROP_MTU:
+      return direction == Direction::ingress;
+    default:
+      return direction != Direction::uplink;
+  }
+}
+
 uint64_t SteerCounters::dropped() const {
   return dropped_shut.frames + dropped_overflow.frames + dropped_parse.frames + dropped_silent.frames +
          dropped_other.frames + dropped_loop.frames + dropped_rewrite.frames + dropped_tunnel.frames + dropped_mtu.frames;

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -67,17 +68,20 @@ Status unsettle_peer(const SteeringMaps& maps, Direction direction, mose_steer_p
   return bpf::wait_for_running_programs();
 }
 
-// Filters stay when their pins go. Those of a device that is gone went with it.
-void detach_filters(const SteeringConfig& config) {
-  for (const ProgramPlace& place : places_of(config)) {
+// Filters stay when their pins go, and only by these programs are they known to be ours: whatever build has pinned them, and
+// whatever it has written into the configuration.
+Status detach_filters(const std::string& directory) {
+  std::vector<uint32_t> programs;
+  std::error_code error;
+  for (const auto& item : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = item.path().filename();
     // The second: an agent died while it replaced the first.
-    for (const char* pin : {"/program_", "/next_program_"}) {
-      auto program = bpf::open_pinned(pin_directory(config.bpffs, config.workload) + pin + place.name);
-      if (!program) continue;
-      auto detached = bpf::detach_clsact(program->get(), place.ifindex, place.point, config.host_ifindex);
-      if (!detached) log::warn("a TC filter stays", {{"workload", config.workload}, {"reason", detached.error().what}});
-    }
+    if (!name.starts_with("program_") && !name.starts_with("next_program_")) continue;
+    MOSE_ASSIGN(Fd program, bpf::open_pinned(item.path()));
+    MOSE_ASSIGN(uint32_t id, bpf::program_id(program.get()));
+    programs.push_back(id);
   }
+  return programs.empty() ? Status{} : bpf::detach_clsact(programs);
 }
 
 }  // namespace
@@ -134,8 +138,7 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   std::string where = "steering of " + wanted.workload;
   if (wanted.host_ifindex == 0) return fail(where + ": no device");
   std::string directory = pin_directory(wanted.bpffs, wanted.workload);
-  struct stat exists{};
-  if (stat(directory.c_str(), &exists) == 0) return fail(where + ": pins exist already in " + directory);
+  if (pinned(wanted.bpffs, wanted.workload)) return fail(where + ": pins exist already in " + directory);
   SteeringConfig config = wanted;
   MOSE_ASSIGN(config.attach, choose_attach(wanted.attach));
 
@@ -189,6 +192,11 @@ Result<Steering> Steering::attach(const SteeringConfig& wanted) {
   return Steering(config, std::move(maps));
 }
 
+bool Steering::pinned(const std::string& bpffs, const std::string& workload) {
+  struct stat exists{};
+  return stat(pin_directory(bpffs, workload).c_str(), &exists) == 0;
+}
+
 Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& workload) {
   bpf::capture_libbpf_log();
   std::string directory = pin_directory(bpffs, workload) + "/";
@@ -212,9 +220,9 @@ Result<Steering> Steering::adopt(const std::string& bpffs, const std::string& wo
 }
 
 Status Steering::remove_pins(const std::string& bpffs, const std::string& workload) {
-  auto config = pinned_config(bpffs, workload);
-  if (config && config->attach == TcAttach::clsact) detach_filters(*config);
-  return bpf::unpin_directory(pin_directory(bpffs, workload));
+  const std::string directory = pin_directory(bpffs, workload);
+  MOSE_TRY(detach_filters(directory));
+  return bpf::unpin_directory(directory);
 }
 
 Status Steering::remove() {
@@ -237,7 +245,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
       return fail(std::string("a new hold of ") + to_string(direction) + " must wait until the last one has drained: " +
                   std::to_string(left) + " frames are still in the tap");
     }
-    if (left > 0) write_off(direction);  // of a hold that was never drained
+    if (left > 0) (void)write_off(direction);  // of a hold that was never drained
     MOSE_TRY(maps_->level(direction));
   }
   mose_steer_policy next = to_kernel(policy, current);
@@ -249,7 +257,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
   }
   MOSE_TRY(maps_->set_policy(direction, next));
   // After the change: until then frames go on being counted as held.
-  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) write_off(direction);
+  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) (void)write_off(direction);
   return {};
 }
 
@@ -264,16 +272,17 @@ Status Steering::settle_peer() {
   return maps_->set_policy(Direction::ingress, current);
 }
 
-// Frames that nobody can put back any more. While draining new ones may be counted until the count is level.
-void Steering::write_off(Direction direction) {
+// While draining new ones may be counted until the count is level.
+uint64_t Steering::write_off(Direction direction) {
   uint64_t lost = 0;
   for (auto left = maps_->in_tap(direction); left && *left > 0; left = maps_->in_tap(direction)) {
     add_drained(direction, *left, 0);
     lost += *left;
   }
-  if (lost == 0) return;
+  if (lost == 0) return 0;
   log::warn("held frames were lost with their queue",
             {{"workload", config_.workload}, {"direction", to_string(direction)}, {"frames", lost}});
+  return lost;
 }
 
 Status Steering::set_state(Direction direction, SteerState state) {

@@ -83,6 +83,8 @@ struct SteerCounters {
 
 // "drop-overflow": the name of a reason, by enum mose_steer_reason; empty: there is none of this number.
 [[nodiscard]] std::string_view reason_name(size_t reason);
+// Whether frames of this direction can be counted for it.
+[[nodiscard]] bool can_count(Direction direction, size_t reason);
 
 // How programs are attached at TC. Automatic: links where the kernel has them, else filters of clsact; the environment
 // variable MOSE_TC_ATTACH ("tcx" or "clsact") overrides it, so that the other way can be had on any kernel.
@@ -122,6 +124,8 @@ class Steering {
   // In the node's network namespace. Loads, attaches and pins; on failure nothing is left. Refuses when pins of this
   // workload exist (adopt or remove them first). Takes milliseconds: never during a freeze.
   [[nodiscard]] static Result<Steering> attach(const SteeringConfig& config);
+  // Whether there are pins of this workload, of whatever build and however many.
+  [[nodiscard]] static bool pinned(const std::string& bpffs, const std::string& workload);
   // Opens what attach() pinned, after a restart, in the same namespace. Fails when anything is missing.
   [[nodiscard]] static Result<Steering> adopt(const std::string& bpffs, const std::string& workload);
   // What another build of ours has pinned becomes what adopt() of this one takes: programs are replaced one by one in
@@ -134,7 +138,8 @@ class Steering {
     Result<bool> replaced;  // false: it is this build's
   };
   [[nodiscard]] static std::vector<Renewed> renew(const std::string& bpffs);
-  // Detaches and unpins whatever there is of this workload; nothing to remove is fine.
+  // Detaches and unpins whatever there is of this workload, whatever build it is of; nothing to remove is fine. In the
+  // node's network namespace. A filter that cannot be detached keeps the pins, by which the next call finds it.
   [[nodiscard]] static Status remove_pins(const std::string& bpffs, const std::string& workload);
 
   Steering(Steering&&) noexcept;
@@ -181,6 +186,9 @@ class Steering {
   // Only the pump of the hold queue calls this, after the frames have been delivered (or are lost for good). `bytes` as read
   // from the tap, without its header; what nobody knows is 0, and counts against the bound until the tap is empty.
   void add_drained(Direction direction, uint64_t frames, uint64_t bytes);
+  // Nobody will put back what is in the tap any more: how many frames that are, with a warning in the log. All of them once
+  // the direction holds and drains no longer.
+  uint64_t write_off(Direction direction);
 
   [[nodiscard]] const std::string& workload() const { return config_.workload; }
   [[nodiscard]] const SteeringConfig& config() const { return config_; }
@@ -190,8 +198,6 @@ class Steering {
   [[nodiscard]] Status remove();
 
  private:
-  void write_off(Direction direction);
-
   Steering(SteeringConfig config, std::unique_ptr<SteeringMaps> maps);
 
   SteeringConfig config_;

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "kernel/procfs.h"
 #include "kernel/spawn.h"
+#include "kernel/tap.h"
 
 namespace mose::handover {
 namespace {
@@ -62,6 +63,11 @@ Result<TapHolder::Left> TapHolder::take_over(const std::string& file) {
 
 void TapHolder::end_left(const std::string& file) {
   if (auto process = named_in(file)) TapHolder(std::move(*process), file).end();
+}
+
+void TapHolder::end_left_of(const std::string& tap, const std::string& file) {
+  auto left = take_over(file);
+  if (left && !adopt_tap(std::move(left->tap), tap)) left->holder.leave();
 }
 
 TapHolder& TapHolder::operator=(TapHolder&& other) noexcept {

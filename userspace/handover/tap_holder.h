@@ -22,6 +22,8 @@ class TapHolder {
   [[nodiscard]] static Result<Left> take_over(const std::string& file);
   // Kills what an agent that died has left under this name; nothing there is fine.
   static void end_left(const std::string& file);
+  // The same, only where what it keeps is tap `tap` of the caller's network namespace.
+  static void end_left_of(const std::string& tap, const std::string& file);
 
   TapHolder() = default;
   TapHolder(TapHolder&& other) noexcept = default;

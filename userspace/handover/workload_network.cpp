@@ -7,6 +7,7 @@
 
 #include "base/rollback.h"
 #include "handover/device_name.h"
+#include "handover/tap_holder.h"
 #include "handover/uplink_steering.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
@@ -91,6 +92,10 @@ Result<Uplink> find_uplink(const Netlink& netlink, const WorkloadNetworkConfig& 
 
 std::string host_device_name(const std::string& workload) {
   return device_name("mv", workload);
+}
+
+std::string tap_device_name(Direction direction, const std::string& workload) {
+  return device_name(direction == Direction::ingress ? "mi" : "me", workload);
 }
 
 Result<WorkloadNetwork> WorkloadNetwork::create(const WorkloadNetworkConfig& config, int netns) {
@@ -260,18 +265,33 @@ Status WorkloadNetwork::drain_to_pass(Direction direction) {
   });
 }
 
-Result<uint64_t> WorkloadNetwork::release() {
+// Shut first: a frame that came between the look at the queue and the end of the tap would wait for nobody, and all that
+// comes behind it. In pass nothing can be queued, and a service at work is not cut.
+Result<uint64_t> WorkloadNetwork::give_up_tap(Direction direction, const std::vector<std::string>& holder_files) {
+  MOSE_ASSIGN(SteerPolicy before, steering_.policy(direction));
+  if (before.state != SteerState::pass) MOSE_TRY(shut(direction, before.silent));
+  const std::string tap = tap_device_name(direction, config_.workload);
+  // By its name, which it loses with the tap.
+  for (const std::string& file : holder_files) TapHolder::end_left_of(tap, file);
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_TRY(netlink.delete_link(tap));
+  return steering_.write_off(direction);
+}
+
+Result<uint64_t> WorkloadNetwork::release(const std::vector<std::string>& holder_files) {
   uint64_t lost = 0;
   for (Direction direction : {Direction::ingress, Direction::egress}) {
-    MOSE_ASSIGN(uint64_t left, steering_.queued_now(direction));
-    if (left == 0) continue;
-    lost += left;
-    MOSE_ASSIGN(SteerPolicy policy, steering_.policy(direction));
-    MOSE_ASSIGN(auto netlink, Netlink::open());
-    if (auto tap = netlink.link(policy.tap_ifindex)) MOSE_TRY(netlink.delete_link(tap->name));
-    MOSE_TRY(drain_to_pass(direction));
+    MOSE_ASSIGN(uint64_t frames, give_up_tap(direction, holder_files));
+    lost += frames;
   }
   MOSE_TRY(open());
+  for (Direction direction : {Direction::ingress, Direction::egress}) {
+    MOSE_ASSIGN(SteerPolicy after, steering_.policy(direction));
+    MOSE_ASSIGN(uint64_t left, steering_.queued_now(direction));
+    if (after.state == SteerState::pass && !after.silent && left == 0) continue;
+    return fail("network of " + config_.workload + ": " + to_string(direction) + " was opened and is " + to_string(after.state) +
+                " all the same, " + std::to_string(left) + " frames wait: somebody else sets it");
+  }
   return lost;
 }
 

@@ -46,6 +46,8 @@ struct WorkloadNetworkConfig {
 
 // Name of the host end of a workload's device: "mv" and eight hex digits that follow from the name.
 [[nodiscard]] std::string host_device_name(const std::string& workload);
+// Name of the tap in which its held frames wait: "mi" or "me" and the same digits.
+[[nodiscard]] std::string tap_device_name(Direction direction, const std::string& workload);
 
 class WorkloadNetwork {
  public:
@@ -85,15 +87,18 @@ class WorkloadNetwork {
   [[nodiscard]] Status pass(Direction direction);
   // From hold: drain, then pass. The caller pumps.
   [[nodiscard]] Status drain_to_pass(Direction direction);
-  // Back in service from whatever state, for an operator, when no migration is left that would do it. What is still in a
-  // tap then has nobody who would put it back and is lost with it: how many frames.
-  [[nodiscard]] Result<uint64_t> release();
+  // Back in service from whatever state, for an operator, when no migration is left that would do it: on success both
+  // directions pass, nothing waits, and there is no tap. What was in one had nobody who would put it back and is lost with
+  // it: how many frames. `holder_files`: where processes may be named that keep taps; those that keep ours end. On failure
+  // what held or drained is shut, and release() can be called again.
+  [[nodiscard]] Result<uint64_t> release(const std::vector<std::string>& holder_files = {});
   // After the commit: egress shut, ingress drains, then redirects to the peer. The caller pumps. ARP and neighbour
   // discovery are no longer answered, unless the peer is on another segment: then nobody else does it here.
   [[nodiscard]] Status drain_to_peer(const PeerPath& peer);
 
  private:
   [[nodiscard]] Status change(Direction direction, const std::function<void(SteerPolicy&)>& into);
+  [[nodiscard]] Result<uint64_t> give_up_tap(Direction direction, const std::vector<std::string>& holder_files);
   [[nodiscard]] Status hold_as(SteerState state, Direction direction, unsigned tap_ifindex, std::optional<Timestamp> deadline);
   [[nodiscard]] static Result<WorkloadNetwork> build(const WorkloadNetworkConfig& config, int netns);
   WorkloadNetwork(WorkloadNetworkConfig config, Fd netns, Steering steering)

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/bpf_clsact.h"
 
+#include <net/if.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <string>
+
+#include "kernel/netlink.h"
 
 namespace mose::bpf {
 namespace {
@@ -46,7 +51,15 @@ Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t hand
     if (code == 0) return {};
     if (code != -EEXIST && code != -EINVAL) break;  // another kind of filter, or another's of this handle
   }
-  return fail_libbpf(where, code);
+  if (code != -EEXIST && code != -EINVAL) return fail_libbpf(where, code);
+  forget_libbpf_words();
+  char name[IF_NAMESIZE] = "DEVICE";
+  (void)if_indextoname(ifindex, name);
+  const char* side = point == TcPoint::ingress ? "ingress" : "egress";
+  return fail_errno(where + ": filters of others have all priorities from 1 to " + std::to_string(kClsactPriorities) +
+                        ": `tc filter show dev " + name + " " + side + "` lists them, `tc filter del dev " + name + " " + side +
+                        " pref N` frees one",
+                    -code);
 }
 
 Result<uint32_t> clsact_priority(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
@@ -61,17 +74,20 @@ Result<uint32_t> clsact_priority(int program, unsigned ifindex, TcPoint point, u
   return found;
 }
 
-Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle) {
-  for (;;) {
-    auto priority = clsact_priority(program, ifindex, point, handle);
-    if (!priority && priority.error().code == ENOENT) return {};
-    if (!priority) return std::unexpected(priority.error());
-    bpf_tc_hook hook = clsact_hook(ifindex, point);
-    bpf_tc_opts ours = clsact_filter(handle, *priority);
-    if (int code = bpf_tc_detach(&hook, &ours); code < 0) {
-      return fail_libbpf("detach the TC filter of device " + std::to_string(ifindex), code);
+Status detach_clsact(std::span<const uint32_t> program_ids) {
+  MOSE_ASSIGN(auto netlink, Netlink::open());
+  MOSE_ASSIGN(auto filters, netlink.bpf_filters());
+  for (const Netlink::BpfFilter& filter : filters) {
+    if (std::ranges::find(program_ids, filter.program) == program_ids.end()) continue;
+    bpf_tc_hook hook = clsact_hook(filter.ifindex, filter.egress ? TcPoint::egress : TcPoint::ingress);
+    bpf_tc_opts ours = clsact_filter(filter.handle, filter.priority);
+    const int code = bpf_tc_detach(&hook, &ours);
+    if (code < 0 && code != -ENOENT && code != -ENODEV) {  // gone with its device meanwhile
+      return fail_libbpf("detach the TC filter of device " + std::to_string(filter.ifindex), code);
     }
   }
+  forget_libbpf_words();
+  return {};
 }
 
 }  // namespace mose::bpf

@@ -67,8 +67,8 @@ enum class TcPoint : uint8_t { ingress, egress };
 // the first from 1 on that no other kind of filter has, so that ours sees a frame first. What is attached already is
 // left so.
 [[nodiscard]] Status attach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle);
-// Removes the filter only when it is `program`'s. Nothing there, or no device, is fine.
-[[nodiscard]] Status detach_clsact(int program, unsigned ifindex, TcPoint point, uint32_t handle);
+// Removes the filters of these programs from every device of the caller's network namespace. Nothing there is fine.
+[[nodiscard]] Status detach_clsact(std::span<const uint32_t> program_ids);
 
 enum class XdpMode : uint8_t { native, generic };
 // A link of `program` in the one slot that a device has, whatever the mode; fails with EBUSY when another is there and

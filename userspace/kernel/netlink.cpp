@@ -7,6 +7,8 @@
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <netlink/attr.h>
@@ -433,6 +435,41 @@ Status Netlink::add_bridge_entry(unsigned port, const MacAddress& mac) const {
 Result<bool> Netlink::delete_bridge_entry(unsigned port, const MacAddress& mac) const {
   return existed(talk(socket_.get(), bridge_entry(RTM_DELNEIGH, 0, port, mac), "bridge entry for " + format_mac(mac)),
                  {ENOENT});
+}
+
+// The kernel lists them by device and point only; where there is no clsact the list is empty.
+Result<std::vector<Netlink::BpfFilter>> Netlink::bpf_filters() const {
+  std::vector<unsigned> devices;
+  Request links(RTM_GETLINK, NLM_F_DUMP);
+  links.head(ifinfomsg{});
+  MOSE_TRY(talk(socket_.get(), links, "list devices", [&](const nlmsghdr* header) {
+    devices.push_back(static_cast<unsigned>(static_cast<const ifinfomsg*>(nlmsg_data(header))->ifi_index));
+  }));
+  std::vector<BpfFilter> filters;
+  for (unsigned device : devices) {
+    for (bool egress : {false, true}) {
+      tcmsg at{};
+      at.tcm_ifindex = static_cast<int>(device);
+      at.tcm_parent = TC_H_MAKE(TC_H_CLSACT, egress ? TC_H_MIN_EGRESS : TC_H_MIN_INGRESS);
+      Request request(RTM_GETTFILTER, NLM_F_DUMP);
+      request.head(at);
+      MOSE_TRY(talk(socket_.get(), request, "list filters of device " + std::to_string(device), [&](const nlmsghdr* header) {
+        const auto* head = static_cast<const tcmsg*>(nlmsg_data(header));
+        auto* message = const_cast<nlmsghdr*>(header);
+        nlattr* kind = nlmsg_find_attr(message, sizeof *head, TCA_KIND);
+        nlattr* options = nlmsg_find_attr(message, sizeof *head, TCA_OPTIONS);
+        if (kind == nullptr || nla_strcmp(kind, "bpf") != 0 || options == nullptr) return;
+        nlattr* program = nested(options, TCA_BPF_ID);
+        if (program == nullptr || nla_len(program) != sizeof(uint32_t)) return;
+        filters.push_back({.ifindex = device,
+                           .egress = egress,
+                           .handle = head->tcm_handle,
+                           .priority = TC_H_MAJ(head->tcm_info) >> 16,
+                           .program = nla_get_u32(program)});
+      }));
+    }
+  }
+  return filters;
 }
 
 }  // namespace mose

@@ -93,6 +93,15 @@ class Netlink {
   // False: there was none.
   [[nodiscard]] Result<bool> delete_bridge_entry(unsigned port, const MacAddress& mac) const;
 
+  // The BPF filters of clsact qdiscs, of every device.
+  struct BpfFilter {
+    unsigned ifindex = 0;
+    bool egress = false;
+    uint32_t handle = 0, priority = 0;
+    uint32_t program = 0;  // its id
+  };
+  [[nodiscard]] Result<std::vector<BpfFilter>> bpf_filters() const;
+
  private:
   struct Free {
     void operator()(nl_sock* socket) const;

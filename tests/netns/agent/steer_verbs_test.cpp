@@ -77,7 +77,8 @@ TEST_F(SteerVerbs, ShowNamesStatesAndCountsByReason) {
   EXPECT_EQ(services[0]["workload"], "redis");
   for (const char* direction : {"ingress", "egress"}) {
     EXPECT_EQ(services[0][direction]["state"], "pass");
-    EXPECT_GT(services[0][direction]["frames"]["passed"].get<int>(), 0);
+    EXPECT_GT(services[0][direction]["of_workload"]["frames"]["passed"].get<int>(), 0);
+    EXPECT_FALSE(services[0][direction]["frames"].contains("taken")) << "only the uplink's program takes frames";
     EXPECT_EQ(services[0][direction]["waiting"], 0);
     EXPECT_TRUE(services[0][direction]["expires_in_ms"].is_null());
   }
@@ -85,6 +86,80 @@ TEST_F(SteerVerbs, ShowNamesStatesAndCountsByReason) {
   EXPECT_EQ(text.exit_code, 0) << text.error;
   EXPECT_THAT(text.out, HasSubstr("REDIRECTED"));
   EXPECT_THAT(text.out, HasSubstr("192.0.2.10"));
+  EXPECT_THAT(text.out, ContainsRegex("redis ingress: passed [0-9]+"));
+}
+
+// One state and one queue for both addresses, counters for each.
+TEST_F(SteerVerbs, WhatIsHeldForOneAddressDoesNotShowAtTheOther) {
+  auto run = bed->mose({"run", "pair", "--address", "192.0.2.20/24", "--address", "2001:db8::20/64", "--root", bed->root(), "--",
+                        "redis-server", "--save", "", "--protected-mode", "no"});
+  ASSERT_EQ(run.exit_code, 0) << run.error;
+  EXPECT_TRUE(redis_answers("192.0.2.20"));
+  {
+    auto steering = Steering::adopt("/sys/fs/bpf", "pair");
+    ASSERT_TRUE(steering) << steering.error().what;
+    auto queue = handover::HoldQueue::create(*steering, Direction::ingress);
+    ASSERT_TRUE(queue) << queue.error().what;
+    handover::SteerPolicy policy = *steering->policy(Direction::ingress);
+    policy.state = SteerState::hold;
+    policy.tap_ifindex = queue->tap_ifindex();
+    ASSERT_TRUE(steering->set(Direction::ingress, policy));
+    EXPECT_FALSE(redis_answers("192.0.2.20", 300ms));
+    json services = answer({"steer", "show", "pair"});
+    ASSERT_EQ(services.size(), 2u) << services;
+    const auto held = [&](size_t i) { return services[i]["ingress"]["frames"]["held"].get<int>(); };
+    EXPECT_EQ(services[0]["service"], "192.0.2.20");
+    EXPECT_GT(held(0), 0);
+    EXPECT_EQ(services[1]["service"], "2001:db8::20");
+    EXPECT_EQ(held(1), 0);
+    for (const json& service : services) {
+      EXPECT_GE(service["ingress"]["of_workload"]["waiting"].get<int>(), held(0));
+      EXPECT_GE(service["ingress"]["of_workload"]["frames"]["held"].get<int>(), held(0));
+    }
+    const std::string text = bed->mose({"steer", "show", "pair"}).out;
+    EXPECT_THAT(text, ContainsRegex("\\(all\\) +pair +ingress +hold +[0-9.]+ ms +- +[1-9][0-9]* "));
+    EXPECT_THAT(text, ContainsRegex("192.0.2.20 +pair +ingress +hold +- +- +- +[0-9]+ +[1-9][0-9]* "));
+    EXPECT_THAT(text, ContainsRegex("2001:db8::20 +pair +ingress +hold +- +- +- +0 +0 "));
+    EXPECT_THAT(bed->mose({"steer", "explain", "tcp", "192.0.2.1:40000", "192.0.2.20:6379"}).out,
+                HasSubstr("no migration is left that would decide, `mose steer release pair` ends it"));
+
+    // A drain that nobody pumps.
+    ASSERT_TRUE(steering->set_state(Direction::ingress, SteerState::drain));
+    EXPECT_THAT(bed->mose({"steer", "explain", "tcp", "192.0.2.1:40000", "192.0.2.20:6379"}).out,
+                HasSubstr("for what came before it, then the state is pass"));
+
+    auto released = bed->mose({"steer", "release", "pair"});
+    EXPECT_EQ(released.exit_code, 0) << released.error;
+    EXPECT_THAT(released.out, ContainsRegex("pair is in service: ingress was drain, egress was pass; [1-9][0-9]* frames that "
+                                            "waited and that nobody could put back are lost"));
+    EXPECT_EQ(steering->queued_now(Direction::ingress).value_or(1), 0u);
+  }
+  EXPECT_TRUE(redis_answers("192.0.2.20"));
+  EXPECT_EQ(bed->mose({"stop", "pair", "--grace", "200ms"}).exit_code, 0);
+}
+
+// Steering of another build, at work while this one's agent runs.
+TEST_F(SteerVerbs, WhatCannotBeAskedIsShownAsUnknown) {
+  make_steering_older("/sys/fs/bpf", "redis");
+  for (const char* asked : {"redis", kAddress}) {
+    json services = answer({"steer", "show", asked});
+    ASSERT_EQ(services.size(), 1u) << services;
+    EXPECT_EQ(services[0]["service"], kAddress);
+    EXPECT_EQ(services[0]["state"], "unknown");
+    EXPECT_EQ(services[0]["ingress"]["state"], "unknown");
+    EXPECT_THAT(services[0]["reason"].get<std::string>(), HasSubstr("version"));
+  }
+  EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("redis cannot be asked: "));
+  EXPECT_THAT(bed->mose({"steer", "explain", "tcp", kSource, kService}).error, HasSubstr("cannot be asked"));
+  EXPECT_THAT(bed->mose({"status"}).out, HasSubstr("what becomes of packets of redis here is not known ("));
+  json closed = answer({"status"})["closed"];
+  ASSERT_EQ(closed.size(), 1u) << closed;
+  EXPECT_EQ(closed[0]["ingress"], "unknown");
+  EXPECT_THAT(closed[0]["reason"].get<std::string>(), HasSubstr("version"));
+  bed->terminate_agent();
+  bed->start_agent();
+  EXPECT_EQ(answer({"steer", "show"})[0]["ingress"]["state"], "pass");
+  EXPECT_EQ(bed->mose({"status"}).out, "no migration is under way\n");
 }
 
 TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
@@ -103,6 +178,9 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
   EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("SINCE"));
   auto text = bed->mose({"steer", "explain", "tcp", kSource, kService, "syn"});
   EXPECT_THAT(text.out, HasSubstr("is dropped in the state shut"));
+  EXPECT_THAT(text.out, HasSubstr("`mose steer release redis` ends it"));
+  EXPECT_EQ(seen["at"], "tc");
+  EXPECT_EQ(seen["unclaimed"], true);
 
   auto status = bed->mose({"status"});
   EXPECT_EQ(status.exit_code, 0) << status.error;

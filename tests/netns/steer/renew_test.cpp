@@ -194,5 +194,30 @@ TEST(Renewal, IsRemovedWholeAfterwards) {
   WorkloadNetwork again = bed.create(bed.a);
 }
 
+// Programs of a build that nobody has followed, at the workload's end: none stays on the uplink, where no pin would tell
+// what it is. Links go with their pins, filters (MOSE_TC_ATTACH=clsact) do not.
+TEST(Renewal, WhatCannotBeReadIsRemovedWhole) {
+  Bed bed;
+  { WorkloadNetwork network = bed.create(bed.a); }
+  make_older(bed, bed.a);
+  EXPECT_FALSE(Steering::adopt(bed.a.bpffs, kWorkload).has_value()) << "it is not older";
+  auto filters = [&] {
+    size_t count = 0;
+    bed.in(bed.a.netns, [&]() -> Status {
+      MOSE_ASSIGN(auto netlink, Netlink::open());
+      MOSE_ASSIGN(auto list, netlink.bpf_filters());
+      count = list.size();
+      return {};
+    });
+    return count;
+  };
+  const bool by_filters = handover::steering_supported().value_or(handover::TcAttach::tcx) == handover::TcAttach::clsact;
+  EXPECT_EQ(filters(), by_filters ? 3u : 0u);
+  bed.in(bed.a.netns, [&] { return WorkloadNetwork::destroy(kWorkload, bed.a.bpffs); });
+  EXPECT_EQ(filters(), 0u);
+  EXPECT_THAT(bed.pins(bed.a), testing::IsEmpty());
+  WorkloadNetwork again = bed.create(bed.a);
+}
+
 }  // namespace
 }  // namespace mose::test

@@ -499,6 +499,55 @@ TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
   }
 }
 
+// An operator's way out when no migration is left: open at once under traffic, and nothing waits that nobody would put back.
+TEST(Crash, AReleaseOpensWhatWasHeldAndEndsWhoeverKeptIt) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  const std::string file = bed.a.bpffs + "-released";
+  UdpService service(bed.a.workload, AF_INET, true);
+  UdpClient client(bed.client, AF_INET, 5000);
+  for (int round = 0; round < 20; ++round) {
+    const Direction direction = round % 2 == 0 ? Direction::ingress : Direction::egress;
+    bed.in(bed.a.netns, [&]() -> Status {
+      MOSE_ASSIGN(HoldQueue queue, HoldQueue::create(network.steering(), direction, file));
+      MOSE_TRY(network.hold(direction, queue.tap_ifindex()));
+      // Also in the moment in which nothing waits yet, and in a drain that nobody pumps.
+      const bool waits = round % 4 < 2 || eventually([&] { return network.steering().queued_now(direction).value_or(0) > 5; });
+      EXPECT_TRUE(waits);
+      if (round % 3 == 0) MOSE_TRY(network.drain_to_pass(direction));
+      queue.leave(network.steering());  // as an agent that dies
+      return {};
+    });
+    bed.in(bed.a.netns, [&]() -> Status {
+      MOSE_ASSIGN(uint64_t lost, network.release({file + "-of-nobody", file}));
+      EXPECT_GE(lost, round % 4 > 1 ? 6u : 0u);
+      EXPECT_EQ(if_nametoindex(handover::tap_device_name(direction, "mnet-redis").c_str()), 0u);
+      return {};
+    });
+    EXPECT_NE(access(file.c_str(), F_OK), 0) << "the holder goes on";
+    auto policy = network.steering().policy(direction);
+    ASSERT_TRUE(policy);
+    EXPECT_EQ(policy->state, SteerState::pass);
+    EXPECT_EQ(network.steering().queued_now(direction).value_or(1), 0u);
+    const uint64_t before = last_passed_ns(network, direction);
+    EXPECT_TRUE(eventually([&] { return last_passed_ns(network, direction) > before; })) << to_string(direction);
+  }
+}
+
+TEST(Crash, AReleaseLeavesAloneWhoKeepsAnotherTap) {
+  Bed bed;
+  WorkloadNetwork network = bed.create(bed.a);
+  const std::string file = bed.a.bpffs + "-other";
+  std::optional<HoldQueue> other;
+  bed.in(bed.a.netns, [&]() -> Status {
+    MOSE_ASSIGN(other, HoldQueue::create(network.steering(), Direction::ingress, file));
+    handover::TapHolder::end_left_of("mi00000000", file);
+    return {};
+  });
+  EXPECT_EQ(access(file.c_str(), F_OK), 0);
+  EXPECT_TRUE(handover::TapHolder::take_over(file).has_value());  // and ends it
+}
+
 TEST(HoldQueue, DoesNotDrainWhatIsStillHeld) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
