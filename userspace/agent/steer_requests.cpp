@@ -104,7 +104,8 @@ Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
 // What the programs of a workload say, an object for each address.
 Result<std::vector<Json>> view_of(const std::string& bpffs, const WorkloadSpec& spec) {
   MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, spec.name));
-  std::vector<Json> items(steering.config().addresses.size(), Json{{"attached_by", handover::to_string(steering.config().attach)}});
+  const Json common{{"attached_by", handover::to_string(steering.config().attach)}};
+  std::vector<Json> items(steering.config().addresses.size(), common);
   for (auto direction : {Direction::ingress, Direction::egress, Direction::uplink}) {
     const bool uplink = direction == Direction::uplink;
     if (uplink && steering.config().uplink_ifindex == 0) continue;
@@ -140,12 +141,17 @@ Json unknown(const std::string& reason) {
   return out;
 }
 
-std::string why_of(const SteerExplanation& seen, const std::string& device) {
+// `after_drain`: of the policy, where it drains.
+std::string why_of(const SteerExplanation& seen, const std::string& device, handover::SteerState after_drain) {
   std::string state = seen.state ? fmt::format(" in the state {}", handover::to_string(*seen.state)) : "";
   switch (seen.verdict) {
     case SteerExplanation::Verdict::pass:
       return fmt::format("passes{}", state);
     case SteerExplanation::Verdict::hold:
+      if (seen.state == handover::SteerState::drain) {
+        return fmt::format("is held{}: it waits in {} for what came before it, then the state is {}", state, device,
+                           handover::to_string(after_drain));
+      }
       return fmt::format("is held{}: it waits in {} until the handover has been decided", state, device);
     case SteerExplanation::Verdict::redirect:
       if (seen.tunnel) {
@@ -160,15 +166,36 @@ std::string why_of(const SteerExplanation& seen, const std::string& device) {
   return "";
 }
 
-Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow, const NodeUplink& uplink) {
+// `unclaimed`: no migration decides about the workload, which is here.
+Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow,
+                                 const NodeUplink& uplink, bool unclaimed) {
   auto steering = handover::Steering::adopt(bpffs, workload);
+  if (!steering && handover::Steering::pinned(bpffs, workload)) {
+    return refuse(fmt::format("what steers {} on this node cannot be asked: {}", workload, steering.error().what), 1);
+  }
   if (!steering) return refuse(fmt::format("nothing steers {} on this node: {}", workload, steering.error().what));
   auto seen = steering->explain(flow);
   if (!seen) return refuse(seen.error().what, 1);
+  auto policy = steering->policy(seen->direction);
+  if (!policy) return refuse(policy.error().what, 1);
   std::string device = seen->ifindex != 0 ? device_name_of(seen->ifindex) : "";
+  const Json entry = uplink_entry(uplink, flow.destination);
+  const bool at_xdp = seen->direction == Direction::ingress && entry.is_object() &&
+                      entry["state"] == handover::to_string(handover::UplinkState::redirect);
+  std::string why = why_of(*seen, device, policy->after_drain);
+  if (at_xdp) {
+    why += fmt::format("; where it comes in by {} it is redirected at XDP before that", entry["device"].get<std::string>());
+  }
+  const bool by_state = seen->state && *seen->state != handover::SteerState::pass;
+  const bool closed = seen->verdict == SteerExplanation::Verdict::hold ||
+                      (seen->verdict == SteerExplanation::Verdict::drop && by_state);
+  if (closed && unclaimed) {
+    why += fmt::format("; no migration is left that would decide, `mose steer release {}` ends it", workload);
+  }
   Json out{{"flow", format_flow(flow)},
            {"workload", workload},
            {"direction", handover::to_string(seen->direction)},
+           {"at", at_xdp ? "xdp" : "tc"},
            {"state", nullptr},
            {"verdict", handover::to_string(seen->verdict)},
            {"reason", seen->reason},
@@ -177,12 +204,9 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
            {"source_mac", nullptr},
            {"tunnel", tunnel_of(seen->tunnel)},
            {"same_programs", seen->same_programs},
-           {"uplink", uplink_entry(uplink, flow.destination)},
-           {"why", why_of(*seen, device)}};
-  if (out["uplink"].is_object() && out["uplink"]["state"] == handover::to_string(handover::UplinkState::redirect)) {
-    out["why"] = fmt::format("{}; where it comes in by {} it is redirected at XDP before that", why_of(*seen, device),
-                             out["uplink"]["device"].get<std::string>());
-  }
+           {"unclaimed", unclaimed},
+           {"uplink", entry},
+           {"why", why}};
   if (seen->state) out["state"] = handover::to_string(*seen->state);
   if (!device.empty()) out["device"] = device;
   if (seen->verdict == SteerExplanation::Verdict::redirect) {
@@ -230,6 +254,12 @@ const Workload* SteerRequests::find(const std::string& service) const {
   return nullptr;
 }
 
+bool SteerRequests::claimed(const std::string& workload) const {
+  const auto migrations = service_.list();
+  return std::any_of(migrations.begin(), migrations.end(),
+                     [&](const MigrationProgress& migration) { return migration.workload == workload; });
+}
+
 Answer<std::string> SteerRequests::show(const std::string& service) const {
   Json out = Json::array();
   for (const Workload* workload : core_.workloads.list()) {
@@ -260,7 +290,6 @@ Answer<std::string> SteerRequests::show(const std::string& service) const {
 
 std::vector<SteerRequests::Closed> SteerRequests::closed() const {
   std::vector<Closed> out;
-  const auto migrations = service_.list();
   for (const Workload* workload : core_.workloads.list()) {
     // Others are redirected, or their network is being made or thrown away.
     const bool here = workload->state == WorkloadState::running || workload->state == WorkloadState::moving ||
@@ -274,9 +303,7 @@ std::vector<SteerRequests::Closed> SteerRequests::closed() const {
     } else if (item->ingress == handover::SteerState::pass && item->egress == handover::SteerState::pass) {
       continue;
     }
-    item->unclaimed = std::none_of(migrations.begin(), migrations.end(), [&](const MigrationProgress& migration) {
-      return migration.workload == workload->spec.name;
-    });
+    item->unclaimed = !claimed(workload->spec.name);
     out.push_back(std::move(*item));
   }
   return out;
@@ -292,8 +319,9 @@ void SteerRequests::explain(const std::string& text, std::function<void(Answer<s
                                    format_address(flow->source), format_address(flow->destination), core_.config.node.name),
                        kExitUsage));
   }
-  core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name,
-                     flow = *flow, &uplink = core_.uplink] { return explain_flow(bpffs, name, flow, uplink); },
+  const bool unclaimed = workload->state == WorkloadState::running && !claimed(workload->spec.name);
+  core_.workers.run([bpffs = bpffs_of(core_.config, workload->spec), name = workload->spec.name, flow = *flow,
+                     &uplink = core_.uplink, unclaimed] { return explain_flow(bpffs, name, flow, uplink, unclaimed); },
                     std::move(done));
 }
 

@@ -40,6 +40,8 @@ class SteerRequests {
 
  private:
   [[nodiscard]] const Workload* find(const std::string& service) const;
+  // Whether a migration decides about its packets.
+  [[nodiscard]] bool claimed(const std::string& workload) const;
 
   Core& core_;
   const MigrationService& service_;

@@ -120,9 +120,17 @@ TEST_F(SteerVerbs, WhatIsHeldForOneAddressDoesNotShowAtTheOther) {
     EXPECT_THAT(text, ContainsRegex("\\(all\\) +pair +ingress +hold +[0-9.]+ ms +- +[1-9][0-9]* "));
     EXPECT_THAT(text, ContainsRegex("192.0.2.20 +pair +ingress +hold +- +- +- +[0-9]+ +[1-9][0-9]* "));
     EXPECT_THAT(text, ContainsRegex("2001:db8::20 +pair +ingress +hold +- +- +- +0 +0 "));
+    EXPECT_THAT(bed->mose({"steer", "explain", "tcp", "192.0.2.1:40000", "192.0.2.20:6379"}).out,
+                HasSubstr("no migration is left that would decide, `mose steer release pair` ends it"));
+
+    // A drain that nobody pumps.
+    ASSERT_TRUE(steering->set_state(Direction::ingress, SteerState::drain));
+    EXPECT_THAT(bed->mose({"steer", "explain", "tcp", "192.0.2.1:40000", "192.0.2.20:6379"}).out,
+                HasSubstr("for what came before it, then the state is pass"));
+
     auto released = bed->mose({"steer", "release", "pair"});
     EXPECT_EQ(released.exit_code, 0) << released.error;
-    EXPECT_THAT(released.out, ContainsRegex("pair is in service: ingress was hold, egress was pass; [1-9][0-9]* frames that "
+    EXPECT_THAT(released.out, ContainsRegex("pair is in service: ingress was drain, egress was pass; [1-9][0-9]* frames that "
                                             "waited and that nobody could put back are lost"));
     EXPECT_EQ(steering->queued_now(Direction::ingress).value_or(1), 0u);
   }
@@ -142,6 +150,7 @@ TEST_F(SteerVerbs, WhatCannotBeAskedIsShownAsUnknown) {
     EXPECT_THAT(services[0]["reason"].get<std::string>(), HasSubstr("version"));
   }
   EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("redis cannot be asked: "));
+  EXPECT_THAT(bed->mose({"steer", "explain", "tcp", kSource, kService}).error, HasSubstr("cannot be asked"));
   EXPECT_THAT(bed->mose({"status"}).out, HasSubstr("what becomes of packets of redis here is not known ("));
   json closed = answer({"status"})["closed"];
   ASSERT_EQ(closed.size(), 1u) << closed;
@@ -169,6 +178,9 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
   EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("SINCE"));
   auto text = bed->mose({"steer", "explain", "tcp", kSource, kService, "syn"});
   EXPECT_THAT(text.out, HasSubstr("is dropped in the state shut"));
+  EXPECT_THAT(text.out, HasSubstr("`mose steer release redis` ends it"));
+  EXPECT_EQ(seen["at"], "tc");
+  EXPECT_EQ(seen["unclaimed"], true);
 
   auto status = bed->mose({"status"});
   EXPECT_EQ(status.exit_code, 0) << status.error;

@@ -138,6 +138,9 @@ TEST_F(Routed, AClientGoesOnForAsLongAsTheOldPlaceRedirects) {
   Json there = Json::parse(mose("b", {"steer", "show", "--json"}).out, nullptr, false);
   ASSERT_EQ(there.size(), 1u) << there;
   EXPECT_EQ(there[0]["taken_from"]["remote"], "198.51.100.11");
+  EXPECT_GT(there[0]["uplink_tc"]["frames"]["taken"], 0);
+  EXPECT_FALSE(there[0]["uplink_tc"]["frames"].contains("held"));
+  EXPECT_THAT(mose("b", {"steer", "show"}).out, HasSubstr("redis uplink: taken "));
 
   auto again = restart_agent(names_, state_, "a");
   ASSERT_TRUE(again) << again.error().what;

@@ -36,6 +36,12 @@ void expect(const SteerExplanation& seen, Verdict verdict, std::string_view reas
   EXPECT_EQ(seen.state, state);
 }
 
+// In the hold of ingress.
+void wait_for_one(const Bed& bed, const WorkloadNetwork& network) {
+  UdpClient client(bed.client, AF_INET, 1000);
+  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) > 0; }));
+}
+
 TEST(Explain, SaysWhatEachStateDoes) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
@@ -58,7 +64,12 @@ TEST(Explain, SaysWhatEachStateDoes) {
   EXPECT_OK(network.shut(Direction::egress, false));
   expect(explain(network, kAnswer), Verdict::drop, "drop-shut", SteerState::shut);
 
+  // Behind what still waits, whatever comes after the drain.
+  wait_for_one(bed, network);
   EXPECT_OK(network.drain_to_peer({.mac = bed.b.uplink_mac}));
+  SteerExplanation behind = explain(network, kRequest);
+  expect(behind, Verdict::hold, "held", SteerState::drain);
+  EXPECT_EQ(behind.ifindex, queue.tap_ifindex());
   expect_drained(queue, network);  // whatever the segment has flooded meanwhile
   SteerExplanation gone = explain(network, kRequest);
   expect(gone, Verdict::redirect, "redirected", SteerState::redirect);
