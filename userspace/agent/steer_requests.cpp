@@ -104,7 +104,8 @@ Json uplink_entry(const NodeUplink& uplink, const ServiceAddress& address) {
 // What the programs of a workload say, an object for each address.
 Result<std::vector<Json>> view_of(const std::string& bpffs, const WorkloadSpec& spec) {
   MOSE_ASSIGN(auto steering, handover::Steering::adopt(bpffs, spec.name));
-  std::vector<Json> items(steering.config().addresses.size(), Json{{"attached_by", handover::to_string(steering.config().attach)}});
+  const Json common{{"attached_by", handover::to_string(steering.config().attach)}};
+  std::vector<Json> items(steering.config().addresses.size(), common);
   for (auto direction : {Direction::ingress, Direction::egress, Direction::uplink}) {
     const bool uplink = direction == Direction::uplink;
     if (uplink && steering.config().uplink_ifindex == 0) continue;
@@ -166,8 +167,8 @@ std::string why_of(const SteerExplanation& seen, const std::string& device, hand
 }
 
 // `unclaimed`: no migration decides about the workload, which is here.
-Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow, const NodeUplink& uplink,
-                                 bool unclaimed) {
+Answer<std::string> explain_flow(const std::string& bpffs, const std::string& workload, const Flow& flow,
+                                 const NodeUplink& uplink, bool unclaimed) {
   auto steering = handover::Steering::adopt(bpffs, workload);
   if (!steering && handover::Steering::pinned(bpffs, workload)) {
     return refuse(fmt::format("what steers {} on this node cannot be asked: {}", workload, steering.error().what), 1);
@@ -185,8 +186,9 @@ Answer<std::string> explain_flow(const std::string& bpffs, const std::string& wo
   if (at_xdp) {
     why += fmt::format("; where it comes in by {} it is redirected at XDP before that", entry["device"].get<std::string>());
   }
+  const bool by_state = seen->state && *seen->state != handover::SteerState::pass;
   const bool closed = seen->verdict == SteerExplanation::Verdict::hold ||
-                      (seen->verdict == SteerExplanation::Verdict::drop && seen->state && *seen->state != handover::SteerState::pass);
+                      (seen->verdict == SteerExplanation::Verdict::drop && by_state);
   if (closed && unclaimed) {
     why += fmt::format("; no migration is left that would decide, `mose steer release {}` ends it", workload);
   }

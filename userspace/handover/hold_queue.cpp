@@ -104,11 +104,11 @@ class Narrowing {
   uint32_t bound_ = 0;
 };
 
-std::string tap_name(const Steering& steering, Direction direction) {
-  return device_name(direction == Direction::ingress ? "mi" : "me", steering.workload());
-}
-
 }  // namespace
+
+std::string tap_device_name(Direction direction, const std::string& workload) {
+  return device_name(direction == Direction::ingress ? "mi" : "me", workload);
+}
 
 uint32_t drain_bound(uint64_t waiting, Nanoseconds passed, Nanoseconds limit) {
   constexpr int64_t kSteps = 16;
@@ -143,7 +143,7 @@ Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction directio
   if (direction == Direction::uplink) return fail("nothing is held on the uplink");
   HoldQueue queue;
   queue.direction_ = direction;
-  queue.name_ = tap_name(steering, direction);
+  queue.name_ = tap_device_name(direction, steering.workload());
   if (!holder_file.empty()) {
     TapHolder::end_left(holder_file);
     MOSE_ASSIGN(auto netlink, Netlink::open());
@@ -161,7 +161,7 @@ Result<HoldQueue> HoldQueue::create(const Steering& steering, Direction directio
 Result<HoldQueue> HoldQueue::adopt(const Steering& steering, Direction direction, const std::string& holder_file) {
   HoldQueue queue;
   queue.direction_ = direction;
-  queue.name_ = tap_name(steering, direction);
+  queue.name_ = tap_device_name(direction, steering.workload());
   MOSE_ASSIGN(auto left, TapHolder::take_over(holder_file));
   queue.holder_ = std::move(left.holder);
   auto tap = adopt_tap(std::move(left.tap), queue.name_);

@@ -26,6 +26,9 @@
 // holder file given, adopt() of the next agent goes on with every frame.
 namespace mose::handover {
 
+// Name of the tap in which its held frames wait: "mi" or "me" and the same digits.
+[[nodiscard]] std::string tap_device_name(Direction direction, const std::string& workload);
+
 // How many frames may wait when `passed` of a drain's `limit` has: 0, as many as the hold allows, for half of it; then, by
 // steps, fewer than the `waiting` of that moment, and one alone from three quarters on. So a drain that more comes to than it
 // can put back ends all the same if within a quarter of its limit it can put back what waits.

@@ -7,6 +7,7 @@
 
 #include "base/rollback.h"
 #include "handover/device_name.h"
+#include "handover/hold_queue.h"
 #include "handover/tap_holder.h"
 #include "handover/uplink_steering.h"
 #include "kernel/netlink.h"
@@ -92,10 +93,6 @@ Result<Uplink> find_uplink(const Netlink& netlink, const WorkloadNetworkConfig& 
 
 std::string host_device_name(const std::string& workload) {
   return device_name("mv", workload);
-}
-
-std::string tap_device_name(Direction direction, const std::string& workload) {
-  return device_name(direction == Direction::ingress ? "mi" : "me", workload);
 }
 
 Result<WorkloadNetwork> WorkloadNetwork::create(const WorkloadNetworkConfig& config, int netns) {

@@ -46,8 +46,6 @@ struct WorkloadNetworkConfig {
 
 // Name of the host end of a workload's device: "mv" and eight hex digits that follow from the name.
 [[nodiscard]] std::string host_device_name(const std::string& workload);
-// Name of the tap in which its held frames wait: "mi" or "me" and the same digits.
-[[nodiscard]] std::string tap_device_name(Direction direction, const std::string& workload);
 
 class WorkloadNetwork {
  public:
