@@ -18,10 +18,6 @@ constexpr size_t kUnsentBytesMax = 64u << 20;  // per connection: three seconds 
 constexpr Nanoseconds kConnectBound = std::chrono::seconds(5);
 constexpr uint64_t kTimerTag = UINT64_MAX;
 
-timespec to_timespec(int64_t ns) {
-  return {ns / 1'000'000'000, ns % 1'000'000'000};
-}
-
 }  // namespace
 
 LoadStreams::LoadStreams(const LoadOptions& o)

@@ -85,7 +85,7 @@ int64_t next_due_ns(const std::vector<Direction>& directions) {
     // One that has passed goes off at once; zero would stop the timer.
     int64_t wanted = next == 0 ? 0 : std::max<int64_t>(1, next - late.estimate_ns());
     itimerspec when{};
-    when.it_value = {wanted / 1'000'000'000, wanted % 1'000'000'000};
+    when.it_value = to_timespec(wanted);
     int64_t slept_ns = now_ns();
     ::timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, nullptr);
     ::poll(fds.data(), fds.size(), -1);

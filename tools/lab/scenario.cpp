@@ -54,8 +54,7 @@ class InterruptGuard {
 };
 
 Status rest(Nanoseconds time) {
-  const auto ns = time.count(), second = static_cast<int64_t>(kNsPerSecond);
-  timespec left{ns / second, ns % second};
+  timespec left = to_timespec(time.count());
   while (!interrupted && ::nanosleep(&left, &left) != 0) {
   }
   if (interrupted) return fail_errno("interrupted", EINTR);

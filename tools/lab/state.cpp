@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/directory.h"
+
 namespace mose::lab {
 namespace {
 
@@ -119,13 +121,12 @@ void remove_state(const Names& names) {
 
 std::vector<std::string> list_labs() {
   std::vector<std::string> out;
-  DIR* dir = ::opendir(kStateRoot);
+  Directory dir = open_directory(kStateRoot);
   if (!dir) return out;
-  while (dirent* entry = ::readdir(dir)) {
+  while (dirent* entry = ::readdir(dir.get())) {
     std::string name = entry->d_name;
     if (name.ends_with(".json")) out.push_back(name.substr(0, name.size() - 5));
   }
-  ::closedir(dir);
   std::sort(out.begin(), out.end());
   return out;
 }

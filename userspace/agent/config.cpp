@@ -11,6 +11,7 @@
 #include <functional>
 #include <limits>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/units.h"
 #include "kernel/cgroup.h"
@@ -261,16 +262,15 @@ bool node_name_ok(const std::string& name) {
 // Names of the *.toml files of a directory in order; a missing directory has none.
 Result<std::vector<std::string>> fragments(const std::string& directory) {
   std::vector<std::string> names;
-  DIR* dir = opendir(directory.c_str());
-  if (dir == nullptr) {
+  Directory dir = open_directory(directory);
+  if (!dir) {
     if (errno == ENOENT) return names;
     return fail_errno("read " + directory);
   }
-  while (dirent* entry = readdir(dir)) {
+  while (dirent* entry = readdir(dir.get())) {
     std::string name = entry->d_name;
     if (name.size() > 5 && name.ends_with(".toml") && name[0] != '.') names.push_back(fmt::format("{}/{}", directory, name));
   }
-  closedir(dir);
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -292,13 +292,8 @@ Status DestinationHost::adopt() {
 // After a restart: what the workload has sent and the agent before us held. Nothing may be there.
 Status DestinationHost::adopt_egress_queue() {
   if (egress_queue_) return {};
-  auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::egress, migration_paths(config_, id_).egress_holder);
-  if (queue) {
-    egress_queue_.emplace(std::move(*queue));
-    return {};
-  }
-  MOSE_ASSIGN(uint64_t held, network_->steering().held_now(handover::Direction::egress));
-  if (held > 0) return context(fmt::format("{} frames of it cannot be taken over", held), std::move(queue).error());
+  MOSE_ASSIGN(egress_queue_, handover::HoldQueue::adopt_held(network_->steering(), handover::Direction::egress,
+                                                             migration_paths(config_, id_).egress_holder));
   return {};
 }
 

@@ -90,8 +90,7 @@ struct EventLoop::Impl {
     if (!due.empty()) {
       auto nanoseconds = due.begin()->first.time_since_epoch().count();
       if (nanoseconds <= 0) nanoseconds = 1;  // 0 would disarm
-      spec.it_value.tv_sec = nanoseconds / 1'000'000'000;
-      spec.it_value.tv_nsec = nanoseconds % 1'000'000'000;
+      spec.it_value = to_timespec(nanoseconds);
     }
     timerfd_settime(timer_fd.get(), TFD_TIMER_ABSTIME, &spec, nullptr);
   }

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "agent/durable_file.h"
+#include "base/directory.h"
 
 namespace mose::agent {
 namespace {
@@ -269,12 +270,12 @@ Result<JournalContents> read_journal(const std::string& path) {
 
 Result<std::vector<JournalEntry>> list_journals(const std::string& directory) {
   std::vector<JournalEntry> entries;
-  DIR* dir = opendir(directory.c_str());
-  if (dir == nullptr) {
+  Directory dir = open_directory(directory);
+  if (!dir) {
     if (errno == ENOENT) return entries;
     return fail_errno("read " + directory);
   }
-  while (dirent* item = readdir(dir)) {
+  while (dirent* item = readdir(dir.get())) {
     std::string name = item->d_name;
     size_t dot = name.find('.');
     if (dot == std::string::npos || dot == 0) continue;
@@ -284,7 +285,6 @@ Result<std::vector<JournalEntry>> list_journals(const std::string& directory) {
     std::string path = fmt::format("{}/{}", directory, name);
     entries.push_back({path, *id, *role, read_journal(path)});
   }
-  closedir(dir);
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.path < b.path; });
   return entries;
 }

@@ -369,17 +369,8 @@ Status SourceHost::finish_dump() {
 // After a restart: the packets that the agent before us held.
 Status SourceHost::adopt_queue() {
   if (ingress_queue_) return {};
-  auto queue = handover::HoldQueue::adopt(network_->steering(), handover::Direction::ingress,
-                                          migration_paths(config_, id_).ingress_holder);
-  if (queue) {
-    ingress_queue_.emplace(std::move(*queue));
-    return {};
-  }
-  MOSE_ASSIGN(uint64_t held, network_->steering().held_now(handover::Direction::ingress));
-  if (held > 0) return context(fmt::format("{} held packets of {} cannot be taken over", held, spec_.name), std::move(queue).error());
-  MOSE_ASSIGN(uint64_t lost, network_->steering().queued_now(handover::Direction::ingress));
-  if (lost == 0) return {};
-  log::warn("no held packets were left by the agent before", {{"workload", spec_.name}, {"reason", queue.error().what}});
+  MOSE_ASSIGN(ingress_queue_, handover::HoldQueue::adopt_held(network_->steering(), handover::Direction::ingress,
+                                                              migration_paths(config_, id_).ingress_holder));
   return {};
 }
 

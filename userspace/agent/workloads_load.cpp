@@ -7,6 +7,7 @@
 
 #include "agent/durable_file.h"
 #include "agent/workloads_entry.h"
+#include "base/directory.h"
 #include "base/log.h"
 #include "kernel/cgroup.h"
 #include "kernel/netlink.h"
@@ -21,15 +22,14 @@ constexpr Nanoseconds kLookPeriod = std::chrono::seconds(2);  // for described w
 // Names without their ending of the files in a directory; a missing directory has none.
 std::vector<std::string> names_with_ending(const std::string& directory, std::string_view ending) {
   std::vector<std::string> names;
-  DIR* dir = opendir(directory.c_str());
-  if (dir == nullptr) return names;
-  while (dirent* item = readdir(dir)) {
+  Directory dir = open_directory(directory);
+  if (!dir) return names;
+  while (dirent* item = readdir(dir.get())) {
     std::string name = item->d_name;
     if (name.size() > ending.size() && name.ends_with(ending) && name[0] != '.') {
       names.push_back(name.substr(0, name.size() - ending.size()));
     }
   }
-  closedir(dir);
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <time.h>
+
 #include <chrono>
 #include <cstdint>
 
@@ -13,6 +15,10 @@ inline constexpr uint64_t kNsPerSecond = 1'000'000'000;
 using Timestamp = std::chrono::time_point<std::chrono::steady_clock, Nanoseconds>;
 
 inline Timestamp now() { return std::chrono::time_point_cast<Nanoseconds>(std::chrono::steady_clock::now()); }
+inline timespec to_timespec(int64_t ns) {
+  constexpr auto second = static_cast<int64_t>(kNsPerSecond);
+  return {ns / second, ns % second};
+}
 inline int64_t now_ns() { return now().time_since_epoch().count(); }
 inline int64_t to_us(Timestamp t) {
   return std::chrono::duration_cast<std::chrono::microseconds>(t.time_since_epoch()).count();

@@ -177,6 +177,22 @@ Result<HoldQueue> HoldQueue::adopt(const Steering& steering, Direction direction
   return queue;
 }
 
+Result<std::optional<HoldQueue>> HoldQueue::adopt_held(const Steering& steering, Direction direction,
+                                                       const std::string& holder_file) {
+  auto queue = adopt(steering, direction, holder_file);
+  if (queue) return std::move(*queue);
+  MOSE_ASSIGN(uint64_t held, steering.held_now(direction));
+  if (held > 0) return context(std::to_string(held) + " held frames cannot be taken over", std::move(queue).error());
+  MOSE_ASSIGN(uint64_t lost, steering.queued_now(direction));
+  if (lost > 0) {
+    log::warn("held frames have gone with their queue", {{"workload", steering.workload()},
+                                                         {"direction", to_string(direction)},
+                                                         {"frames", lost},
+                                                         {"reason", queue.error().what}});
+  }
+  return std::nullopt;
+}
+
 // Size of the next frame in buffer_, 0 when the tap is empty.
 Result<size_t> HoldQueue::next_frame() {
   for (;;) {

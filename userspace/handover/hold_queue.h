@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -44,6 +45,10 @@ class HoldQueue {
   // What an agent that died has left, with all that it holds. Fails when there is nothing.
   [[nodiscard]] static Result<HoldQueue> adopt(const Steering& steering, Direction direction,
                                                const std::string& holder_file);
+
+  // The same where nothing may be there: an error only when frames wait in a tap that cannot be taken over.
+  [[nodiscard]] static Result<std::optional<HoldQueue>> adopt_held(const Steering& steering, Direction direction,
+                                                                   const std::string& holder_file);
 
   HoldQueue(HoldQueue&&) noexcept = default;
   HoldQueue& operator=(HoldQueue&&) noexcept = default;

@@ -245,7 +245,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
       return fail(std::string("a new hold of ") + to_string(direction) + " must wait until the last one has drained: " +
                   std::to_string(left) + " frames are still in the tap");
     }
-    if (left > 0) (void)write_off(direction);  // of a hold that was never drained
+    if (left > 0) write_off(direction);  // of a hold that was never drained
     MOSE_TRY(maps_->level(direction));
   }
   mose_steer_policy next = to_kernel(policy, current);
@@ -257,7 +257,7 @@ Status Steering::set(Direction direction, const SteerPolicy& policy) {
   }
   MOSE_TRY(maps_->set_policy(direction, next));
   // After the change: until then frames go on being counted as held.
-  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) (void)write_off(direction);
+  if (policy.state == SteerState::drain && !maps_->device_exists(policy.tap_ifindex)) write_off(direction);
   return {};
 }
 

@@ -58,16 +58,12 @@ Result<PeerPath> find_peer_path(const PathQuestion& question) {
   if (!route) return context(where, route.error());
   // A node's address is its bridge's, of which the uplink is a port, or its uplink's.
   const bool by_uplink = route->ifindex == uplink.ifindex || (uplink.master != 0 && route->ifindex == uplink.master);
-  if (!by_uplink) {
-    if (!question.by_uplink) {
-      MOSE_TRY(check_segment_mtu(netlink, question, uplink));
-      return PeerPath{};
-    }
+  if (!by_uplink && question.by_uplink) {
     auto other = netlink.link(route->ifindex);
     return fail(fmt::format("{} leads by {}, not by uplink {}: give the peer's address there, or a route", where,
                             other ? other->name : "another device", question.uplink));
   }
-  if (!route->gateway) {
+  if (!by_uplink || !route->gateway) {
     MOSE_TRY(check_segment_mtu(netlink, question, uplink));
     return PeerPath{};
   }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/directory.h"
 #include "base/rollback.h"
 #include "handover/steer_counters.h"
 #include "handover/steering_maps.h"
@@ -198,16 +199,15 @@ Status UplinkSteering::remove_pins(const std::string& bpffs, const std::string& 
 
 std::vector<std::string> UplinkSteering::pinned_devices(const std::string& bpffs) {
   std::vector<std::string> devices;
-  DIR* dir = opendir((bpffs + "/mose").c_str());
-  if (dir == nullptr) return devices;
-  while (const dirent* item = readdir(dir)) {
+  Directory dir = open_directory(bpffs + "/mose");
+  if (!dir) return devices;
+  while (const dirent* item = readdir(dir.get())) {
     std::string name = item->d_name;
     if (!name.starts_with(kUplinkPrefix)) continue;
     name.erase(0, kUplinkPrefix.size());
     std::replace(name.begin(), name.end(), ':', '.');
     devices.push_back(std::move(name));
   }
-  closedir(dir);
   return devices;
 }
 

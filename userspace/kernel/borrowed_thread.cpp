@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/borrowed_thread.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "kernel/proc_path.h"
 #include "kernel/procfs.h"
 
 namespace mose {
@@ -54,28 +54,14 @@ struct Candidate {
   size_t rank = 0;
 };
 
-std::vector<pid_t> threads_of(pid_t pid) {
-  std::vector<pid_t> tids;
-  DIR* dir = opendir(("/proc/" + std::to_string(pid) + "/task").c_str());
-  if (dir == nullptr) return tids;
-  while (const dirent* entry = readdir(dir)) {
-    std::string_view name = entry->d_name;
-    pid_t tid = 0;
-    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), tid);
-    if (error == std::errc{} && end == name.data() + name.size()) tids.push_back(tid);
-  }
-  closedir(dir);
-  return tids;
-}
-
 std::string task_path(pid_t pid, pid_t tid, const char* leaf) {
-  return "/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/" + leaf;
+  return proc_path(pid, "task/" + std::to_string(tid) + "/" + leaf);
 }
 
 // The threads that wait in one of kWaits now, best first.
 std::vector<Candidate> waiting_threads(pid_t pid) {
   std::vector<Candidate> out;
-  for (pid_t tid : threads_of(pid)) {
+  for (pid_t tid : numbers_in(proc_path(pid, "task"))) {
     auto text = read_file(task_path(pid, tid, "syscall"), 4096);
     if (!text) continue;
     long number = -1;  // "running", or "-1 ..." when it is blocked outside a system call

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/inspect.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
@@ -25,6 +24,7 @@
 
 #include "kernel/cgroup.h"
 #include "kernel/inspect_sockets.h"
+#include "kernel/proc_path.h"
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
 
@@ -36,12 +36,8 @@ struct Process {
   std::string command;
 };
 
-std::string proc(pid_t pid, std::string_view rest) {
-  return fmt::format("/proc/{}/{}", pid, rest);
-}
-
 std::string command_of(pid_t pid) {
-  auto text = read_file(proc(pid, "comm"), 256);
+  auto text = read_file(proc_path(pid, "comm"), 256);
   return text ? text->substr(0, text->find('\n')) : "?";
 }
 
@@ -49,22 +45,6 @@ std::string link_of(const std::string& path) {
   char target[4096];
   ssize_t length = readlink(path.c_str(), target, sizeof target);
   return length < 0 ? std::string() : std::string(target, static_cast<size_t>(length));
-}
-
-// The numbers in a directory of /proc: processes or descriptors.
-std::vector<int> numbers_in(const std::string& directory) {
-  std::vector<int> numbers;
-  DIR* dir = opendir(directory.c_str());
-  if (dir == nullptr) return numbers;
-  while (dirent* item = readdir(dir)) {
-    std::string_view name = item->d_name;
-    int number = 0;
-    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (error == std::errc() && end == name.data() + name.size()) numbers.push_back(number);
-  }
-  closedir(dir);
-  std::sort(numbers.begin(), numbers.end());
-  return numbers;
 }
 
 // "pipe:[123]" -> 123.
@@ -103,7 +83,7 @@ std::vector<MountEntry> parse_mounts(const std::string& text) {
 }
 
 std::optional<int> mount_of_descriptor(pid_t pid, int fd) {
-  auto text = read_file(proc(pid, fmt::format("fdinfo/{}", fd)), 1u << 16);
+  auto text = read_file(proc_path(pid, fmt::format("fdinfo/{}", fd)), 1u << 16);
   if (!text) return std::nullopt;
   size_t at = text->find("mnt_id:");
   if (at == std::string::npos) return std::nullopt;
@@ -113,7 +93,7 @@ std::optional<int> mount_of_descriptor(pid_t pid, int fd) {
 std::optional<int> mount_of_mapping(pid_t pid, const Vma& vma) {
   struct statx info{};
   std::string path =
-      proc(pid, fmt::format("map_files/{:x}-{:x}", vma.pages.first * kPageSize, vma.pages.end() * kPageSize));
+      proc_path(pid, fmt::format("map_files/{:x}-{:x}", vma.pages.first * kPageSize, vma.pages.end() * kPageSize));
   if (syscall(SYS_statx, AT_FDCWD, path.c_str(), 0, STATX_MNT_ID, &info) != 0 || (info.stx_mask & STATX_MNT_ID) == 0) {
     return std::nullopt;
   }
@@ -144,7 +124,7 @@ bool is_terminal(unsigned major) {
 
 // Nothing when it has ended.
 std::optional<pid_t> parent_of(pid_t pid) {
-  auto text = read_file(proc(pid, "stat"), 4096);
+  auto text = read_file(proc_path(pid, "stat"), 4096);
   // The command name may hold anything: "PID (NAME) STATE PARENT ...".
   size_t at = text ? text->rfind(") ") : std::string::npos;
   if (at == std::string::npos || at + 4 >= text->size()) return std::nullopt;
@@ -165,7 +145,7 @@ class Inspection {
     MOSE_ASSIGN(netns_, open_namespace(*request_.init, NamespaceKind::net));
     auto peers = unix_peers(netns_.get());
     if (peers) peers_ = std::move(*peers);
-    auto text = read_file(proc(request_.init->pid(), "mountinfo"), 8u << 20);
+    auto text = read_file(proc_path(request_.init->pid(), "mountinfo"), 8u << 20);
     if (!text) return std::unexpected(text.error());
     mounts_ = parse_mounts(*text);
     for (const MountEntry& mount : mounts_) mount_ids_.insert(mount.id);
@@ -259,8 +239,8 @@ class Inspection {
   void collect_descriptors() {
     for (const Process& process : processes_) {
       std::vector<Descriptor>& list = descriptors_[process.handle.pid()];
-      for (int fd : numbers_in(proc(process.handle.pid(), "fd"))) {
-        list.push_back({fd, link_of(proc(process.handle.pid(), fmt::format("fd/{}", fd)))});
+      for (int fd : numbers_in(proc_path(process.handle.pid(), "fd"))) {
+        list.push_back({fd, link_of(proc_path(process.handle.pid(), fmt::format("fd/{}", fd)))});
         const std::string& link = list.back().link;
         if (auto inode = inode_of(link, "socket:[")) own_sockets_.insert(*inode);
         if (auto inode = inode_of(link, "pipe:[")) own_pipes_.insert(*inode);
@@ -270,8 +250,8 @@ class Inspection {
     // Who outside holds the same pipe or socket: all processes that we can see.
     for (int pid : numbers_in("/proc")) {
       if (is_ours(pid)) continue;
-      for (int fd : numbers_in(proc(pid, "fd"))) {
-        std::string link = link_of(proc(pid, fmt::format("fd/{}", fd)));
+      for (int fd : numbers_in(proc_path(pid, "fd"))) {
+        std::string link = link_of(proc_path(pid, fmt::format("fd/{}", fd)));
         if (auto inode = inode_of(link, "socket:[")) outside_sockets_.emplace(*inode, pid);
         auto inode = inode_of(link, "pipe:[");
         if (inode && own_pipes_.contains(*inode)) outside_pipes_.emplace(*inode, pid);
@@ -298,7 +278,7 @@ class Inspection {
   // An object of huge pages is not one of those that are moved, even where nobody maps it.
   void check_memfd(const Process& process, const Descriptor& descriptor) {
     struct statfs info{};
-    const std::string path = proc(process.handle.pid(), fmt::format("fd/{}", descriptor.fd));
+    const std::string path = proc_path(process.handle.pid(), fmt::format("fd/{}", descriptor.fd));
     if (statfs(path.c_str(), &info) == 0 && info.f_type == HUGETLBFS_MAGIC)
       add(TieKind::hugetlb, &process, descriptor.fd, descriptor.link);
   }
@@ -397,7 +377,7 @@ class Inspection {
 
   void check_file(const Process& process, const Descriptor& descriptor) {
     struct stat info;
-    if (stat(proc(process.handle.pid(), fmt::format("fd/{}", descriptor.fd)).c_str(), &info) != 0) return;
+    if (stat(proc_path(process.handle.pid(), fmt::format("fd/{}", descriptor.fd)).c_str(), &info) != 0) return;
     if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)) {
       unsigned high = major(info.st_rdev), low = minor(info.st_rdev);
       if (S_ISCHR(info.st_mode) && is_terminal(high))
@@ -411,9 +391,9 @@ class Inspection {
     if (!S_ISFIFO(info.st_mode)) return;
     for (int pid : numbers_in("/proc")) {
       if (is_ours(pid)) continue;
-      for (int fd : numbers_in(proc(pid, "fd"))) {
+      for (int fd : numbers_in(proc_path(pid, "fd"))) {
         struct stat other;
-        if (stat(proc(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino ||
+        if (stat(proc_path(pid, fmt::format("fd/{}", fd)).c_str(), &other) != 0 || other.st_ino != info.st_ino ||
             other.st_dev != info.st_dev)
           continue;
         return add(TieKind::pipe, &process, descriptor.fd,

@@ -4,11 +4,16 @@
 #include <sys/types.h>
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace mose {
 
-[[nodiscard]] inline std::string proc_path(pid_t pid, const char* leaf) {
-  return "/proc/" + std::to_string(pid) + "/" + leaf;
+[[nodiscard]] inline std::string proc_path(pid_t pid, std::string_view leaf) {
+  return "/proc/" + std::to_string(pid) + "/" + std::string(leaf);
 }
+
+// The numbers in a directory of /proc, ascending: processes, threads or descriptors. None where it cannot be read.
+[[nodiscard]] std::vector<int> numbers_in(const std::string& directory);
 
 }  // namespace mose

@@ -138,6 +138,20 @@ std::optional<uint64_t> stack_pointer(const std::string& task_dir) {
 
 }  // namespace
 
+std::vector<int> numbers_in(const std::string& directory) {
+  std::vector<int> numbers;
+  Directory dir = open_directory(directory);
+  if (!dir) return numbers;
+  while (dirent* item = readdir(dir.get())) {
+    std::string_view name = item->d_name;
+    int number = 0;
+    auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error == std::errc() && end == name.data() + name.size()) numbers.push_back(number);
+  }
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
 Result<std::vector<Vma>> parse_maps(std::string_view text) {
   std::vector<Vma> vmas;
   while (!text.empty()) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include "base/directory.h"
 #include "restore/pager_state.h"
 
 namespace mose::restore {
@@ -87,19 +88,18 @@ Result<Fd> Takeover::take(int theirs) const {
 
 Result<Fd> Takeover::take_memfd(std::string_view name) const {
   std::string directory = "/proc/" + std::to_string(process_.pid()) + "/fd";
-  DIR* dir = ::opendir(directory.c_str());
-  if (dir == nullptr) return fail_errno("list " + directory);
+  Directory dir = open_directory(directory);
+  if (!dir) return fail_errno("list " + directory);
   std::string wanted = "/memfd:" + std::string(name) + " (deleted)";
   int found = -1;
   bool twice = false;
-  while (dirent* entry = ::readdir(dir)) {
+  while (dirent* entry = ::readdir(dir.get())) {
     char target[256];
-    ssize_t n = ::readlinkat(::dirfd(dir), entry->d_name, target, sizeof target);
+    ssize_t n = ::readlinkat(::dirfd(dir.get()), entry->d_name, target, sizeof target);
     if (n < 0 || std::string_view(target, static_cast<size_t>(n)) != wanted) continue;
     twice = found >= 0;
     found = std::atoi(entry->d_name);
   }
-  ::closedir(dir);
   if (found < 0) return fail("the guardian holds no memfd " + std::string(name));
   if (twice) return fail("the guardian holds more than one memfd " + std::string(name));
   return take(found);

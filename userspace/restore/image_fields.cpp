@@ -57,16 +57,13 @@ std::optional<std::string_view> ImageSet::bytes(const std::string& name) const {
   return found->second;
 }
 
-Result<ImageSet::Content> ImageSet::content(const std::string& name, uint32_t magic, size_t count) const {
-  auto found = files_.find(name);
-  if (found == files_.end()) return fail(name + " is missing");
-  std::string_view in = found->second;
+Result<ImageContent> split_image(const std::string& name, std::string_view in, uint32_t magic, size_t count) {
   const bool inventory = name == "inventory.img";
   const size_t header = inventory ? 4 : 8;
   if (in.size() < header || (!inventory && get_u32(in) != kCommonMagic) || get_u32(in.substr(header - 4)) != magic)
     return fail(name + " is no image of the expected kind");
   in.remove_prefix(header);
-  Content out;
+  ImageContent out;
   while (!in.empty() && (count == 0 || out.messages.size() < count)) {
     if (in.size() < 4 || get_u32(in) > in.size() - 4) return fail(name + " is cut off");
     out.messages.push_back(in.substr(4, get_u32(in)));
@@ -77,8 +74,14 @@ Result<ImageSet::Content> ImageSet::content(const std::string& name, uint32_t ma
   return out;
 }
 
+Result<ImageContent> ImageSet::content(const std::string& name, uint32_t magic, size_t count) const {
+  auto found = files_.find(name);
+  if (found == files_.end()) return fail(name + " is missing");
+  return split_image(name, found->second, magic, count);
+}
+
 Result<std::string_view> ImageSet::message(const std::string& name, uint32_t magic) const {
-  MOSE_ASSIGN(Content content, this->content(name, magic, 1));
+  MOSE_ASSIGN(ImageContent content, this->content(name, magic, 1));
   if (!content.rest.empty()) return fail(name + " does not hold one message");
   return content.messages[0];
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "restore/image_format.h"
 #include "restore/images.h"
 
 namespace mose::restore {
@@ -24,14 +25,10 @@ class ImageSet {
   // As if the image had been read so.
   void replace(const std::string& name, std::string bytes) { files_[name] = std::move(bytes); }
 
-  struct Content {
-    std::vector<std::string_view> messages;
-    std::string_view rest;  // raw bytes behind the messages, where the kind has them
-  };
   [[nodiscard]] bool has(const std::string& name) const { return files_.contains(name); }
   [[nodiscard]] std::optional<std::string_view> bytes(const std::string& name) const;
   // Splits an image that must exist. `count`: exactly so many messages, then raw bytes; 0: messages up to the end.
-  [[nodiscard]] Result<Content> content(const std::string& name, uint32_t magic, size_t count = 0) const;
+  [[nodiscard]] Result<ImageContent> content(const std::string& name, uint32_t magic, size_t count = 0) const;
   // One message, no raw bytes.
   [[nodiscard]] Result<std::string_view> message(const std::string& name, uint32_t magic) const;
   [[nodiscard]] const std::map<std::string, std::string>& files() const { return files_; }

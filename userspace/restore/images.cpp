@@ -19,14 +19,6 @@
 namespace mose::restore {
 namespace {
 
-// Behind the two magics come messages with their length in front.
-constexpr uint32_t kTreeMagic = 0x50273030;
-constexpr uint32_t kMmMagic = 0x57492820;
-constexpr uint32_t kPageMapMagic = 0x56084025;
-constexpr uint32_t kFilesMagic = 0x56303138;
-constexpr uint32_t kTcpStreamMagic = 0x51465506;
-constexpr uint32_t kClocksMagic = 0x43114433;
-constexpr size_t kHeaderBytes = 8;
 constexpr size_t kMessageBytesMax = 64u << 20;  // an mm image of 65530 mappings has about 4 MiB
 
 constexpr uint32_t kFlagPresent = 4;  // of a page map entry
@@ -45,20 +37,13 @@ Result<std::string> read_image(int dir, const std::string& name) {
   return bytes;
 }
 
-// The messages of an image, as views into `bytes`.
+// The messages of an image that has nothing else, as views into `bytes`.
 Result<std::vector<std::string_view>> split(const std::string& name, std::string_view bytes, uint32_t magic) {
-  if (bytes.size() < kHeaderBytes || get_u32(bytes) != kCommonMagic || get_u32(bytes.substr(4)) != magic)
-    return fail(name + " is no image of the expected kind");
-  std::vector<std::string_view> out;
-  for (bytes.remove_prefix(kHeaderBytes); !bytes.empty();) {
-    if (bytes.size() < 4) return fail(name + " is cut off");
-    size_t size = get_u32(bytes);
-    bytes.remove_prefix(4);
-    if (size > kMessageBytesMax || size > bytes.size()) return fail(name + " is cut off");
-    out.push_back(bytes.substr(0, size));
-    bytes.remove_prefix(size);
+  MOSE_ASSIGN(ImageContent content, split_image(name, bytes, magic));
+  for (std::string_view message : content.messages) {
+    if (message.size() > kMessageBytesMax) return fail(name + " is cut off");
   }
-  return out;
+  return std::move(content.messages);
 }
 
 template <typename Message>
@@ -92,7 +77,7 @@ void append(std::string& out, const Message& message) {
 Result<std::vector<ImageVma>> read_vmas(int dir, SpaceId space) {
   std::string name = "mm-" + std::to_string(space) + ".img";
   MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMmMagic));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicMm));
   if (messages.size() != 1) return fail(name + " does not hold one message");
   criu::Mm mm;
   MOSE_TRY(parse(name, messages[0], mm));
@@ -121,7 +106,7 @@ struct PageMap {
 };
 Result<PageMap> read_page_map(int dir, const std::string& name) {
   MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kPageMapMagic));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicPageMap));
   if (messages.empty()) return fail(name + " is empty");
   PageMap out;
   criu::PageMapHead head;
@@ -213,7 +198,7 @@ bool ImageVma::lazy() const {
 Result<std::vector<ImageProcess>> read_processes(int dir) {
   const std::string name = "pstree.img";
   MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kTreeMagic));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicTree));
   if (messages.size() > kTreeProcessesMax) return fail(name + " names too many processes");
   std::vector<ImageProcess> out;
   for (std::string_view message : messages) {
@@ -255,7 +240,7 @@ Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const
   if (!source.alive()) return fail_errno("read the memory of process " + std::to_string(source.pid()), ESRCH);
   MOSE_ASSIGN(PageSet written, copy_pages(pages.get(), memory, wanted));
 
-  std::string map = header(kPageMapMagic);
+  std::string map = header(kMagicPageMap);
   criu::PageMapHead head;
   head.set_pages_id(old.pages_id);
   append(map, head);
@@ -275,7 +260,7 @@ Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const
 Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
   const std::string name = "files.img";
   MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kFilesMagic));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicFiles));
   std::vector<ImageRegularFile> out;
   for (std::string_view message : messages) {
     criu::File file;
@@ -288,9 +273,9 @@ Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
 Result<unsigned> forget_file_sizes(int dir, const std::vector<std::string>& directories) {
   const std::string name = "files.img";
   MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kFilesMagic));
+  MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicFiles));
   unsigned changed = 0;
-  std::string out = header(kFilesMagic);
+  std::string out = header(kMagicFiles);
   for (std::string_view message : messages) {
     criu::File file;
     MOSE_TRY(parse(name, message, file));
@@ -332,8 +317,8 @@ Status advance_clocks(int dir, Nanoseconds by) {
   }));
   for (const std::string& name : names) {
     MOSE_ASSIGN(std::string bytes, read_image(dir, name));
-    MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kClocksMagic));
-    std::string out = header(kClocksMagic);
+    MOSE_ASSIGN(std::vector<std::string_view> messages, split(name, bytes, kMagicTimens));
+    std::string out = header(kMagicTimens);
     for (std::string_view message : messages) {
       criu::Clocks clocks;
       MOSE_TRY(parse(name, message, clocks));
@@ -349,24 +334,19 @@ Status advance_clocks(int dir, Nanoseconds by) {
 
 Status advance_tcp_timestamps(std::vector<ImageFile>& images, Nanoseconds by) {
   if (by.count() < 0) return fail("clocks are only advanced");
-  const uint64_t passed_ms = (static_cast<uint64_t>(by.count()) + kNsPerSecond / 1000 - 1) / (kNsPerSecond / 1000);
+  const auto passed = static_cast<uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(by).count());
   // The lowest bit tells the unit and stays; what the kernel gives has it in the place of an odd millisecond.
-  const auto step = static_cast<uint32_t>((passed_ms + 2) / 2 * 2);
+  const auto step = static_cast<uint32_t>((passed + 2) / 2 * 2);
   for (ImageFile& image : images) {
     if (!image.name.starts_with("tcp-stream-")) continue;
-    std::string_view rest = image.bytes;
-    if (rest.size() < kHeaderBytes + 4 || get_u32(rest) != kCommonMagic || get_u32(rest.substr(4)) != kTcpStreamMagic)
-      return fail(image.name + " is no image of the expected kind");
-    const size_t size = get_u32(rest.substr(kHeaderBytes));
-    rest.remove_prefix(kHeaderBytes + 4);
-    if (size > rest.size()) return fail(image.name + " is cut off");
+    MOSE_ASSIGN(ImageContent content, split_image(image.name, image.bytes, kMagicTcpStream, 1));
     criu::TcpStream stream;
-    MOSE_TRY(parse(image.name, rest.substr(0, size), stream));
+    MOSE_TRY(parse(image.name, content.messages[0], stream));
     if (!stream.has_timestamp()) continue;
     stream.set_timestamp(stream.timestamp() + step);
-    std::string out = header(kTcpStreamMagic);
+    std::string out = header(kMagicTcpStream);
     append(out, stream);
-    out += rest.substr(size);
+    out += content.rest;
     image.bytes = std::move(out);
   }
   return {};

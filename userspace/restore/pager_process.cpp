@@ -216,10 +216,7 @@ Nanoseconds PagerProcess::next_timeout() const {
 void PagerProcess::run() {
   std::array<epoll_event, 8> ready;
   while (!done_) {
-    timespec timeout{};
-    Nanoseconds pause = next_timeout();
-    timeout.tv_sec = pause.count() / 1'000'000'000;
-    timeout.tv_nsec = pause.count() % 1'000'000'000;
+    const timespec timeout = to_timespec(next_timeout().count());
     int n = ::epoll_pwait2(epoll_.get(), ready.data(), static_cast<int>(ready.size()), &timeout, nullptr);
     for (int i = 0; i < n; ++i) {
       int fd = ready[static_cast<size_t>(i)].data.fd;

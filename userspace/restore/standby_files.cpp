@@ -181,7 +181,7 @@ struct Stream {
 };
 
 Result<Stream> read_stream(const ImageSet& images, const std::string& name) {
-  MOSE_ASSIGN(ImageSet::Content content, images.content(name, kMagicTcpStream, 1));
+  MOSE_ASSIGN(ImageContent content, images.content(name, kMagicTcpStream, 1));
   auto fields = ImageFields::parse(content.messages[0]);
   if (!fields) return context(name, std::move(fields).error());
   Stream out;
@@ -318,7 +318,7 @@ Result<std::map<uint32_t, PipeData>> read_pipes(const ImageSet& images) {
   if (!images.has(name)) return out;
   if (images.bytes(name)->size() == kEmptyImageBytes) return out;
   // Messages and contents take turns.
-  MOSE_ASSIGN(ImageSet::Content start, images.content(name, kMagicPipesData, 1));
+  MOSE_ASSIGN(ImageContent start, images.content(name, kMagicPipesData, 1));
   std::string_view message = start.messages[0], in = start.rest;
   for (;;) {
     MOSE_ASSIGN(ImageFields fields, ImageFields::parse(message));
@@ -364,7 +364,7 @@ Status compare_pipe(FileContext& file, Pipes& pipes) {
 
 using FileMap = std::map<uint32_t, ImageFields>;
 Result<FileMap> read_files(const ImageSet& images) {
-  MOSE_ASSIGN(ImageSet::Content content, images.content("files.img", kMagicFiles));
+  MOSE_ASSIGN(ImageContent content, images.content("files.img", kMagicFiles));
   FileMap out;
   for (std::string_view message : content.messages) {
     auto fields = ImageFields::parse(message);
@@ -412,7 +412,7 @@ Status compare_file(StandbyComparison& c, uint32_t id, FieldPair& entry, Pipes& 
 }
 
 Result<std::map<uint64_t, ImageFields>> read_descriptors(const ImageSet& images, const std::string& name) {
-  MOSE_ASSIGN(ImageSet::Content content, images.content(name, kMagicFdinfo));
+  MOSE_ASSIGN(ImageContent content, images.content(name, kMagicFdinfo));
   std::map<uint64_t, ImageFields> out;
   for (std::string_view message : content.messages) {
     auto fields = ImageFields::parse(message);

@@ -31,7 +31,7 @@ struct Pages {
 Result<Pages> read_pages(const ImageSet& images, SpaceId space, std::set<std::string>& compared) {
   const std::string name = "pagemap-" + std::to_string(space) + ".img";
   Pages out;
-  MOSE_ASSIGN(ImageSet::Content content, images.content(name, kMagicPageMap));
+  MOSE_ASSIGN(ImageContent content, images.content(name, kMagicPageMap));
   if (content.messages.empty()) return fail(name + " is empty");
   compared.insert(name);
   MOSE_ASSIGN(ImageFields head, ImageFields::parse(content.messages[0]));

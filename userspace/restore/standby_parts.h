@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "restore/image_format.h"
 #include "restore/images.h"
 #include "restore/standby_compare.h"
 
@@ -43,11 +44,6 @@ struct FieldPair {
 
 // One nested message that both sides have or neither has; an empty pair when neither has.
 [[nodiscard]] Result<FieldPair> take_pair(FieldPair& from, uint32_t number, const std::string& what);
-
-inline constexpr uint32_t kMagicInventory = 0x58313116, kMagicTree = 0x50273030, kMagicCore = 0x55053847,
-                          kMagicIds = 0x54432030, kMagicMm = 0x57492820, kMagicFdinfo = 0x56213732,
-                          kMagicFiles = 0x56303138, kMagicFs = 0x51403912, kMagicTcpStream = 0x51465506,
-                          kMagicPipesData = 0x56453709, kMagicTimens = 0x43114433, kMagicPageMap = 0x56084025;
 
 // Of a time in seconds: beyond it no clock gets.
 inline constexpr uint64_t kSecondsMax = uint64_t{1} << 33;

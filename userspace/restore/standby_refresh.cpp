@@ -112,10 +112,6 @@ Status refresh_pipe(const StandbyPipe& wanted, Tree tree) {
   return {};
 }
 
-timespec to_timespec(uint64_t ns) {
-  return {static_cast<time_t>(ns / kNsPerSecond), static_cast<long>(ns % kNsPerSecond)};
-}
-
 Status refresh_timer(const StandbyTimer& wanted, Tree tree) {
   MOSE_ASSIGN(Fd fd, standby_file(wanted.descriptor, tree));
   const std::string what = "set the timer behind " + to_string(wanted.descriptor);
@@ -127,7 +123,7 @@ Status refresh_timer(const StandbyTimer& wanted, Tree tree) {
     value += static_cast<uint64_t>(present.tv_sec) * kNsPerSecond + static_cast<uint64_t>(present.tv_nsec);
   }
   // Clears what it has counted, too.
-  itimerspec spec{to_timespec(wanted.interval_ns), to_timespec(value)};
+  itimerspec spec{to_timespec(static_cast<int64_t>(wanted.interval_ns)), to_timespec(static_cast<int64_t>(value))};
   if (::timerfd_settime(fd.get(), wanted.absolute ? TFD_TIMER_ABSTIME : 0, &spec, nullptr) < 0) return fail_errno(what);
   uint64_t ticks = wanted.ticks;
   if (ticks > 0 && ::ioctl(fd.get(), kSetTicks, &ticks) < 0) return fail_errno(what);

@@ -20,7 +20,7 @@ struct Tree {
 };
 
 Result<Tree> read_tree(const ImageSet& images) {
-  MOSE_ASSIGN(ImageSet::Content content, images.content("pstree.img", kMagicTree));
+  MOSE_ASSIGN(ImageContent content, images.content("pstree.img", kMagicTree));
   Tree tree;
   for (std::string_view message : content.messages) {
     auto fields = ImageFields::parse(message);

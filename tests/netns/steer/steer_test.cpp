@@ -659,15 +659,20 @@ TEST(Policy, ANewHoldWaitsForTheLastDrain) {
   expect_drained(queue, network);
 }
 
+// The network of a's workload, with other bounds of what is held.
+WorkloadNetwork opened_with(const Bed& bed, const handover::WorkloadNetworkConfig& config) {
+  auto opened = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::open_existing(config, bed.a.workload.get()); });
+  EXPECT_TRUE(opened.has_value()) << opened.error().what;
+  return std::move(*opened);
+}
+
 TEST(Overflow, IsCountedAndTheRestIsDelivered) {
   Bed bed;
   auto config = bed.config(bed.a);
   config.hold_packets_max = 50;
   config.hold_bytes_max = 1u << 20;
   WorkloadNetwork made = bed.create(bed.a);
-  auto opened = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::open_existing(config, bed.a.workload.get()); });
-  ASSERT_TRUE(opened.has_value()) << opened.error().what;
-  WorkloadNetwork& network = *opened;
+  WorkloadNetwork network = opened_with(bed, config);
   HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
   UdpService service(bed.a.workload, AF_INET, false);
   EXPECT_OK(network.hold_new(queue.tap_ifindex()));
@@ -714,9 +719,7 @@ TEST(Drain, EndsWithinItsLimitWhenMoreComesThanGoes) {
   auto config = bed.config(bed.a);
   config.hold_packets_max = kHeld;
   WorkloadNetwork made = bed.create(bed.a);
-  auto opened = in_netns_get<WorkloadNetwork>(bed.a.netns.get(), [&] { return WorkloadNetwork::open_existing(config, bed.a.workload.get()); });
-  ASSERT_TRUE(opened.has_value()) << opened.error().what;
-  WorkloadNetwork& network = *opened;
+  WorkloadNetwork network = opened_with(bed, config);
   HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
   UdpService service(bed.a.workload, AF_INET, false);
   EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));

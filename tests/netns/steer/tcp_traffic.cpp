@@ -110,7 +110,7 @@ void EchoClient::send_all() {
   for (uint64_t number = 1; !stop_sending_; ++number) {
     std::this_thread::sleep_until(begin + std::chrono::milliseconds(number));
     request[0] = number;
-    request[1] = static_cast<uint64_t>(now().time_since_epoch().count());
+    request[1] = static_cast<uint64_t>(now_ns());
     if (send(socket_.get(), request.data(), sizeof request, MSG_NOSIGNAL) != sizeof request) break;
     sent_ = number;
   }
@@ -130,7 +130,7 @@ void EchoClient::receive_all() {
     have += static_cast<size_t>(got);
     if (have < sizeof answer) continue;
     have = 0;
-    int64_t took = now().time_since_epoch().count() - static_cast<int64_t>(answer[1]);
+    int64_t took = now_ns() - static_cast<int64_t>(answer[1]);
     if (took > longest_ns_) longest_ns_ = took;
     if (answer[0] != answered_ + 1 && fault_.empty())
       fault_ = fmt::format("answer {} after {}", answer[0], answered_.load());

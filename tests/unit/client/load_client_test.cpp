@@ -127,11 +127,11 @@ class FixedRate : public Load {
 TEST_F(FixedRate, EveryRequestThatIsDueWhileTheServerIsSilentIsCounted) {
   run_ms(300);
   ASSERT_TRUE(client_->begin_window());
-  int64_t silent_ns = now().time_since_epoch().count();
+  int64_t silent_ns = now_ns();
   server_.silent = true;
   run_ms(300);
   server_.silent = false;
-  int64_t spoke_ns = now().time_since_epoch().count();
+  int64_t spoke_ns = now_ns();
   run_ms(100);
   Figures f = client_->end_window({0, silent_ns, spoke_ns});
   EXPECT_TRUE(f.all_answered);
