@@ -158,13 +158,15 @@ TEST(Redirect, WhatIsForNobodyDoesNotKeepBackWhatWaitsBehindIt) {
     sockaddr_in address{.sin_family = AF_INET, .sin_port = htons(kPort), .sin_addr = {htonl(to)}};
     ASSERT_EQ(sendto(client.get(), "x", 1, 0, reinterpret_cast<sockaddr*>(&address), sizeof address), 1);
   }
-  ASSERT_TRUE(eventually([&] { return *source.steering().queued_now(Direction::ingress) == 2; }));
+  ASSERT_TRUE(eventually([&] { return *source.steering().queued_now(Direction::ingress) >= 2; }));
   EXPECT_OK(source.drain_to_peer({.mac = bed.b.uplink_mac}));
   expect_drained(queue, source);
   auto counters = source.steering().counters(Direction::ingress);
   ASSERT_TRUE(counters);
-  EXPECT_EQ(counters->dropped_other.frames, 1u);
   EXPECT_EQ(counters->redirected.frames, 1u);
+  // The segment's own multicast may wait in the queue as well, or come after it.
+  EXPECT_GE(counters->dropped_other.frames + counters->redirected.frames, counters->queued);
+  EXPECT_GE(counters->dropped_other.frames, 1u);
 }
 
 // One way only: answers of the new place would teach the switch before the old place has drained (see the next test).
