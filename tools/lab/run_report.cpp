@@ -39,7 +39,8 @@ Json unknown_run() {
   out["bytes_sent"] = nullptr;
   out["bulk"] = nulls({"bytes_uncompressed", "bytes", "ratio", "frames_raw", "frames_lz4", "frames_zstd", "bandwidth_max_bps",
                        "capped_ms"});
-  out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open"});
+  out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open", "last_out_us",
+                          "first_out_us", "silence_ms"});
   out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us",
                          "latency_p99_us", "latency_max_us", "phases"});
   out["tcp"] = nulls({"client", "workload"});

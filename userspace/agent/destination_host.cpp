@@ -395,6 +395,19 @@ void DestinationHost::release_egress() {
   egress_lost_ = lost;
 }
 
+// What was held leaves as frames that meet the drain, what comes after it as those that pass.
+std::optional<int64_t> DestinationHost::first_out_us() const {
+  if (!network_) return {};
+  auto out = network_->steering().counters(handover::Direction::egress);
+  if (!out) return {};
+  std::optional<int64_t> first;
+  for (auto state : {handover::SteerState::drain, handover::SteerState::pass}) {
+    const auto at = static_cast<int64_t>(out->stamps[static_cast<size_t>(state)].first_ns / 1000);
+    if (at != 0) first = std::min(first.value_or(at), at);
+  }
+  return first;
+}
+
 // The queue goes: what still waits in it is lost, but what comes after it must not be.
 void DestinationHost::end_egress_queue() {
   if (!network_) return;

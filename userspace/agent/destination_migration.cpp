@@ -182,8 +182,7 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
         connection_->send(wire::FrameType::committed, encode_committed(host_->thawed_us()));
         break;
       case plan::Message::complete:
-        connection_->send(wire::FrameType::complete, encode_complete(report_json()));
-        break;
+        return send_complete();
       case plan::Message::aborted:
         connection_->send(wire::FrameType::aborted);
         break;
@@ -192,6 +191,20 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
     }
   }
   post_([this] { done(DestinationActionKind::send, {}); });
+}
+
+// Once what the workload has sent is let go: when the first frame left stands in the report.
+void DestinationMigration::send_complete() {
+  if (thawed_at_ && !egress_released_) {
+    complete_waits_ = true;
+    return;
+  }
+  criu_lane_.run([this] { return host_->first_out_us(); },
+                 [this](std::optional<int64_t> first) {
+                   first_out_us_ = first;
+                   if (connection_) connection_->send(wire::FrameType::complete, encode_complete(report_json()));
+                   done(DestinationActionKind::send, {});
+                 });
 }
 
 void DestinationMigration::prepare() {
@@ -336,6 +349,7 @@ void DestinationMigration::release_egress() {
   if (auto registered = register_here(); !registered) {
     log::warn("the arrival could not be registered yet", {{"workload", payload_.spec.name}, {"reason", registered.error().what}});
   }
+  if (std::exchange(complete_waits_, false)) send_complete();
   if (std::exchange(finish_waits_, false)) finish();
 }
 
@@ -452,6 +466,7 @@ std::string DestinationMigration::report_json() const {
   if (ended) report.outcome = to_string(state.outcome);  // null: nobody knows yet
   report.reason = trouble_.empty() ? state.reason : trouble_;
   report.packets.dropped = host_->egress_lost();
+  report.packets.first_out_us = first_out_us_;
   report.phases_ms.restore = timeline_.milliseconds(standby_ == Standby::refreshed ? "refresh" : "restore");
   report.standby.used = standby_ == Standby::refreshed;
   report.standby.reason = standby_problem_;

@@ -66,6 +66,7 @@ class DestinationMigration {
   void done(plan::DestinationActionKind kind, const Status& status);
   void record(plan::Record record);
   void send(const plan::DestinationAction& action);
+  void send_complete();
   void prepare();
   void restore();
   void activate();
@@ -117,7 +118,8 @@ class DestinationMigration {
   Status standby_failed_;         // it could not even be dropped: no restore is possible here
   std::string standby_problem_;   // why there is none
   bool egress_released_ = false;
-  bool finish_waits_ = false;
+  bool finish_waits_ = false, complete_waits_ = false;  // for that
+  std::optional<int64_t> first_out_us_;
 
   std::optional<Journal> journal_;
   std::unique_ptr<DestinationHost> host_;

@@ -533,6 +533,10 @@ void SourceHost::count_packets() {
   auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
   counts.dropped = lost(*in) - lost(before) + given_up;
   counts.overflow = in->dropped_overflow.frames - before.dropped_overflow.frames;
+  if (auto out = network_->steering().counters(handover::Direction::egress)) {
+    const auto& passed = out->stamps[static_cast<size_t>(handover::SteerState::pass)];
+    if (passed.last_ns != 0) counts.last_out_us = static_cast<int64_t>(passed.last_ns / 1000);
+  }
   std::lock_guard lock(results_mutex_);
   packets_ = counts;
 }

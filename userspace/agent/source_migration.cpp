@@ -306,7 +306,10 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       return received(plan::Message::failed, reason);
     }
     case wire::FrameType::committed:
-      if (!thawed_seen_at_) thawed_seen_at_ = now();
+      if (!thawed_seen_at_) {
+        thawed_seen_at_ = now();
+        if (auto thawed = decode_committed(payload)) thawed_there_us_ = *thawed;
+      }
       timeline_.end("commit");
       note_trouble({}, "");
       return received(plan::Message::committed);
@@ -578,14 +581,24 @@ Report SourceMigration::report() const {
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
   report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
   report.steer.mode = path_.tunnel ? "vxlan" : "l2";
-  const uint64_t dropped_there = report.packets.dropped.value_or(0);
-  report.packets = host_->packets();
-  if (dropped_there != 0) report.packets.dropped = report.packets.dropped.value_or(0) + dropped_there;
+  add_packets(report);
   auto mine = timeline_.finished();
   report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());
   std::sort(report.timeline.begin(), report.timeline.end(),
             [](const TimelineEntry& a, const TimelineEntry& b) { return a.start_us < b.start_us; });
   return report;
+}
+
+// To what the destination has told of them. Both have seen the thaw, which is how the clocks of two machines are compared.
+void SourceMigration::add_packets(Report& report) const {
+  const PacketCounts theirs = report.packets;
+  PacketCounts& all = report.packets = host_->packets();
+  if (theirs.dropped.value_or(0) != 0) all.dropped = all.dropped.value_or(0) + *theirs.dropped;
+  all.first_out_us = theirs.first_out_us;
+  if (!all.last_out_us || !all.first_out_us || !thawed_seen_at_ || !thawed_there_us_) return;
+  const int64_t here = to_us(*thawed_seen_at_) - *all.last_out_us;
+  const int64_t there = *all.first_out_us - *thawed_there_us_;
+  all.silence_ms = static_cast<double>(here + there) / 1000.0;
 }
 
 std::string SourceMigration::report_json() const { return to_json(report()); }

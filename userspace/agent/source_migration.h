@@ -91,6 +91,7 @@ class SourceMigration {
   void adopt_connection(Fd socket);
   void on_frame(wire::FrameType type, const std::string& payload);
   [[nodiscard]] Report report() const;
+  void add_packets(Report& report) const;
 
   MigrationContext& context_;
   OwnPosts post_;
@@ -115,13 +116,13 @@ class SourceMigration {
   handover::PeerPath path_;  // of redirected packets: without a tunnel known from PREPARED on
   std::string destination_report_;
   std::optional<Timestamp> thawed_seen_at_;
+  std::optional<int64_t> thawed_there_us_;  // by the destination's clock
   // The last failure after the commit, of an action or told by the destination.
   struct Trouble {
     std::optional<plan::SourceActionKind> kind;
     std::string reason;
   };
   std::optional<Trouble> trouble_;
-  PacketCounts packets_;
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
   bool retry_waits_ = false;
   bool standby_awaited_ = false;  // STANDBY is out

@@ -54,15 +54,35 @@ Json frames_of(Direction direction, const handover::SteerCounters& counters) {
   return out;
 }
 
+// By state that frames have met, when the first and the last of them did, in milliseconds before now.
+Json stamps_of(const handover::SteerCounters& counters) {
+  Json out = Json::object();
+  const auto at = static_cast<uint64_t>(now_ns());
+  for (size_t state = 0; state < counters.stamps.size(); ++state) {
+    const auto& stamps = counters.stamps[state];
+    if (stamps.first_ns == 0) continue;
+    auto ago = [at](uint64_t ns) { return to_ms(Nanoseconds(at - std::min(at, ns))); };
+    out[handover::to_string(static_cast<handover::SteerState>(state))] = {{"first_ms", ago(stamps.first_ns)},
+                                                                          {"last_ms", ago(stamps.last_ns)}};
+  }
+  return out;
+}
+
 // Counters of an address; those of the workload, by its own name, have what is counted for no address as well (broadcast, the
 // state pass), and what waits, which is counted for all together.
 void put_counters(Json& out, Direction direction, const handover::SteerCounters& own, const handover::SteerCounters& all) {
   const uint64_t waiting = all.queued - std::min(all.queued, all.drained);
-  if (direction != Direction::uplink) out["waiting"] = waiting;
+  if (direction != Direction::uplink) {
+    out["waiting"] = waiting;
+    out["met"] = stamps_of(own);
+  }
   out["dropped"] = own.dropped();
   out["frames"] = frames_of(direction, own);
   Json& workload = out["of_workload"];
-  if (direction != Direction::uplink) workload["waiting"] = waiting;
+  if (direction != Direction::uplink) {
+    workload["waiting"] = waiting;
+    workload["met"] = stamps_of(all);
+  }
   workload["dropped"] = all.dropped();
   workload["frames"] = frames_of(direction, all);
 }

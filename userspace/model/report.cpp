@@ -165,6 +165,9 @@ void visit(Visitor v, R& r) {
     o.field("dropped", r.packets.dropped);
     o.field("overflow", r.packets.overflow);
     o.field("half_open", r.packets.half_open);
+    o.field("last_out_us", r.packets.last_out_us);
+    o.field("first_out_us", r.packets.first_out_us);
+    o.field("silence_ms", r.packets.silence_ms);
   });
 }
 

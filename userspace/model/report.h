@@ -39,6 +39,10 @@ struct ProcessWrites {
 struct PacketCounts {
   std::optional<uint64_t> held, drained, redirected, dropped, overflow;
   std::optional<uint64_t> half_open;  // connections that were begun and not finished when everything was held: not moved
+  // Stamps of the kernel, CLOCK_MONOTONIC microseconds of each node's machine: the workload's last frame that left the
+  // source before it was stopped, and the first that left the destination, which was held there until then.
+  std::optional<int64_t> last_out_us, first_out_us;
+  std::optional<double> silence_ms;  // between those two; on two machines too long by one way of the link
 };
 
 // What one migration did, as `mose migrate --json`, `history` and the run object of design.md 9 give it (without the

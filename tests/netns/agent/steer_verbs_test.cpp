@@ -175,6 +175,11 @@ TEST_F(SteerVerbs, WhatWasLeftClosedIsShownExplainedAndReleased) {
   json shown = answer({"steer", "show"})[0]["ingress"];
   EXPECT_EQ(shown["state"], "shut");
   EXPECT_GE(shown["since_ms"].get<double>(), 300);
+  const json met = shown["of_workload"]["met"];
+  ASSERT_TRUE(met.contains("shut")) << shown;
+  EXPECT_LE(met["shut"]["last_ms"].get<double>(), met["shut"]["first_ms"].get<double>());
+  EXPECT_LE(met["shut"]["first_ms"].get<double>(), shown["since_ms"].get<double>() + 50);
+  EXPECT_GE(met["pass"]["last_ms"].get<double>(), met["shut"]["first_ms"].get<double>()) << "nothing passes any more";
   EXPECT_THAT(bed->mose({"steer", "show"}).out, HasSubstr("SINCE"));
   auto text = bed->mose({"steer", "explain", "tcp", kSource, kService, "syn"});
   EXPECT_THAT(text.out, HasSubstr("is dropped in the state shut"));

@@ -103,6 +103,13 @@ TEST_F(Xdp, AClientWithAStaleEntryLosesNothing) {
   ASSERT_TRUE(report.is_object());
   EXPECT_EQ(report["steer"]["layer"], "xdp");
   EXPECT_EQ(report["packets"]["dropped"], 0);
+  // One machine, one clock: by the thaw, which both have seen, it is longer by the way of one message.
+  const Json& packets = report["packets"];
+  ASSERT_TRUE(packets["silence_ms"].is_number()) << packets;
+  const double by_stamps = static_cast<double>(packets["first_out_us"].get<int64_t>() - packets["last_out_us"].get<int64_t>()) / 1000;
+  EXPECT_GT(by_stamps, 0);
+  EXPECT_GE(packets["silence_ms"].get<double>(), by_stamps);
+  EXPECT_LT(packets["silence_ms"].get<double>(), report["total_ms"].get<double>());
   // Before a ends it, about half a second from here: the client must know better by then.
   client.stop();
   EXPECT_EQ(client.problem(), "");

@@ -51,7 +51,8 @@ Report full() {
   r.bulk = {.bytes_uncompressed = 8192, .bytes = 4096, .frames_raw = 0, .frames_lz4 = 1, .frames_zstd = 2,
             .bandwidth_max_bps = 1000, .ratio = 0.5, .capped_ms = 12.5};
   r.bytes_sent = std::numeric_limits<uint64_t>::max();
-  r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0, .half_open = 0};
+  r.packets = {.held = 33, .drained = 33, .redirected = 4, .dropped = 0, .overflow = 0, .half_open = 0,
+               .last_out_us = 100, .first_out_us = 20100, .silence_ms = 20};
   return r;
 }
 
