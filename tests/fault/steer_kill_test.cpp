@@ -275,6 +275,22 @@ TEST_F(AgentDies, InRedirectStragglersGoOnToTheDestination) {
   go_on(destination_);
 }
 
+// The service runs there and answers what has drained to it, and nobody has let its answers go.
+TEST_F(AgentDies, InHeldEgressTheAnswersWaitForTheNextOne) {
+  move(cut_at(FrameType::drained, ::mose::test::Direction::to_target, [this] { bed_->kill_agent(destination_); }));
+  if (HasFatalFailure()) return;
+  expect_dead(destination_);
+  SteerPolicy egress = policy(destination_, Direction::egress);
+  EXPECT_EQ(policy(destination_, Direction::ingress).state, SteerState::pass);
+  EXPECT_EQ(egress.state, SteerState::hold);
+  EXPECT_FALSE(egress.deadline) << "an answer must not overtake what still comes from the source";
+  std::this_thread::sleep_for(kDead);
+  EXPECT_EQ(policy(destination_, Direction::egress), egress);
+  EXPECT_GT(waiting(destination_, Direction::egress), 0u) << "nothing was held: the test shows nothing";
+  EXPECT_EQ(policy(source_, Direction::ingress).state, SteerState::redirect);
+  go_on(destination_);
+}
+
 // A planned stop, between the commit and the drain.
 TEST_F(AgentDies, ByAPlannedStopAfterTheCommitItLeavesWhatItHolds) {
   move(cut_at(FrameType::committed, ::mose::test::Direction::from_target, [this] {

@@ -3,7 +3,8 @@ mose_test_library(mose_steer_test_support DEPS handover LIBS fmt::fmt Threads::T
   SOURCES steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/routed_bed.cpp steer/tcp_traffic.cpp)
 target_include_directories(mose_steer_test_support PUBLIC steer)
 
-mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp LIBS mose_steer_test_support)
+mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp steer/beside_test.cpp
+  LIBS mose_steer_test_support mose_libbpf)
 mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_test.cpp LIBS mose_steer_test_support)
 mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic_test.cpp LIBS mose_steer_test_support)
 mose_test(switchover_test LABEL netns DEPS handover SOURCES steer/switchover_test.cpp LIBS mose_steer_test_support)
@@ -15,7 +16,7 @@ add_dependencies(uplink_test mose-holder)
 mose_test_in_full(hold_traffic_test netns 300)
 mose_test_in_full(switchover_test netns 300)
 # The same packets through filters instead of links, as on kernels before 6.6.
-add_test(NAME steer_clsact_test COMMAND steer_test --gtest_filter=Hold*:Held*:Redirect*:Silence*:Destroy*:Crash*:Create*)
+add_test(NAME steer_clsact_test COMMAND steer_test --gtest_filter=Beside*:Hold*:Held*:Redirect*:Silence*:Destroy*:Crash*:Create*)
 set_tests_properties(steer_clsact_test PROPERTIES LABELS netns SKIP_RETURN_CODE 77 TIMEOUT 120 RUN_SERIAL TRUE
   ENVIRONMENT MOSE_TC_ATTACH=clsact)
 mose_test(steer_docs_test LABEL netns DEPS handover SOURCES steer/docs_test.cpp LIBS mose_steer_test_support)

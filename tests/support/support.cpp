@@ -14,8 +14,12 @@ void skip_process(std::string_view reason) {
   _exit(77);
 }
 
+bool in_full() {
+  return std::getenv("MOSE_FULL") != nullptr;
+}
+
 int rounds(int sample, int full) {
-  return std::getenv("MOSE_FULL") != nullptr ? full : sample;
+  return in_full() ? full : sample;
 }
 
 }  // namespace mose::test

@@ -10,4 +10,5 @@ namespace mose::test {
 
 // How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
 [[nodiscard]] int rounds(int sample, int full);
+[[nodiscard]] bool in_full();
 }  // namespace mose::test

@@ -51,7 +51,11 @@ TEST(Switchover, LosesReordersAndDoublesNothingAt50000PacketsPerSecond) {
   all.seen.insert(all.seen.end(), seen.begin(), seen.end());
   EXPECT_EQ(all.fault(1, client.sent()), "");
   RecordProperty("packets", static_cast<int>(client.sent()));
-  RecordProperty("packets_per_second", static_cast<int>(static_cast<double>(client.sent()) / seconds));
+  const double per_second = static_cast<double>(client.sent()) / seconds;
+  RecordProperty("packets_per_second", static_cast<int>(per_second));
+  if (in_full()) {
+    EXPECT_GE(per_second, kPerSecond * 0.95) << "the machine was too slow for the load";
+  }
   RecordProperty("held", static_cast<int>(moving.held()));
   EXPECT_GT(moving.held(), static_cast<uint64_t>(moves) * 50) << "hardly anything was held";
 }
@@ -122,6 +126,7 @@ TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
   auto service = std::make_unique<EchoService>(bed.a.workload, "192.0.2.10");
   TcpCounters before = tcp_counters(bed.client);
   ConnectionChurn churn(bed.client, "192.0.2.10", kPerSecond);
+  const Timestamp begin = now();
   Nanoseconds quiesce_longest{0};
   for (int move = 0; move < rounds(8, 100); ++move) {
     moving.prepare();
@@ -148,7 +153,11 @@ TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
         << "move " << move << ": " << old.text();
   }
   sleep_ms(20);
+  const double per_second = static_cast<double>(churn.begun()) * 1e9 / static_cast<double>((now() - begin).count());
   churn.stop();
+  if (in_full()) {
+    EXPECT_GE(per_second, kPerSecond * 0.95) << "the machine was too slow for the load";
+  }
   EXPECT_EQ(churn.failures(), std::vector<std::string>{});
   EXPECT_EQ(churn.answered(), churn.begun());
   TcpCounters counters = tcp_counters(bed.client).since(before), last = tcp_counters(moving.here().workload);
@@ -156,6 +165,7 @@ TEST(Switchover, NewConnectionsAreAnsweredByTheNextPlace) {
   EXPECT_EQ(counters.syn_retries, 0u) << counters.text();
   EXPECT_EQ(counters.timeouts, 0u) << counters.text();
   RecordProperty("connections", static_cast<int>(churn.begun()));
+  RecordProperty("connections_per_second", static_cast<int>(per_second));
   RecordProperty("longest_connection_us", static_cast<int>(churn.longest().count() / 1000));
   RecordProperty("quiesce_longest_us", static_cast<int>(quiesce_longest.count() / 1000));
   RecordProperty("client", counters.text());
