@@ -241,6 +241,11 @@ class Unharmed : public Faults {
     check_end(Side::source);
     EXPECT_LT(row_.gap_ms, kGapMaxMs);
   }
+  // Since the workload's network was made; it stays the same where it is not moved.
+  std::optional<client::TcpCounters> workload_tcp() {
+    auto pids = read_file(bed_->cgroup(source_) + "/cgroup.procs");
+    return pids ? client::read_tcp_counters(pids->substr(0, pids->find('\n'))) : std::nullopt;
+  }
   std::string phase() {
     auto list = bed_->under_way(source_);
     return list && !list->empty() ? list->front() : "";
@@ -317,15 +322,31 @@ TEST_F(Unharmed, CancelWhilePreparing) {
   check_short_gap();
 }
 
+// What was held comes back before TCP's shortest timer (200 ms): neither side has sent anything again but tail loss probes.
 TEST_F(Unharmed, CancelWhileFrozen) {
-  bed_->plan(destination_, {"restore", "post-restore", "before", "hold"});
-  start();
-  if (HasFatalFailure()) return;
-  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
-  auto cancelled = bed_->cancel(source_, id_);
-  EXPECT_TRUE(cancelled) << cancelled.error().what;
-  bed_->go(destination_);
-  check_short_gap();
+  constexpr double kJudgedMs = 180;
+  constexpr int kMovesMax = 5;
+  for (int move = 0; move < kMovesMax; ++move) {
+    if (move > 0) begin_move();
+    if (HasFatalFailure()) return;
+    const auto before = workload_tcp();
+    bed_->plan(destination_, {"restore", "post-restore", "before", "hold"});
+    start();
+    if (HasFatalFailure()) return;
+    ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
+    auto cancelled = bed_->cancel(source_, id_);
+    EXPECT_TRUE(cancelled) << cancelled.error().what;
+    bed_->go(destination_);
+    check_short_gap();
+    if (HasFatalFailure()) return;
+    if (row_.gap_ms > kJudgedMs) continue;  // the machine was busy
+    const auto after = workload_tcp();
+    ASSERT_TRUE(before && after && client_tcp_);
+    EXPECT_EQ(client_tcp_->timeouts, 0u);
+    EXPECT_EQ((*after - *before).timeouts, 0u);
+    return;
+  }
+  FAIL() << "in none of " << kMovesMax << " moves was the service back within " << kJudgedMs << " ms";
 }
 
 TEST_F(Unharmed, CtrlCOfTheCommandLine) { interrupt_at(source_, {"dump", "pre-dump", "before", "hold"}); }

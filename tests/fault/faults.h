@@ -193,6 +193,7 @@ class Faults : public ::testing::Test {
   void check_client() {
     auto figures = end_unharmed(*bed_);
     ASSERT_TRUE(figures);
+    client_tcp_ = figures->client_tcp;
     // The gap itself, not what is left of it after the normal gaps are taken off.
     EXPECT_TRUE(figures->interruption_any_ms) << "the gap was not measured";
     row_.gap_ms = figures->interruption_any_ms.value_or(-1);
@@ -210,6 +211,7 @@ class Faults : public ::testing::Test {
   FaultBed* bed_ = nullptr;
   std::string source_, destination_, id_;
   Row row_;
+  std::optional<client::TcpCounters> client_tcp_;  // of the case, at its end
 };
 
 }  // namespace mose::test
