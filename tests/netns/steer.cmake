@@ -3,7 +3,8 @@ mose_test_library(mose_steer_test_support DEPS handover LIBS fmt::fmt Threads::T
   SOURCES steer/bed.cpp steer/counters.cpp steer/handover.cpp steer/routed_bed.cpp steer/tcp_traffic.cpp)
 target_include_directories(mose_steer_test_support PUBLIC steer)
 
-mose_test(steer_test LABEL netns DEPS handover SOURCES steer/steer_test.cpp steer/beside_test.cpp
+mose_test(steer_test LABEL netns DEPS handover
+  SOURCES steer/steer_test.cpp steer/crash_test.cpp steer/network_test.cpp steer/beside_test.cpp
   LIBS mose_steer_test_support mose_libbpf)
 mose_test(steer_explain_test LABEL netns DEPS handover SOURCES steer/explain_test.cpp LIBS mose_steer_test_support)
 mose_test(hold_traffic_test LABEL netns DEPS handover SOURCES steer/hold_traffic_test.cpp LIBS mose_steer_test_support)

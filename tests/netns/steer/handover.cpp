@@ -27,6 +27,16 @@ void expect_drained(HoldQueue& queue, WorkloadNetwork& network) {
   EXPECT_EQ(queue.stats().lost, 0u);
 }
 
+uint64_t last_passed_ns(WorkloadNetwork& network, Direction direction) {
+  auto counters = network.steering().counters(direction);
+  EXPECT_TRUE(counters.has_value());
+  return counters ? counters->stamps[static_cast<size_t>(handover::SteerState::pass)].last_ns : 0;
+}
+
+void wait_for_held(WorkloadNetwork& network, uint64_t frames) {
+  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) >= frames; }));
+}
+
 void wait_until_idle(const UdpService& service, int quiet_ms) {
   EXPECT_TRUE(eventually([&] {
     uint64_t before = service.count();

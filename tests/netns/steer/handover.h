@@ -26,6 +26,10 @@ inline constexpr Nanoseconds kDrainLimit = std::chrono::seconds(5);
                                              handover::Direction direction);
 void expect_drained(handover::HoldQueue& queue, handover::WorkloadNetwork& network);
 
+// When a packet was last let through. ARP and neighbour discovery, which are never held, do not count.
+[[nodiscard]] uint64_t last_passed_ns(handover::WorkloadNetwork& network, handover::Direction direction);
+void wait_for_held(handover::WorkloadNetwork& network, uint64_t frames);
+
 // With a hold in place, what passed before it has been taken, nothing new for `quiet_ms`: then the source is frozen.
 void wait_until_idle(const UdpService& service, int quiet_ms = 3);
 

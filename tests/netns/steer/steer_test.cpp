@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Steering with real packets: hold, drain, abort, redirect to another node, silence, and an agent that dies.
+// Steering with real packets: hold, drain, abort, redirect to another node, silence, and bounds that are reached.
 #include <gtest/gtest.h>
-#include <net/if.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 
 #include "handover.h"
 #include "handover/announce.h"
 #include "handover/hold_queue.h"
-#include "kernel/bpf_object.h"
-#include "kernel/netlink.h"
 #include "kernel/netns.h"
 
 namespace mose::test {
@@ -24,17 +20,6 @@ using handover::Direction;
 using handover::HoldQueue;
 using handover::SteerState;
 using handover::WorkloadNetwork;
-
-// When a packet was last let through. ARP and neighbour discovery, which are never held, do not count.
-uint64_t last_passed_ns(WorkloadNetwork& network, Direction direction) {
-  auto counters = network.steering().counters(direction);
-  EXPECT_TRUE(counters.has_value());
-  return counters ? counters->stamps[static_cast<size_t>(SteerState::pass)].last_ns : 0;
-}
-
-void wait_for_held(WorkloadNetwork& network, uint64_t frames) {
-  EXPECT_TRUE(eventually([&] { return network.steering().queued_now(Direction::ingress).value_or(0) >= frames; }));
-}
 
 class HoldAndRelease : public testing::TestWithParam<int> {};
 
@@ -321,235 +306,6 @@ TEST(Silence, ADestinationEmitsNoFrameBeforeItOpens) {
   EXPECT_TRUE(eventually([&] { return !wire.take().in.empty(); }));
 }
 
-TEST(Crash, LeavesTheProgramsWorkingAndAdoptable) {
-  Bed bed;
-  pid_t child = fork();
-  if (child == 0) {  // an agent that dies without a word
-    WorkloadNetwork network = bed.create(bed.a);
-    EXPECT_OK(network.shut(Direction::egress, false));
-    kill(getpid(), SIGKILL);
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(status));
-
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 1000);
-  EXPECT_TRUE(eventually([&] { return service.count() > 20; })) << "ingress no longer passes";
-  std::optional<WorkloadNetwork> network;
-  bed.in(bed.a.netns, [&]() -> Status {
-    MOSE_ASSIGN(network, WorkloadNetwork::open_existing(bed.config(bed.a), bed.a.workload.get()));
-    return {};
-  });
-  // The service counts a request before it answers.
-  EXPECT_TRUE(eventually([&] {
-    auto counters = network->steering().counters(Direction::egress);
-    return counters && counters->dropped_shut.frames > 20;
-  })) << "egress was not shut";
-  EXPECT_EQ(network->uplink_mac(), bed.a.uplink_mac);
-  uint64_t from = client.sent() + 1;
-  EXPECT_OK(network->pass(Direction::egress));
-  HoldQueue queue = hold_queue(bed, bed.a, *network, Direction::ingress);
-  EXPECT_OK(network->hold(Direction::ingress, queue.tap_ifindex()));
-  sleep_ms(20);
-  EXPECT_OK(network->drain_to_pass(Direction::ingress));
-  expect_drained(queue, *network);
-  sleep_ms(20);
-  client.finish(client.sent() - from);
-  service.stop();
-  EXPECT_EQ(service.received().fault(1, client.sent()), "");
-  EXPECT_FALSE(client.answers().seen.empty());
-}
-
-TEST(Crash, FramesThatWereLostWithTheirTapDoNotBlockTheNextHold) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 2000);
-  {
-    HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
-    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-    sleep_ms(20);
-  }
-  EXPECT_OK(network.pass(Direction::ingress));
-  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
-  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-  sleep_ms(20);
-  EXPECT_OK(network.drain_to_pass(Direction::ingress));
-  expect_drained(queue, network);
-  client.stop();
-}
-
-// An agent that is killed has a frame in its hands: counted, out of the tap, never put back. The workload's frames keep coming.
-TEST(Crash, AFrameThatDiedWithItsAgentDoesNotKeepTheDrainFromEnding) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 3000);
-  for (uint64_t round = 1; round <= 2; ++round) {
-    EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-    wait_for_held(network, 50);
-    std::vector<uint8_t> frame(1 << 16);
-    ASSERT_GT(read(queue.poll_fd(), frame.data(), frame.size()), 0);
-    EXPECT_OK(network.drain_to_pass(Direction::ingress));
-    bed.in(bed.a.netns, [&]() -> Status {
-      auto drained = queue.drain(network.steering(), std::chrono::seconds(3));
-      EXPECT_TRUE(drained && *drained);
-      return {};
-    });
-    EXPECT_EQ(queue.stats().lost, round);
-    auto policy = network.steering().policy(Direction::ingress);
-    EXPECT_TRUE(policy && policy->state == SteerState::pass);
-  }
-  uint64_t before = service.count();
-  EXPECT_TRUE(eventually([&] { return service.count() > before + 100; }));
-  client.stop();
-}
-
-// The next agent finds every packet that the dead one held, and the process that kept them ends with its queue.
-TEST(Crash, LosesNoHeldPacketWhenAHolderKeepsTheTap) {
-  Bed bed;
-  std::string file = bed.a.bpffs + "-holder";
-  pid_t child = fork();
-  if (child == 0) {
-    WorkloadNetwork network = bed.create(bed.a);
-    std::optional<HoldQueue> queue;
-    bed.in(bed.a.netns, [&]() -> Status {
-      MOSE_ASSIGN(queue, HoldQueue::create(network.steering(), Direction::ingress, file));
-      return {};
-    });
-    EXPECT_OK(network.hold(Direction::ingress, queue->tap_ifindex()));
-    kill(getpid(), testing::Test::HasFailure() ? SIGTERM : SIGKILL);
-  }
-  int status = 0;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 5000);
-  std::optional<WorkloadNetwork> network;
-  std::optional<HoldQueue> queue;
-  bed.in(bed.a.netns, [&]() -> Status {
-    MOSE_ASSIGN(network, WorkloadNetwork::open_existing(bed.config(bed.a), bed.a.workload.get()));
-    return {};
-  });
-  wait_for_held(*network, 100);
-  bed.in(bed.a.netns, [&]() -> Status {
-    MOSE_ASSIGN(queue, HoldQueue::adopt(network->steering(), Direction::ingress, file));
-    return {};
-  });
-  EXPECT_EQ(service.count(), 0u);
-  EXPECT_OK(network->drain_to_pass(Direction::ingress));
-  expect_drained(*queue, *network);
-  sleep_ms(20);
-  client.finish(client.sent() + 1);
-  service.stop();
-  EXPECT_EQ(service.received().fault(1, client.sent()), "");
-  queue.reset();
-  EXPECT_NE(access(file.c_str(), F_OK), 0);
-  EXPECT_FALSE(handover::TapHolder::take_over(file).has_value());
-  bed.in(bed.a.netns, [&]() -> Status {
-    MOSE_ASSIGN(queue, HoldQueue::create(network->steering(), Direction::ingress, file));  // the name is free
-    return {};
-  });
-}
-
-// An agent that dies while CRIU gets ready must not keep new clients out, and one that lives must notice.
-TEST(Crash, NewConnectionsAreNotHeldForGood) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  HoldQueue queue = hold_queue(bed, bed.a, network, Direction::ingress);
-  Fd listener = tcp_listener(bed.a.workload, "0.0.0.0", kPort);
-  EXPECT_OK(network.hold_new(queue.tap_ifindex(), now() + std::chrono::milliseconds(100)));
-  sleep_ms(150);
-  Fd connection = tcp_connect(bed.client, "192.0.2.10", kPort);
-  EXPECT_TRUE(connection);
-  auto policy = network.steering().policy(Direction::ingress);
-  ASSERT_TRUE(policy);
-  EXPECT_EQ(policy->state, SteerState::pass);
-  EXPECT_EQ(policy->expired, SteerState::hold_new);
-  auto late = network.hold(Direction::ingress, queue.tap_ifindex());
-  ASSERT_FALSE(late);
-  EXPECT_NE(late.error().what.find("let through again"), std::string::npos) << late.error().what;
-  // The next attempt begins anew.
-  EXPECT_OK(network.hold_new(queue.tap_ifindex(), now() + std::chrono::seconds(10)));
-  EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
-  policy = network.steering().policy(Direction::ingress);
-  ASSERT_TRUE(policy);
-  EXPECT_FALSE(policy->deadline) << "a hold in front of a dump does not end by itself";
-  EXPECT_OK(network.drain_to_pass(Direction::ingress));
-  expect_drained(queue, network);
-}
-
-TEST(Crash, ADrainWithoutItsTapEndsAtOnce) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 2000);
-  for (Direction direction : {Direction::ingress, Direction::egress}) {
-    {
-      HoldQueue queue = hold_queue(bed, bed.a, network, direction);
-      EXPECT_OK(network.hold(direction, queue.tap_ifindex()));
-      EXPECT_TRUE(eventually([&] { return network.steering().queued_now(direction).value_or(0) > 5; }));
-    }
-    bed.in(bed.a.netns,
-           [&] { return direction == Direction::ingress ? network.drain_to_pass(direction) : network.open(); });
-    uint64_t before = last_passed_ns(network, direction);
-    EXPECT_TRUE(eventually([&] { return last_passed_ns(network, direction) > before; })) << to_string(direction);
-    EXPECT_EQ(network.steering().queued_now(direction).value_or(1), 0u);
-  }
-}
-
-// An operator's way out when no migration is left: open at once under traffic, and nothing waits that nobody would put back.
-TEST(Crash, AReleaseOpensWhatWasHeldAndEndsWhoeverKeptIt) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  const std::string file = bed.a.bpffs + "-released";
-  UdpService service(bed.a.workload, AF_INET, true);
-  UdpClient client(bed.client, AF_INET, 5000);
-  for (int round = 0; round < 20; ++round) {
-    const Direction direction = round % 2 == 0 ? Direction::ingress : Direction::egress;
-    bed.in(bed.a.netns, [&]() -> Status {
-      MOSE_ASSIGN(HoldQueue queue, HoldQueue::create(network.steering(), direction, file));
-      MOSE_TRY(network.hold(direction, queue.tap_ifindex()));
-      // Also in the moment in which nothing waits yet, and in a drain that nobody pumps.
-      const bool waits = round % 4 < 2 || eventually([&] { return network.steering().queued_now(direction).value_or(0) > 5; });
-      EXPECT_TRUE(waits);
-      if (round % 3 == 0) MOSE_TRY(network.drain_to_pass(direction));
-      queue.leave(network.steering());  // as an agent that dies
-      return {};
-    });
-    bed.in(bed.a.netns, [&]() -> Status {
-      MOSE_ASSIGN(uint64_t lost, network.release({file + "-of-nobody", file}));
-      EXPECT_GE(lost, round % 4 > 1 ? 6u : 0u);
-      EXPECT_EQ(if_nametoindex(handover::tap_device_name(direction, "mnet-redis").c_str()), 0u);
-      return {};
-    });
-    EXPECT_NE(access(file.c_str(), F_OK), 0) << "the holder goes on";
-    auto policy = network.steering().policy(direction);
-    ASSERT_TRUE(policy);
-    EXPECT_EQ(policy->state, SteerState::pass);
-    EXPECT_EQ(network.steering().queued_now(direction).value_or(1), 0u);
-    const uint64_t before = last_passed_ns(network, direction);
-    EXPECT_TRUE(eventually([&] { return last_passed_ns(network, direction) > before; })) << to_string(direction);
-  }
-}
-
-TEST(Crash, AReleaseLeavesAloneWhoKeepsAnotherTap) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  const std::string file = bed.a.bpffs + "-other";
-  std::optional<HoldQueue> other;
-  bed.in(bed.a.netns, [&]() -> Status {
-    MOSE_ASSIGN(other, HoldQueue::create(network.steering(), Direction::ingress, file));
-    handover::TapHolder::end_left_of("mi00000000", file);
-    return {};
-  });
-  EXPECT_EQ(access(file.c_str(), F_OK), 0);
-  EXPECT_TRUE(handover::TapHolder::take_over(file).has_value());  // and ends it
-}
-
 TEST(HoldQueue, DoesNotDrainWhatIsStillHeld) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
@@ -557,76 +313,6 @@ TEST(HoldQueue, DoesNotDrainWhatIsStillHeld) {
   EXPECT_OK(network.hold(Direction::ingress, queue.tap_ifindex()));
   EXPECT_FALSE(queue.drain(network.steering(), kDrainLimit).has_value());
 }
-
-unsigned program_id(const Bed::Node& node) {
-  auto program = bpf::open_pinned(node.bpffs + "/mose/mnet-redis/tap_program");
-  if (!program) return 0;
-  auto text = read_file("/proc/self/fdinfo/" + std::to_string(program->get()));
-  size_t at = text ? text->find("prog_id:") : std::string::npos;
-  return at == std::string::npos ? 0 : static_cast<unsigned>(std::stoul(text->substr(at + 8)));
-}
-
-TEST(Destroy, LeavesNothing) {
-  Bed bed;
-  unsigned id = 0;
-  std::string device = handover::host_device_name("mnet-redis");
-  {
-    WorkloadNetwork network = bed.create(bed.a);
-    EXPECT_EQ(bed.pins(bed.a).size(), 10u);
-    id = program_id(bed.a);
-    EXPECT_NE(id, 0u);
-  }
-  bed.in(bed.a.netns, [&]() -> Status {
-    EXPECT_NE(if_nametoindex(device.c_str()), 0u);
-    MOSE_TRY(WorkloadNetwork::destroy("mnet-redis", bed.a.bpffs));
-    EXPECT_EQ(if_nametoindex(device.c_str()), 0u);
-    return WorkloadNetwork::destroy("mnet-redis", bed.a.bpffs);  // again: nothing to do, no error
-  });
-  EXPECT_TRUE(bed.pins(bed.a).empty());
-  WorkloadNetwork again = bed.create(bed.a);  // and the way is free
-}
-
-TEST(Create, LeavesNothingWhenItFails) {
-  Bed bed;
-  auto attempt = [&](const handover::WorkloadNetworkConfig& config) {
-    auto result = in_netns_get<WorkloadNetwork>(bed.a.netns.get(),
-                                                [&] { return WorkloadNetwork::create(config, bed.a.workload.get()); });
-    EXPECT_FALSE(result.has_value());
-    return result ? std::string() : result.error().what;
-  };
-  auto nothing_left = [&] {
-    EXPECT_TRUE(bed.pins(bed.a).empty());
-    bed.in(bed.a.netns, [&]() -> Status {
-      EXPECT_EQ(if_nametoindex(handover::host_device_name("mnet-redis").c_str()), 0u);
-      return {};
-    });
-  };
-  auto config = bed.config(bed.a);
-  config.bridge = "nosuch0";
-  EXPECT_NE(attempt(config).find("nosuch0"), std::string::npos);
-  nothing_left();
-  config = bed.config(bed.a);
-  config.uplink = "nosuch1";
-  EXPECT_NE(attempt(config).find("nosuch1"), std::string::npos);
-  nothing_left();
-  config = bed.config(bed.a);
-  config.bpffs = "/proc/nosuch";
-  attempt(config);
-  nothing_left();
-  config = bed.config(bed.a);
-  config.gateway = "198.51.100.1";  // not on the segment
-  EXPECT_NE(attempt(config).find("198.51.100.1"), std::string::npos);
-  nothing_left();
-  config = bed.config(bed.a);
-  config.addresses.assign(9, service4());
-  attempt(config);
-  nothing_left();
-  WorkloadNetwork network = bed.create(bed.a);
-  config = bed.config(bed.a);
-  attempt(config);  // a second one of the same name
-  EXPECT_EQ(bed.pins(bed.a).size(), 10u) << "the first one was damaged";
-}
-
 TEST(Policy, IsRefusedWhenSomethingItNeedsIsMissing) {
   Bed bed;
   WorkloadNetwork network = bed.create(bed.a);
@@ -752,34 +438,6 @@ TEST(Drain, EndsWithinItsLimitWhenMoreComesThanGoes) {
   EXPECT_EQ(queue.stats().lost, 0u);
   const std::vector<uint64_t>& seen = service.received().seen;
   EXPECT_EQ(std::adjacent_find(seen.begin(), seen.end(), std::greater_equal<>()), seen.end()) << "a frame was overtaken";
-}
-
-TEST(ProbeAddress, FindsWhoAnswers) {
-  Bed bed;
-  auto probe = [&](const char* text) {
-    auto found = in_netns_get<std::vector<MacAddress>>(
-        bed.b.netns.get(), [&] { return handover::probe_address("br0", *parse_service_address(text)); });
-    EXPECT_TRUE(found.has_value());
-    return found.value_or(std::vector<MacAddress>{});
-  };
-  EXPECT_TRUE(probe(kServiceText4).empty());
-  EXPECT_TRUE(probe(kServiceText6).empty());
-  EXPECT_EQ(probe(kClientText4), (std::vector<MacAddress>{{2, 0, 0, 0, 0, 2}}));
-  EXPECT_EQ(probe(kClientText6), (std::vector<MacAddress>{{2, 0, 0, 0, 0, 2}}));
-  WorkloadNetwork source = bed.create(bed.a);
-  EXPECT_EQ(probe(kServiceText4), std::vector<MacAddress>{mac_for(service4())});
-  EXPECT_EQ(probe(kServiceText6), std::vector<MacAddress>{mac_for(service4())});
-}
-
-TEST(Neighbours, AreReadAndGiven) {
-  Bed bed;
-  WorkloadNetwork network = bed.create(bed.a);
-  handover::Neighbour extra{*parse_service_address("192.0.2.77/32"), {2, 0, 0, 0, 0, 0x77}};
-  EXPECT_OK(network.add_neighbours({extra}));
-  auto list = network.neighbours();
-  ASSERT_TRUE(list.has_value());
-  EXPECT_NE(std::find(list->begin(), list->end(), extra), list->end());
-  EXPECT_EQ(list->size(), 3u);
 }
 
 }  // namespace
