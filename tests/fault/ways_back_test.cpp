@@ -70,6 +70,39 @@ TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {
   EXPECT_EQ(report_text("/outcome"), "complete");
 }
 
+// What it measured has died with the agent. What was asked for has not: the next one goes on within the same bounds.
+TEST_F(WaysBack, AReportAfterARestartHasNoFiguresOfTheAgentThatDied) {
+  constexpr uint64_t kSlowBps = 60'000'000;
+  kill_at(FrameType::drained, Direction::to_target, source_);
+  start({.strategy = "postcopy", .max_bandwidth_bps = kSlowBps});
+  if (!HasFatalFailure()) wait_for_death(source_);
+  if (!HasFatalFailure()) restart_agents();
+  if (HasFatalFailure()) return;
+  const Timestamp restarted = now();
+  check_end(Side::destination);
+  EXPECT_EQ(report_text("/outcome"), "complete");
+  EXPECT_EQ(report_text("/strategy_requested"), "postcopy");
+  EXPECT_EQ(report_text("/strategy"), "postcopy");
+  EXPECT_EQ(report_value("/bulk/bandwidth_max_bps"), kSlowBps);
+  for (const char* unknown : {"/total_ms", "/downtime_ms", "/strategy_reason", "/bytes_sent", "/precopy/bytes", "/bulk/bytes", "/lazy/pages",
+                              "/tracking/source", "/packets/held", "/packets/silence_ms"}) {
+    EXPECT_TRUE(report_value(unknown).is_null()) << unknown << " is " << report_value(unknown);
+  }
+  // 16 MB that hardly compress.
+  EXPECT_GT(now() - restarted, std::chrono::seconds(1)) << "the cap was forgotten";
+}
+
+TEST_F(WaysBack, AMoveIsInTheHistoryOfASourceThatDiedWhenItWasComplete) {
+  kill_at(FrameType::released, Direction::to_target, source_);
+  start();
+  if (!HasFatalFailure()) wait_for_death(source_);
+  if (!HasFatalFailure()) restart_agents();
+  if (HasFatalFailure()) return;
+  check_end(Side::destination);
+  EXPECT_EQ(report_text("/outcome"), "complete");
+  EXPECT_THAT(report_text("/reason"), ::testing::HasSubstr("restarted before it had written the report"));
+}
+
 // Somebody's group inside the workload's: the destination cannot clear away, says so, and does it when asked again.
 TEST_F(WaysBack, WhatCouldNotBeDiscardedIsWhenTheOperatorAsks) {
   constexpr uint64_t kSlowBps = 20'000'000;

@@ -139,7 +139,7 @@ class Grammar {
     CLI::App& show = verb(app_, Verb::show, "show", "one migration, under way or finished");
     show.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
     CLI::App& events = verb(app_, Verb::events, "events", "what happens on this node");
-    events.add_flag("--follow", command_.watch, "until interrupted")->required();
+    events.add_flag("--follow", command_.watch, "until interrupted, as without it");
     CLI::App& history = verb(app_, Verb::history, "history", "finished migrations, newest first");
     history.add_option("--count", command_.count_max, "at most so many");
     CLI::App& cancel = verb(app_, Verb::cancel, "cancel", "abort a migration before its commit");

@@ -178,6 +178,8 @@ std::string show(const control::v1::CheckResult& result, bool as_json) {
     json out{{"ok", result.ok()},
              {"items", items},
              {"reasons", std::vector<std::string>(result.reasons().begin(), result.reasons().end())}};
+    // Of a move; of a host there is no destination.
+    if (result.items().empty()) out["destination_asked"] = false;
     return line(out);
   }
   std::vector<std::vector<std::string>> rows;
@@ -206,7 +208,12 @@ std::string closed_service(const control::v1::Closed& item) {
                        "can tell, `mose stop {0}` removes them\n",
                        item.workload(), item.reason());
   }
-  std::string out = fmt::format("packets of {} wait or are dropped here", item.workload());
+  // As every migration has it for a while: after its commit, and where its workload has not arrived yet.
+  const bool usual = !item.unclaimed() && item.expires_in_ms() < 0;
+  const char* what = "wait or are dropped here";
+  if (usual && item.ingress() == "redirect") what = "are redirected to where it runs";
+  if (usual && item.ingress() == "shut" && item.egress() == "hold") what = "have nobody here yet";
+  std::string out = fmt::format("packets of {} {}", item.workload(), what);
   if (item.since_ms() >= 0) out += " for " + seconds(item.since_ms());
   out += fmt::format(" (ingress {}, egress {}): ", item.ingress(), item.egress());
   if (item.expires_in_ms() >= 0) out += "ends by itself in " + seconds(item.expires_in_ms()) + ", ";

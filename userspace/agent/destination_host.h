@@ -113,7 +113,7 @@ class DestinationHost {
   std::optional<restore::Swrk> swrk_;
   std::mutex restore_mutex_;          // guards restore_process_
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
-  int64_t thawed_us_ = 0;
+  std::atomic<int64_t> thawed_us_ = 0;  // 0: not by this agent
   std::atomic<uint64_t> egress_lost_ = 0;
   bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours
 };

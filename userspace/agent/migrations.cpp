@@ -200,10 +200,10 @@ Answer<MigrationId> Migrations::start(const std::string& workload, const std::st
 Answer<void> Migrations::cancel(const MigrationId& id) {
   auto it = sources_.find(id);
   if (it == sources_.end()) {
-    if (destinations_.contains(id)) return refuse("this node is the destination of that migration: cancel it at its source", 1);
+    if (destinations_.contains(id)) return refuse("this node is the destination of that migration: cancel it at its source");
     return refuse(fmt::format("no migration {} is under way here", id.hex()), kExitUsage);
   }
-  if (!it->second->before_commit()) return refuse("the migration is past its commit point: it only goes forward", 1);
+  if (!it->second->before_commit()) return refuse("the migration is past its commit point: it only goes forward");
   it->second->cancel();
   return {};
 }

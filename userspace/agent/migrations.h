@@ -54,7 +54,7 @@ class Migrations : public MigrationService {
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
   bool source_has_ended(const JournalContents& contents);
   void finish_source(const JournalMeta& meta, bool left);
-  void remember_abort(const JournalMeta& meta, const std::string& reason);
+  void remember(const JournalMeta& meta, Outcome outcome, const std::string& reason);
 
   // Other nodes.
   [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello) const;

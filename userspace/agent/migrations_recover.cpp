@@ -100,7 +100,7 @@ std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
            fmt::format("; what has arrived of workload {} is left in {}: write 1 to its cgroup.kill to end it", name,
                        cgroup);
   }
-  remember_abort({id, Role::source, name, "", "", 1}, "forgotten: the journal of the source was gone");
+  remember({id, Role::source, name, "", "", 1}, Outcome::failed, "forgotten: the journal of the source was gone");
   if (auto stays = core_.workloads.stay(name); !stays) return sentence + "; " + stays.error().what;
   return sentence + fmt::format(
                         "; workload {} counts as running here: if it stands still, write 0 to cgroup.freeze in {} and "
@@ -147,15 +147,15 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
       });
 }
 
-// So that its destination, which may wait for the verdict, is told.
-void Migrations::remember_abort(const JournalMeta& meta, const std::string& reason) {
+// What an agent that died had no time to write: for who asks, and for the destination, which may wait for the verdict.
+void Migrations::remember(const JournalMeta& meta, Outcome outcome, const std::string& reason) {
   if (core_.history.find(meta.id.hex())) return;
   Report report;
   report.migration_id = meta.id.hex();
   report.workload = meta.workload;
   report.source_node = core_.config.node.name;
   report.destination_node = meta.peer;
-  report.outcome = to_string(Outcome::failed);
+  report.outcome = to_string(outcome);
   report.reason = reason;
   if (auto added = core_.history.add(to_json(report)); !added) {
     log::warn("the history could not be written", {{"reason", added.error().what}});
@@ -173,6 +173,7 @@ bool Migrations::source_has_ended(const JournalContents& contents) {
   const bool ours = workload != nullptr && workload->migration == contents.meta.id.hex();
   if (contains(contents.records, plan::Record::complete)) {  // only what was committed is ever complete
     if (ours && workload->init) return false;
+    remember(contents.meta, Outcome::complete, "the agent of the source was restarted before it had written the report");
     finish_source(contents.meta, workload != nullptr && !workload->init &&
                                      (ours || workload->state == WorkloadState::away));
     return true;
@@ -183,7 +184,7 @@ bool Migrations::source_has_ended(const JournalContents& contents) {
   }
   if (ours || plan::committed(contents.records)) return false;
   // Never stopped, or running again since: who moves it now, if anybody, has nothing to do with this one.
-  remember_abort(contents.meta, "the agent of the source was restarted while the destination was told of the end");
+  remember(contents.meta, Outcome::failed, "the agent of the source was restarted while the destination was told of the end");
   finish_source(contents.meta, false);
   return true;
 }
@@ -209,7 +210,9 @@ bool Migrations::recover_one(JournalEntry entry) {
     const Workload* workload = core_.workloads.find(contents.meta.workload);
     // A tree that has ended meanwhile (the machine was started again, for one) changes nothing of what was decided.
     if (!workload || workload->migration != entry.id.hex()) return give_up("its workload " + contents.meta.workload + " is not here");
-    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, MigrationOptions{}, source_handlers(entry.id));
+    MigrationOptions options = SourceMigration::noted_options(contents.notes);
+    if (options.max_bandwidth_bps == 0) options.max_bandwidth_bps = core_.config.limits.bandwidth_max;
+    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, options, source_handlers(entry.id));
     SourceMigration& recovered = *migration;
     sources_[entry.id] = std::move(migration);
     recovered.recover(std::move(*journal));

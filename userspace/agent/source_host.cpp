@@ -521,18 +521,20 @@ void SourceHost::count_packets() {
   auto in = network_->steering().counters(handover::Direction::ingress);
   if (!in) return;
   PacketCounts counts = packets();
-  const handover::SteerCounters before = before_.value_or(handover::SteerCounters());
-  counts.held = in->held.frames - before.held.frames;
-  // What the queue had to give up counts as drained for the programs, which would wait for it otherwise.
-  const uint64_t given_up = ingress_queue_ ? ingress_queue_->stats().lost : 0;
-  counts.drained = in->drained - before.drained - given_up;
-  counts.redirected = in->redirected.frames - before.redirected.frames;
-  if (at_xdp_) *counts.redirected += uplink_.redirected(spec_) - xdp_before_;
-  // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
-  // address that the old place must not answer any more.
-  auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
-  counts.dropped = lost(*in) - lost(before) + given_up;
-  counts.overflow = in->dropped_overflow.frames - before.dropped_overflow.frames;
+  // An agent that takes over knows no beginning to count from.
+  if (before_) {
+    counts.held = in->held.frames - before_->held.frames;
+    // What the queue had to give up counts as drained for the programs, which would wait for it otherwise.
+    const uint64_t given_up = ingress_queue_ ? ingress_queue_->stats().lost : 0;
+    counts.drained = in->drained - before_->drained - given_up;
+    counts.redirected = in->redirected.frames - before_->redirected.frames;
+    if (at_xdp_) *counts.redirected += uplink_.redirected(spec_) - xdp_before_;
+    // Not counted: what the frozen source itself sends again (the destination has the data), and questions for its link
+    // address that the old place must not answer any more.
+    auto lost = [](const handover::SteerCounters& c) { return c.dropped() - c.dropped_silent.frames; };
+    counts.dropped = lost(*in) - lost(*before_) + given_up;
+    counts.overflow = in->dropped_overflow.frames - before_->dropped_overflow.frames;
+  }
   if (auto out = network_->steering().counters(handover::Direction::egress)) {
     const auto& passed = out->stamps[static_cast<size_t>(handover::SteerState::pass)];
     if (passed.last_ns != 0) counts.last_out_us = static_cast<int64_t>(passed.last_ns / 1000);

@@ -45,6 +45,11 @@ std::optional<handover::Tunnel> tunnel_of(const Notes& notes) {
                           static_cast<uint16_t>(std::strtoul(text("tunnel_port").c_str(), nullptr, 10))};
 }
 
+constexpr const char* kNotedSteer = "steer";
+constexpr const char* kNotedBandwidth = "max_bandwidth_bps";
+constexpr const char* kNotedRequest = "strategy_requested";
+constexpr const char* kNotedStrategy = "strategy";  // with the commit: what came of it
+
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
 sense::WriteScanOptions scan_options() {
   sense::WriteScanOptions options;
@@ -94,14 +99,21 @@ SourceMigration::~SourceMigration() {
 
 void SourceMigration::begin() { driver_.start(plan::start_source(options_, now())); }
 
+MigrationOptions SourceMigration::noted_options(const Notes& notes) {
+  MigrationOptions options;
+  if (auto it = notes.find(kNotedSteer); it != notes.end()) options.steer = parse_steer_layer(it->second).value_or(options.steer);
+  if (auto it = notes.find(kNotedRequest); it != notes.end()) options.strategy = parse_strategy(it->second).value_or(options.strategy);
+  if (auto it = notes.find(kNotedBandwidth); it != notes.end()) options.max_bandwidth_bps = std::strtoull(it->second.c_str(), nullptr, 10);
+  return options;
+}
+
 void SourceMigration::recover(Journal journal) {
+  recovered_ = true;
   auto records = journal.contents().records;
   const Notes& notes = journal.contents().notes;
+  if (auto it = notes.find(kNotedStrategy); it != notes.end()) noted_strategy_ = it->second;
   if (auto it = notes.find("token"); it != notes.end()) {
     if (auto id = MigrationId::parse(it->second)) token_.assign(id->bytes.begin(), id->bytes.end());
-  }
-  if (auto it = notes.find("steer"); it != notes.end()) {
-    if (auto layer = parse_steer_layer(it->second)) options_.steer = *layer;
   }
   if (auto it = notes.find("peer_mac"); it != notes.end()) {
     if (auto mac = parse_mac(it->second)) path_.mac = *mac;
@@ -216,9 +228,15 @@ void SourceMigration::record(plan::Record record) {
   if (record == plan::Record::begun) {
     MigrationId token;
     std::copy(token_.begin(), token_.end(), token.bytes.begin());
-    notes = {{"token", token.hex()}, {"pid", std::to_string(init_->pid())}, {"steer", std::string(to_string(options_.steer))}};
+    notes = {{"token", token.hex()},
+             {"pid", std::to_string(init_->pid())},
+             {kNotedSteer, std::string(to_string(options_.steer))},
+             {kNotedRequest, std::string(to_string(options_.strategy))},
+             {kNotedBandwidth, std::to_string(options_.max_bandwidth_bps)}};
   } else if (record == plan::Record::commit) {
     notes = {{"peer_mac", format_mac(path_.mac)}};
+    // A commit that is recorded again after a restart has it already.
+    if (!recovered_) notes[kNotedStrategy] = to_string(driver_.state().strategy);
     if (path_.tunnel) {
       notes["tunnel_local"] = format_with_prefix(path_.tunnel->local);
       notes["tunnel_remote"] = format_with_prefix(path_.tunnel->remote);
@@ -308,7 +326,7 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
     case wire::FrameType::committed:
       if (!thawed_seen_at_) {
         thawed_seen_at_ = now();
-        if (auto thawed = decode_committed(payload)) thawed_there_us_ = *thawed;
+        if (auto thawed = decode_committed(payload); thawed && *thawed != 0) thawed_there_us_ = *thawed;
       }
       timeline_.end("commit");
       note_trouble({}, "");
@@ -526,10 +544,26 @@ Report SourceMigration::report() const {
   report.source_node = context_.core.config.node.name;
   report.destination_node = meta_.peer;
   report.strategy_requested = to_string(options_.strategy);
-  report.strategy = to_string(state.strategy);
-  report.strategy_reason = state.strategy_reason;
+  report.strategy = recovered_ ? noted_strategy_ : to_string(state.strategy);
   if (plan::settled(state)) report.outcome = to_string(state.outcome);  // null: nobody knows yet
   report.reason = state.reason;
+  report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
+  report.steer.mode = path_.tunnel ? "vxlan" : "l2";
+  if (options_.max_bandwidth_bps != 0) report.bulk.bandwidth_max_bps = options_.max_bandwidth_bps;
+  report.phases_ms.drain = timeline_.milliseconds("drain");
+  add_packets(report);
+  // What an agent has measured that died is not known, and the rest would be called the whole.
+  if (!recovered_) add_measured(report);
+  auto mine = timeline_.finished();
+  report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());
+  std::sort(report.timeline.begin(), report.timeline.end(),
+            [](const TimelineEntry& a, const TimelineEntry& b) { return a.start_us < b.start_us; });
+  return report;
+}
+
+void SourceMigration::add_measured(Report& report) const {
+  const plan::SourceState& state = driver_.state();
+  report.strategy_reason = state.strategy_reason;
   report.total_ms = to_ms(now() - started_);
   auto frozen = timeline_.start_us("hold");
   if (frozen && thawed_seen_at_) report.downtime_ms = static_cast<double>(to_us(*thawed_seen_at_) - *frozen) / 1000.0;
@@ -538,7 +572,6 @@ Report SourceMigration::report() const {
   report.phases_ms.scan = timeline_.milliseconds("scan");
   report.phases_ms.dump = timeline_.milliseconds("dump");
   report.phases_ms.commit = timeline_.milliseconds("commit");
-  report.phases_ms.drain = timeline_.milliseconds("drain");
   auto waited = timeline_.milliseconds("restore_wait");
   if (waited && report.phases_ms.restore) report.phases_ms.transfer = std::max(0.0, *waited - *report.phases_ms.restore);
   SourceMemory::Totals totals = memory_->totals();
@@ -565,10 +598,7 @@ Report SourceMigration::report() const {
   report.bulk.frames_raw = totals.stream.frames_raw;
   report.bulk.frames_lz4 = totals.stream.frames_lz4;
   report.bulk.frames_zstd = totals.stream.frames_zstd;
-  if (options_.max_bandwidth_bps != 0) {
-    report.bulk.bandwidth_max_bps = options_.max_bandwidth_bps;
-    report.bulk.capped_ms = to_ms(totals.capped);
-  }
+  if (options_.max_bandwidth_bps != 0) report.bulk.capped_ms = to_ms(totals.capped);
   SourceMemory::Tracking tracking = memory_->tracking();
   report.tracking.source = std::move(tracking.source);
   report.tracking.reason = std::move(tracking.reason);
@@ -579,14 +609,6 @@ Report SourceMigration::report() const {
   report.standby.pause_ms = timeline_.milliseconds("standby_pause");
   if (!report.standby.used) report.standby.used = false;
   if (!*report.standby.used && report.standby.reason.empty()) report.standby.reason = standby_reason();
-  report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
-  report.steer.mode = path_.tunnel ? "vxlan" : "l2";
-  add_packets(report);
-  auto mine = timeline_.finished();
-  report.timeline.insert(report.timeline.begin(), mine.begin(), mine.end());
-  std::sort(report.timeline.begin(), report.timeline.end(),
-            [](const TimelineEntry& a, const TimelineEntry& b) { return a.start_us < b.start_us; });
-  return report;
 }
 
 // To what the destination has told of them. Both have seen the thaw, which is how the clocks of two machines are compared.
@@ -595,7 +617,8 @@ void SourceMigration::add_packets(Report& report) const {
   PacketCounts& all = report.packets = host_->packets();
   if (theirs.dropped.value_or(0) != 0) all.dropped = all.dropped.value_or(0) + *theirs.dropped;
   all.first_out_us = theirs.first_out_us;
-  if (!all.last_out_us || !all.first_out_us || !thawed_seen_at_ || !thawed_there_us_) return;
+  // An agent that has been restarted sees COMMITTED a second time, long after the thaw.
+  if (recovered_ || !all.last_out_us || !all.first_out_us || !thawed_seen_at_ || !thawed_there_us_) return;
   const int64_t here = to_us(*thawed_seen_at_) - *all.last_out_us;
   const int64_t there = *all.first_out_us - *thawed_there_us_;
   all.silence_ms = static_cast<double>(here + there) / 1000.0;

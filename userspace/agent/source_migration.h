@@ -35,6 +35,8 @@ class SourceMigration {
   ~SourceMigration();
 
   void begin();
+  // What the operator asked for, as far as an agent that goes on with it needs it.
+  [[nodiscard]] static MigrationOptions noted_options(const Notes& notes);
   void recover(Journal journal);
   void cancel();
   // The destination has shown that it is there: no pause between attempts to reach it any more.
@@ -92,6 +94,7 @@ class SourceMigration {
   void on_frame(wire::FrameType type, const std::string& payload);
   [[nodiscard]] Report report() const;
   void add_packets(Report& report) const;
+  void add_measured(Report& report) const;
 
   MigrationContext& context_;
   OwnPosts post_;
@@ -103,6 +106,8 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
+  bool recovered_ = false;      // goes on for an agent that has died
+  std::string noted_strategy_;  // of that one
   uint64_t bytes_done_ = 0;
 
   std::optional<Journal> journal_;

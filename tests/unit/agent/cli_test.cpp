@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "mose/command_line.h"
+#include "mose/control/control.pb.h"
 #include "mose/output.h"
 
 namespace mose::cli {
@@ -42,6 +43,30 @@ TEST(CommandLine, MigrateTakesItsTargets) {
   EXPECT_EQ(command.max_total, Nanoseconds(5s));
   EXPECT_EQ(command.max_bandwidth_bps, 500'000'000u);
   EXPECT_TRUE(command.detach);
+}
+
+TEST(CommandLine, EventsAreFollowedWithoutAFlagAsWell) {
+  EXPECT_TRUE(parse_command_line({"events"}).command);
+  EXPECT_TRUE(parse_command_line({"events", "--follow"}).command);
+}
+
+// What every migration does for a while is no alarm.
+TEST(Output, OfAStatusNamesWhatBecomesOfPackets) {
+  auto shown = [](const char* ingress, const char* egress, bool unclaimed) {
+    control::v1::MigrationList list;
+    auto& item = *list.add_closed();
+    item.set_workload("redis");
+    item.set_ingress(ingress);
+    item.set_egress(egress);
+    item.set_since_ms(2200);
+    item.set_expires_in_ms(-1);
+    item.set_unclaimed(unclaimed);
+    return show(list, false);
+  };
+  EXPECT_THAT(shown("redirect", "shut", false), HasSubstr("packets of redis are redirected to where it runs for 2.2 s"));
+  EXPECT_THAT(shown("shut", "hold", false), HasSubstr("packets of redis have nobody here yet for 2.2 s"));
+  EXPECT_THAT(shown("hold", "shut", false), HasSubstr("packets of redis wait or are dropped here for 2.2 s"));
+  EXPECT_THAT(shown("redirect", "shut", true), HasSubstr("wait or are dropped here for 2.2 s"));
 }
 
 struct Usage {
