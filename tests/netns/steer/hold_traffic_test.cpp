@@ -124,6 +124,8 @@ TEST(Bulk, IsHardlyRetransmitted) {
   TcpCounters counters = tcp_counters(bed.client).since(before);
   RecordProperty("client", counters.text());
   RecordProperty("megabytes", static_cast<int>(received >> 20));
+  RecordProperty("retransmitted_median", static_cast<int>(percentile(retransmitted, 50)));
+  RecordProperty("without_hold_p95", static_cast<int>(percentile(without_hold, 95)));
   EXPECT_EQ(received, sent);
   EXPECT_EQ(counters.timeouts, 0u) << counters.text();
   EXPECT_LE(percentile(retransmitted, 50), 5 + percentile(without_hold, 95)) << counters.text();
