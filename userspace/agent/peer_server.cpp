@@ -58,6 +58,7 @@ void PeerServer::on_listener() {
     auto pending = std::make_unique<Pending>();
     pending->socket = std::move(accepted->socket);
     pending->address = accepted->peer;
+    pending->reader.take_only(wire::FrameType::hello);
     pending->timer = loop_.after(kHelloBound, [this, fd] { drop(fd); });
     if (!loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { on_pending(fd); })) continue;
     pending_[fd] = std::move(pending);
@@ -77,9 +78,7 @@ void PeerServer::on_pending(int fd) {
   auto frame = pending.reader.read(fd);
   if (frame && !*frame) return;
   auto hello = !frame ? Result<move::Hello>(std::unexpected(frame.error()))
-               : (*frame)->type != wire::FrameType::hello
-                   ? Result<move::Hello>(fail("the first frame is not HELLO"))
-                   : move::decode_hello((*frame)->payload);
+                      : move::decode_hello((*frame)->payload);
   if (!hello) {
     log::info("a connection said no HELLO", {{"peer", pending.address}, {"reason", hello.error().what}});
     return drop(fd);

@@ -26,7 +26,7 @@ constexpr uint32_t kPagesPayloadMax =
 constexpr uint32_t kRequestPayloadMax =
     sizeof(wire::RequestHeader) + wire::kPagesPerFrameMax * sizeof(wire::Run);
 constexpr TypeRow kTypes[] = {
-    {FrameType::hello, "HELLO", wire::kControlPayloadMax},
+    {FrameType::hello, "HELLO", wire::kHelloPayloadMax},
     {FrameType::error, "ERROR", wire::kControlPayloadMax},
     {FrameType::ping, "PING", 0},
     {FrameType::pong, "PONG", 0},

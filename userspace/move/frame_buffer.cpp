@@ -38,6 +38,12 @@ Status check_images(const wire::FrameHeader& header, uint64_t bytes_max) {
                     EMSGSIZE);
 }
 
+Status check_type(const wire::FrameHeader& header, std::optional<wire::FrameType> only) {
+  auto type = static_cast<wire::FrameType>(header.type);
+  if (!only || type == *only) return {};
+  return fail(std::string(to_string(type)) + " frame where only " + to_string(*only) + " is taken");
+}
+
 }  // namespace
 
 Result<std::optional<Frame>> FrameReader::read(int fd) {
@@ -45,6 +51,7 @@ Result<std::optional<Frame>> FrameReader::read(int fd) {
     if (header_.size() == sizeof(parsed_)) {
       memcpy(&parsed_, header_.data(), sizeof(parsed_));
       MOSE_TRY(check_header(parsed_, expected_));
+      MOSE_TRY(check_type(parsed_, only_));
       MOSE_TRY(check_images(parsed_, images_bytes_max_));
       have_header_ = true;
       break;

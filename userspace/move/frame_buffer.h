@@ -20,6 +20,8 @@ class FrameReader {
   // Below the protocol's own bound: an IMAGES or STANDBY that is longer is an error (EMSGSIZE) before a byte of it is
   // read.
   void limit_images(uint64_t bytes_max) { images_bytes_max_ = bytes_max; }
+  // A frame of any other type is an error before a byte of its payload is read.
+  void take_only(wire::FrameType type) { only_ = type; }
 
   // The next whole frame, or nothing when the socket has no more bytes now. ECONNRESET when the peer has closed.
   // Never reads beyond the frame it returns: the socket can then be handed to a Channel.
@@ -27,6 +29,7 @@ class FrameReader {
 
  private:
   std::optional<StreamId> expected_;
+  std::optional<wire::FrameType> only_;
   uint64_t images_bytes_max_ = wire::kImagesPayloadMax;
   std::vector<std::byte> header_;
   wire::FrameHeader parsed_{};

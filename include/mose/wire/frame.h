@@ -8,7 +8,7 @@
 // specification. Integers are little-endian. Nothing in it assumes plain text below it.
 //
 // Every connection:  HELLO ->, <- HELLO (or an ERROR frame with a reason, then close). Versions overlap or the
-// connection ends. The connecting end names its purpose in HELLO.
+// connection ends. The connecting end names its purpose in HELLO. Before it no other frame is taken, whatever its length.
 //
 // CONTROL (source connects to the destination), one migration per connection, in this order:
 //   PREPARE -> ; <- PREPARED | REFUSED ; IMAGES -> ; <- READY | FAILED ; COMMIT -> ; <- COMMITTED ; <- COMPLETE ;
@@ -72,6 +72,7 @@ struct FrameHeader {
 static_assert(sizeof(FrameHeader) == 40);
 
 // Bounds of a payload, per kind of frame, checked before allocation.
+inline constexpr uint32_t kHelloPayloadMax = 64u << 10;  // anybody may send one; 2 KiB of names and CPU flags are usual
 inline constexpr uint32_t kControlPayloadMax = 1u << 20;
 inline constexpr uint32_t kImagesPayloadMax = 256u << 20;  // images of large trees and copied files
 inline constexpr uint32_t kPagesPerFrameMax = 512;         // 2 MiB

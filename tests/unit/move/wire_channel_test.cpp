@@ -189,6 +189,29 @@ TEST(FrameBuffers, RefuseImagesThatAreLongerThanWanted) {
   }
 }
 
+TEST(FrameBuffers, RefuseAnyOtherTypeThanTheOneWanted) {
+  struct Row {
+    wire::FrameType type;
+    uint32_t length;
+    const char* reason;  // null: it is waited for
+  };
+  for (Row row : {Row{wire::FrameType::hello, wire::kHelloPayloadMax, nullptr},
+                  Row{wire::FrameType::hello, wire::kHelloPayloadMax + 1, "at most"},
+                  Row{wire::FrameType::images, wire::kImagesPayloadMax, "IMAGES frame where only HELLO is taken"},
+                  Row{wire::FrameType::commit, 0, "COMMIT frame where only HELLO is taken"}}) {
+    auto [a, b] = socket_pair();
+    wire::FrameHeader header = make_header(row.type, kStream, row.length, 0);
+    ASSERT_EQ(send(a.get(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
+    FrameReader reader;
+    reader.take_only(wire::FrameType::hello);
+    auto frame = reader.read(b.get());
+    ASSERT_EQ(frame.has_value(), row.reason == nullptr) << to_string(row.type) << ' ' << row.length;
+    if (!frame) {
+      EXPECT_NE(frame.error().what.find(row.reason), std::string::npos) << frame.error().what;
+    }
+  }
+}
+
 TEST(HelloFrame, SurvivesTheWire) {
   Hello hello = local_hello("node-a", Purpose::bulk);
   hello.token = std::string("\0\x01token", 7);

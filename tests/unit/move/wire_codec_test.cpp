@@ -44,6 +44,7 @@ TEST(FrameHeader, ThatIsWrongIsRefusedWithItsReason) {
 TEST(FrameHeader, BoundsEveryTypeByItsOwnLimit) {
   EXPECT_EQ(payload_max(wire::FrameType::ping), 0u);
   EXPECT_EQ(payload_max(wire::FrameType::bulk_end), 0u);
+  EXPECT_EQ(payload_max(wire::FrameType::hello), wire::kHelloPayloadMax);
   EXPECT_EQ(payload_max(wire::FrameType::images), wire::kImagesPayloadMax);
   EXPECT_EQ(payload_max(wire::FrameType::page_map), wire::kPageMapPayloadMax);
   EXPECT_GE(payload_max(wire::FrameType::pages), 512 * kPageSize);
