@@ -13,7 +13,6 @@ namespace mose::agent {
 namespace {
 
 constexpr size_t kPendingMax = 64;  // connections that have not said HELLO yet
-constexpr Nanoseconds kHelloBound = std::chrono::seconds(5);
 
 }  // namespace
 
@@ -24,8 +23,8 @@ struct PeerServer::Pending {
   EventLoop::TimerId timer = 0;
 };
 
-PeerServer::PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers)
-    : loop_(loop), listener_(std::move(listener)), mine_(std::move(mine)), handlers_(std::move(handlers)) {}
+PeerServer::PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers, Nanoseconds hello_bound)
+    : loop_(loop), listener_(std::move(listener)), mine_(std::move(mine)), handlers_(std::move(handlers)), hello_bound_(hello_bound) {}
 
 PeerServer::~PeerServer() {
   loop_.unwatch(listener_.get());
@@ -33,14 +32,14 @@ PeerServer::~PeerServer() {
 }
 
 Result<std::unique_ptr<PeerServer>> PeerServer::listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
-                                                       Handlers handlers) {
+                                                       Handlers handlers, Nanoseconds hello_bound) {
   auto listener = tcp_listen(endpoint);
   if (!listener) {
     bool taken = listener.error().code == EADDRINUSE;
     return fail(fmt::format("other nodes could not connect to this one: {}{}", listener.error().what,
                             taken ? "; end what listens there or set node.listen" : "; set node.listen to an address of this node"));
   }
-  std::unique_ptr<PeerServer> server(new PeerServer(loop, std::move(*listener), mine, std::move(handlers)));
+  std::unique_ptr<PeerServer> server(new PeerServer(loop, std::move(*listener), mine, std::move(handlers), hello_bound));
   MOSE_TRY(loop.watch(server->listener_.get(), EPOLLIN, [raw = server.get()](uint32_t) { raw->on_listener(); }));
   return server;
 }
@@ -59,8 +58,11 @@ void PeerServer::on_listener() {
     pending->socket = std::move(accepted->socket);
     pending->address = accepted->peer;
     pending->reader.take_only(wire::FrameType::hello);
-    pending->timer = loop_.after(kHelloBound, [this, fd] { drop(fd); });
-    if (!loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { on_pending(fd); })) continue;
+    if (auto watched = loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { on_pending(fd); }); !watched) {
+      log::warn("a connection could not be watched", {{"peer", pending->address}, {"reason", watched.error().what}});
+      continue;  // closes it
+    }
+    pending->timer = loop_.after(hello_bound_, [this, fd] { drop(fd); });
     pending_[fd] = std::move(pending);
   }
 }

@@ -29,15 +29,17 @@ class PeerServer {
     std::function<Status(const move::StreamId&, const move::Hello&)> accept;
     std::function<void(Incoming)> on_connection;
   };
+  static constexpr Nanoseconds kHelloBound = std::chrono::seconds(5);
+  // A connection without HELLO is closed after `hello_bound`.
   static Result<std::unique_ptr<PeerServer>> listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
-                                                    Handlers handlers);
+                                                    Handlers handlers, Nanoseconds hello_bound = kHelloBound);
   ~PeerServer();
   PeerServer(const PeerServer&) = delete;
   PeerServer& operator=(const PeerServer&) = delete;
 
  private:
   struct Pending;
-  PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers);
+  PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers, Nanoseconds hello_bound);
   void on_listener();
   void on_pending(int fd);
   void drop(int fd);
@@ -46,6 +48,7 @@ class PeerServer {
   Fd listener_;
   move::Hello mine_;
   Handlers handlers_;
+  Nanoseconds hello_bound_;
   std::map<int, std::unique_ptr<Pending>> pending_;
 };
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "agent/peer_server.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "kernel/socket.h"
@@ -13,6 +16,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr Nanoseconds kAnswerBound = 2s;  // well below the time that a connection has for its HELLO
+constexpr Nanoseconds kShortHelloBound = 600ms;
 
 class PeerServers : public testing::Test {
  protected:
@@ -25,17 +29,22 @@ class PeerServers : public testing::Test {
     ASSERT_TRUE(taken) << taken.error().what;
     endpoint_ = local_endpoint(taken->get()).value();
     taken->reset();
+    listen(PeerServer::kHelloBound);
+  }
+  void listen(Nanoseconds hello_bound) {
+    server_.reset();
     PeerServer::Handlers handlers;
     handlers.accept = [](const move::StreamId&, const move::Hello&) { return Status{}; };
     handlers.on_connection = [this](PeerServer::Incoming incoming) { arrived_.push_back(std::move(incoming)); };
-    auto server = PeerServer::listen(*loop_, endpoint_, move::local_hello("here", move::Purpose::control), handlers);
+    auto server = PeerServer::listen(*loop_, endpoint_, move::local_hello("here", move::Purpose::control), handlers, hello_bound);
     ASSERT_TRUE(server) << server.error().what;
     server_ = std::move(*server);
   }
   Fd connect() {
     auto client = tcp_connect(endpoint_, kAnswerBound);
     EXPECT_TRUE(client) << client.error().what;
-    return client ? std::move(*client) : Fd();
+    // Out of the way: the lowest free number is the accepted end's.
+    return client ? Fd(fcntl(client->get(), F_DUPFD_CLOEXEC, 200)) : Fd();
   }
   // Until the server has closed this connection. Reads what comes before.
   bool closed(const Fd& client, Nanoseconds bound) {
@@ -72,6 +81,24 @@ TEST_F(PeerServers, CloseBeforeThePayloadOfWhatIsNoHello) {
     EXPECT_TRUE(closed(client, kAnswerBound)) << move::to_string(type);
   }
   EXPECT_TRUE(arrived_.empty());
+}
+
+TEST_F(PeerServers, GiveALaterConnectionOfTheSameNumberItsOwnTime) {
+  listen(kShortHelloBound);
+  Fd first = connect();
+  // The number that the next accepted connection gets: the loop believes that it watches it already.
+  Fd taken(eventfd(0, EFD_CLOEXEC));
+  const int number = taken.get();
+  ASSERT_TRUE(loop_->watch(number, EPOLLIN, [](uint32_t) {}));
+  taken.reset();
+  ASSERT_TRUE(closed(first, kShortHelloBound / 2)) << "it could not be watched";
+  loop_->unwatch(number);
+
+  for (Timestamp half = now() + kShortHelloBound / 2; now() < half;) loop_->run_once(1ms);
+  const Timestamp began = now();
+  Fd second = connect();
+  EXPECT_TRUE(closed(second, kAnswerBound));
+  EXPECT_GE(now() - began, kShortHelloBound);
 }
 
 }  // namespace
