@@ -34,8 +34,6 @@ constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
-// Images and the workload's own needs while it restores: what must be free beside its memory.
-constexpr uint64_t kMemoryMargin = 64ull << 20;
 
 Status set_hostname(int uts, const std::string& name) {
   int error = 0;
@@ -86,12 +84,7 @@ Status DestinationHost::check() {
   const WorkloadSpec& spec = payload_.spec;
   MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
   MOSE_ASSIGN(uint64_t available, available_memory());
-  // The page store and the restored tree each hold the memory once at the worst moment.
-  uint64_t needed = 2 * payload_.memory_bytes + kMemoryMargin;
-  if (available < needed) {
-    return fail(fmt::format("{} of memory are available and the workload needs {} while it arrives", format_bytes(available),
-                            format_bytes(needed)));
-  }
+  MOSE_TRY(check_memory(available, payload_.memory_bytes));
   if (uint64_t most = config_.limits.store_bytes_max; most != 0 && payload_.memory_bytes > most) {
     return fail(fmt::format("the workload has {} of memory and limits.store_bytes_max allows {} here", format_bytes(payload_.memory_bytes),
                             format_bytes(most)));
