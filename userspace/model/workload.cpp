@@ -34,6 +34,38 @@ bool absolute_clean(std::string_view path) {
   return true;
 }
 
+// Whether all bits of the host part are `value`; an empty one has none that differ.
+bool host_part_is(const ServiceAddress& address, bool value) {
+  const unsigned bits = address.family == AF_INET ? 32 : 128;
+  for (unsigned bit = address.prefix; bit < bits; ++bit) {
+    if (((address.bytes[bit / 8] >> (7 - bit % 8)) & 1) != static_cast<unsigned>(value)) return false;
+  }
+  return true;
+}
+
+// Why no service can be reached at the address; empty: one can. Link-local ones are usual on a single segment.
+std::string_view unusable_v4(const ServiceAddress& address) {
+  const uint8_t first = address.bytes[0];
+  if (std::count(address.bytes.begin(), address.bytes.begin() + 4, 0) == 4) return "it stands for every address of a node";
+  if (std::count(address.bytes.begin(), address.bytes.begin() + 4, 0xff) == 4) return "it is the broadcast address of every segment";
+  if (first == 127) return "it is a loopback address";
+  if (first >= 224 && first <= 239) return "it is a multicast address";
+  if (address.prefix >= 31) return {};  // RFC 3021: both are hosts
+  if (host_part_is(address, false)) return "it is the address of its network";
+  if (host_part_is(address, true)) return "it is the broadcast address of its network";
+  return {};
+}
+
+std::string_view unusable_v6(const ServiceAddress& address) {
+  const bool high_zero = std::all_of(address.bytes.begin(), address.bytes.end() - 1, [](uint8_t b) { return b == 0; });
+  if (high_zero && address.bytes.back() == 0) return "it stands for every address of a node";
+  if (high_zero && address.bytes.back() == 1) return "it is the loopback address";
+  if (address.bytes[0] == 0xff) return "it is a multicast address";
+  // RFC 6164: not between two routers.
+  if (address.prefix < 127 && host_part_is(address, false)) return "it is the address of any router of its network (subnet-router anycast)";
+  return {};
+}
+
 uint64_t fnv1a(const uint8_t* bytes, size_t count) {
   uint64_t hash = 0xcbf29ce484222325ull;
   for (size_t i = 0; i < count; ++i) hash = (hash ^ bytes[i]) * 0x100000001b3ull;
@@ -141,6 +173,8 @@ Status validate(const WorkloadSpec& spec) {
     if (std::count_if(spec.addresses.begin(), spec.addresses.end(), same) > 1) {
       return fail(fmt::format("address {} is given twice", format_address(address)));
     }
+    const std::string_view why = address.family == AF_INET ? unusable_v4(address) : unusable_v6(address);
+    if (!why.empty()) return fail(fmt::format("address {} cannot be a service's: {}", format_with_prefix(address), why));
   }
   if (!absolute_clean(spec.root)) return fail(fmt::format("root \"{}\" is not {}", spec.root, kCleanPath));
   for (const WorkloadMount& mount : spec.mounts) {

@@ -61,7 +61,7 @@ struct WorkloadSpec {
 
   bool operator==(const WorkloadSpec&) const = default;
 };
-// Name, addresses, absolute and distinct paths; the first violated rule is the error.
+// Name, distinct addresses that a host can have, absolute and distinct paths; the first violated rule is the error.
 [[nodiscard]] Status validate(const WorkloadSpec& spec);
 
 }  // namespace mose

@@ -118,6 +118,34 @@ TEST(Workload, NeedsAddressesThatDiffer) {
   EXPECT_TRUE(validate(spec));
 }
 
+TEST(Workload, AddressesAreThoseOfAHost) {
+  struct Row {
+    const char* address;
+    const char* why;
+  };
+  for (Row row : {Row{"224.0.0.5/24", "multicast"}, Row{"239.255.255.250/32", "multicast"}, Row{"198.51.100.0/24", "of its network"},
+                  Row{"198.51.100.255/24", "broadcast address of its network"}, Row{"198.51.100.4/30", "of its network"},
+                  Row{"198.51.100.7/30", "broadcast address of its network"}, Row{"198.51.100.0/23", "of its network"},
+                  Row{"0.0.0.0/24", "every address"}, Row{"0.0.0.0/32", "every address"}, Row{"255.255.255.255/32", "broadcast"},
+                  Row{"127.0.0.1/8", "loopback"}, Row{"127.1.2.3/32", "loopback"}, Row{"::/128", "every address"},
+                  Row{"::1/128", "loopback"}, Row{"ff02::1/64", "multicast"}, Row{"2001:db8::/64", "anycast"},
+                  Row{"2001:db8::/126", "anycast"}, Row{"2001:db8:0:8000::/49", "anycast"}}) {
+    WorkloadSpec spec = redis();
+    spec.addresses = {parse_service_address(row.address).value()};
+    expect_error(spec, "address " + std::string(row.address) + " cannot be a service's: ");
+    expect_error(spec, row.why);
+  }
+  for (const char* good : {"198.51.100.1/24", "198.51.100.254/24", "198.51.101.0/23", "198.51.100.255/23",
+                           "198.51.100.0/31", "198.51.100.1/31", "198.51.100.0/32", "198.51.100.255/32", "223.255.255.254/24",
+                           "169.254.1.1/16", "2001:db8::/127", "2001:db8::/128", "2001:db8::1/64", "2001:db8::ffff:ffff:ffff:ffff/64",
+                           "fe80::10/64"}) {
+    WorkloadSpec spec = redis();
+    spec.addresses = {parse_service_address(good).value()};
+    Status status = validate(spec);
+    EXPECT_TRUE(status) << good << ": " << status.error().what;
+  }
+}
+
 TEST(Workload, PathsAreAbsoluteAndHaveOneSpelling) {
   for (const char* bad :
        {"", "srv", "./srv", "/srv/../etc", "/..", "/srv/..", "/srv/./x", "/srv/", "//srv", "/srv//x", "/."}) {
