@@ -10,7 +10,9 @@ namespace mose::lab {
 
 inline constexpr const char* kUsage =
     "usage: mose lab up [--name LAB] [--link rate=1gbit,rtt=10ms] [--steer xdp]\n"
-    "       mose lab down | status | list [--name LAB]\n"
+    "       mose lab down [--name LAB]\n"
+    "       mose lab status [--name LAB]\n"
+    "       mose lab list\n"
     "       mose lab exec [--name LAB] NODE -- COMMAND...        NODE: a, b or client\n"
     "       mose lab restart-agent [--name LAB] NODE\n"
     "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5] [--baseline stock-cold]\n"

@@ -149,6 +149,17 @@ TEST(LabCommand, HelpIsDataAndNoFailure) {
   EXPECT_FALSE(asks_for_help({"exec", "a", "--", "ls", "--help"}));
 }
 
+TEST(LabCommand, HelpShowsTheNameWhereItIsTaken) {
+  const std::string usage = kUsage;
+  for (const std::string verb : {"up", "down", "status", "list", "exec", "restart-agent", "run"}) {
+    const std::string start = "mose lab " + verb;
+    const size_t at = usage.find(start);
+    ASSERT_NE(at, std::string::npos) << start;
+    const std::string text = usage.substr(at, usage.find("mose lab ", at + 1) - at);
+    EXPECT_EQ(text.find("--name") != std::string::npos, parse_command_line({verb, "--name", "x"}).has_value()) << text;
+  }
+}
+
 TEST(LabCommand, UsageErrorsAreExitCodeTwo) {
   EXPECT_EQ(run_command({}, false), 2);
   EXPECT_EQ(run_command({"fly"}, false), 2);
