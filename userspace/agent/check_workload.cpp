@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "agent/check.h"
+#include "agent/wire_messages.h"
 #include "agent/workloads.h"
 #include "kernel/inspect.h"
 
@@ -92,6 +93,10 @@ std::vector<std::string> check_workload(const WorkloadSpec& spec, const ProcessH
     return {fmt::format("workload {} cannot be inspected: {}; is it still running?", spec.name, ties.error().what)};
   std::vector<std::string> reasons;
   for (const Tie& tie : *ties) reasons.push_back(sentence(spec.name, tie));
+  // Its files and neighbours come on top of that, and take their time to be found: the migration's own preflight.
+  PreparePayload declared;
+  declared.spec = spec;
+  if (auto fits = check_prepare(declared); !fits) reasons.push_back(fits.error().what);
   return reasons;
 }
 

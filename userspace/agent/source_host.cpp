@@ -124,6 +124,7 @@ Result<PreparePayload> SourceHost::inspect() {
     payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
   }
   MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
+  MOSE_TRY(check_prepare(payload));
   return payload;
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "agent/wire_messages.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "mose/wire/wire.pb.h"
@@ -12,6 +14,7 @@ namespace pb = mose::wire::v1;
 
 constexpr size_t kReasonBytesMax = 4096;
 constexpr size_t kTokenBytes = 16;
+constexpr uint64_t kPrepareBytesLater = 256;  // token and host:port, the longest about 80
 constexpr Nanoseconds kImagesAgeMax = std::chrono::hours(1);
 
 template <typename Message>
@@ -108,6 +111,34 @@ std::string encode(const PreparePayload& payload) {
   out.set_mtu(payload.mtu);
   out.set_memory_first(payload.memory_first);
   return out.SerializeAsString();
+}
+
+Status check_prepare(const PreparePayload& payload) {
+  const uint64_t bytes = encode(payload).size() + kPrepareBytesLater;
+  if (bytes <= wire::kControlPayloadMax) return {};
+  const WorkloadSpec& spec = payload.spec;
+  PreparePayload words, mounts, files, neighbours;
+  words.spec.command = spec.command;
+  words.spec.environment = spec.environment;
+  mounts.spec.mounts = spec.mounts;
+  files.files = payload.files;
+  neighbours.neighbours = payload.neighbours;
+  struct Part {
+    uint64_t bytes;
+    std::string what;
+    const char* remedy;
+  };
+  const Part parts[] = {
+      {encode(words).size(), "its environment and command", "start it with less of them"},
+      {encode(mounts).size(), fmt::format("its {} mounts", spec.mounts.size()), "declare directories above them"},
+      {encode(files).size(), fmt::format("the {} files that it has open or mapped", payload.files.size()),
+       "let it close some, or declare their mount shared or copy"},
+      {encode(neighbours).size(), fmt::format("the {} neighbours that it knows", payload.neighbours.size()),
+       "migrate when those that it does not speak with are forgotten"},
+  };
+  const Part& most = *std::ranges::max_element(parts, {}, &Part::bytes);
+  return fail(fmt::format("what the other node is told of workload {} first (PREPARE) has {} bytes and may have {}; {} of them are {}: {}",
+                          spec.name, bytes, wire::kControlPayloadMax, most.bytes, most.what, most.remedy));
 }
 
 Result<PreparePayload> decode_prepare(const std::string& bytes) {

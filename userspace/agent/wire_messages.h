@@ -31,6 +31,9 @@ struct PreparePayload {
   bool memory_first = false;  // READY only when every page is in
 };
 [[nodiscard]] std::string encode(const PreparePayload& payload);
+// Whether it fits into a frame; the error names the largest part and what to try. What is only known once the nodes speak
+// (token, page_server_address) may still be missing.
+[[nodiscard]] Status check_prepare(const PreparePayload& payload);
 [[nodiscard]] Result<PreparePayload> decode_prepare(const std::string& bytes);
 
 struct PreparedPayload {

@@ -192,8 +192,8 @@ class Refusals : public ::testing::Test {
     return result ? *result : ProgramResult{};
   }
   // Again while an agent still prepares CRIU.
-  ProgramResult migrate(const std::vector<std::string>& options = {}) {
-    std::vector<std::string> words = {"migrate", kWorkload, "--to", "b"};
+  ProgramResult migrate(const std::vector<std::string>& options = {}, const std::string& workload = kWorkload) {
+    std::vector<std::string> words = {"migrate", workload, "--to", "b"};
     words.insert(words.end(), options.begin(), options.end());
     for (Timestamp deadline = now() + kCriuBound;;) {
       auto result = mose("a", words);
@@ -417,17 +417,32 @@ TEST_F(Refusals, WhatTiesAWorkloadToItsNodeIsNamed) {
   auto run = mose("a", {"run", "tied", "--address", "198.51.100.77/24", "--mount", std::string(kDirectory) + ":/mnt:copy", "--", "bash", "-c",
                         "exec 3<>/mnt/fifo; exec sleep 1000"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
-  ProgramResult refused;
-  for (Timestamp deadline = now() + kCriuBound; now() < deadline; ::usleep(100'000)) {
-    refused = mose("a", {"migrate", "tied", "--to", "b"});
-    if (refused.err.find("still being prepared") == std::string::npos) break;
-  }
+  auto refused = migrate({}, "tied");
   EXPECT_EQ(refused.exit_code, 3) << refused.err;
   EXPECT_THAT(refused.err, HasSubstr("/mnt/fifo, held by bash, pid "));
   EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("tied"));
   std::ofstream(root("a") + kDirectory + "/fifo") << "go\n";
   holder.join();
   EXPECT_EQ(mose("a", {"stop", "tied", "--grace", "1ms"}).exit_code, 0);
+}
+
+TEST_F(Refusals, MoreThanTheFirstMessageHoldsIsNamedBeforeAnythingIsSent) {
+  std::vector<std::string> words = {"run", "wordy", "--address", "198.51.100.78/24"};
+  for (int i = 0; i < 400; ++i) {
+    words.emplace_back("--env");
+    words.push_back("V" + std::to_string(i) + "=" + std::string(2800, 'x'));
+  }
+  words.insert(words.end(), {"--", "sleep", "1000"});
+  auto run = mose("a", words);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const char* sentence = " of them are its environment and command: start it with less of them";
+  auto refused = migrate({}, "wordy");
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr(sentence));
+  auto check = mose("a", {"check", "wordy", "--to", "b"});
+  EXPECT_THAT(check.out + check.err, HasSubstr(sentence));
+  EXPECT_THAT(mose("a", {"workloads"}).out, ::testing::ContainsRegex("wordy[^\n]*running"));
+  EXPECT_EQ(mose("a", {"stop", "wordy", "--grace", "1ms"}).exit_code, 0);
 }
 
 // The same address has the same MAC, whoever uses it: the segment's answers do not tell.

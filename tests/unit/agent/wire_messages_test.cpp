@@ -66,6 +66,48 @@ TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
   EXPECT_FALSE(decode_prepare("\xff\xff\xff"));
 }
 
+TEST(WireMessages, PrepareThatIsTooLongNamesItsLargestPart) {
+  struct Row {
+    void (*grow)(PreparePayload&);
+    const char* named;
+  };
+  const Row rows[] = {
+      {[](PreparePayload& p) { p.spec.environment.assign(400, "V=" + std::string(2800, 'x')); },
+       "of them are its environment and command: start it with less of them"},
+      {[](PreparePayload& p) { p.spec.command.push_back(std::string(wire::kControlPayloadMax, 'x')); }, "environment and command"},
+      {[](PreparePayload& p) { p.spec.mounts.assign(1000, {std::string(1000, 's'), std::string(1000, 't'), MountMode::shared, false}); },
+       "its 1000 mounts"},
+      {[](PreparePayload& p) { p.files.assign(4096, {std::string(300, 'f'), 1, std::string(16, 'd')}); },
+       "the 4096 files that it has open or mapped"},
+      {[](PreparePayload& p) { p.neighbours.assign(40000, p.neighbours.front()); }, "the 40000 neighbours"},
+  };
+  for (const Row& row : rows) {
+    PreparePayload payload = example_payload();
+    ASSERT_TRUE(check_prepare(payload));
+    row.grow(payload);
+    auto fits = check_prepare(payload);
+    ASSERT_FALSE(fits) << row.named;
+    for (const std::string& part : {std::string(row.named), std::string("workload redis"), std::to_string(wire::kControlPayloadMax)}) {
+      EXPECT_NE(fits.error().what.find(part), std::string::npos) << fits.error().what;
+    }
+  }
+}
+
+TEST(WireMessages, PrepareThatFitsBeforeItIsCompleteFitsAfterwards) {
+  PreparePayload payload = example_payload();
+  payload.token.clear();
+  payload.page_server_address.clear();
+  std::string& grown = payload.spec.environment.emplace_back("V=");
+  grown.append(wire::kControlPayloadMax - encode(payload).size() - 320, 'x');
+  ASSERT_TRUE(check_prepare(payload));
+  while (check_prepare(payload)) grown += 'x';
+  grown.pop_back();
+  payload.token = std::string(16, 't');
+  payload.page_server_address = "[2001:db8:1111:2222:3333:4444:5555:6666%abcdefghijklmno]:65535";
+  payload.memory_first = true;
+  EXPECT_LE(encode(payload).size(), wire::kControlPayloadMax);
+}
+
 TEST(WireMessages, PreparedSaysHowLongImagesMayBe) {
   PreparedPayload sent;
   sent.images_bytes_max = 5u << 20;
