@@ -15,7 +15,8 @@
 namespace mose::agent {
 
 // Listens for other nodes. Each connection says HELLO within a bounded time, gets ours, and is then handed over by its
-// purpose; of whoever says something else not a byte is kept, and who does not fit is told why. Everything in the loop thread, nothing blocks.
+// purpose; of whoever says something else not a byte is kept, and who does not fit is told why. Everything in the loop thread,
+// nothing blocks.
 class PeerServer {
  public:
   struct Incoming {
