@@ -18,6 +18,7 @@
 #include "agent/control_server.h"
 #include "agent/core.h"
 #include "agent/durable_file.h"
+#include "agent/host_calibration.h"
 #include "agent/migration_service.h"
 #include "agent/node_uplink.h"
 #include "agent/notify.h"
@@ -118,6 +119,7 @@ class Agent {
                               {"version", kVersion},
                               {"socket", config_.control.socket},
                               {"workloads", workloads_.list().size()}});
+    learn_costs();
     return {};
   }
 
@@ -136,6 +138,15 @@ class Agent {
 
  private:
   void announce(const AgentEvent& event) { requests_->publish(event); }
+
+  // After everything that somebody waits for: it may take 50 ms of a processor. A migration that comes before it ends
+  // goes without.
+  void learn_costs() {
+    workers_.submit([state_dir = config_.node.state_dir] {
+      if (auto costs = host_calibration(state_dir); !costs)
+        log::warn("what tracking memory costs here is not known", {{"reason", costs.error().what}});
+    });
+  }
 
   // Programs that an agent of another build has left at work, before anybody asks them for something.
   void renew_steering() {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 
+#include "agent/host_calibration.h"
 #include "agent/node_uplink.h"
 #include "handover/steering.h"
 #include "handover/uplink_steering.h"
@@ -123,6 +124,10 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
     ProbeResult found = probe(item.name);
     add(result, item.name, found.state, found.detail, item.lost, item.required);
   }
+  auto costs = host_calibration(config.node.state_dir);
+  add(result, "tracking-cost", costs ? ProbeState::yes : ProbeState::unknown,
+      costs ? sense::describe(*costs) : costs.error().what,
+      "memory is write-protected for the last round only, whatever a write fault costs", false);
   auto steering = handover::steering_supported();
   add(result, "tc", steering ? ProbeState::yes : ProbeState::no,
       !steering                              ? steering.error().what

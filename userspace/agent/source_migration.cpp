@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "agent/host_calibration.h"
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
@@ -53,6 +54,9 @@ constexpr const char* kNotedStrategy = "strategy";  // with the commit: what cam
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
 sense::WriteScanOptions scan_options() {
   sense::WriteScanOptions options;
+  sense::TrackingChoice choice = sense::choose_tracking(known_calibration());
+  options.late = choice.late;
+  options.why = std::move(choice.reason);
   options.hash.final_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
   return options;
 }

@@ -26,6 +26,7 @@ namespace {
 // Newer than the C library's kernel headers (Linux 6.7).
 constexpr uint64_t kFeatureWpAsync = 1ull << 15;
 constexpr uint64_t kUserModeOnly = 1;
+constexpr int kOwnDescriptor = -1;  // in place of a number in another process
 constexpr unsigned kPidfdThread = 0200;  // O_EXCL; Linux 6.9
 
 // What one step of end() may lock: about 0.1 ms.
@@ -110,19 +111,30 @@ std::vector<PageRun> steps_of(pid_t pid) {
   return steps;
 }
 
+Status make_asynchronous(const Fd& uffd) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = kFeatureWpAsync;
+  if (ioctl(uffd.get(), UFFDIO_API, &api) != 0) return fail_errno("asynchronous write-protection (needs Linux 6.7)");
+  return {};
+}
+
 }  // namespace
+
+Result<WriteTracking> WriteTracking::of_self() {
+  Fd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | kUserModeOnly)));
+  if (!uffd) return fail_errno("userfaultfd");
+  MOSE_TRY(make_asynchronous(uffd));
+  return WriteTracking(std::move(uffd), getpid(), kOwnDescriptor);
+}
 
 Result<WriteTracking> WriteTracking::take(pid_t pid, Stop* stop) {
   Stop measured;
   Result<Made> made = fail("");
   on_own_thread([&] { made = make_inside(pid, measured); });
   if (!made) return std::unexpected(std::move(made.error()));
-  uffdio_api api{};
-  api.api = UFFD_API;
-  api.features = kFeatureWpAsync;
   WriteTracking tracking(std::move(made->fd), pid, made->number);
-  if (ioctl(tracking.uffd_.get(), UFFDIO_API, &api) != 0)
-    return fail_errno("asynchronous write-protection (needs Linux 6.7)");
+  MOSE_TRY(make_asynchronous(tracking.uffd_));
   if (stop != nullptr) *stop = measured;
   return tracking;
 }
@@ -147,6 +159,7 @@ Status WriteTracking::add(PageRun run) {
 
 Result<unsigned> WriteTracking::close_copies() {
   unsigned closed = 0;
+  if (number_ == kOwnDescriptor) return closed;
   MOSE_ASSIGN(ProcessHandle process, ProcessHandle::open(pid_));
   MOSE_ASSIGN(auto tree, process_tree(process));
   for (const ProcessHandle& child : tree) {
@@ -166,6 +179,7 @@ Result<unsigned> WriteTracking::close_copies() {
 // regions leave, piece by piece: each piece locks it for writing, but finds nothing to take off any more.
 void WriteTracking::end() {
   if (!uffd_) return;
+  if (number_ == kOwnDescriptor) return uffd_.reset();  // of a few pages, in no process that is dumped
   (void)close_copies();
   const std::vector<PageRun> steps = steps_of(pid_);
   for (const PageRun& run : steps) {

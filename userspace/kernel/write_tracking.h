@@ -27,6 +27,9 @@ class WriteTracking {
   };
   // ENOSYS, EPERM, ENOTSUP, EBUSY...: with the reason in words.
   [[nodiscard]] static Result<WriteTracking> take(pid_t pid, Stop* stop = nullptr);
+  // Of this process, for who wants to know what tracking costs: of few pages, because closing it takes the protection off
+  // in one go. A child that is forked meanwhile may keep a copy of the descriptor until it execs.
+  [[nodiscard]] static Result<WriteTracking> of_self();
   WriteTracking(WriteTracking&&) noexcept = default;
   WriteTracking& operator=(WriteTracking&&) noexcept;
   ~WriteTracking() { end(); }
@@ -43,7 +46,7 @@ class WriteTracking {
   WriteTracking(Fd uffd, pid_t pid, int number) : uffd_(std::move(uffd)), pid_(pid), number_(number) {}
   Fd uffd_;
   pid_t pid_ = 0;
-  int number_ = -1;  // of the descriptor in the process, while it was there
+  int number_ = -1;  // of the descriptor in the process, while it was there; -1 of this process
 };
 
 }  // namespace mose

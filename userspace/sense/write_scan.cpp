@@ -55,7 +55,7 @@ struct WriteScan::Space {
   }
 };
 
-WriteScan::WriteScan(WriteScanOptions options) : options_(options) {
+WriteScan::WriteScan(WriteScanOptions options) : options_(std::move(options)) {
   options_.hash.round_threads = std::max(options_.hash.round_threads, 1u);
   options_.hash.final_threads = std::max(options_.hash.final_threads, 1u);
 }
@@ -82,6 +82,7 @@ std::string WriteScan::reason() const {
   }
   if (!text.empty()) return text;
   if (name() == "hash-scan") return "no round was expected to be the last: everything is hashed";
+  if (!options_.why.empty()) return options_.why;
   return options_.late ? "write faults are dear here: armed for the last round only" : "armed from the first round on";
 }
 

@@ -15,6 +15,7 @@ struct WriteScanOptions {
   // Where a write fault is dear: protect only from the round on that may be the last (expect_last), so that the
   // workload pays for the writes of that round only. Else from the first round on.
   bool late = true;
+  std::string why;  // a sentence, for reports; empty: this class's own
 };
 
 // Finds changed pages by the kernel's write tracking (kernel/write_tracking.h); what cannot be tracked is hashed.

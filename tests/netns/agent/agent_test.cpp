@@ -610,7 +610,7 @@ TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
   EXPECT_EQ(output.exit_code, value["ok"] == true ? 0 : 1);
   std::map<std::string, json> items;
   for (const json& item : value["items"]) items[item["name"]] = item;
-  for (const char* name : {"userfaultfd", "cgroup-freezer", "bpf", "tap-vnet-hdr", "bridge"}) {
+  for (const char* name : {"userfaultfd", "cgroup-freezer", "bpf", "tap-vnet-hdr", "tracking-cost", "bridge"}) {
     ASSERT_TRUE(items.contains(name)) << name;
     EXPECT_EQ(items[name]["state"], "yes") << items[name]["detail"];
   }
