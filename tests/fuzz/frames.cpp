@@ -46,6 +46,20 @@ void feed_decoders(std::span<const std::byte> input) {
   if (auto request = decode_request(input)) {
     MOSE_CHECK(count_pages(request->runs) <= wire::kPagesPerFrameMax, "requests are bounded");
   }
+  if (auto heat = decode_heat(input)) {
+    uint64_t runs = 0;
+    for (const SpaceHeat& space : *heat) {
+      MOSE_CHECK(space.space != 0 && !space.levels.empty() && space.levels.size() <= wire::kHeatLevelsMax,
+                 "decoded heat is sane");
+      for (const PageSet& level : space.levels) {
+        check_set(level);
+        runs += level.runs().size();
+      }
+    }
+    MOSE_CHECK(heat->size() <= wire::kSpacesMax && runs <= wire::kHeatRunsMax, "decoded heat is bounded");
+    auto again = decode_heat(encode_heat(*heat));
+    MOSE_CHECK(again && again->size() == heat->size(), "what was decoded can be encoded");
+  }
   static_cast<void>(decode_round_end(input));
   static_cast<void>(decode_hello(input));
   wire::PagesHeader header;
@@ -91,7 +105,7 @@ void append_frame(std::vector<std::byte>& out, wire::FrameType type, std::span<c
 std::vector<std::byte> as_frames(std::span<const std::byte> input) {
   constexpr wire::FrameType kTypes[] = {wire::FrameType::pages,    wire::FrameType::page_map, wire::FrameType::round_end,
                                         wire::FrameType::bulk_end, wire::FrameType::error,    wire::FrameType::request,
-                                        wire::FrameType::hello,    wire::FrameType::commit};
+                                        wire::FrameType::hello,    wire::FrameType::commit,   wire::FrameType::heat};
   std::vector<std::byte> out;
   while (input.size() >= 3) {
     auto type = kTypes[static_cast<size_t>(input[0]) % std::size(kTypes)];

@@ -67,6 +67,12 @@ Bytes page_map() {
   return move::encode_page_map(spaces).value();
 }
 
+Bytes heat() {
+  const std::vector<SpaceHeat> spaces{{1, {PageSet::from_runs({{10, 1}, {50, 1}}), PageSet::from_runs({{12, 2}})}},
+                                      {2, {PageSet::from_runs({{7, 1}})}}};
+  return move::encode_heat(spaces);
+}
+
 // A whole stream as an honest source sends it, and pieces of it.
 std::vector<Bytes> corpus() {
   std::vector<Bytes> inputs{{}, Bytes(1), Bytes(100), Bytes(5000, std::byte{0xff})};
@@ -75,6 +81,7 @@ std::vector<Bytes> corpus() {
   put(round_end, wire::RoundEnd{1, 0, 6});
   chunk(stream, 0, pages(1, {{10, 4}, {50, 2}}));
   chunk(stream, 2, round_end);
+  chunk(stream, 8, heat());
   chunk(stream, 0, pages(1, {{11, 1}}));
   chunk(stream, 1, page_map());
   chunk(stream, 0, pages(1, {{12, 1}}));
@@ -82,6 +89,7 @@ std::vector<Bytes> corpus() {
   chunk(stream, 3, {});
   inputs.push_back(stream);
   inputs.push_back(page_map());
+  inputs.push_back(heat());
   inputs.push_back(pages(1, {{10, 1}}));
   for (wire::Codec codec : {wire::Codec::lz4, wire::Codec::zstd}) {
     Bytes packed;

@@ -19,6 +19,8 @@ namespace {
 constexpr auto kConnectBound = std::chrono::seconds(10);
 // Between two looks at what the kernel still has to send.
 constexpr auto kLookPause = std::chrono::milliseconds(1);
+// What HEAT may take of the link, before each round.
+constexpr Nanoseconds kHeatOnLinkMax = std::chrono::milliseconds(20);
 
 }  // namespace
 
@@ -45,6 +47,7 @@ void SourceMemory::attach_bulk(Fd socket, uint64_t features) {
     return;
   }
   encoder_.set_peer(features);
+  peer_takes_heat_ = (features & wire::kFeatureHeat) != 0;
   bulk_ = std::make_unique<move::Channel>(std::move(socket), stream_);
   arrived_.notify_all();
 }
@@ -88,10 +91,13 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   options.bandwidth = &bandwidth_;
   options.encoder = &encoder_;
   options.stop = stop_.get_token();
+  options.sent = [this](SpaceId space, std::span<const PageRun> runs) { writes_.sent(space, runs); };
   options.progress = [this](uint64_t, uint64_t) { writes_.sample(); };
   move::PageSender sender(*channel, std::move(options));
   if (may_be_last) source_->expect_last();
   writes_.begin_round();
+  source_->read_last(writes_.heat());
+  MOSE_TRY(send_heat(sender));
   const size_t waiting = unacknowledged_bytes(channel->fd()).value_or(0);
   const Timestamp start = now();
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
@@ -108,6 +114,15 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   const Nanoseconds sending = link_bps == 0 ? sent.duration : plan::time_to_send(sent.pages, link_bps);
   stats.outlook = writes_.outlook(sent.duration, link_bps, std::max(sent.duration - sending, Nanoseconds(0)));
   return stats;
+}
+
+// Before the round and not after it, where it would stand between the last round and the freeze. Until something has been
+// sent nothing is known of the link, and nothing of the heat.
+Status SourceMemory::send_heat(move::PageSender& sender) {
+  if (!peer_takes_heat_) return {};
+  const double link_bps = static_cast<double>(totals().link_bps);
+  const double bytes_max = link_bps / 8 * to_ms(kHeatOnLinkMax) / 1000;
+  return sender.send_heat(writes_.heat(), static_cast<uint64_t>(bytes_max) / sizeof(PageRun));
 }
 
 // The round that carried most says what the link can do: at least that, for a round may also have waited for the look

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -82,6 +83,7 @@ class SourceMemory {
   [[nodiscard]] Result<move::Channel*> bulk();
   void serve(const std::shared_ptr<move::Channel>& channel);
   void start_waiting_servers();
+  [[nodiscard]] Status send_heat(move::PageSender& sender);
   [[nodiscard]] Status check_scanned(SpaceId space, const PageSet& area) const;
   uint64_t note_link(const move::SendStats& sent, size_t waiting_before, size_t waiting_after);
 
@@ -93,6 +95,7 @@ class SourceMemory {
   Timeline& timeline_;
   std::stop_source stop_;
   move::UrgentGate gate_;
+  std::atomic<bool> peer_takes_heat_{false};
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;

@@ -16,6 +16,23 @@ constexpr Nanoseconds kFirstSample = std::chrono::milliseconds(10);
 constexpr size_t kProcessesMax = 16;  // in a report
 // Below that the pages are out before a look at the table would have ended.
 constexpr uint64_t kOrderPagesMin = 512;
+// Of one round, for its heat: 4 MiB. What comes after them counts as cold.
+constexpr size_t kSentRunsMax = size_t{1} << 18;
+
+// Pages with the epochs in which they had write faults, by space, ascending.
+std::map<SpaceId, std::vector<PageHeat::Stretch>> fault_history(std::vector<sense::RegionFaults> regions) {
+  std::ranges::sort(regions, {}, [](const sense::RegionFaults& region) { return region.pages.first; });
+  std::map<SpaceId, std::vector<PageHeat::Stretch>> out;
+  for (const sense::RegionFaults& region : regions) {
+    auto& stretches = out[region.space];
+    // Two processes that an exec or a reused number has given the same name: the first one counts.
+    if (!stretches.empty() && region.pages.first < stretches.back().pages.end()) continue;
+    for (uint64_t i = 0; i < region.pages.count && i < region.history.size(); ++i) {
+      if (region.history[i] != 0) stretches.push_back({{region.pages.first + i, 1}, region.history[i]});
+    }
+  }
+  return out;
+}
 
 uint64_t remote_pages(const FinalPages& pages) {
   uint64_t sum = 0;
@@ -63,8 +80,34 @@ const sense::FaultMonitor* WriteWatch::monitor() {
 
 void WriteWatch::begin_round() {
   curve_.reset();
+  // The second round is the first that sends what was written.
+  if (++rounds_begun_ > 1) learn_heat();
   std::lock_guard lock(mutex_);
   if (monitor_) monitor_->next_epoch();
+}
+
+void WriteWatch::sent(SpaceId space, std::span<const PageRun> runs) {
+  if (rounds_begun_ < 2 || sent_runs_ + runs.size() > kSentRunsMax) return;
+  sent_runs_ += runs.size();
+  auto& all = sent_[space];
+  all.insert(all.end(), runs.begin(), runs.end());
+}
+
+void WriteWatch::learn_heat() {
+  // Also spaces of which nothing was sent: they cool down.
+  for (auto& [space, runs] : sent_) found_written_.try_emplace(space);
+  for (auto& [space, heat] : found_written_) heat.next_round(PageSet::from_runs(std::move(sent_[space])));
+  sent_.clear();
+  sent_runs_ = 0;
+  std::map<SpaceId, std::vector<PageHeat::Stretch>> faults;
+  if (const sense::FaultMonitor* watching = monitor()) {
+    if (auto snapshot = watching->snapshot()) faults = fault_history(std::move(snapshot->regions));
+  }
+  for (const auto& [space, seen] : faults) found_written_.try_emplace(space);
+  heat_.clear();
+  for (const auto& [space, heat] : found_written_) {
+    if (auto levels = heat.levels(faults[space]); !levels.empty()) heat_.push_back({space, std::move(levels)});
+  }
 }
 
 void WriteWatch::sample() {

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "model/dirty_source.h"
+#include "model/page_heat.h"
 #include "model/report.h"
 #include "plan/dirty_model.h"
 #include "sense/fault_monitor.h"
@@ -19,15 +23,22 @@ namespace mose::agent {
 // What a workload writes while it is pre-copied: a forecast of every round, checked against what came; where the host
 // can, also who writes and which pages most often. Nothing depends on it.
 //
-// Life: attach() before the first round, beside which it goes on; per round begin_round(), sample() after each frame,
-// end_round(); stopped() once the final map is out; end() when nobody writes any more. One thread at a time.
+// Life: attach() before the first round, beside which it goes on; per round begin_round(), sent() and sample() after each
+// frame, end_round(); stopped() once the final map is out; end() when nobody writes any more. One thread at a time.
 class WriteWatch {
  public:
   ~WriteWatch();
 
   // Loading the programs takes 70 ms, mostly libbpf reading the kernel's types: on a thread of its own.
   void attach(std::string cgroup);
+  // Learns the heat from the rounds before: not at their end, because after the last one nothing may keep the freeze
+  // waiting.
   void begin_round();
+  // Pages that have left in the round under way: those of a later round than the first were written since.
+  void sent(SpaceId space, std::span<const PageRun> runs);
+  // Which pages were written most often, by the rounds that found them written, so that it is known without tracepoints
+  // too, and by the write faults seen. From begin_round() to the next one; empty before there is anything to say.
+  [[nodiscard]] const std::vector<SpaceHeat>& heat() const { return heat_; }
   // Counts the writes since the round's pages were protected, at doubling times: the curve of one window.
   void sample();
   // `tracked`: its pages were protected, so that each written page is a fault.
@@ -49,6 +60,7 @@ class WriteWatch {
  private:
   [[nodiscard]] const sense::FaultMonitor* monitor();
   void count_processes();
+  void learn_heat();
 
   mutable std::mutex mutex_;
   std::optional<sense::FaultMonitor> monitor_;  // under mutex_ until it is there
@@ -64,6 +76,12 @@ class WriteWatch {
   };
   std::optional<Curve> curve_;
   Timestamp attached_{};
+
+  unsigned rounds_begun_ = 0;
+  std::map<SpaceId, std::vector<PageRun>> sent_;  // in the round under way, from the second on
+  size_t sent_runs_ = 0;
+  std::map<SpaceId, PageHeat> found_written_;
+  std::vector<SpaceHeat> heat_;
 
   // What fill() reads, under mutex_.
   std::vector<plan::ForecastCheck> checks_;

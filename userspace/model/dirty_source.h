@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "model/page_heat.h"
 #include "model/page_set.h"
 
 namespace mose {
@@ -79,6 +80,9 @@ class DirtySource {
   [[nodiscard]] virtual std::string reason() const = 0;
   // Passes every page that is new or changed since it was last passed to `sink`. ECANCELED when `stop` was requested.
   virtual Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) = 0;
+  // In rounds from here on these pages are read after the others of their space, the hottest last: what is written all
+  // the time is worth sending late, so that least of it is written again before the round is over.
+  virtual void read_last(std::span<const SpaceHeat>) {}
   // The next round, and those after it, may be the last before the freeze: the time to make the final scan cheap.
   virtual void expect_last() {}
   // The tree is frozen. Exact; a process that cannot be read is an error (a zombie has no pages).

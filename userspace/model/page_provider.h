@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "model/page_set.h"
 
@@ -44,6 +45,10 @@ class PageProvider {
   // without such a page is missing in the list. Valid when sealed, unchanged then; an unknown space has an empty set.
   [[nodiscard]] virtual std::vector<SpaceId> spaces() const = 0;
   [[nodiscard]] virtual const PageSet& present(SpaceId space) const = 0;
+
+  // The pages of a space that were written most often at the source, hottest first. A hint: may be empty, overlap, and
+  // name pages that are not present. Any thread.
+  [[nodiscard]] virtual std::vector<PageSet> hot(SpaceId) const { return {}; }
 
   // Several runs in as few requests as possible.
   virtual void request_all(SpaceId space, std::span<const PageRun> runs) {

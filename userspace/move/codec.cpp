@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "base/check.h"
@@ -50,6 +51,7 @@ constexpr TypeRow kTypes[] = {
     {FrameType::page_map, "PAGE_MAP", wire::kPageMapPayloadMax},
     {FrameType::bulk_end, "BULK_END", 0},
     {FrameType::request, "REQUEST", kRequestPayloadMax},
+    {FrameType::heat, "HEAT", wire::kHeatPayloadMax},
     {FrameType::query_verdict, "QUERY_VERDICT", wire::kControlPayloadMax},
     {FrameType::verdict, "VERDICT", wire::kControlPayloadMax},
 };
@@ -82,7 +84,7 @@ class Cursor {
   std::span<const std::byte> bytes_;
 };
 
-// A run of PAGE_MAP on the wire: two u64.
+// A run of PAGE_MAP and HEAT on the wire: two u64.
 struct MapRun {
   uint64_t first;
   uint64_t count;
@@ -101,12 +103,12 @@ Status check_run(uint64_t first, uint64_t count, uint64_t end) {
 }
 
 Result<PageSet> take_runs(Cursor& cursor, uint32_t count) {
-  if (cursor.left() / sizeof(MapRun) < count) return fail("PAGE_MAP is shorter than its run counts");
+  if (cursor.left() / sizeof(MapRun) < count) return fail("fewer runs of pages than their count says");
   PageSet set;
   uint64_t end = 0;
   for (uint32_t i = 0; i < count; ++i) {
     MapRun run{};
-    if (!cursor.take(run)) return fail("PAGE_MAP is shorter than its run counts");
+    if (!cursor.take(run)) return fail("fewer runs of pages than their count says");
     MOSE_TRY(check_run(run.first, run.count, end));
     end = run.first + run.count;
     set.add({run.first, run.count});
@@ -317,6 +319,50 @@ Result<std::vector<SpacePages>> decode_page_map(std::span<const std::byte> paylo
     spaces.push_back(std::move(pages));
   }
   return spaces;
+}
+
+std::vector<std::byte> encode_heat(std::span<const SpaceHeat> heat, uint64_t runs_max) {
+  std::vector<std::byte> out;
+  uint64_t left = std::min<uint64_t>(runs_max, wire::kHeatRunsMax);
+  heat = heat.first(std::min<size_t>(heat.size(), wire::kSpacesMax));
+  size_t levels = 0;
+  for (const SpaceHeat& space : heat) levels = std::max(levels, space.levels.size());
+  levels = std::min<size_t>(levels, wire::kHeatLevelsMax);
+  // By level, so that what does not fit is the coolest of all.
+  for (size_t level = 0; level < levels; ++level) {
+    for (const SpaceHeat& space : heat) {
+      if (level >= space.levels.size() || space.levels[level].empty()) continue;
+      if (left == 0) return out;
+      const auto& runs = space.levels[level].runs();
+      const uint64_t taken = std::min<uint64_t>(runs.size(), left);
+      left -= taken;
+      append(out, wire::HeatHeader{space.space, static_cast<uint32_t>(taken)});
+      for (uint64_t i = 0; i < taken; ++i) append(out, MapRun{runs[i].first, runs[i].count});
+    }
+  }
+  return out;
+}
+
+Result<std::vector<SpaceHeat>> decode_heat(std::span<const std::byte> payload) {
+  Cursor cursor(payload);
+  std::map<SpaceId, std::vector<PageSet>> spaces;
+  uint64_t runs = 0;
+  while (cursor.left() != 0) {
+    wire::HeatHeader header{};
+    if (!cursor.take(header)) return fail("HEAT ends within a level");
+    if (header.space == 0 || header.runs == 0) return fail("HEAT of no space or no pages");
+    runs += header.runs;
+    if (runs > wire::kHeatRunsMax) return fail("HEAT of too many runs");
+    if (spaces.size() == wire::kSpacesMax && !spaces.contains(header.space)) return fail("HEAT of too many spaces");
+    auto& levels = spaces[header.space];
+    if (levels.size() == wire::kHeatLevelsMax) return fail("HEAT of too many levels");
+    MOSE_ASSIGN(PageSet level, take_runs(cursor, header.runs));
+    levels.push_back(std::move(level));
+  }
+  std::vector<SpaceHeat> heat;
+  heat.reserve(spaces.size());
+  for (auto& [space, levels] : spaces) heat.push_back({space, std::move(levels)});
+  return heat;
 }
 
 }  // namespace mose::move

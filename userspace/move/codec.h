@@ -77,4 +77,10 @@ struct PageRequest {
 // Spaces distinct; runs non-empty, ascending, disjoint, below kPageIndexMax; remote a part of present.
 [[nodiscard]] Result<std::vector<SpacePages>> decode_page_map(std::span<const std::byte> payload);
 
+// Hottest first, at most `runs_max` runs and what the frame allows; the coolest are left out.
+[[nodiscard]] std::vector<std::byte> encode_heat(std::span<const SpaceHeat> heat,
+                                                 uint64_t runs_max = wire::kHeatRunsMax);
+// Spaces distinct, runs of each level as in PAGE_MAP. Levels of a space may overlap: it is a hint.
+[[nodiscard]] Result<std::vector<SpaceHeat>> decode_heat(std::span<const std::byte> payload);
+
 }  // namespace mose::move

@@ -85,6 +85,9 @@ struct PageReceiver::Impl {
   std::mutex listener_mutex;
   Listener listener;
 
+  std::mutex heat_mutex;
+  std::map<SpaceId, std::vector<PageSet>> heat;  // as the source said last
+
   class Registered {
    public:
     Registered(Impl& impl, const Channel& channel, bool needed_when_complete = false)
@@ -159,6 +162,7 @@ struct PageReceiver::Impl {
   Result<uint64_t> receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space, Inflater* inflater);
   Status bulk_frames(Channel& channel);
   Status take_map(Channel& channel, const wire::FrameHeader& frame);
+  Status take_heat(Channel& channel, const wire::FrameHeader& frame);
   void run_bulk();
   void run_refill();
   Status refill(RequestStream& refill_stream);
@@ -223,6 +227,17 @@ Status PageReceiver::Impl::take_map(Channel& channel, const wire::FrameHeader& f
   return {};
 }
 
+Status PageReceiver::Impl::take_heat(Channel& channel, const wire::FrameHeader& frame) {
+  // Whose order is planned already; and the source has better things to send.
+  if (store.sealed()) return fail("HEAT after the page map");
+  MOSE_ASSIGN(std::vector<std::byte> payload, channel.receive_payload(frame));
+  MOSE_ASSIGN(std::vector<SpaceHeat> spaces, decode_heat(payload));
+  std::lock_guard lock(heat_mutex);
+  heat.clear();
+  for (SpaceHeat& space : spaces) heat[space.space] = std::move(space.levels);
+  return {};
+}
+
 // Frames of BULK until BULK_END (success) or an error.
 Status PageReceiver::Impl::bulk_frames(Channel& channel) {
   Inflater inflater;
@@ -237,6 +252,8 @@ Status PageReceiver::Impl::bulk_frames(Channel& channel) {
       if (!done) return std::unexpected(std::move(done.error()));
     } else if (type == wire::FrameType::page_map) {
       MOSE_TRY(take_map(channel, *header));
+    } else if (type == wire::FrameType::heat) {
+      MOSE_TRY(take_heat(channel, *header));
     } else if (type == wire::FrameType::bulk_end) {
       if (!store.sealed()) return fail("end of pages before the page map");
       return {};
@@ -474,5 +491,11 @@ void PageReceiver::on_local(Listener listener) {
 
 std::vector<SpaceId> PageReceiver::spaces() const { return store_.spaces(); }
 const PageSet& PageReceiver::present(SpaceId space) const { return store_.present(space); }
+
+std::vector<PageSet> PageReceiver::hot(SpaceId space) const {
+  std::lock_guard lock(impl_->heat_mutex);
+  auto it = impl_->heat.find(space);
+  return it == impl_->heat.end() ? std::vector<PageSet>{} : it->second;
+}
 
 }  // namespace mose::move

@@ -75,6 +75,7 @@ class PageReceiver final : public PageProvider {
   void on_local(Listener listener) override;
   [[nodiscard]] std::vector<SpaceId> spaces() const override;
   [[nodiscard]] const PageSet& present(SpaceId space) const override;
+  [[nodiscard]] std::vector<PageSet> hot(SpaceId space) const override;
   void begin_staging() override { store_.begin_staging(); }
   [[nodiscard]] uint64_t staging_news() const override { return store_.staging_news(); }
   [[nodiscard]] PageSet unstaged(SpaceId space) const override { return store_.unstaged(space); }

@@ -73,6 +73,7 @@ Status PageSender::send_hashed(SpaceId space, std::span<const PageRun> runs,
   ++total_.frames;
   total_.pages += pages;
   total_.bytes += channel_.bytes_sent() - before;
+  if (options_.sent) options_.sent(space, runs);
   if (options_.progress) options_.progress(total_.pages, total_.bytes);
   return {};
 }
@@ -92,6 +93,13 @@ Result<SendStats> PageSender::run_round(unsigned round, DirtySource& source, std
   stats.duration = now() - start;
   stats.scan = scan;
   return stats;
+}
+
+Status PageSender::send_heat(std::span<const SpaceHeat> heat, uint64_t runs_max) {
+  const std::vector<std::byte> payload = encode_heat(heat, runs_max);
+  if (payload.empty()) return {};
+  if (options_.bandwidth) options_.bandwidth->book(payload.size());
+  return channel_.send(wire::FrameType::heat, payload);
 }
 
 Status PageSender::send_map(const FinalPages& pages) {

@@ -26,6 +26,7 @@ struct PageSenderOptions {
   PageEncoder* encoder = nullptr;  // of the migration; null: everything raw; borrowed
   std::function<void(uint64_t pages, uint64_t bytes)>
       progress;                // running totals, after each frame, from the sending thread
+  std::function<void(SpaceId space, std::span<const PageRun> runs)> sent;  // the pages of the frame that has left
   std::stop_token stop;        // requested: the call under way ends with ECANCELED
   UrgentGate* gate = nullptr;  // the push waits here; borrowed
 };
@@ -42,6 +43,9 @@ class PageSender final : public PageSink {
   // Streams what changed, then ROUND_END. `round` from 1.
   [[nodiscard]] Result<SendStats> run_round(unsigned round, DirtySource& source,
                                             std::span<const SpaceProcess> processes);
+  // HEAT, `runs_max` runs at most, for a peer that takes it (wire::kFeatureHeat). Before a round. Nothing is sent where
+  // nothing is hot. Does not wait for the bandwidth, but is booked.
+  [[nodiscard]] Status send_heat(std::span<const SpaceHeat> heat, uint64_t runs_max);
   // PAGE_MAP: from now on the set of pages is final.
   [[nodiscard]] Status send_map(const FinalPages& pages);
   // Reads the remote pages from the frozen processes and sends them: stacks and TLS first, then what was

@@ -16,14 +16,13 @@ void add_pieces(PageRun run, uint64_t piece, std::vector<PageRun>& out) {
 
 }  // namespace
 
-std::vector<PageRun> fill_order(const PageSet& pages, std::span<const PageRun> hot, uint64_t piece) {
+std::vector<PageRun> fill_order(const PageSet& pages, std::span<const PageSet> hot, uint64_t piece) {
   piece = std::max<uint64_t>(piece, 1);
   std::vector<PageRun> out;
   PageSet rest = pages;
-  for (const PageRun& run : hot) {
-    PageSet wanted;
-    wanted.add(run);
-    wanted = rest.intersect(wanted);
+  for (const PageSet& level : hot) {
+    const PageSet wanted = rest.intersect(level);
+    if (wanted.empty()) continue;
     for (const PageRun& part : wanted.runs()) add_pieces(part, piece, out);
     rest = rest.minus(wanted);
   }

@@ -88,7 +88,8 @@ bool Pager::plan_new_spaces() {
     }
     one.planned = true;
     any = true;
-    for (const PageRun& run : fill_order(missing, {}, policy_.piece_before)) pieces_.push_back({i, run});
+    const std::vector<PageSet> hot = provider_.hot(one.source);
+    for (const PageRun& run : fill_order(missing, hot, policy_.piece_before)) pieces_.push_back({i, run});
   }
   return any;
 }

@@ -26,11 +26,11 @@ HashScan::Space& HashScan::space_of(SpaceId id) {
 namespace {
 
 // One process in one round: units are read and hashed on several threads, sent one at a time.
-Status round_of(const SpaceProcess& process, Hashes& hashes, unsigned threads, PageSink& sink, std::stop_token& stop,
-                ScanStats& stats) {
+Status round_of(const SpaceProcess& process, std::span<const PageSet> hot, Hashes& hashes, unsigned threads,
+                PageSink& sink, std::stop_token& stop, ScanStats& stats) {
   MOSE_TRY(check_same_process(process));
   MOSE_ASSIGN(Populated populated, populated_pages(process));
-  return send_changed(process, populated.pages, hashes, threads, sink, stop, stats, nullptr);
+  return send_changed(process, populated.pages, hot, hashes, threads, sink, stop, stats, nullptr);
 }
 
 // One process of the frozen tree.
@@ -55,7 +55,8 @@ Result<SpacePages> final_of(const SpaceProcess& process, const Hashes& hashes, u
 
 Result<ScanStats> HashScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
   return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
-    return round_of(process, space_of(process.space).hashes, options_.round_threads, sink, stop, stats);
+    return round_of(process, levels_of(hot_, process.space), space_of(process.space).hashes, options_.round_threads, sink,
+                    stop, stats);
   });
 }
 

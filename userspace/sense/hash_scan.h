@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "model/dirty_source.h"
 #include "model/page_table.h"
@@ -28,6 +29,7 @@ class HashScan : public DirtySource {
   [[nodiscard]] std::string_view name() const override { return "hash-scan"; }
   [[nodiscard]] std::string reason() const override { return "exact, and without cost to the workload"; }
   Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
+  void read_last(std::span<const SpaceHeat> hot) override { hot_.assign(hot.begin(), hot.end()); }
   Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
 
  private:
@@ -35,6 +37,7 @@ class HashScan : public DirtySource {
   Space& space_of(SpaceId id);
 
   HashScanOptions options_;
+  std::vector<SpaceHeat> hot_;  // see read_last
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;
 };
 

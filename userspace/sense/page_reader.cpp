@@ -59,6 +59,23 @@ std::vector<Unit> make_units(const PageSet& set) {
   return units;
 }
 
+// What is hot at the end. The parts are disjoint, whatever the levels are.
+std::vector<Unit> units_hot_last(const PageSet& pages, std::span<const PageSet> hot) {
+  PageSet rest = pages;
+  std::vector<PageSet> parts;
+  for (const PageSet& level : hot) {
+    PageSet part = rest.intersect(level);
+    if (part.empty()) continue;
+    rest = rest.minus(part);
+    parts.push_back(std::move(part));
+  }
+  std::vector<Unit> units = make_units(rest);
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    for (Unit& unit : make_units(*part)) units.push_back(std::move(unit));
+  }
+  return units;
+}
+
 void make_blocks(Hashes& hashes, const PageSet& set) {
   for (const PageRun& run : set.runs()) {
     for (uint64_t page = run.first - run.first % Hashes::kBlockPages; page < run.end(); page += Hashes::kBlockPages) {
@@ -165,11 +182,11 @@ Status send(SpaceId space, const Reader& reader, const std::vector<Piece>& piece
 }
 
 PageSet joined(const std::vector<std::vector<Piece>>& parts) {
-  PageSet set;
+  std::vector<PageRun> runs;
   for (const auto& pieces : parts) {
-    for (const Piece& piece : pieces) set.add(piece.run);
+    for (const Piece& piece : pieces) runs.push_back(piece.run);
   }
-  return set;
+  return PageSet::from_runs(std::move(runs));
 }
 
 }  // namespace
@@ -192,11 +209,11 @@ Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) 
   return populated;
 }
 
-Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& hashes, unsigned threads, PageSink& sink,
-                    const std::stop_token& stop, ScanStats& stats, PageSet* zero) {
+Status send_changed(const SpaceProcess& process, const PageSet& pages, std::span<const PageSet> hot, Hashes& hashes,
+                    unsigned threads, PageSink& sink, const std::stop_token& stop, ScanStats& stats, PageSet* zero) {
   if (pages.empty()) return {};
   MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
-  std::vector<Unit> units = make_units(pages);
+  std::vector<Unit> units = units_hot_last(pages, hot);
   make_blocks(hashes, pages);
   std::vector<Reader> readers(threads);
   std::vector<std::vector<Piece>> zeros(units.size());
@@ -245,6 +262,11 @@ Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, cons
   };
   MOSE_TRY(run_parallel(threads, units.size(), do_unit));
   return Compared{joined(zeros), joined(changes)};
+}
+
+std::span<const PageSet> levels_of(std::span<const SpaceHeat> heat, SpaceId space) {
+  auto it = std::ranges::find(heat, space, &SpaceHeat::space);
+  return it == heat.end() ? std::span<const PageSet>{} : std::span<const PageSet>(it->levels);
 }
 
 Result<ScanStats> round_over(std::span<const SpaceProcess> processes,

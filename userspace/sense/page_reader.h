@@ -26,10 +26,12 @@ struct Populated {
 // `with_pages` false: only the regions.
 [[nodiscard]] Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages = true);
 
-// Reads `pages` on `threads` threads, passes those that changed to `sink`, one call at a time, and remembers their
-// hashes once they are sent. `zero` (may be null) gets the pages that were read as all zero. ECANCELED when stopped.
-[[nodiscard]] Status send_changed(const SpaceProcess& process, const PageSet& pages, Hashes& hashes, unsigned threads,
-                                  PageSink& sink, const std::stop_token& stop, ScanStats& stats, PageSet* zero);
+// Reads `pages` on `threads` threads, those of `hot` (hottest first) after the others and the hottest last, passes those
+// that changed to `sink`, one call at a time, and remembers their hashes once they are sent. `zero` (may be null) gets
+// the pages that were read as all zero. ECANCELED when stopped.
+[[nodiscard]] Status send_changed(const SpaceProcess& process, const PageSet& pages, std::span<const PageSet> hot,
+                                  Hashes& hashes, unsigned threads, PageSink& sink, const std::stop_token& stop,
+                                  ScanStats& stats, PageSet* zero);
 
 struct Compared {
   PageSet zero, changed;
@@ -37,6 +39,9 @@ struct Compared {
 // The same of a frozen process, without sending: a page that cannot be read is an error.
 [[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
                                        unsigned threads);
+
+// The levels of one space; none where it has no heat.
+[[nodiscard]] std::span<const PageSet> levels_of(std::span<const SpaceHeat> heat, SpaceId space);
 
 // One round, or the final pass, over every process: `one` does its work and counts it. A process that ends during a round
 // is counted as gone; in the frozen tree nobody ends.

@@ -114,11 +114,12 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   MOSE_TRY(check_same_process(process));
   Space& space = space_of(process.space);
   const unsigned threads = options_.hash.round_threads;
+  const std::span<const PageSet> hot = levels_of(hot_, process.space);
   // A shared object is hashed: it is written through mappings of many processes, and without any by write(2).
   if (process.object.empty() && (!options_.late || expected_last_)) arm(process, space);
   if (!space.tracking) {
     MOSE_ASSIGN(Populated populated, populated_pages(process));
-    return send_changed(process, populated.pages, space.hashes, threads, sink, stop, stats, nullptr);
+    return send_changed(process, populated.pages, hot, space.hashes, threads, sink, stop, stats, nullptr);
   }
   const bool was_complete = space.complete;
   space.complete = false;  // until all that is found below has been sent
@@ -157,7 +158,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     pages = std::move(everything);
   }
   PageSet zero;
-  MOSE_TRY(send_changed(process, pages, space.hashes, threads, sink, stop, stats, &zero));
+  MOSE_TRY(send_changed(process, pages, hot, space.hashes, threads, sink, stop, stats, &zero));
   if (!space.tracking) return {};
   // After the reading, which takes longer than a fork: CRIU dumps nobody who has a userfaultfd.
   if (auto closed = space.tracking->close_copies(); !closed) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "model/dirty_source.h"
 #include "sense/hash_scan.h"
@@ -44,6 +45,7 @@ class WriteScan final : public DirtySource {
   [[nodiscard]] std::string_view name() const override;
   [[nodiscard]] std::string reason() const override;
   Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
+  void read_last(std::span<const SpaceHeat> hot) override { hot_.assign(hot.begin(), hot.end()); }
   void expect_last() override { expected_last_ = true; }
   Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
   void end_tracking() override;
@@ -65,6 +67,7 @@ class WriteScan final : public DirtySource {
   WriteScanOptions options_;
   bool expected_last_ = false;
   ArmStats arm_;
+  std::vector<SpaceHeat> hot_;  // see read_last
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;
 };
 

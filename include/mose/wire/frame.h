@@ -17,7 +17,7 @@
 //   connection, which then starts with that frame (a re-sent COMMIT is answered again). PING/PONG keep it alive.
 // BULK (the destination's pager connects to the source): PAGES, ROUND_END after each pre-copy round, PAGE_MAP once
 //   after the last one (then the set of pages is final and sealed), more PAGES with what PAGE_MAP calls remote,
-//   BULK_END.
+//   BULK_END. With kFeatureHeat: HEAT before any round, the last one counts.
 // URGENT (the destination's pager connects to the source): REQUEST -> ; <- PAGES for every page asked for.
 // QUERY (either end): QUERY_VERDICT -> ; <- VERDICT.
 //
@@ -55,6 +55,7 @@ enum class FrameType : uint16_t {
   page_map = 32,
   bulk_end = 33,
   request = 34,
+  heat = 35,
   query_verdict = 40,
   verdict = 41,
 };
@@ -78,6 +79,9 @@ inline constexpr uint32_t kImagesPayloadMax = 256u << 20;  // images of large tr
 inline constexpr uint32_t kPagesPerFrameMax = 512;         // 2 MiB
 inline constexpr uint32_t kPageMapRunsMax = 12u << 20;  // runs of both kinds together
 inline constexpr uint32_t kPageMapPayloadMax = 200u << 20;
+inline constexpr uint32_t kHeatRunsMax = 1u << 16;     // 1 MiB: a hint that needs more is cut off
+inline constexpr uint32_t kHeatLevelsMax = 16;         // of one space
+inline constexpr uint32_t kHeatPayloadMax = 2u << 20;  // each level has a run
 inline constexpr uint32_t kSpacesMax = 4096;
 inline constexpr uint64_t kPageIndexMax = 1ull << 45;  // 57 bits of user addresses, 4 KiB pages
 
@@ -88,7 +92,8 @@ enum class Codec : uint8_t { raw = 0, zero = 1, lz4 = 2, zstd = 3 };
 inline constexpr uint64_t kFeaturePageSums = 1;  // kPagesBySums
 inline constexpr uint64_t kFeatureLz4 = 2;       // Codec::lz4, with kPagesBySums
 inline constexpr uint64_t kFeatureZstd = 4;      // Codec::zstd, with kPagesBySums
-inline constexpr uint64_t kFeatures = kFeaturePageSums | kFeatureLz4 | kFeatureZstd;
+inline constexpr uint64_t kFeatureHeat = 8;      // HEAT
+inline constexpr uint64_t kFeatures = kFeaturePageSums | kFeatureLz4 | kFeatureZstd | kFeatureHeat;
 
 // A run of pages: page index and number of pages, 1 or more.
 struct Run {
@@ -153,5 +158,15 @@ struct PageMapHeader {
   uint32_t remote_runs;
 };
 static_assert(sizeof(PageMapHeader) == 16);
+
+// HEAT: this header for each space and level, a space's hottest first, each followed by `runs` runs as in PAGE_MAP. The
+// pages that were written most often, for the order in which they are filled in; a hint, also about pages that are not
+// present. At most kHeatLevelsMax levels of a space, kSpacesMax spaces, kHeatRunsMax runs together. Refused after PAGE_MAP.
+struct HeatHeader {
+  uint32_t space;
+  uint32_t runs;        // 1..kHeatRunsMax
+};
+static_assert(sizeof(HeatHeader) == 8);
+static_assert(kHeatRunsMax * (sizeof(HeatHeader) + 2 * sizeof(uint64_t)) <= kHeatPayloadMax);
 
 }  // namespace mose::wire

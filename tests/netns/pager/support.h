@@ -35,6 +35,8 @@ class FakeProvider final : public PageProvider {
   ~FakeProvider() override;
   void add(SpaceId space, PageRun run, bool remote);
   void seal();
+  // Of every space; before the pager asks.
+  void set_hot(std::vector<PageSet> hot) { hot_ = std::move(hot); }
   // Makes a remote run local now, as if the source had pushed it.
   void push(SpaceId space, PageRun run);
   [[nodiscard]] uint64_t requests() const { return requests_; }
@@ -46,6 +48,7 @@ class FakeProvider final : public PageProvider {
   void on_local(Listener listener) override;
   [[nodiscard]] std::vector<SpaceId> spaces() const override;
   [[nodiscard]] const PageSet& present(SpaceId space) const override;
+  [[nodiscard]] std::vector<PageSet> hot(SpaceId) const override { return hot_; }
 
  private:
   struct Space {
@@ -63,6 +66,7 @@ class FakeProvider final : public PageProvider {
   std::mutex listener_mutex_;
   Listener listener_;
   std::map<SpaceId, Space> spaces_;
+  std::vector<PageSet> hot_;
   std::condition_variable wake_;
   std::deque<std::pair<Timestamp, std::pair<SpaceId, PageRun>>> asked_;
   bool stop_ = false;

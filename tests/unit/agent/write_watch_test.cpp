@@ -54,6 +54,34 @@ TEST_F(WriteWatchTest, ForecastsWithoutTracepointsAndNamesThem) {
   EXPECT_TRUE(report.tracking.processes.empty());
 }
 
+TEST_F(WriteWatchTest, PagesThatComeAgainAreHotterTheMoreOften) {
+  force_probe("btf", ProbeState::no);
+  WriteWatch watch;
+  watch.attach("/sys/fs/cgroup/mose/redis");
+  unsigned rounds = 0;
+  auto round = [&](std::vector<PageRun> runs) {
+    watch.begin_round();
+    for (const PageRun& run : runs) watch.sent(7, std::span(&run, 1));
+    ++rounds;
+    watch.end_round(rounds, at(1000 * rounds), at(1000 * rounds + 500), 10, 1000, false);
+  };
+  round({{0, 1000}});
+  round({{500, 10}, {100, 10}});
+  EXPECT_TRUE(watch.heat().empty()) << "what is sent for the first time was not written";
+  round({{505, 10}});
+  ASSERT_EQ(watch.heat().size(), 1u);
+  EXPECT_EQ(watch.heat()[0].space, 7u);
+  EXPECT_EQ(watch.heat()[0].levels, std::vector<PageSet>{PageSet::from_runs({{100, 10}, {500, 10}})});
+  round({});
+  ASSERT_EQ(watch.heat().size(), 1u);
+  ASSERT_EQ(watch.heat()[0].levels.size(), 2u);
+  EXPECT_EQ(watch.heat()[0].levels[0], PageSet::from_runs({{505, 5}}));
+  EXPECT_EQ(watch.heat()[0].levels[1], PageSet::from_runs({{100, 10}, {500, 5}, {510, 5}}));
+  for (int i = 0; i < PageHeat::kRounds; ++i) round({});
+  watch.begin_round();
+  EXPECT_TRUE(watch.heat().empty()) << "what nobody writes any more cools down";
+}
+
 TEST_F(WriteWatchTest, SaysWhatWentWrong) {
   force_probe("btf", ProbeState::yes);
   force_probe("page-fault-tracepoints", ProbeState::yes);

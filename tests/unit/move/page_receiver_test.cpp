@@ -155,6 +155,34 @@ TEST_F(Receiver, TakesRoundsMapAndPush) {
   EXPECT_EQ(troubles_, 0);
 }
 
+TEST_F(Receiver, KnowsWhatTheSourceCalledHotLast) {
+  receiver_->start();
+  auto bulk = source_.take(Purpose::bulk);
+  send_pages(*bulk, {{100, 10}}, 1);
+  PageSender sender(*bulk, {});
+  const std::vector<PageSet> levels{PageSet::from_runs({{101, 2}}), PageSet::from_runs({{105, 1}, {9000, 1}})};
+  ASSERT_TRUE(sender.send_heat(std::vector<SpaceHeat>{{kSpace, {PageSet::from_runs({{100, 1}})}}, {6, levels}}, 100));
+  ASSERT_TRUE(sender.send_heat(std::vector<SpaceHeat>{{kSpace, levels}}, 100));
+  ASSERT_TRUE(sender.send_heat({}, 100));
+  ASSERT_TRUE(sender.send_heat(std::vector<SpaceHeat>{{kSpace, {levels[1]}}}, 0));
+  send_map(*bulk, {{100, 10}}, {});
+  ASSERT_TRUE(wait(sealed_));
+  EXPECT_EQ(receiver_->hot(kSpace), levels) << "nothing was sent where there was nothing, or no room, for it";
+  EXPECT_TRUE(receiver_->hot(6).empty()) << "the last one counts as a whole";
+}
+
+TEST_F(Receiver, HeatAfterTheMapEndsTheStream) {
+  receiver_->start();
+  auto bulk = source_.take(Purpose::bulk);
+  send_pages(*bulk, {{100, 2}}, 1);
+  send_map(*bulk, {{100, 2}}, {{101, 1}});
+  ASSERT_TRUE(wait(sealed_));
+  PageSender sender(*bulk, {});
+  ASSERT_TRUE(sender.send_heat(std::vector<SpaceHeat>{{kSpace, {PageSet::from_runs({{100, 1}})}}}, 100));
+  EXPECT_TRUE(becomes([&] { return troubles_ > 0; }));
+  EXPECT_TRUE(receiver_->hot(kSpace).empty());
+}
+
 TEST_F(Receiver, NothingRemoteIsCompleteAtOnce) {
   receiver_->start();
   auto bulk = source_.take(Purpose::bulk);
@@ -289,6 +317,7 @@ TEST_P(HostileBulk, IsAFailure) {
       ASSERT_GT(::send(bulk->fd(), frame.data(), frame.size(), 0), 0);
       break;
     }
+    case 11: static_cast<void>(bulk->send(wire::FrameType::heat, as_bytes("garbage"))); break;
     default: {  // contents that do not match the checksum
       std::vector<std::byte> payload;
       auto add = [&](std::span<const std::byte> part) { payload.insert(payload.end(), part.begin(), part.end()); };
@@ -304,7 +333,7 @@ TEST_P(HostileBulk, IsAFailure) {
   ASSERT_EQ(failure.wait_for(seconds(10)), std::future_status::ready);
   EXPECT_FALSE(failure.get().empty());
 }
-INSTANTIATE_TEST_SUITE_P(All, HostileBulk, testing::Range(0, 12));
+INSTANTIATE_TEST_SUITE_P(All, HostileBulk, testing::Range(0, 13));
 
 // Answers that were not asked for end the urgent connection, nothing else.
 TEST_F(Receiver, PagesNobodyAskedForEndTheUrgentConnection) {

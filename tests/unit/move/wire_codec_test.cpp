@@ -157,6 +157,86 @@ std::vector<SpacePages> two_spaces() {
   return {a, b};
 }
 
+TEST(Heat, SurvivesTheWireByLevel) {
+  const std::vector<SpaceHeat> sent{{1, {PageSet::from_runs({{10, 5}, {100, 1}}), PageSet::from_runs({{3, 2}})}},
+                                    {2, {PageSet::from_runs({{7, 1}})}}};
+  auto got = decode_heat(encode_heat(sent));
+  ASSERT_TRUE(got);
+  ASSERT_EQ(got->size(), 2u);
+  EXPECT_EQ((*got)[0].space, 1u);
+  EXPECT_EQ((*got)[0].levels, sent[0].levels);
+  EXPECT_EQ((*got)[1].space, 2u);
+  EXPECT_EQ((*got)[1].levels, sent[1].levels);
+  EXPECT_TRUE(encode_heat({}).empty());
+}
+
+TEST(Heat, WhatDoesNotFitIsTheCoolestOfAllSpaces) {
+  const SpaceHeat one{1, {PageSet::from_runs({{10, 1}, {20, 1}}), PageSet::from_runs({{30, 1}})}};
+  const SpaceHeat other{2, {PageSet::from_runs({{10, 1}}), PageSet::from_runs({{20, 1}, {30, 1}})}};
+  auto got = decode_heat(encode_heat(std::vector<SpaceHeat>{one, other}, 5));
+  ASSERT_TRUE(got);
+  ASSERT_EQ(got->size(), 2u);
+  EXPECT_EQ((*got)[0].levels, one.levels);
+  ASSERT_EQ((*got)[1].levels.size(), 2u);
+  EXPECT_EQ((*got)[1].levels[0], other.levels[0]);
+  EXPECT_EQ((*got)[1].levels[1], PageSet::from_runs({{20, 1}}));
+  EXPECT_TRUE(encode_heat(std::vector<SpaceHeat>{one}, 0).empty());
+}
+
+TEST(Heat, IsBoundedWhateverIsAskedFor) {
+  SpaceHeat one{.space = 1, .levels = {}};
+  for (uint64_t level = 0; level < wire::kHeatLevelsMax + 2; ++level) {
+    PageSet set;
+    for (uint64_t i = 0; i < wire::kHeatRunsMax / 8; ++i) set.add({100 * i + 2 * level, 1});
+    one.levels.push_back(std::move(set));
+  }
+  auto bytes = encode_heat(std::vector<SpaceHeat>{one}, UINT64_MAX);
+  EXPECT_LE(bytes.size(), payload_max(wire::FrameType::heat));
+  auto got = decode_heat(bytes);
+  ASSERT_TRUE(got);
+  EXPECT_EQ((*got)[0].levels.size(), 8u);
+  for (PageSet& level : one.levels) level = PageSet::from_runs({{1, 1}});
+  got = decode_heat(encode_heat(std::vector<SpaceHeat>{one}));
+  ASSERT_TRUE(got);
+  EXPECT_EQ((*got)[0].levels.size(), wire::kHeatLevelsMax);
+}
+
+TEST(Heat, ThatLiesIsRefused) {
+  auto with = [](std::vector<std::pair<uint32_t, uint32_t>> headers, size_t runs, uint64_t step = 10) {
+    std::vector<std::byte> out;
+    for (auto [space, count] : headers) {
+      const wire::HeatHeader header{space, count};
+      auto bytes = std::as_bytes(std::span(&header, 1));
+      out.insert(out.end(), bytes.begin(), bytes.end());
+      for (uint64_t i = 0; i < runs; ++i) {
+        const uint64_t run[2] = {step * i + 1, 2};
+        auto more = std::as_bytes(std::span(run));
+        out.insert(out.end(), more.begin(), more.end());
+      }
+    }
+    return out;
+  };
+  using Headers = std::vector<std::pair<uint32_t, uint32_t>>;
+  EXPECT_TRUE(decode_heat(with({{1, 2}}, 2)));
+  EXPECT_FALSE(decode_heat(with({{0, 2}}, 2))) << "no space";
+  EXPECT_FALSE(decode_heat(with({{1, 0}}, 0))) << "no runs";
+  EXPECT_FALSE(decode_heat(with({{1, 3}}, 2))) << "fewer than said";
+  EXPECT_FALSE(decode_heat(with({{1, UINT32_MAX}}, 2))) << "far fewer";
+  EXPECT_FALSE(decode_heat(with({{1, 2}}, 2, 1))) << "overlap";
+  EXPECT_TRUE(decode_heat(with({{1, wire::kHeatRunsMax}}, wire::kHeatRunsMax)));
+  EXPECT_FALSE(decode_heat(with({{1, wire::kHeatRunsMax + 1}}, wire::kHeatRunsMax + 1))) << "too many runs";
+  EXPECT_TRUE(decode_heat(with(Headers(wire::kHeatLevelsMax, {1, 1}), 1)));
+  EXPECT_FALSE(decode_heat(with(Headers(wire::kHeatLevelsMax + 1, {1, 1}), 1))) << "too many levels";
+  Headers spaces;
+  for (uint32_t space = 1; space <= wire::kSpacesMax; ++space) spaces.emplace_back(space, 1);
+  EXPECT_TRUE(decode_heat(with(spaces, 1)));
+  spaces.emplace_back(wire::kSpacesMax + 1, 1);
+  EXPECT_FALSE(decode_heat(with(spaces, 1))) << "too many spaces";
+  const auto bytes = with({{1, 2}}, 2);
+  for (size_t length = 1; length < bytes.size(); ++length)
+    EXPECT_FALSE(decode_heat(std::span(bytes).first(length))) << length;
+}
+
 TEST(PageMap, SurvivesTheWire) {
   auto bytes = encode_page_map(two_spaces());
   ASSERT_TRUE(bytes);

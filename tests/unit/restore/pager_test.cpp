@@ -23,7 +23,7 @@ PageSet set_of(std::vector<PageRun> runs) { return PageSet::from_runs(std::move(
 
 TEST(FillOrder, HotRunsThenSmallOnesFromAboveThenTheRestInPieces) {
   PageSet pages = set_of({{0, 1500}, {5000, 3}, {9000, 64}, {20000, 65}});
-  auto order = fill_order(pages, std::vector<PageRun>{{1000, 10}, {19990, 12}}, 512);
+  auto order = fill_order(pages, std::vector<PageSet>{set_of({{1000, 10}}), set_of({{1005, 5}, {19990, 12}})}, 512);
   std::vector<PageRun> expected = {{1000, 10}, {20000, 2}, {20002, 63}, {9000, 64}, {5000, 3},
                                    {0, 512},   {512, 488}, {1010, 14},  {1024, 476}};
   EXPECT_EQ(order, expected);
@@ -34,8 +34,8 @@ TEST(FillOrder, EveryPageOnceAndNoPieceCrossesItsMultiple) {
   for (int round = 0; round < 50; ++round) {
     PageSet pages;
     for (int i = 0; i < 40; ++i) pages.add({random() % 20000, 1 + random() % 700});
-    std::vector<PageRun> hot;
-    for (int i = 0; i < 5; ++i) hot.push_back({random() % 20000, 1 + random() % 100});
+    std::vector<PageSet> hot;
+    for (int i = 0; i < 5; ++i) hot.push_back(set_of({{random() % 20000, 1 + random() % 100}, {random() % 20000, 3}}));
     PageSet seen;
     uint64_t sum = 0;
     for (const PageRun& piece : fill_order(pages, hot, 256)) {

@@ -32,6 +32,7 @@ class Recorder : public PageSink {
         auto bytes = pieces[i].subspan(n * kPageSize, kPageSize);
         pages[runs[i].first + n].assign(bytes.begin(), bytes.end());
         last_round.add({runs[i].first + n, 1});
+        order.push_back(runs[i].first + n);
       }
     }
     EXPECT_LE(total, kPagesPerSendMax);
@@ -41,6 +42,7 @@ class Recorder : public PageSink {
   PageRun kept;
   std::map<uint64_t, std::vector<std::byte>> pages;
   PageSet last_round;
+  std::vector<uint64_t> order;
   bool fail_next = false;
   std::function<void()> after_send;
 };
@@ -80,6 +82,22 @@ class HashScanOfOurselves : public testing::Test {
   Recorder recorder_;
   std::vector<SpaceProcess> processes_{{7, getpid(), 0}};
 };
+
+// By one thread, so that the order is that of the units.
+TEST_F(HashScanOfOurselves, WhatIsHotIsReadLastAndTheHottestAtTheEnd) {
+  HashScan scan({.round_threads = 1});
+  const PageSet hottest = pages({{700, 3}}), warm = pages({{0, 10}, {702, 2}});
+  const std::vector<SpaceHeat> heat{{processes_[0].space, {hottest, warm}}, {99, {pages({{100, 50}})}}};
+  scan.read_last(heat);
+  EXPECT_EQ(round(scan), region()) << "in another order, and all the same everything";
+  ASSERT_EQ(recorder_.order.size(), kPages);
+  std::vector<uint64_t> expected;
+  for (uint64_t page = first_; page < first_ + kPages; ++page) {
+    if (!hottest.contains(page) && !warm.contains(page)) expected.push_back(page);
+  }
+  for (uint64_t page : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 703, 700, 701, 702}) expected.push_back(first_ + page);
+  EXPECT_EQ(recorder_.order, expected);
+}
 
 TEST_F(HashScanOfOurselves, FirstRoundSendsAllThenOnlyWhatChanged) {
   HashScan scan;
