@@ -6,4 +6,6 @@ if(NOT MOSE_SANITIZE MATCHES "address")
     SOURCES sense/dirty_table_test.cpp sense/sense_bed.cpp)
   mose_test(fault_monitor_test LABEL netns DEPS sense kernel
     SOURCES sense/fault_monitor_test.cpp sense/sense_bed.cpp)
+  mose_test(write_forecast_test LABEL netns DEPS sense kernel plan
+    SOURCES sense/write_forecast_test.cpp sense/sense_bed.cpp)
 endif()

@@ -28,6 +28,7 @@ namespace {
 
 using Form = FaultMonitorOptions::Form;
 using test::Actor;
+using test::Group;
 
 constexpr size_t kRegionPages = 512;
 constexpr size_t kRegionBytes = kRegionPages * kPageSize;
@@ -55,19 +56,6 @@ class Memory {
  private:
   size_t bytes_;
   char* base_;
-};
-
-class Group {
- public:
-  Group() {
-    auto mount = cgroup_mount();
-    if (!mount) test::skip_process(mount.error().what);
-    auto made = Cgroup::create(*mount + "/mose-fault-test-" + std::to_string(getpid()));
-    if (!made) test::skip_process(made.error().what);
-    group = std::move(*made);
-  }
-  ~Group() { (void)group.remove(std::chrono::seconds(2)); }
-  Cgroup group;
 };
 
 FaultMonitor attach(const Cgroup& group, const FaultMonitorOptions& options = {}) {

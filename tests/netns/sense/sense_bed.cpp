@@ -17,6 +17,7 @@
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/procfs.h"
+#include "support/support.h"
 
 namespace mose::test {
 
@@ -85,6 +86,14 @@ void Actor::freeze() const {
 
 void Actor::thaw() const {
   kill(-pid_, SIGCONT);
+}
+
+Group::Group() {
+  auto mount = cgroup_mount();
+  if (!mount) skip_process(mount.error().what);
+  auto made = Cgroup::create(*mount + "/mose-sense-test-" + std::to_string(getpid()));
+  if (!made) skip_process(made.error().what);
+  group = std::move(*made);
 }
 
 Status SentPages::send_pages(SpaceId space, std::span<const PageRun> runs,

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "kernel/cgroup.h"
 #include "model/dirty_source.h"
 
 // Processes that are told what to do with their memory, and the destination as the dirty source's contract describes
@@ -38,6 +40,16 @@ class Actor {
  private:
   pid_t pid_ = 0;
   int to_child_ = -1, from_child_ = -1;
+};
+
+// A control group of its own, removed with the owner; the test is skipped where there can be none.
+class Group {
+ public:
+  Group();
+  ~Group() { (void)group.remove(std::chrono::seconds(2)); }
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+  Cgroup group;
 };
 
 // What a destination would hold after the rounds so far.
