@@ -57,6 +57,8 @@ class Journal {
   // later record stands behind what has reached the disk.
   [[nodiscard]] static Status record(std::optional<Journal>& journal, const std::string& directory, const JournalMeta& meta,
                                      plan::Record record, const Notes& notes, Survives survives);
+  // What an fsync takes now; the journal stays as it is.
+  [[nodiscard]] Result<Nanoseconds> time_sync();
   // Notes without a record, e.g. the pids of the tree that is about to be stopped.
   [[nodiscard]] Status note(const Notes& notes);
   [[nodiscard]] const JournalContents& contents() const { return contents_; }

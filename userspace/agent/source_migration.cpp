@@ -25,6 +25,9 @@ constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
 // While packets are held for a destination that has the commit, every moment counts: it has died and comes back.
 constexpr Nanoseconds kRetryHeld = std::chrono::milliseconds(100);
+// An fsync of a disk that nobody else waits for takes that long at most; until then the freeze is put off, so long at most.
+constexpr Nanoseconds kDiskQuick = std::chrono::milliseconds(10);
+constexpr Nanoseconds kDiskWaitMax = std::chrono::seconds(1);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
 constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 // Stragglers are redirected that long after the source tree has gone.
@@ -168,7 +171,7 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::make_standby:
       return make_standby();
     case SourceActionKind::arm_dump:
-      return on_host(action.kind, [this] { return host_->arm_dump(); });
+      return await_disk([this] { on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); }); });
     case SourceActionKind::quiesce:
       return on_host(action.kind, [this] { return host_->quiesce(); });
     case SourceActionKind::freeze:
@@ -211,6 +214,22 @@ void SourceMigration::note_trouble(std::optional<SourceActionKind> kind, const s
 
 void SourceMigration::on_host(SourceActionKind kind, std::function<Status()> job) {
   criu_lane_.run(std::move(job), [this, kind](const Status& status) { done(kind, status); });
+}
+
+// The commit waits for the disk while the workload stands still. One that others write to takes some hundred milliseconds
+// when a burst of theirs is on its way, and little after it: that is waited for while the workload still runs.
+void SourceMigration::await_disk(std::function<void()> then) {
+  journal_lane_.submit(
+      [this] {
+        if (!journal_) return;
+        Timeline::Span span(timeline_, "disk");
+        const Timestamp deadline = now() + kDiskWaitMax;
+        for (;;) {
+          auto took = journal_->time_sync();
+          if (!took || *took <= kDiskQuick || now() >= deadline) return;  // an error is the next record's
+        }
+      },
+      std::move(then));
 }
 
 void SourceMigration::preflight() {

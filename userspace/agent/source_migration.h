@@ -83,6 +83,7 @@ class SourceMigration {
   [[nodiscard]] std::optional<std::string> no_standby() const;
   [[nodiscard]] std::string standby_reason() const;
   [[nodiscard]] Status check_images(const std::string& encoded) const;
+  void await_disk(std::function<void()> then);
   void dump();
   void final_scan();
   void finish_dump();

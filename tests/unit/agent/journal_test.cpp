@@ -58,6 +58,23 @@ TEST_F(JournalTest, GivesBackWhatWasWritten) {
   EXPECT_FALSE(contents->torn);
 }
 
+TEST_F(JournalTest, StaysAsItIsWhenTheDiskIsTimed) {
+  auto journal = Journal::create(dir_.path(), meta());
+  ASSERT_TRUE(journal) << journal.error().what;
+  ASSERT_TRUE(journal->append(Record::begun));
+  const auto before = read_file(dir_.path() + "/" + file());
+  for (int i = 0; i < 3; ++i) {
+    auto took = journal->time_sync();
+    ASSERT_TRUE(took) << took.error().what;
+    EXPECT_GT(*took, Nanoseconds(0));
+  }
+  EXPECT_EQ(read_file(dir_.path() + "/" + file()).value_or(""), before.value_or("?"));
+  ASSERT_TRUE(journal->append(Record::commit));
+  auto contents = read_journal(dir_.path() + "/" + file());
+  ASSERT_TRUE(contents) << contents.error().what;
+  EXPECT_THAT(contents->records, ElementsAre(Record::begun, Record::commit));
+}
+
 TEST_F(JournalTest, IsMadeOnlyOnce) {
   write_two();
   EXPECT_FALSE(Journal::create(dir_.path(), meta()));
