@@ -59,7 +59,8 @@ void PageHeat::next_round(const PageSet& written) {
 std::vector<PageSet> PageHeat::levels(std::span<const Stretch> seen) const {
   std::array<PageSet, kLevelsMax + 1> by_count;
   sweep(stretches_, seen, [&](PageRun pages, uint8_t found, uint8_t faulted) {
-    by_count[static_cast<size_t>(std::popcount(found) + std::popcount(faulted))].add(pages);
+    const int rounds = std::popcount(found) + std::popcount(faulted);
+    by_count[static_cast<size_t>(rounds)].add(pages);
   });
   std::vector<PageSet> out;
   for (size_t count = kLevelsMax; count > 0; --count) {
