@@ -19,7 +19,8 @@ namespace mose::agent {
 void check_host(const Config& config, control::v1::CheckResult& result);
 
 // Everything that ties a running workload to this node, and a declaration too long for PREPARE, each a sentence with the
-// thing, the reason and what to try: the source's part of preflight. Blocking, touches nothing. Empty: nothing stands in the way here.
+// thing, the reason and what to try: the source's part of preflight. Blocking, touches nothing. Empty: nothing stands in the
+// way here.
 [[nodiscard]] std::vector<std::string> check_workload(const WorkloadSpec& spec, const ProcessHandle& init,
                                                       const std::string& cgroup);
 

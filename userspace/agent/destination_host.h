@@ -71,9 +71,9 @@ class DestinationHost {
   // How the pager is started; the same again for one that takes over.
   [[nodiscard]] restore::PagerLaunch pager_launch() const;
   [[nodiscard]] int64_t thawed_us() const { return thawed_us_; }
-  // Frames that the workload has sent and that never left: no room in the hold queue, or given up. Any thread.
   // When the workload's first frame left here, by the kernel's stamp in CLOCK_MONOTONIC; none: it has not. On the lane of CRIU.
   [[nodiscard]] std::optional<int64_t> first_out_us() const;
+  // Frames that the workload has sent and that never left: no room in the hold queue, or given up. Any thread.
   [[nodiscard]] uint64_t egress_lost() const { return egress_lost_; }
 
  private:

@@ -8,7 +8,7 @@
 #include "base/result.h"
 #include "kernel/bpf_object.h"
 
-// Filters of the clsact qdisc in libbpf's words; for this folder alone.
+// Filters of the clsact qdisc in libbpf's words; for this folder alone, and for tests that stand for others.
 namespace mose::bpf {
 
 [[nodiscard]] bpf_tc_hook clsact_hook(unsigned ifindex, TcPoint point);

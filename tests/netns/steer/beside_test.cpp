@@ -10,6 +10,7 @@
 #include <array>
 
 #include "handover.h"
+#include "kernel/bpf_clsact.h"
 #include "kernel/bpf_object.h"
 #include "kernel/netlink.h"
 #include "support/support.h"
@@ -70,27 +71,11 @@ class Foreign {
   Fd counter_, program_;
 };
 
-bpf_tc_hook hook_of(unsigned ifindex, TcPoint point) {
-  bpf_tc_hook hook{};
-  hook.sz = sizeof hook;
-  hook.ifindex = static_cast<int>(ifindex);
-  hook.attach_point = point == TcPoint::ingress ? BPF_TC_INGRESS : BPF_TC_EGRESS;
-  return hook;
-}
-
-bpf_tc_opts filter_of(uint32_t handle, uint32_t priority) {
-  bpf_tc_opts filter{};
-  filter.sz = sizeof filter;
-  filter.handle = handle;
-  filter.priority = priority;
-  return filter;
-}
-
 // As `tc filter add` does it, in the namespace of the caller.
 Status add_filter(const Foreign& foreign, unsigned ifindex, TcPoint point, uint32_t handle, uint32_t priority) {
-  bpf_tc_hook hook = hook_of(ifindex, point);
+  bpf_tc_hook hook = bpf::clsact_hook(ifindex, point);
   if (int code = bpf_tc_hook_create(&hook); code < 0 && code != -EEXIST) return fail_errno("clsact", -code);
-  bpf_tc_opts filter = filter_of(handle, priority);
+  bpf_tc_opts filter = bpf::clsact_filter(handle, priority);
   filter.prog_fd = foreign.program();
   if (int code = bpf_tc_attach(&hook, &filter); code < 0) return fail_errno("filter", -code);
   return {};
@@ -125,8 +110,8 @@ TEST(Beside, AFilterThatWasThereSeesWhatPassesAndOutlivesUs) {
     bed.in(bed.a.netns, [&] { return WorkloadNetwork::destroy("mnet-redis", bed.a.bpffs); });
   }
   bed.in(bed.a.netns, [&]() -> Status {
-    bpf_tc_hook hook = hook_of(uplink, TcPoint::ingress);
-    bpf_tc_opts there = filter_of(1, 1);
+    bpf_tc_hook hook = bpf::clsact_hook(uplink, TcPoint::ingress);
+    bpf_tc_opts there = bpf::clsact_filter(1, 1);
     EXPECT_EQ(bpf_tc_query(&hook, &there), 0) << "it went with ours";
     return {};
   });
@@ -201,11 +186,11 @@ TEST(Beside, WhereNoPriorityIsLeftItSaysHowToFreeOne) {
     if (refused) return {};
     EXPECT_THAT(refused.error().what, HasSubstr("filters of others have all priorities from 1 to 8"));
     EXPECT_THAT(refused.error().what, HasSubstr("`tc filter del dev up ingress pref N` frees one"));
-    bpf_tc_hook hook = hook_of(uplink, TcPoint::ingress);
-    bpf_tc_opts freed = filter_of(kHandle, 3);
+    bpf_tc_hook hook = bpf::clsact_hook(uplink, TcPoint::ingress);
+    bpf_tc_opts freed = bpf::clsact_filter(kHandle, 3);
     EXPECT_EQ(bpf_tc_detach(&hook, &freed), 0);
     MOSE_TRY(bpf::attach_clsact(ours.program(), uplink, TcPoint::ingress, kHandle));
-    bpf_tc_opts there = filter_of(kHandle, 3);
+    bpf_tc_opts there = bpf::clsact_filter(kHandle, 3);
     EXPECT_EQ(bpf_tc_query(&hook, &there), 0) << "it took another than the free one";
     return {};
   });
