@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <filesystem>
 #include <map>
@@ -14,6 +13,7 @@
 
 #include "agent/durable_file.h"
 #include "base/fd.h"
+#include "base/xxh3.h"
 
 namespace mose::agent {
 namespace {

@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 
 #include "agent/durable_file.h"
 #include "base/directory.h"
+#include "base/xxh3.h"
 
 namespace mose::agent {
 namespace {

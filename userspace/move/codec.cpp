@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "move/codec.h"
 
-#define XXH_STATIC_LINKING_ONLY  // the size of XXH3_state_t, so that it can live on the stack
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>
 
 #include "base/check.h"
+#include "base/xxh3.h"
 
 namespace mose::move {
 namespace {

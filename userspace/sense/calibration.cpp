@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/utsname.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/xxh3.h"
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/write_tracking.h"

@@ -2,7 +2,6 @@
 #include "sense/page_reader.h"
 
 #include <fcntl.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <atomic>
@@ -12,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/xxh3.h"
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/shared_objects.h"
