@@ -9,11 +9,18 @@
 
 namespace mose {
 
+// How a process is looked at. Every look locks its address space against changes of its mappings, by its own threads as
+// well: 6 ms per GB.
+enum class ScanPace : uint8_t {
+  at_once,  // for one that stands still
+  gentle,   // in steps of a few tenths of a millisecond, with pauses in which its threads come to their turn
+};
+
 // The page tables of one process through PAGEMAP_SCAN (Linux 6.7). Bound to the address space that the process had when
 // it was opened.
 class Pagemap {
  public:
-  [[nodiscard]] static Result<Pagemap> open(pid_t pid);
+  [[nodiscard]] static Result<Pagemap> open(pid_t pid, ScanPace pace = ScanPace::at_once);
 
   // Pages of `range` with contents of their own: present or swapped, not of a file (unless written), not the zero page,
   // not a guard page. About 40 ns per page present. A process without memory has none.
@@ -28,12 +35,13 @@ class Pagemap {
   };
   [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
   // Protects what is `written` in `areas`, atomically with finding out: a page written after that is `written` again.
-  // In small steps, each of which holds the address space's lock for reading. Gives the pages.
+  // Always in small steps. Gives the pages.
   [[nodiscard]] Result<PageSet> protect(const PageSet& areas) const;
 
  private:
-  explicit Pagemap(Fd file) : file_(std::move(file)) {}
+  Pagemap(Fd file, ScanPace pace) : file_(std::move(file)), pace_(pace) {}
   Fd file_;
+  ScanPace pace_;
 };
 
 }  // namespace mose

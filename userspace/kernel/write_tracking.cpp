@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernel/borrowed_thread.h"
+#include "kernel/lock_turns.h"
 #include "kernel/pagemap.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
@@ -88,7 +89,7 @@ void on_own_thread(Work work) {
 std::vector<PageRun> steps_of(pid_t pid) {
   std::vector<PageRun> steps;
   auto vmas = read_vmas(pid);
-  auto pagemap = Pagemap::open(pid);
+  auto pagemap = Pagemap::open(pid, ScanPace::gentle);
   if (!vmas || !pagemap) return steps;
   for (const Vma& vma : *vmas) {
     if (vma.kind != VmaKind::anonymous) continue;
@@ -182,14 +183,17 @@ void WriteTracking::end() {
   if (number_ == kOwnDescriptor) return uffd_.reset();  // of a few pages, in no process that is dumped
   (void)close_copies();
   const std::vector<PageRun> steps = steps_of(pid_);
+  const Unpreempted unpreempted;
   for (const PageRun& run : steps) {
     uffdio_writeprotect request{};
     request.range = uffd_range(run);
     if (ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH) break;
+    let_others_lock();
   }
   for (const PageRun& run : steps) {
     uffdio_range range = uffd_range(run);
     if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range) != 0 && errno == ESRCH) break;
+    let_others_lock();
   }
   uffd_.reset();
 }

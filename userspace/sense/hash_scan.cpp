@@ -29,7 +29,7 @@ namespace {
 Status round_of(const SpaceProcess& process, std::span<const PageSet> hot, Hashes& hashes, unsigned threads,
                 PageSink& sink, std::stop_token& stop, ScanStats& stats) {
   MOSE_TRY(check_same_process(process));
-  MOSE_ASSIGN(Populated populated, populated_pages(process));
+  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
   return send_changed(process, populated.pages, hot, hashes, threads, sink, stop, stats, nullptr);
 }
 
@@ -39,7 +39,7 @@ Result<SpacePages> final_of(const SpaceProcess& process, const Hashes& hashes, u
   out.space = process.space;
   MOSE_TRY(check_same_process(process));
   if (is_zombie(process.pid)) return out;
-  MOSE_ASSIGN(Populated populated, populated_pages(process));
+  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once));
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, hashes, threads));
   out.remote = std::move(compared.changed);
   out.present = populated.pages.minus(compared.zero);

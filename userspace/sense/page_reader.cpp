@@ -12,7 +12,6 @@
 #include <thread>
 
 #include "base/xxh3.h"
-#include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/shared_objects.h"
 
@@ -191,7 +190,7 @@ PageSet joined(const std::vector<std::vector<Piece>>& parts) {
 
 }  // namespace
 
-Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) {
+Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bool with_pages) {
   Populated populated;
   if (!process.object.empty()) {
     MOSE_ASSIGN(Fd object, open_shared_object(process.object, O_RDONLY));
@@ -202,7 +201,7 @@ Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages) 
   MOSE_ASSIGN(populated.vmas, read_vmas(process.pid));
   populated.areas = lazy_pages(populated.vmas);
   if (populated.areas.empty() || !with_pages) return populated;
-  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, pace));
   uint64_t first = populated.areas.runs().front().first;
   MOSE_ASSIGN(PageSet present, pagemap.populated({first, populated.areas.runs().back().end() - first}));
   populated.pages = present.intersect(populated.areas);

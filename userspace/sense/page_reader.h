@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <vector>
 
+#include "kernel/pagemap.h"
 #include "kernel/procfs.h"
 #include "model/dirty_source.h"
 #include "model/page_table.h"
@@ -24,7 +25,7 @@ struct Populated {
   std::vector<Vma> vmas;
 };
 // `with_pages` false: only the regions.
-[[nodiscard]] Result<Populated> populated_pages(const SpaceProcess& process, bool with_pages = true);
+[[nodiscard]] Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bool with_pages = true);
 
 // Reads `pages` on `threads` threads, those of `hot` (hottest first) after the others and the hottest last, passes those
 // that changed to `sink`, one call at a time, and remembers their hashes once they are sent. `zero` (may be null) gets

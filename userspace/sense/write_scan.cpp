@@ -118,13 +118,13 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   // A shared object is hashed: it is written through mappings of many processes, and without any by write(2).
   if (process.object.empty() && (!options_.late || expected_last_)) arm(process, space);
   if (!space.tracking) {
-    MOSE_ASSIGN(Populated populated, populated_pages(process));
+    MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
     return send_changed(process, populated.pages, hot, space.hashes, threads, sink, stop, stats, nullptr);
   }
   const bool was_complete = space.complete;
   space.complete = false;  // until all that is found below has been sent
-  MOSE_ASSIGN(Populated populated, populated_pages(process, false));
-  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle, false));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, ScanPace::gentle));
   // Pages of regions that are not tracked yet are read whatever the kernel says of them afterwards: a moved region may
   // bring old marks along.
   MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(populated.areas));
@@ -176,7 +176,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   if (is_zombie(process.pid)) return out;
   Space& space = space_of(process.space);
   const bool armed = space.complete && space.pid == process.pid && space.start_time == process.start_time;
-  MOSE_ASSIGN(Populated populated, populated_pages(process, !armed));
+  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once, !armed));
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
   if (armed) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -141,6 +142,31 @@ TEST_F(Region, IsReadThroughProtectionAndUpToHoles) {
   for (int i = 0; i < 10; ++i) {
     EXPECT_EQ(out[static_cast<size_t>(i) * kPageSize + 100], static_cast<std::byte>(expected[i])) << i;
   }
+}
+
+// More than one step, with a hole and a page here and there that is not populated.
+TEST(Pagemap, FindsTheSameAtEitherPace) {
+  constexpr uint64_t kMany = 20000;
+  auto* at = static_cast<std::byte*>(
+      mmap(nullptr, kMany * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(at, MAP_FAILED);
+  ASSERT_EQ(madvise(at, kMany * kPageSize, MADV_NOHUGEPAGE), 0);
+  PageSet expected;
+  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPageSize;
+  for (uint64_t page = 0; page < kMany; ++page) {
+    if (page % 1000 == 7 || (page >= 9000 && page < 9100)) continue;
+    at[page * kPageSize] = std::byte{1};
+    expected.add({first + page, 1});
+  }
+  for (ScanPace pace : {ScanPace::at_once, ScanPace::gentle}) {
+    auto pagemap = Pagemap::open(getpid(), pace);
+    ASSERT_TRUE(pagemap);
+    auto found = pagemap->populated({first, kMany});
+    ASSERT_TRUE(found) << found.error().what;
+    EXPECT_EQ(*found, expected);
+  }
+  EXPECT_EQ(sched_getscheduler(0) & ~SCHED_RESET_ON_FORK, SCHED_OTHER) << "preferred only while it looks";
+  munmap(at, kMany * kPageSize);
 }
 
 TEST(ProcessMemoryRead, OfAGoneProcessIsEsrch) {

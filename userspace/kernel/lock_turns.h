@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sched.h>
+
+// Manners for who locks another process's address space again and again: its threads wait for that lock when they map
+// or unmap.
+namespace mose {
+
+// While it lives this thread is preferred to everything else on its processor, where the host allows that: a holder
+// that has been preempted lets the others wait for milliseconds. For steps that together take little time.
+class Unpreempted {
+ public:
+  Unpreempted();
+  ~Unpreempted();
+  Unpreempted(const Unpreempted&) = delete;
+  Unpreempted& operator=(const Unpreempted&) = delete;
+
+ private:
+  int policy_ = -1;
+  sched_param before_{};
+};
+
+// Between two steps: who takes the lock again at once is faster than a waiter wakes up.
+void let_others_lock();
+
+}  // namespace mose
