@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <thread>
 
 #include "base/log.h"
 #include "kernel/socket.h"
@@ -28,7 +29,7 @@ constexpr const char* kTokenVariable = "MOSE_PAGER_TOKEN";
 struct Options {
   std::string id, source, node, peer_node, images_dir, socket, cgroup, log_level = "info";
   uint32_t epoch = 1;
-  uint64_t store_bytes_max = 0;
+  uint64_t store_bytes_max = 0, reserve_bytes = 0;
   int adopt = 0;
 };
 
@@ -90,13 +91,13 @@ Result<Memory> create_memory(const MigrationId& id, const Options& options) {
 // Everything that a dead pager's guardian holds, the userfaultfds under their old numbers.
 Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore::Takeover& takeover) {
   Memory memory;
-  MOSE_ASSIGN(Fd state, takeover.take_memfd(restore::kStateName));
+  MOSE_ASSIGN(Fd state, takeover.take_memory(restore::kStateName));
   MOSE_ASSIGN(memory.state, restore::PagerState::adopt(std::move(state), id));
   MOSE_TRY(takeover.take_userfaultfds(*memory.state));
   move::PageStore::Fds fds;
-  MOSE_ASSIGN(fds.data, takeover.take_memfd("mose-store-data"));
-  MOSE_ASSIGN(fds.index, takeover.take_memfd("mose-store-index"));
-  MOSE_ASSIGN(fds.map, takeover.take_memfd("mose-store-map"));
+  MOSE_ASSIGN(fds.data, takeover.take_memory("mose-store-data"));
+  MOSE_ASSIGN(fds.index, takeover.take_memory("mose-store-index"));
+  MOSE_ASSIGN(fds.map, takeover.take_memory("mose-store-map"));
   MOSE_ASSIGN(memory.store, move::PageStore::adopt(std::move(fds), id, epoch));
   return memory;
 }
@@ -138,6 +139,13 @@ Status run(const Options& options) {
   process_now = process.get();
   if (options.adopt != 0) process->notice_sealed();
   receiver.start();
+  // While the source still prepares, and on beside the first pages.
+  std::jthread reserving([&](const std::stop_token& stop) {
+    if (options.adopt != 0) return;
+    if (auto taken = memory.store->reserve(options.reserve_bytes, stop); !taken && taken.error().code != ECANCELED) {
+      log::warn("memory could not be taken ahead", {{"reason", taken.error().what}});
+    }
+  });
   log::info("pager started", {{"migration", options.id}, {"source", options.source}, {"adopted", options.adopt != 0}});
   process->run();
   receiver.stop();
@@ -158,6 +166,7 @@ int main(int argc, char** argv) {
   app.add_option("--socket", options.socket, "where mosed connects to")->required();
   app.add_option("--cgroup", options.cgroup, "the workload's cgroup")->required();
   app.add_option("--store-bytes-max", options.store_bytes_max, "most that the page store may take (default: this machine's memory)");
+  app.add_option("--reserve-bytes", options.reserve_bytes, "of it that is taken before pages arrive");
   app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");

@@ -136,6 +136,7 @@ restore::PagerLaunch DestinationHost::pager_launch() const {
   launch.cgroup = workload_paths(config_, payload_.spec.name).cgroup;
   launch.log = paths.pager_log;
   launch.store_bytes_max = config_.limits.store_bytes_max;
+  launch.reserve_bytes = payload_.memory_bytes;  // there is room for it: see above
   return launch;
 }
 
@@ -234,6 +235,14 @@ Result<PreparedPayload> DestinationHost::prepare() {
   MOSE_TRY(cgroup_.thaw());
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
+  // Early: it takes memory for the pages while the network is made.
+  MOSE_TRY(start_pager());
+  rollback.push([this, socket = paths.pager_socket] {
+    (void)end_pager(socket, kExitBound);
+    (void)pager_.signal(SIGKILL);
+    (void)pager_.reap(kExitBound);
+  });
+
   auto net = network_config(config_, spec);
   net.mtu = payload_.mtu;
   if (!payload_.path.tunnel) net.neighbours = payload_.neighbours;  // those of another segment are nobody here
@@ -253,12 +262,6 @@ Result<PreparedPayload> DestinationHost::prepare() {
   MOSE_TRY(open_announcer());
   rollback.push([this] { announcer_.reset(); });
 
-  MOSE_TRY(start_pager());
-  rollback.push([this, socket = paths.pager_socket] {
-    (void)end_pager(socket, kExitBound);
-    (void)pager_.signal(SIGKILL);
-    (void)pager_.reap(kExitBound);
-  });
   MOSE_TRY(start_restore_process());
   rollback.commit();
   return PreparedPayload{.uplink_mac = network_->uplink_mac(), .takes_tunnel = payload_.path.tunnel.has_value()};

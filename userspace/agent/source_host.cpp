@@ -118,10 +118,13 @@ Result<PreparePayload> SourceHost::inspect() {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   payload.tasks = static_cast<uint32_t>(tree.size());
   for (const ProcessHandle& process : tree) {
-    auto rss = status_field(process, "VmRSS");
-    if (!rss && (is_zombie(process.pid()) || !process.alive())) continue;  // it has no memory any more
-    if (!rss) return std::unexpected(rss.error());
-    payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
+    // What is mapped of files lies at the destination already.
+    for (const char* field : {"RssAnon", "RssShmem"}) {
+      auto rss = status_field(process, field);
+      if (!rss && (is_zombie(process.pid()) || !process.alive())) continue;  // it has no memory any more
+      if (!rss) return std::unexpected(rss.error());
+      payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
+    }
   }
   MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   MOSE_TRY(check_prepare(payload));

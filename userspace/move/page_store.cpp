@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernel/memory_file.h"
 #include "move/codec.h"
 
 namespace mose::move {
@@ -113,7 +114,10 @@ Result<std::unique_ptr<PageStore>> PageStore::create(const MigrationId& migratio
   static_assert(sizeof(IndexHeader) <= kIndexHeaderBytes && sizeof(IndexEntry) == 16);
   const uint64_t slots = std::clamp<uint64_t>(bytes_max / kPageSize, 1, kSlotsMax);
   std::unique_ptr<PageStore> store(new PageStore);
-  MOSE_ASSIGN(store->fds_.data, make_memfd("mose-store-data"));
+  // Where there is no such file small pages do, more slowly.
+  auto data = huge_memory_file("mose-store-data");
+  if (!data) data = make_memfd("mose-store-data");
+  MOSE_ASSIGN(store->fds_.data, std::move(data));
   MOSE_ASSIGN(store->fds_.index, make_memfd("mose-store-index"));
   MOSE_ASSIGN(store->fds_.map, make_memfd("mose-store-map"));
   // The index is sparse: its pages exist once they are written.
@@ -204,10 +208,13 @@ Status PageStore::ensure_backed(uint64_t slots) {
   return {};
 }
 
-Status PageStore::reserve(uint64_t bytes) {
+Status PageStore::reserve(uint64_t bytes, const std::stop_token& stop) {
   const uint64_t wanted = std::min(bytes / kPageSize, slots_max_);
   // Step by step, so that a receiver that needs its next piece waits for one step only.
-  for (uint64_t slots = kGrowSlots; slots <= wanted; slots += kGrowSlots) MOSE_TRY(ensure_backed(slots));
+  for (uint64_t slots = kGrowSlots; slots <= wanted; slots += kGrowSlots) {
+    if (stop.stop_requested()) return fail_errno("reserving memory", ECANCELED);
+    MOSE_TRY(ensure_backed(slots));
+  }
   return {};
 }
 

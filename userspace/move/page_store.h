@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,9 @@
 
 namespace mose::move {
 
-// The pages of one migration at the destination, in memory that outlives the process that fills it: three memfds, which
-// the guardian holds too. A second pager adopt()s them after a kill -9 of the first.
+// The pages of one migration at the destination, in memory that outlives the process that fills it: three files of
+// memory (the large one of huge pages, kernel/memory_file.h), which the guardian holds too. A second pager adopt()s
+// them after a kill -9 of the first.
 //
 // Layout (native byte order; never leaves the machine):
 //   data   ("mose-store-data"):  slot N = bytes [N * 4096, (N + 1) * 4096)
@@ -32,9 +34,9 @@ namespace mose::move {
 // An entry is written (with its `used` word last) only when the page's bytes are complete and verified. After sealing a
 // slot that was published never changes.
 //
-// Life: create() or adopt(); before seal(): prepare()/publish() of pre-copied pages, a page that comes again overwrites;
-// seal() once with the final map; after it prepare()/publish() of remote pages, the first copy of a page wins. Thread-safe
-// (pre-seal data arrive on one thread only).
+// Life: create() or adopt(); before seal(): prepare()/publish() of pre-copied pages, a page that comes again
+// overwrites; seal() once with the final map; after it prepare()/publish() of remote pages, the first copy of a page
+// wins. Thread-safe (pre-seal data arrive on one thread only).
 class PageStore {
  public:
   struct IndexHeader {
@@ -65,16 +67,17 @@ class PageStore {
   PageStore(const PageStore&) = delete;
   PageStore& operator=(const PageStore&) = delete;
 
-  // Takes the memory for that much before it is needed (about 1.4 GB/s, more than half of the cost of receiving over a
-  // fast link). May run in a thread of its own while pages arrive. Failing is harmless: the error comes again when the
-  // memory is really needed.
-  [[nodiscard]] Status reserve(uint64_t bytes);
+  // Takes the memory for that much before it is needed: a third of the cost of receiving over a fast link, and all of
+  // it where a virtual machine has to ask its host. May run in a thread of its own while pages arrive. Failing is
+  // harmless: the error comes again when the memory is really needed. ECANCELED when stopped.
+  [[nodiscard]] Status reserve(uint64_t bytes, const std::stop_token& stop = {});
 
   // Borrowed descriptors, to be handed to the guardian.
   [[nodiscard]] std::array<int, 3> fds() const;
 
   // Where the bytes of runs are to be received: parts that together hold all their pages in order. Before sealing these
-  // are the slots that the pages already have, else new ones; afterwards always new ones. ENOSPC when the store is full.
+  // are the slots that the pages already have, else new ones; afterwards always new ones. ENOSPC when the store is
+  // full.
   class Pending {
    public:
     [[nodiscard]] std::span<iovec> parts() { return parts_; }
@@ -85,7 +88,7 @@ class PageStore {
     std::vector<PageRun> runs_;
     std::vector<uint32_t> slots_;  // one per page
     std::vector<iovec> parts_;
-    uint64_t under_way_ = 0;       // number in under_way_, 0: not among them
+    uint64_t under_way_ = 0;  // number in under_way_, 0: not among them
   };
   [[nodiscard]] Result<Pending> prepare(SpaceId space, std::vector<PageRun> runs);
   // The bytes are in and verified. Gives the pages that are local now and were not before (after sealing: pages that
@@ -96,8 +99,8 @@ class PageStore {
   // After sealing: the source says that these pages are zero.
   [[nodiscard]] std::vector<PageRun> publish_zero(SpaceId space, std::span<const PageRun> runs);
 
-  // `payload` is the PAGE_MAP as it came, `spaces` its decoded form. Fails when a page that is neither remote nor in the
-  // store is present.
+  // `payload` is the PAGE_MAP as it came, `spaces` its decoded form. Fails when a page that is neither remote nor in
+  // the store is present.
   [[nodiscard]] Status seal(std::span<const std::byte> payload, std::vector<SpacePages> spaces);
 
   // The account of a standby's pages (PageProvider). Pages whose bytes are being received are not there.
@@ -135,16 +138,16 @@ class PageStore {
   std::byte* data_ = nullptr;
   std::byte* index_ = nullptr;
   uint64_t slots_max_ = 0;
-  mutable std::mutex mutex_;       // the maps below
-  std::mutex backing_mutex_;       // populating memory takes milliseconds: never under mutex_
-  uint64_t slots_backed_ = 0;      // under backing_mutex_
-  uint64_t slots_next_ = 0;        // never used yet
-  PageSet free_;                   // slots given back
+  mutable std::mutex mutex_;                          // the maps below
+  std::mutex backing_mutex_;                          // populating memory takes milliseconds: never under mutex_
+  uint64_t slots_backed_ = 0;                         // under backing_mutex_
+  uint64_t slots_next_ = 0;                           // never used yet
+  PageSet free_;                                      // slots given back
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;  // unchanged once sealed
   // Before sealing: what has been prepared and neither published nor dropped, because a slot may be written meanwhile.
   std::map<uint64_t, std::pair<SpaceId, std::vector<PageRun>>> under_way_;
   uint64_t under_way_next_ = 0;
-  bool staging_ = false;           // under mutex_
+  bool staging_ = false;  // under mutex_
   std::atomic<uint64_t> news_{0};
   std::atomic<bool> sealed_{false};
   std::atomic<uint64_t> missing_{0};

@@ -9,7 +9,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
+
 #include "base/directory.h"
 #include "restore/pager_state.h"
 
@@ -34,8 +37,8 @@ constexpr Nanoseconds kReapBound = std::chrono::seconds(5);
 }  // namespace
 
 Result<Guardian> Guardian::start() {
-  auto pid = static_cast<pid_t>(::syscall(SYS_clone, static_cast<unsigned long>(CLONE_FILES | SIGCHLD), nullptr, nullptr,
-                                          nullptr, 0));
+  auto pid = static_cast<pid_t>(
+      ::syscall(SYS_clone, static_cast<unsigned long>(CLONE_FILES | SIGCHLD), nullptr, nullptr, nullptr, 0));
   if (pid < 0) return fail_errno("start the guardian");
   if (pid == 0) guard();
   Guardian guardian;
@@ -86,22 +89,22 @@ Result<Fd> Takeover::take(int theirs) const {
   return Fd(fd);
 }
 
-Result<Fd> Takeover::take_memfd(std::string_view name) const {
+Result<Fd> Takeover::take_memory(std::string_view name) const {
   std::string directory = "/proc/" + std::to_string(process_.pid()) + "/fd";
   Directory dir = open_directory(directory);
   if (!dir) return fail_errno("list " + directory);
-  std::string wanted = "/memfd:" + std::string(name) + " (deleted)";
+  const std::array<std::string, 2> wanted = {"/memfd:" + std::string(name) + " (deleted)", "/" + std::string(name)};
   int found = -1;
   bool twice = false;
   while (dirent* entry = ::readdir(dir.get())) {
     char target[256];
     ssize_t n = ::readlinkat(::dirfd(dir.get()), entry->d_name, target, sizeof target);
-    if (n < 0 || std::string_view(target, static_cast<size_t>(n)) != wanted) continue;
+    if (n < 0 || std::ranges::find(wanted, std::string_view(target, static_cast<size_t>(n))) == wanted.end()) continue;
     twice = found >= 0;
     found = std::atoi(entry->d_name);
   }
-  if (found < 0) return fail("the guardian holds no memfd " + std::string(name));
-  if (twice) return fail("the guardian holds more than one memfd " + std::string(name));
+  if (found < 0) return fail("the guardian holds no memory of the name " + std::string(name));
+  if (twice) return fail("the guardian holds more than one memory of the name " + std::string(name));
   return take(found);
 }
 

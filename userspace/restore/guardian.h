@@ -17,9 +17,10 @@ namespace mose::restore {
 
 class PagerState;
 
-// The guardian keeps every descriptor of the pager alive when the pager dies: a child that shares the pager's descriptor
-// table (clone with CLONE_FILES, without CLONE_VM) and only sleeps. So a userfaultfd that a fork event has just put into the
-// table is never in one hand only, and the workload of a dead pager waits instead of reading zero pages.
+// The guardian keeps every descriptor of the pager alive when the pager dies: a child that shares the pager's
+// descriptor table (clone with CLONE_FILES, without CLONE_VM) and only sleeps. So a userfaultfd that a fork event has
+// just put into the table is never in one hand only, and the workload of a dead pager waits instead of reading zero
+// pages.
 //
 // Life: start() early, while the process is small and has one thread, so that the child copies little. It ignores every
 // signal but SIGKILL and has a session of its own. stop(), or the owner's destructor, only after the userfaultfds are
@@ -37,9 +38,7 @@ class Guardian {
   [[nodiscard]] static Result<Guardian> start();
 
   [[nodiscard]] const ProcessHandle& process() const { return process_; }
-  [[nodiscard]] GuardianName name() const {
-    return {static_cast<uint32_t>(process_.pid()), process_.start_time()};
-  }
+  [[nodiscard]] GuardianName name() const { return {static_cast<uint32_t>(process_.pid()), process_.start_time()}; }
   [[nodiscard]] bool alive() const { return process_.valid() && process_.alive(); }
   // Kills and reaps it.
   void stop();
@@ -50,20 +49,21 @@ class Guardian {
 
 // Taking over from the guardian of a pager that died.
 //
-// Life: begin(), take what is there, finish(). At every moment the guardian file names one guardian that holds everything,
-// and all others that are alive: a takeover may be killed at any point and be begun again by the next process.
+// Life: begin(), take what is there, finish(). At every moment the guardian file names one guardian that holds
+// everything, and all others that are alive: a takeover may be killed at any point and be begun again by the next
+// process.
 class Takeover {
  public:
   // `guardian` is the one that the file names first; `mine` this process's own.
   [[nodiscard]] static Result<Takeover> begin(pid_t guardian, const std::string& socket_path, const Guardian& mine);
   // Number `theirs` of its descriptor table.
   [[nodiscard]] Result<Fd> take(int theirs) const;
-  // The one memfd that was created under this name; an error when there is none or more than one.
-  [[nodiscard]] Result<Fd> take_memfd(std::string_view name) const;
+  // The one memfd or huge_memory_file() that was created under this name; an error when there is none or more than one.
+  [[nodiscard]] Result<Fd> take_memory(std::string_view name) const;
   // Every userfaultfd that an adopted state names, under its number, and one that a fork message left in a slot.
   [[nodiscard]] Status take_userfaultfds(PagerState& state) const;
-  // Everything has been taken: our guardian is the one from now on, the others are ended, and with them the dead pager's
-  // connections.
+  // Everything has been taken: our guardian is the one from now on, the others are ended, and with them the dead
+  // pager's connections.
   [[nodiscard]] Status finish();
 
  private:
@@ -73,8 +73,8 @@ class Takeover {
   GuardianList list_;
 };
 
-// Userfaultfds lie at numbers from here on and keep them when a second pager takes over, so that the numbers in the pager's
-// state stay true at every moment.
+// Userfaultfds lie at numbers from here on and keep them when a second pager takes over, so that the numbers in the
+// pager's state stay true at every moment.
 inline constexpr int kCustodyFdMin = 256;
 // Moves a descriptor to a number from kCustodyFdMin on, or to exactly `number`, which must be free.
 [[nodiscard]] Result<Fd> into_custody(Fd fd);

@@ -47,7 +47,7 @@ Status run(char** argv) {
   std::unique_ptr<restore::PagerState> state;
   if (number(9) != 0) {
     MOSE_ASSIGN(auto takeover, restore::Takeover::begin(static_cast<pid_t>(number(9)), argv[3], guardian));
-    MOSE_ASSIGN(Fd memfd, takeover.take_memfd(restore::kStateName));
+    MOSE_ASSIGN(Fd memfd, takeover.take_memory(restore::kStateName));
     MOSE_ASSIGN(state, restore::PagerState::adopt(std::move(memfd), id));
     MOSE_TRY(takeover.take_userfaultfds(*state));
     MOSE_TRY(takeover.finish());

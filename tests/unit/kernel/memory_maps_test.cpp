@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "kernel/memory_file.h"
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/procfs.h"
@@ -167,6 +168,23 @@ TEST(Pagemap, FindsTheSameAtEitherPace) {
   }
   EXPECT_EQ(sched_getscheduler(0) & ~SCHED_RESET_ON_FORK, SCHED_OTHER) << "preferred only while it looks";
   munmap(at, kMany * kPageSize);
+}
+
+TEST(HugeMemoryFile, IsKnownByItsNameAndHoldsWhatIsWritten) {
+  auto file = huge_memory_file("mose-test-memory");
+  if (!file) GTEST_SKIP() << file.error().what;
+  char target[64] = {};
+  ASSERT_GT(readlink(("/proc/self/fd/" + std::to_string(file->get())).c_str(), target, sizeof target - 1), 0);
+  EXPECT_STREQ(target, "/mose-test-memory") << "a second pager finds it by that";
+  constexpr off_t kBytes = 8 << 20;
+  ASSERT_EQ(fallocate(file->get(), 0, 0, kBytes), 0) << strerror(errno);
+  void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file->get(), 0);
+  ASSERT_NE(at, MAP_FAILED);
+  static_cast<std::byte*>(at)[kBytes - 1] = std::byte{42};
+  std::byte byte{};
+  EXPECT_EQ(pread(file->get(), &byte, 1, kBytes - 1), 1);
+  EXPECT_EQ(byte, std::byte{42});
+  munmap(at, kBytes);
 }
 
 TEST(ProcessMemoryRead, OfAGoneProcessIsEsrch) {
