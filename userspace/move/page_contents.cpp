@@ -7,23 +7,51 @@
 namespace mose::move {
 namespace {
 
+// Half of a small second-level cache.
+constexpr size_t kCachedBytes = 128u << 10;
+static_assert(kCachedBytes % kPageSize == 0);
+
 void add_sums(const void* pages, size_t bytes, std::vector<uint64_t>& sums) {
   for (size_t at = 0; at < bytes; at += kPageSize) sums.push_back(page_sum(static_cast<const std::byte*>(pages) + at));
+}
+
+// Pages are hashed while they still lie in the processor's cache.
+Result<std::vector<uint64_t>> receive_and_sum(Channel& channel, std::span<const iovec> into) {
+  std::vector<uint64_t> sums;
+  std::vector<iovec> piece;
+  size_t bytes = 0;
+  auto receive_piece = [&]() -> Status {
+    std::vector<iovec> vectors = piece;
+    MOSE_TRY(channel.receive_into(vectors));
+    for (const iovec& part : piece) add_sums(part.iov_base, part.iov_len, sums);
+    piece.clear();
+    bytes = 0;
+    return {};
+  };
+  for (iovec part : into) {
+    while (part.iov_len != 0) {
+      const size_t take = std::min(part.iov_len, kCachedBytes - bytes);
+      piece.push_back({part.iov_base, take});
+      part = {static_cast<std::byte*>(part.iov_base) + take, part.iov_len - take};
+      bytes += take;
+      if (bytes == kCachedBytes) MOSE_TRY(receive_piece());
+    }
+  }
+  if (!piece.empty()) MOSE_TRY(receive_piece());
+  return sums;
 }
 
 }  // namespace
 
 Status receive_raw(Channel& channel, const wire::FrameHeader& frame, const wire::PagesHeader& header,
                    std::span<const wire::Run> runs, std::span<const iovec> into) {
-  std::vector<iovec> vectors(into.begin(), into.end());
-  MOSE_TRY(channel.receive_into(vectors));
   uint64_t sum = 0;
   if (header.flags == wire::kPagesBySums) {
-    std::vector<uint64_t> sums;
-    sums.reserve(header.pages);
-    for (const iovec& part : into) add_sums(part.iov_base, part.iov_len, sums);
+    MOSE_ASSIGN(std::vector<uint64_t> sums, receive_and_sum(channel, into));
     sum = sums_checksum(header, runs, sums);
   } else {
+    std::vector<iovec> vectors(into.begin(), into.end());
+    MOSE_TRY(channel.receive_into(vectors));
     std::vector<std::span<const std::byte>> parts = {std::as_bytes(std::span(&header, 1)), std::as_bytes(runs)};
     for (const iovec& part : into) parts.emplace_back(static_cast<const std::byte*>(part.iov_base), part.iov_len);
     sum = checksum(parts);
