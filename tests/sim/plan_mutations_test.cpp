@@ -125,6 +125,15 @@ TEST(PlanMutation, ASourceThatNobodyResumesIsFound) {
   EXPECT_TRUE(found(bug, "not committed, and the source does not serve"));
 }
 
+TEST(PlanMutation, ASlowdownThatAnAbortDoesNotEndIsFound) {
+  Hooks bug;
+  bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
+    SourceState& state = step.state;
+    if (state.phase == SourcePhase::aborting && !state.stopped && !state.armed) state.resume_wanted = false;
+  };
+  EXPECT_TRUE(found(bug, "while the source does not run at full speed"));
+}
+
 TEST(PlanMutation, ADoubtfulCommitThatIsTakenForAnAbortIsFound) {
   Hooks bug;
   bug.source = [](const SourceState& before, const SourceEvent&, SourceStep& step) {

@@ -110,6 +110,7 @@ MigrationOptions Simulation::draw_options() {
   options.strategy = kStrategies[bench_.random.below(5)];
   options.rounds_max = static_cast<unsigned>(bench_.random.below(5));
   options.standby = bench_.random.coin();
+  options.auto_converge = bench_.random.coin();
   return options;
 }
 

@@ -43,6 +43,7 @@ void SourceAgent::crash() {
   under_way_.clear();
   state_.reset();
   free_from_dump();
+  world_.source_slowed = false;  // its orders have ended
   network_.lose(connection_);
   connection_ = 0;
 }
@@ -97,8 +98,9 @@ void SourceAgent::apply(SourceStep step) {
     });
   }
   for (const SourceAction& action : step.actions) execute(action);
-  if (state_->phase == plan::SourcePhase::aborting && plan::settled(*state_) && world_.source != Tree::running) {
-    bench_.violate("the operator is told of an abort while the source does not run");
+  if (state_->phase == plan::SourcePhase::aborting && plan::settled(*state_) &&
+      (world_.source != Tree::running || world_.source_slowed)) {
+    bench_.violate("the operator is told of an abort while the source does not run at full speed");
   }
   if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) {
     crash();
@@ -165,6 +167,7 @@ void SourceAgent::execute(const SourceAction& action) {
       });
     }
     case Kind::precopy_round:
+      world_.source_slowed = action.throttle_percent != 0;
       return later(action.kind, token, bench_.duration(50ms), [this, fails] {
         plan::RoundStats stats{.pages_sent = bench_.random.below(60000)};
         stats.link_bps = bench_.random.coin() ? 0 : 10'000'000 + bench_.random.below(1'000'000'000);
@@ -217,6 +220,7 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
     case Kind::make_standby:
       return make_standby(token, fails);
     case Kind::quiesce:
+      world_.source_slowed = false;
       return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
     case Kind::freeze:
       if (!world_.source_dumper) bench_.violate("frozen before the dump process is armed");
@@ -288,6 +292,7 @@ void SourceAgent::resume(uint64_t token, bool fails) {
   }
   if (world_.source == Tree::killed) bench_.violate("resume_source of a killed tree");
   for (Kind kind : {Kind::make_standby, Kind::arm_dump, Kind::quiesce, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
+  world_.source_slowed = false;
   free_from_dump();
   bool half = bench_.random.coin();
   end_later(Kind::resume_source, token, bench_.duration(3ms), fails, [this, fails, half] {

@@ -32,6 +32,7 @@ std::string World::check() const {
   if (source == Tree::running && destination == Tree::running) return "two running trees";
   if (destination == Tree::running && !commit) return "the destination runs and the source has no durable commit";
   if (source == Tree::running && commit) return "the source runs after its durable commit";
+  if (source != Tree::running && source_slowed) return "the source is stopped and what slows it down is still there";
   if (commit && source_dumper) return "committed while CRIU still has the source tree";
   if (commit && source == Tree::held) return "committed while the source tree is not frozen by its cgroup";
   if (source == Tree::killed && !commit) return "the source was killed without a commit";
@@ -44,7 +45,7 @@ std::string World::check() const {
 
 std::string World::describe() const {
   std::string text = std::string("source ") + to_string(source) + (source_egress ? ", egress open" : ", egress shut") +
-                     (source_repair ? ", in repair mode" : "") + "; destination " + to_string(destination) +
+                     (source_repair ? ", in repair mode" : "") + (source_slowed ? ", slowed down" : "") + "; destination " + to_string(destination) +
                      (destination_egress ? ", egress open" : ", egress shut") + (prepared ? ", prepared" : "") +
                      (map_out ? ", page map known" : "") + (pages_complete ? ", pages complete" : "") +
                      "; source journal:";

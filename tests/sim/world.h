@@ -28,6 +28,7 @@ struct World {
   bool source_repair = false;  // its sockets were left in repair mode: it runs, and serves nobody
   bool source_dumper = false;  // a swrk has the source tree, or waits for it
   bool source_was_stopped = false;
+  bool source_slowed = false;  // a process freezes and thaws it in turns, and would thaw what others have frozen
   std::vector<plan::Record> source_journal;
 
   // Destination node.
@@ -43,7 +44,9 @@ struct World {
   uint64_t pages_left = 0;      // that the destination does not have yet, and
   uint64_t pages_left_max = UINT64_MAX;  // how many that may be at the commit
 
-  [[nodiscard]] bool source_serves() const { return source == Tree::running && source_egress && !source_repair; }
+  [[nodiscard]] bool source_serves() const {
+    return source == Tree::running && source_egress && !source_repair && !source_slowed;
+  }
   // The verdict that a start of the source's agent would find.
   [[nodiscard]] plan::Verdict journalled_verdict() const;
   // The invariant that is broken now; empty: none.

@@ -61,6 +61,13 @@ std::string_view to_string(Strategy strategy) {
   return "?";
 }
 
+Status may_converge(Strategy strategy) {
+  if (strategy != Strategy::cold && strategy != Strategy::postcopy) return {};
+  return fail(fmt::format("strategy {} sends nothing while the workload runs, so that slowing it down gains nothing: leave "
+                          "--auto-converge out",
+                          to_string(strategy)));
+}
+
 Result<Tracker> parse_tracker(std::string_view text) {
   for (Tracker t : {Tracker::automatic, Tracker::write_protection, Tracker::hash, Tracker::soft_dirty}) {
     if (to_string(t) == text) return t;

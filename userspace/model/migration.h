@@ -27,6 +27,8 @@ struct MigrationId {
 enum class Strategy : uint8_t { automatic, cold, precopy, postcopy, hybrid };
 [[nodiscard]] Result<Strategy> parse_strategy(std::string_view text);
 [[nodiscard]] std::string_view to_string(Strategy strategy);
+// --auto-converge says something only to strategies that send memory while the workload runs.
+[[nodiscard]] Status may_converge(Strategy strategy);
 
 // Where stragglers are redirected: at TC alone, or at XDP before it. Automatic: where the node's uplink has it.
 enum class SteerLayer : uint8_t { automatic, tc, xdp };
@@ -66,6 +68,7 @@ struct MigrationOptions {
   bool standby = false;            // a warm standby is made during pre-copy
   SteerLayer steer = SteerLayer::automatic;
   Tracker tracker = Tracker::automatic;
+  bool auto_converge = false;      // the workload may be slowed down for pre-copy to get ahead of it
 
   bool operator==(const MigrationOptions&) const = default;
 };

@@ -26,7 +26,11 @@ uint64_t rest_pages(uint64_t link_bps) {
 
 RoundVerdict after_round(const RoundFacts& facts) {
   if (facts.pages_sent <= rest_pages(facts.link_bps)) return RoundVerdict::small;
-  const auto& outlook = facts.outlook;
+  // What this round sent was written before the step, at the speed of then: it says nothing of what the step is worth.
+  if (facts.slowed_now) return RoundVerdict::another;
+  // The model was fitted to a workload that ran faster, and would end rounds that have just begun to shrink: once it is
+  // slowed down the sizes alone count.
+  const auto outlook = facts.throttle_percent == 0 ? facts.outlook : std::nullopt;
   const bool outrun =
       outlook && facts.link_bps != 0 && outlook->written_per_second * kPageBits >= static_cast<double>(facts.link_bps);
   bool gains = true;
@@ -39,6 +43,16 @@ RoundVerdict after_round(const RoundFacts& facts) {
   }
   if (!gains) return outrun ? RoundVerdict::outrun : RoundVerdict::no_gain;
   return facts.round >= facts.rounds_max ? RoundVerdict::used_up : RoundVerdict::another;
+}
+
+std::optional<unsigned> slow_down(RoundVerdict verdict, unsigned percent_now) {
+  if (verdict != RoundVerdict::no_gain && verdict != RoundVerdict::outrun) return std::nullopt;
+  if (percent_now >= kSlowMaxPercent) return std::nullopt;
+  return percent_now + kSlowStepPercent;
+}
+
+unsigned rounds_of_steps(unsigned percent) {
+  return percent / kSlowStepPercent * kRoundsPerSlowStep;
 }
 
 bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages) {

@@ -15,6 +15,13 @@ inline constexpr double kRestSeconds = 0.13;
 // A round that sent more than this share of the round before has met the working set: the next would send it again.
 inline constexpr unsigned kShrinkPercent = 70;
 
+// How far a workload is slowed down where that was asked for, in steps: at 80 % it has a fifth of its time left, and more
+// than that is a stop, which the freeze does better.
+inline constexpr unsigned kSlowStepPercent = 20;
+inline constexpr unsigned kSlowMaxPercent = 80;
+// The first round of a step sends what was written before it, the second shows what the step was worth.
+inline constexpr unsigned kRoundsPerSlowStep = 2;
+
 // What the dirty page model says at the end of a round.
 struct Outlook {
   double left_now = 0;            // pages that are left when the workload is frozen now
@@ -30,6 +37,8 @@ struct RoundFacts {
   uint64_t pages_before = 0;       // in the round before it; of no meaning after the first
   uint64_t link_bps = 0;           // what the link has been seen to carry; 0: not known
   std::optional<Outlook> outlook;  // nothing before the second round
+  unsigned throttle_percent = 0;   // by which the workload was slowed down in this round; 0: never
+  bool slowed_now = false;         // by more than in the round before
 };
 
 enum class RoundVerdict : uint8_t {
@@ -41,6 +50,11 @@ enum class RoundVerdict : uint8_t {
 };
 [[nodiscard]] const char* to_string(RoundVerdict verdict);
 [[nodiscard]] RoundVerdict after_round(const RoundFacts& facts);
+
+// By how much to slow the workload down instead of ending the rounds with this verdict; nothing: they end.
+[[nodiscard]] std::optional<unsigned> slow_down(RoundVerdict verdict, unsigned percent_now);
+// The rounds that the steps up to `percent` may add to those that were asked for.
+[[nodiscard]] unsigned rounds_of_steps(unsigned percent);
 
 // A round of at most so many pages leaves so little that the freeze may follow.
 [[nodiscard]] uint64_t rest_pages(uint64_t link_bps);

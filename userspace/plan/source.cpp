@@ -2,6 +2,7 @@
 #include "plan/source.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "plan/rounds.h"
@@ -336,11 +337,13 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
 
 void SourceMachine::round_done(const RoundStats& stats) {
   const RoundFacts facts{.round = s_.round,
-                         .rounds_max = s_.options.rounds_max,
+                         .rounds_max = std::max(s_.options.rounds_max, 1u) + rounds_of_steps(s_.throttle_percent),
                          .pages_sent = stats.pages_sent,
                          .pages_before = s_.last_pages_sent,
                          .link_bps = stats.link_bps,
-                         .outlook = stats.outlook};
+                         .outlook = stats.outlook,
+                         .throttle_percent = s_.throttle_percent,
+                         .slowed_now = std::exchange(s_.slowed_now, false)};
   s_.last_pages_sent = stats.pages_sent;
   s_.link_bps = stats.link_bps;
   s_.outlook = stats.outlook;
@@ -352,19 +355,28 @@ void SourceMachine::round_done(const RoundStats& stats) {
   }
   const RoundVerdict verdict = after_round(facts);
   if (verdict != RoundVerdict::another) {
+    if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
+      s_.throttle_percent = *percent;
+      s_.slowed_now = true;
+      return next_round();
+    }
     StrategyChoice choice = choose_strategy(s_.options.strategy, facts, verdict);
     s_.strategy = choice.strategy;
     s_.strategy_reason = std::move(choice.reason);
     s_.rounds_ended = verdict;
     return arm();
   }
-  start({.kind = Kind::precopy_round, .round = ++s_.round});
+  next_round();
+}
+
+void SourceMachine::next_round() {
+  start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent});
 }
 
 // What was written meanwhile goes in a round of its own.
 void SourceMachine::standby_done() {
   s_.phase = Phase::precopy;
-  start({.kind = Kind::precopy_round, .round = ++s_.round});
+  next_round();
 }
 
 void SourceMachine::lose_connection(const std::string& why) {

@@ -50,16 +50,19 @@ enum class SourceActionKind : uint8_t {
   record,          // `record` durable in the journal
   connect,         // control connection and HELLO; also used again after a loss
   send,            // `message`
-  precopy_round,   // round number `round` from 1; answers with RoundStats
+  precopy_round,   // round number `round` from 1; answers with RoundStats. What slows the workload down stays until the next
+                   // round, quiesce or resume_source
   make_standby,    // a dump as the final one, after which the workload runs again; then until the destination's standby stands. An
                    // error means that the workload could not be resumed: that there is no standby is none
   arm_dump,        // new connections held; CRIU asked to dump, waiting in pre-dump; nothing is stopped yet
-  quiesce,         // listen queues run dry, within a bound of some milliseconds; fails when connections stay that nobody accepts
+  quiesce,         // full speed again, then listen queues run dry, within a bound of some milliseconds; fails when connections
+                   // stay that nobody accepts
   freeze,          // ingress to hold, then the cgroup frozen and seen frozen
   dump,            // until post-dump: egress shut, cgroup frozen again, images in hand
   final_scan,      // the final dirty set; page map sent, remaining pages follow in the background
   finish_dump,     // CRIU let go: swrk has exited, the tree is stopped and frozen
-  resume_source,   // idempotent undo of everything above: dump ended, repair off, egress open, SIGCONT, thaw, deliver held, pass
+  resume_source,   // idempotent undo of everything above: full speed, dump ended, repair off, egress open, SIGCONT, thaw,
+                   // deliver held, pass
   redirect,        // held packets drain to the peer in order, then redirect
   kill_source,     // tree killed in repair mode, namespaces and address removed here
   wait_retry,      // a pause before something is tried again; `round` counts the failed attempts so far, for the back-off
@@ -72,6 +75,7 @@ struct SourceAction {
   Message message{};    // send
   Record record{};      // record
   unsigned round = 0;   // precopy_round, wait_retry
+  unsigned throttle_percent = 0;  // precopy_round: the workload is slowed down by so much from its beginning on
   std::string reason;   // send abort, resume_source: why
   bool operator==(const SourceAction&) const = default;
 };
@@ -124,6 +128,8 @@ struct SourceState {
   std::optional<Outlook> outlook;                     // of the last round
   uint64_t pages_left = 0;                            // that the destination does not have, after the final scan
   unsigned round = 0;
+  unsigned throttle_percent = 0;          // by which the workload is slowed down, or was at the most
+  bool slowed_now = false;                // in the round under way by more than in the one before
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;
   bool touched = false;        // the destination has been reached: the end is `failed`, no longer `refused`

@@ -57,6 +57,7 @@ class SourceMachine {
   void send_done(Message m, const std::string& error);
   void host_action_done(const SourceActionDone& done);
   void round_done(const RoundStats& stats);
+  void next_round();
   void standby_done();
   void lose_connection(const std::string& why);
 

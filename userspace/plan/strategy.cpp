@@ -58,7 +58,13 @@ StrategyChoice choose_strategy(Strategy requested) {
   return {Strategy::hybrid, "memory is sent ahead, and what is left follows the workload within a bound"};
 }
 
-std::string explain(const RoundFacts& last, RoundVerdict verdict) {
+std::string explain_slowdown(unsigned percent) {
+  return fmt::format("pre-copy does not converge: the workload is slowed down by {} %", percent);
+}
+
+namespace {
+
+std::string end_of_rounds(const RoundFacts& last, RoundVerdict verdict) {
   const std::string sent = size_of(static_cast<double>(last.pages_sent));
   switch (verdict) {
     case RoundVerdict::another:
@@ -79,6 +85,14 @@ std::string explain(const RoundFacts& last, RoundVerdict verdict) {
   return {};
 }
 
+}  // namespace
+
+std::string explain(const RoundFacts& last, RoundVerdict verdict) {
+  std::string text = end_of_rounds(last, verdict);
+  if (last.throttle_percent == 0) return text;
+  return fmt::format("{}; the workload was slowed down by up to {} %", text, last.throttle_percent);
+}
+
 StrategyChoice choose_strategy(Strategy requested, const RoundFacts& last, RoundVerdict verdict) {
   StrategyChoice choice = choose_strategy(requested);
   const std::string how = explain(last, verdict);
@@ -89,8 +103,10 @@ StrategyChoice choose_strategy(Strategy requested, const RoundFacts& last, Round
   }
   if (requested != Strategy::automatic) return choice;
   const uint64_t bound = *pages_left_max(requested, last.link_bps);
-  const double left = last.outlook ? last.outlook->left_now : static_cast<double>(last.pages_sent);
-  const std::string forecast = size_of(left) + (last.outlook ? " are forecast to be left" : " at most are left");
+  // Of a workload that was slowed down the model knows too little.
+  const bool forecast_known = last.outlook && last.throttle_percent == 0;
+  const double left = forecast_known ? last.outlook->left_now : static_cast<double>(last.pages_sent);
+  const std::string forecast = size_of(left) + (forecast_known ? " are forecast to be left" : " at most are left");
   if (left <= static_cast<double>(bound)) {
     choice.reason = fmt::format("{}; {}, within the bound of {}, and follow the workload", how, forecast,
                                 size_of(static_cast<double>(bound)));

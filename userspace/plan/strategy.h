@@ -47,6 +47,9 @@ struct StrategyChoice {
 // Once the rounds have ended, and with what.
 [[nodiscard]] StrategyChoice choose_strategy(Strategy requested, const RoundFacts& last, RoundVerdict verdict);
 
+// "pre-copy does not converge: the workload is slowed down by 20 %"
+[[nodiscard]] std::string explain_slowdown(unsigned percent);
+
 // How the rounds ended: "another round would leave as much: ..."
 [[nodiscard]] std::string explain(const RoundFacts& last, RoundVerdict verdict);
 

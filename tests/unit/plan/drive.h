@@ -9,7 +9,7 @@
 #include "plan/source.h"
 
 // Plays events into a planner and gives the actions of the last step as words: "send prepare", "record begun",
-// "precopy_round 2", "freeze".
+// "precopy_round 2", "precopy_round 3 slowed by 20", "freeze".
 namespace mose::plan::test {
 
 using Words = std::vector<std::string>;
@@ -24,7 +24,9 @@ std::string word(const Action& action) {
 
 inline std::string word(const SourceAction& action) {
   std::string text = word<SourceAction>(action);
-  return action.kind == SourceActionKind::precopy_round ? text + " " + std::to_string(action.round) : text;
+  if (action.kind != SourceActionKind::precopy_round) return text;
+  text += " " + std::to_string(action.round);
+  return action.throttle_percent == 0 ? text : text + " slowed by " + std::to_string(action.throttle_percent);
 }
 
 template <typename State, typename Step, typename Done>

@@ -145,6 +145,76 @@ TEST(PlanSource, PrecopiesAtLeastOneRound) {
   EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("arm_dump"));
 }
 
+TEST(PlanSource, SlowsNobodyDownWithoutBeingAsked) {
+  SourceDrive source(MigrationOptions{.rounds_max = 9});
+  source.to_precopy().round_sent(kManyPages);
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("arm_dump"));
+  EXPECT_EQ(source.state.throttle_percent, 0u);
+  EXPECT_THAT(source.state.strategy_reason, testing::Not(HasSubstr("slowed")));
+}
+
+TEST(PlanSource, SlowsTheWorkloadDownInStepsAndJudgesEachByItsSecondRound) {
+  SourceDrive source(MigrationOptions{.strategy = Strategy::precopy, .rounds_max = 3, .auto_converge = true});
+  source.to_precopy();
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 2"));
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 3 slowed by 20"));
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 4 slowed by 20"));
+  EXPECT_THAT(source.round_sent(kManyPages * 90 / 100), ElementsAre("precopy_round 5 slowed by 40"));
+  EXPECT_THAT(source.round_sent(kManyPages * 80 / 100), ElementsAre("precopy_round 6 slowed by 40"));
+  EXPECT_THAT(source.round_sent(kManyPages * 50 / 100), ElementsAre("precopy_round 7 slowed by 40")) << "it shrinks";
+  EXPECT_THAT(source.round_sent(1), ElementsAre("arm_dump"));
+  EXPECT_EQ(source.state.rounds_ended, RoundVerdict::small);
+  EXPECT_EQ(source.state.throttle_percent, 40u);
+  EXPECT_THAT(source.state.strategy_reason, HasSubstr("; the workload was slowed down by up to 40 %"));
+}
+
+TEST(PlanSource, EndsTheRoundsWhenEightyPercentDoNotHelpEither) {
+  SourceDrive source(MigrationOptions{.rounds_max = 2, .auto_converge = true});
+  source.to_precopy().round_sent(kManyPages);
+  unsigned rounds = 1;
+  while (source.state.phase == SourcePhase::precopy && rounds < 100) {
+    source.round_sent(kManyPages);
+    ++rounds;
+  }
+  EXPECT_THAT(source.actions, ElementsAre("arm_dump"));
+  EXPECT_EQ(rounds, 2 + rounds_of_steps(kSlowMaxPercent));
+  EXPECT_EQ(source.state.rounds_ended, RoundVerdict::no_gain);
+  EXPECT_THAT(source.state.strategy_reason, HasSubstr("slowed down by up to 80 %"));
+}
+
+TEST(PlanSource, AForecastLearntAtFullSpeedEndsNoSlowedRounds) {
+  SourceDrive source(MigrationOptions{.rounds_max = 4, .auto_converge = true});
+  auto sent = [&source](uint64_t pages) {
+    return source.play(SourceActionDone{.kind = precopy_round,
+                                        .stats = {.pages_sent = pages,
+                                                  .link_bps = 1'000'000'000,
+                                                  .outlook = Outlook{.left_now = 1e6,
+                                                                     .left_next = 2e6,
+                                                                     .next_pages = 3e6,
+                                                                     .written_per_second = 1e9}}});
+  };
+  source.to_precopy().round_sent(kManyPages);
+  EXPECT_THAT(sent(kManyPages / 2), ElementsAre("precopy_round 3 slowed by 20")) << "at full speed it is believed";
+  EXPECT_THAT(sent(kManyPages / 2), ElementsAre("precopy_round 4 slowed by 20"));
+  EXPECT_THAT(sent(kManyPages / 4), ElementsAre("precopy_round 5 slowed by 20"));
+  sent(kManyPages / 8);
+  EXPECT_THAT(source.actions, ElementsAre("precopy_round 6 slowed by 20"));
+  EXPECT_THAT(sent(kManyPages / 16), ElementsAre("arm_dump")) << "as many as may be, and two for the step";
+  EXPECT_EQ(source.state.rounds_ended, RoundVerdict::used_up);
+}
+
+TEST(PlanSource, AnAbortAfterASlowdownIsOverOnlyWhenTheSourceRunsAtFullSpeed) {
+  SourceDrive source(MigrationOptions{.auto_converge = true});
+  source.to_precopy().round_sent(kManyPages);
+  EXPECT_THAT(source.round_sent(kManyPages), ElementsAre("precopy_round 3 slowed by 20"));
+  EXPECT_FALSE(source.state.stopped);
+  source.play(CancelRequested{});
+  source.done(record);
+  EXPECT_FALSE(settled(source.state));
+  source.done(resume_source);
+  EXPECT_TRUE(settled(source.state));
+}
+
 TEST(PlanSource, MakesAStandbyAfterTheFirstRoundAndSendsWhatWasWrittenMeanwhile) {
   SourceDrive source(MigrationOptions{.rounds_max = 3, .standby = true});
   source.to_precopy();

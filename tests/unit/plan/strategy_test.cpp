@@ -73,8 +73,45 @@ INSTANTIATE_TEST_SUITE_P(
              .link_bps = 10 * k100Mbit,
              .outlook =
                  Outlook{.left_now = 40'000, .left_next = 40'000, .next_pages = 48'000, .written_per_second = 9'000}},
+            RoundVerdict::no_gain},
+        Row{"ItWasSlowedDownNowAndSentWhatWasWrittenBefore",
+            {.round = 9,
+             .rounds_max = 4,
+             .pages_sent = 50'000,
+             .pages_before = 50'000,
+             .throttle_percent = 20,
+             .slowed_now = true},
+            RoundVerdict::another},
+        Row{"ItWasSlowedDownNowAndLittleWasSentAllTheSame",
+            {.round = 3, .rounds_max = 4, .pages_sent = 64, .throttle_percent = 20, .slowed_now = true},
+            RoundVerdict::small},
+        Row{"ItIsSlowedDownAndShrinksWhateverTheModelSays",
+            {.round = 4,
+             .rounds_max = 6,
+             .pages_sent = 30'000,
+             .pages_before = 50'000,
+             .link_bps = k100Mbit,
+             .outlook =
+                 Outlook{.left_now = 40'000, .left_next = 41'000, .next_pages = 48'000, .written_per_second = 9'000},
+             .throttle_percent = 20},
+            RoundVerdict::another},
+        Row{"ItIsSlowedDownAndDoesNotShrink",
+            {.round = 4, .rounds_max = 6, .pages_sent = 48'000, .pages_before = 50'000, .throttle_percent = 20},
             RoundVerdict::no_gain}),
     [](const auto& row) { return row.param.name; });
+
+TEST(RoundsEnd, AStepIsTakenOnlyWhereAnotherRoundGainsNothing) {
+  for (RoundVerdict verdict : {RoundVerdict::no_gain, RoundVerdict::outrun}) {
+    EXPECT_EQ(slow_down(verdict, 0), 20u);
+    EXPECT_EQ(slow_down(verdict, 20), 40u);
+    EXPECT_EQ(slow_down(verdict, 40), 60u);
+    EXPECT_EQ(slow_down(verdict, 60), 80u);
+    EXPECT_FALSE(slow_down(verdict, 80));
+  }
+  for (RoundVerdict verdict : {RoundVerdict::another, RoundVerdict::small, RoundVerdict::used_up}) {
+    EXPECT_FALSE(slow_down(verdict, 0)) << to_string(verdict);
+  }
+}
 
 // A workload that writes each of 50 000 pages, at random, at `writes` a second. How many rounds until pre-copy ends?
 unsigned rounds_of(double writes, uint64_t link_bps, RoundVerdict& verdict) {
@@ -148,6 +185,15 @@ TEST(Strategy, AutoSaysWhatIsLeftAndWhetherTheCommitWaits) {
               HasSubstr("pre-copy does not converge: 39.1 MiB/s of different pages are written, the link "
                         "carries 11.9 MiB/s"));
   EXPECT_THAT(choice.reason, HasSubstr("the commit waits until no more than 11.9 MiB are left, about 12.1 s"));
+}
+
+TEST(Strategy, ASlowdownIsSaid) {
+  EXPECT_EQ(explain_slowdown(20), "pre-copy does not converge: the workload is slowed down by 20 %");
+  RoundFacts facts{.round = 7, .pages_sent = 1000, .pages_before = 50'000, .link_bps = k100Mbit, .throttle_percent = 60};
+  facts.outlook = Outlook{.left_now = 40'000, .written_per_second = 10'000};  // of the time before
+  StrategyChoice choice = choose_strategy(Strategy::automatic, facts, RoundVerdict::small);
+  EXPECT_THAT(choice.reason, HasSubstr("round 7 had only 3.9 MiB to send; the workload was slowed down by up to 60 %"));
+  EXPECT_THAT(choice.reason, HasSubstr("3.9 MiB at most are left, within the bound"));
 }
 
 TEST(Strategy, WhatWasAskedForIsDone) {
