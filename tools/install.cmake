@@ -3,7 +3,7 @@
 # /usr/libexec/mose/mose-init, so that the prefix is /usr (the presets say so).
 configure_file(systemd/mosed.service.in ${CMAKE_CURRENT_BINARY_DIR}/mosed.service @ONLY)
 install(TARGETS mosed mose RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS mose-exec mose-holder mose-init mose-pager RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
+install(TARGETS mose-exec mose-holder mose-init mose-pager mose-throttle RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
 install(TARGETS mose-criu-preload LIBRARY DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/mose)
 # With / as its root a workload has this as well: its log is mounted there.
 install(DIRECTORY DESTINATION ${CMAKE_INSTALL_FULL_LOCALSTATEDIR}/log/mose-workload)

@@ -18,7 +18,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // mose-guardian shares its pager's descriptors, and counts them once more: it keeps them alive by itself.
-constexpr std::array<std::string_view, 4> kPrograms = {"mosed", "mose-pager", "mose-guardian", "mose-holder"};
+constexpr std::array<std::string_view, 5> kPrograms = {"mosed", "mose-pager", "mose-guardian", "mose-holder",
+                                                       "mose-throttle"};
 
 // In bytes, of a line like "VmRSS:	   12345 kB".
 std::optional<uint64_t> memory_line(const std::string& status, std::string_view label) {

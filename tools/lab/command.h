@@ -18,7 +18,7 @@ inline constexpr const char* kUsage =
     "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5] [--baseline stock-cold]\n"
     "                          [--rate N [--mix set|get|set:PERCENT] [--keys uniform|zipf[:THETA]]] [--set-size 1000]\n"
     "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit,rtt=10ms]\n"
-    "                          [--seed N] [--quiet 5500ms] [--json FILE]\n"
+    "                          [--auto-converge] [--seed N] [--quiet 5500ms] [--json FILE]\n"
     "                          [--keep] [--name LAB]\n";
 
 [[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);

@@ -16,12 +16,17 @@ constexpr int kExitRefused = 3;
 constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
 // The slowest move that is worth waiting for; one that takes longer has got stuck.
 constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
+constexpr Nanoseconds kConvergeBound = std::chrono::minutes(5);  // with up to eight rounds more
 
 // MOSE through its own command line, run in the node that has the workload: what an operator does.
 class MoseMover final : public Mover {
  public:
   MoseMover(const LabState& state, const CommandLine& line)
-      : state_(state), strategy_(line.strategy), tracker_(line.tracker), steer_(line.steer) {}
+      : state_(state),
+        strategy_(line.strategy),
+        tracker_(line.tracker),
+        steer_(line.steer),
+        auto_converge_(line.auto_converge) {}
 
   ~MoseMover() override {
     if (node_.empty()) return;
@@ -56,7 +61,8 @@ class MoseMover final : public Mover {
     if (tracker_ != "auto") words.insert(words.end(), {"--tracker", tracker_});
     // Generic or native is the node's matter.
     if (!steer_.empty()) words.insert(words.end(), {"--steer", steer_.starts_with("xdp") ? "xdp" : steer_});
-    auto ran = mose(from, words, kMigrateBound);
+    if (auto_converge_) words.emplace_back("--auto-converge");
+    auto ran = mose(from, words, auto_converge_ ? kConvergeBound : kMigrateBound);
     if (!ran) return without_report(from, to, "unknown", "mose migrate: " + ran.error().what);
     const ProgramResult& result = *ran;
     auto json = nlohmann::ordered_json::parse(result.out, nullptr, /*allow_exceptions=*/false);
@@ -103,6 +109,7 @@ class MoseMover final : public Mover {
 
   const LabState& state_;
   std::string strategy_, tracker_, steer_, node_;
+  bool auto_converge_;
 };
 
 }  // namespace

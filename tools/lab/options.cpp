@@ -26,7 +26,8 @@ const std::map<std::string, Values> kVerbs = {
     {"restart-agent", {"--name"}},
     {"run",
      {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
-      "--tracker", "--seed", "--quiet", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only"}},
+      "--tracker", "--seed", "--quiet", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only",
+      "--auto-converge"}},
 };
 
 template <typename T>
@@ -144,6 +145,7 @@ const std::map<std::string, Setter>& setters() {
 bool set_flag(const std::string& option, CommandLine& out) {
   if (option == "--keep") return out.keep = true;
   if (option == "--no-agents") return out.no_agents = true;
+  if (option == "--auto-converge") return out.auto_converge = true;
   if (option == "--baseline-only") return out.baseline_only = true;
   return false;
 }
@@ -199,6 +201,10 @@ Result<CommandLine> parse_command_line(const std::vector<std::string>& args) {
   }
   if (out.link_rtt_ms && out.steer.starts_with("xdp"))
     return fail("--steer " + out.steer + " needs a link without rtt=");
+  if (out.auto_converge) {
+    MOSE_ASSIGN(Strategy strategy, parse_strategy(out.strategy));
+    MOSE_TRY(may_converge(strategy));
+  }
   if (!out.rate && (out.mix != "set" || out.keys != "uniform"))
     return fail("--mix and --keys say nothing without --rate");
   return out;

@@ -28,6 +28,7 @@ struct CommandLine {
   std::string json_file;
   std::string strategy = "auto";
   std::string tracker = "auto";  // how written pages are found, as of `mose migrate`
+  bool auto_converge = false;
   std::string steer;  // tc, xdp or xdp-generic; empty: what nodes do by themselves
   std::vector<std::string> baselines;
   double megabytes = 200;

@@ -28,7 +28,8 @@ Json unknown_run() {
   out["phases_ms"] = nulls({"quiesce", "freeze", "scan", "dump", "transfer", "restore", "commit", "drain"});
   out["timeline"] = Json::array();
   out["total_ms"] = nullptr;
-  out["precopy"] = nulls({"rounds", "bytes", "pages", "ended", "link_mbit", "written_mbit", "forecast_left_pages"});
+  out["precopy"] = nulls({"rounds", "bytes", "pages", "ended", "link_mbit", "written_mbit", "forecast_left_pages",
+                          "throttle_percent", "throttled_ms"});
   out["precopy"]["windows"] = Json::array();
   out["lazy"] = nulls(
       {"pages", "pages_at_commit", "pages_at_commit_max", "faults", "fault_p50_us", "fault_p99_us", "complete_ms"});

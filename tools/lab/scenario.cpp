@@ -180,6 +180,7 @@ std::string command_text(const CommandLine& line) {
                     " --probes " + std::to_string(line.probes) + " --repeat " + std::to_string(line.repeat) + " --strategy " +
                     line.strategy + " --seed " + std::to_string(line.seed);
   if (line.tracker != "auto") out += " --tracker " + line.tracker;
+  if (line.auto_converge) out += " --auto-converge";
   if (!line.steer.empty()) out += " --steer " + line.steer;
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));

@@ -119,6 +119,8 @@ class Grammar {
                                              "such as 500mbit");
     migrate.add_option_function<std::string>("--max-stall", into(command_.max_stall, parse_duration), "such as 10ms");
     migrate.add_option("--rounds", command_.rounds_max, "at most so many pre-copy rounds")->check(CLI::Range(1, 64));
+    migrate.add_flag("--auto-converge", command_.auto_converge,
+                     "slow the workload down, in steps of 20 % to 80 %, where pre-copy does not converge (default: never)");
     migrate.add_option("--standby", command_.standby, "auto (default: a tree built ahead at the destination, for one short pause more) or never")
         ->check(CLI::IsMember({"auto", "never"}));
     migrate.add_option_function<std::string>(
@@ -269,6 +271,9 @@ Parsed parse_command_line(const std::vector<std::string>& arguments) {
   if (command.verb != Verb::run && !behind.empty()) return usage("only run takes a command after --");
   if (command.verb == Verb::run && behind.empty())
     return usage("a command is missing: mose run NAME --address A -- CMD");
+  if (auto strategy = parse_strategy(command.strategy); strategy && command.auto_converge) {
+    if (auto may = may_converge(*strategy); !may) return usage(may.error().what);
+  }
   command.command = std::move(behind);
   return {command, 0, "", ""};
 }

@@ -55,6 +55,7 @@ struct Command {
   uint64_t max_bandwidth_bps = 0;
   unsigned rounds_max = 0;
   std::string standby;
+  bool auto_converge = false;
   bool dry_run = false, detach = false;
   // status, events
   bool watch = false;

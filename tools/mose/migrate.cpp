@@ -46,6 +46,7 @@ Request make_request(const Command& command) {
   migrate.set_max_bandwidth_bps(command.max_bandwidth_bps);
   migrate.set_rounds_max(command.rounds_max);
   migrate.set_standby(command.standby);
+  migrate.set_auto_converge(command.auto_converge);
   migrate.set_dry_run(command.dry_run);
   migrate.set_detach(command.detach);
   return request;

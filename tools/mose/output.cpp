@@ -370,6 +370,13 @@ std::string show_bulk(const json& bulk) {
   return out + "\n";
 }
 
+std::string show_precopy(const json& precopy) {
+  auto percent = precopy.find("throttle_percent");
+  if (percent == precopy.end() || !percent->is_number()) return "";
+  return fmt::format("  slowed    by up to {} % in pre-copy ({} rounds), where it stood still for {} in all\n",
+                     percent->get<uint64_t>(), count_of(precopy, "rounds"), milliseconds_of(precopy, "throttled_ms"));
+}
+
 }  // namespace
 
 std::string show_report(const std::string& text, bool as_json) {
@@ -390,6 +397,7 @@ std::string show_report(const std::string& text, bool as_json) {
     }
     if (!listed.empty()) out += "  phases   " + listed + " ms\n";
   }
+  if (auto precopy = report.find("precopy"); precopy != report.end() && precopy->is_object()) out += show_precopy(*precopy);
   if (auto bulk = report.find("bulk"); bulk != report.end() && bulk->is_object()) out += show_bulk(*bulk);
   return out;
 }

@@ -18,8 +18,10 @@ target_sources(mose_agent PRIVATE
   source_host.cpp
   source_memory.cpp
   source_migration.cpp
+  source_rounds.cpp
   source_standby.cpp
   steer_requests.cpp
+  throttle.cpp
   wire_messages.cpp
   write_watch.cpp)
 target_link_libraries(mose_agent

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "agent/control_frames.h"
+#include "agent/throttle.h"
 #include "agent/version.h"
 #include "base/log.h"
 #include "mose/control/control.pb.h"
@@ -153,6 +154,11 @@ Answer<MigrationOptions> options_of(const control::v1::Migrate& request) {
     return refuse(fmt::format("standby \"{}\" is not known; use auto or never", request.standby()), 2);
   }
   options.standby = request.standby() != "never";
+  if (request.auto_converge()) {
+    if (auto may = may_converge(*strategy); !may) return refuse(may.error().what, 2);
+    if (auto can = can_throttle(); !can) return refuse(can.error().what);
+    options.auto_converge = true;
+  }
   return options;
 }
 

@@ -128,6 +128,7 @@ Result<PreparePayload> SourceHost::inspect() {
   }
   MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   MOSE_TRY(check_prepare(payload));
+  may_be_held_ = false;
   return payload;
 }
 
@@ -174,8 +175,24 @@ Status SourceHost::note_stopped() {
   return {};
 }
 
+Result<ProcessHandle> SourceHost::slow_down(unsigned percent) { return throttle_.set(percent); }
+
+void SourceHost::throttle_died() {
+  if (auto lifted = throttle_.lift_dead(); !lifted) {
+    log::error("the workload may stand still", {{"workload", spec_.name}, {"reason", lifted.error().what}});
+  }
+}
+
+Status SourceHost::full_speed() {
+  auto lifted = throttle_.lift();
+  std::lock_guard lock(results_mutex_);
+  throttled_ = throttle_.stood_still();
+  return lifted;
+}
+
 Status SourceHost::arm_dump() {
   Timeline::Span span(timeline_, "arm");
+  may_be_held_ = true;
   MigrationPaths paths = migration_paths(config_, id_);
   std::error_code error;
   std::filesystem::create_directories(paths.dir, error);
@@ -218,6 +235,8 @@ Status SourceHost::arm_dump() {
 
 Status SourceHost::quiesce() {
   Timeline::Span span(timeline_, "quiesce");
+  // It has to accept what waits. And what slows it down must have gone before the freeze, which its thaw would undo.
+  MOSE_TRY(full_speed());
   // A handshake that passed before new connections were held may wait in front of the stack still, where no listen queue shows it.
   auto taken = wait_receive_backlog(kBacklogBound);
   if (!taken || !*taken) log::info("handshakes may still be on their way into the workload", {{"workload", spec_.name}});
@@ -379,9 +398,12 @@ Status SourceHost::adopt_queue() {
 }
 
 Status SourceHost::resume() {
+  MOSE_TRY(full_speed());
   set_dump({});  // a CRIU that is still there gives up and cleans the tasks up
   if (!tree_alive()) return remove_rest(LeftNetwork::ends);
   if (!init_) return fail(fmt::format("the first process of {} has ended, and others are left in {}", spec_.name, workload_paths(config_, spec_.name).cgroup));
+  // Nothing was held or stopped; what a signal of others has stopped stays so.
+  if (!may_be_held_) return {};
   return resume_tree();
 }
 
@@ -519,6 +541,11 @@ std::map<SpaceId, PageSet> SourceHost::lazy_areas() const {
 PacketCounts SourceHost::packets() const {
   std::lock_guard lock(results_mutex_);
   return packets_;
+}
+
+std::optional<Nanoseconds> SourceHost::throttled() const {
+  std::lock_guard lock(results_mutex_);
+  return throttled_;
 }
 
 void SourceHost::count_packets() {

@@ -13,6 +13,7 @@
 #include "agent/config.h"
 #include "agent/left_network.h"
 #include "agent/node_uplink.h"
+#include "agent/throttle.h"
 #include "agent/timeline.h"
 #include "agent/wire_messages.h"
 #include "handover/hold_queue.h"
@@ -52,11 +53,16 @@ class SourceHost {
   };
   [[nodiscard]] StandbyDump dump_for_standby();
 
+  // The workload is slowed down until quiesce() or resume(). A handle of what does it: when that ends by itself, call
+  // throttle_died(), or the workload may stand still.
+  [[nodiscard]] Result<ProcessHandle> slow_down(unsigned percent);
+  void throttle_died();
+
   // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists and new connections
   // wait in it.
   [[nodiscard]] Status arm_dump();
-  // Until nothing waits in the workload's listen queues, at most for a bound. Fails when connections stay that nobody
-  // accepts: they cannot be moved and would be reset.
+  // The workload runs at full speed, and what slowed it down has gone. Then until nothing waits in its listen queues, at
+  // most for a bound. Fails when connections stay that nobody accepts: they cannot be moved and would be reset.
   [[nodiscard]] Status quiesce();
   // Ingress held, then the cgroup frozen.
   [[nodiscard]] Status freeze();
@@ -86,6 +92,8 @@ class SourceHost {
   [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }
   // As they were when the last step that moves packets ended. Any thread.
   [[nodiscard]] PacketCounts packets() const;
+  // For how long it stood still because of slow_down(), once that is over; nothing: it cannot be said. Any thread.
+  [[nodiscard]] std::optional<Nanoseconds> throttled() const;
   // Stragglers are, or were, redirected at XDP. Any thread.
   [[nodiscard]] bool at_xdp() const { return at_xdp_; }
 
@@ -94,6 +102,7 @@ class SourceHost {
   [[nodiscard]] Status check_uplink() const;
   [[nodiscard]] Status adopt_queue();
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
+  [[nodiscard]] Status full_speed();
   [[nodiscard]] Status note_stopped();
   [[nodiscard]] Status check_untraced();
   [[nodiscard]] Status dump_tree();
@@ -116,6 +125,8 @@ class SourceHost {
   std::string peer_;
   Timeline& timeline_;
   Cgroup cgroup_;
+  Throttle throttle_{cgroup_};
+  bool may_be_held_ = true;  // not between inspect() and arm_dump(): slowing it down is all that was done to it
   Fd netns_, images_dir_;
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> ingress_queue_;
@@ -133,6 +144,7 @@ class SourceHost {
   mutable std::mutex results_mutex_;   // guards what other threads read
   std::map<SpaceId, PageSet> lazy_areas_;
   PacketCounts packets_;
+  std::optional<Nanoseconds> throttled_;
 };
 
 }  // namespace mose::agent

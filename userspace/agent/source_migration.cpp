@@ -100,6 +100,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
 SourceMigration::~SourceMigration() {
   context_.core.loop.cancel(retry_timer_);
   context_.core.loop.cancel(standby_timer_);
+  unwatch_throttle();
   memory_->cancel();
   host_->break_dump();
 }
@@ -167,7 +168,7 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::send:
       return send(action);
     case SourceActionKind::precopy_round:
-      return precopy_round(action.round);
+      return precopy_round(action);
     case SourceActionKind::make_standby:
       return make_standby();
     case SourceActionKind::arm_dump:
@@ -393,19 +394,6 @@ void SourceMigration::send(const plan::SourceAction& action) {
   post_([this] { done(SourceActionKind::send, {}); });
 }
 
-void SourceMigration::precopy_round(unsigned number) {
-  const bool last = plan::may_be_last(number, options_.rounds_max, prepare_ ? prepare_->memory_bytes / kPageSize : 0);
-  memory_lane_.run([this, number, last] { return memory_->round(number, last); },
-                   [this](Result<plan::RoundStats> stats) {
-                     if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
-                     bytes_done_ += stats->bytes_sent;
-                     if (stats->bytes_sent > 0) {
-                       nanoseconds_per_byte_ = static_cast<double>(stats->duration.count()) / static_cast<double>(stats->bytes_sent);
-                     }
-                     done(SourceActionKind::precopy_round, {}, *stats);
-                   });
-}
-
 void SourceMigration::dump() {
   criu_lane_.run(
       [this]() -> Result<std::string> {
@@ -555,6 +543,7 @@ MigrationProgress SourceMigration::progress() const {
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
   if (trouble_) out.phase += ": " + trouble_->reason + "; it is tried again";
   if (state.rounds_ended != plan::RoundVerdict::another) out.note = state.strategy_reason;
+  else if (state.throttle_percent != 0) out.note = plan::explain_slowdown(state.throttle_percent);
   return out;
 }
 
@@ -602,6 +591,10 @@ void SourceMigration::add_measured(Report& report) const {
   report.precopy.bytes = totals.bytes;
   report.precopy.pages = totals.pages;
   if (totals.rounds != 0) report.precopy.ended = plan::to_string(state.rounds_ended);
+  if (state.throttle_percent != 0) {
+    report.precopy.throttle_percent = state.throttle_percent;
+    if (auto stood_still = host_->throttled()) report.precopy.throttled_ms = to_ms(*stood_still);
+  }
   if (totals.link_bps != 0) report.precopy.link_mbit = static_cast<double>(totals.link_bps) / 1e6;
   if (state.outlook) {
     report.precopy.written_mbit = state.outlook->written_per_second * kPageSize * 8 / 1e6;

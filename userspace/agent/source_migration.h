@@ -74,7 +74,11 @@ class SourceMigration {
   void record(plan::Record record);
   void connect();
   void send(const plan::SourceAction& action);
-  void precopy_round(unsigned number);
+  // source_rounds.cpp
+  void precopy_round(const plan::SourceAction& action);
+  void send_round(unsigned number);
+  void watch_throttle(ProcessHandle process);
+  void unwatch_throttle();
   // source_standby.cpp
   void make_standby();
   void standby_ended(const std::string& problem);
@@ -115,6 +119,7 @@ class SourceMigration {
   std::shared_ptr<const ProcessHandle> init_;
   std::unique_ptr<SourceHost> host_;
   std::unique_ptr<SourceMemory> memory_;
+  ProcessHandle throttle_;  // what slows the workload down; watched while it is valid
   std::unique_ptr<PeerConnection> connection_;
   std::optional<PreparePayload> prepare_;
   std::optional<std::string> images_;  // IMAGES, encoded

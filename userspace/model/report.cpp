@@ -106,6 +106,8 @@ void visit(Visitor v, R& r) {
     o.field("link_mbit", r.precopy.link_mbit);
     o.field("written_mbit", r.precopy.written_mbit);
     o.field("forecast_left_pages", r.precopy.forecast_left_pages);
+    o.field("throttle_percent", r.precopy.throttle_percent);
+    o.field("throttled_ms", r.precopy.throttled_ms);
     o.list("windows", r.precopy.windows, [](auto w, auto& window) {
       w.field("round", window.round);
       w.field("window_ms", window.window_ms);

@@ -59,6 +59,8 @@ struct Report {
     std::string ended;  // plan::RoundVerdict
     // What the link carried, what was written, and how much would be left, as known at the end of the last round.
     std::optional<double> link_mbit, written_mbit, forecast_left_pages;
+    std::optional<uint64_t> throttle_percent;  // by which the workload was slowed down at the most
+    std::optional<double> throttled_ms;        // for which it stood still for that
     std::vector<DirtyWindow> windows;
   } precopy;
   struct {

@@ -43,7 +43,7 @@ TEST_F(Installed, EveryHelperThatTheBuildHasIsThere) {
     if (item.path().filename() == "root-devices") continue;  // a script, not built
     EXPECT_TRUE(fs::exists(fs::path(MOSE_BUILD) / "bin" / item.path().filename())) << item.path();
   }
-  for (const char* name : {"mose-exec", "mose-holder", "mose-init", "mose-pager", "libmose-criu-preload.so"}) {
+  for (const char* name : {"mose-exec", "mose-holder", "mose-init", "mose-pager", "mose-throttle", "libmose-criu-preload.so"}) {
     EXPECT_TRUE(fs::exists(fs::path(place()) / "usr/libexec/mose" / name)) << name;
   }
 }

@@ -45,6 +45,15 @@ TEST(CommandLine, MigrateTakesItsTargets) {
   EXPECT_TRUE(command.detach);
 }
 
+TEST(CommandLine, NobodyIsSlowedDownUnlessAskedFor) {
+  EXPECT_FALSE(parse_command_line({"migrate", "redis", "--to", "b"}).command->auto_converge);
+  for (const char* strategy : {"auto", "precopy", "hybrid"}) {
+    auto parsed = parse_command_line({"migrate", "redis", "--to", "b", "--auto-converge", "--strategy", strategy});
+    ASSERT_TRUE(parsed.command) << parsed.error;
+    EXPECT_TRUE(parsed.command->auto_converge);
+  }
+}
+
 TEST(CommandLine, EventsAreFollowedWithoutAFlagAsWell) {
   EXPECT_TRUE(parse_command_line({"events"}).command);
   EXPECT_TRUE(parse_command_line({"events", "--follow"}).command);
@@ -109,6 +118,12 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
         Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
         Usage{"MigrateBadTracker", {"migrate", "x", "--to", "b", "--tracker", "mmu"}, "auto, wp, hash or soft-dirty"},
+        Usage{"MigrateColdAndSlowedDown",
+              {"migrate", "x", "--to", "b", "--strategy", "cold", "--auto-converge"},
+              "strategy cold sends nothing while the workload runs"},
+        Usage{"MigratePostcopyAndSlowedDown",
+              {"migrate", "x", "--to", "b", "--auto-converge", "--strategy", "postcopy"},
+              "leave --auto-converge out"},
         Usage{"CheckWithoutNode", {"check", "x"}, "--to"},
         Usage{"CheckWithoutWorkload", {"check", "--to", "b"}, "workload"},
         Usage{"ShowWithoutId", {"show"}, "id is required"},
@@ -154,9 +169,16 @@ TEST(Output, AReportIsShownForPeopleAndGivenAsItIs) {
   EXPECT_THAT(shown, HasSubstr("downtime  41.3 ms"));
   EXPECT_THAT(shown, HasSubstr("total     -"));
   EXPECT_THAT(shown, HasSubstr("phases    freeze 0.4 ms"));
+  EXPECT_THAT(shown, testing::Not(HasSubstr("slowed")));
   EXPECT_THAT(show_report(report, true), HasSubstr("\"total_ms\":null"));
   EXPECT_EQ(show_history("[]", false), "no migration has finished here\n");
   EXPECT_THAT(show_history("[" + report + "]", false), HasSubstr("00112233  redis"));
+}
+
+TEST(Output, AReportSaysThatTheWorkloadWasSlowedDown) {
+  EXPECT_THAT(show_report(R"({"precopy":{"rounds":7,"throttle_percent":40,"throttled_ms":812.51}})", false),
+              HasSubstr("slowed    by up to 40 % in pre-copy (7 rounds), where it stood still for 812.5 ms in all\n"));
+  EXPECT_THAT(show_report(R"({"precopy":{"rounds":7,"throttle_percent":null}})", false), testing::Not(HasSubstr("slowed")));
 }
 
 }  // namespace

@@ -64,6 +64,13 @@ TEST(LabOptions, TheTrackerIsTheAgentsChoiceUnlessSaid) {
   }
 }
 
+TEST(LabOptions, NobodyIsSlowedDownUnlessAskedFor) {
+  EXPECT_FALSE(parse_command_line({"run", "redis"})->auto_converge);
+  auto line = parse_command_line({"run", "redis", "--auto-converge", "--strategy", "precopy"});
+  ASSERT_TRUE(line) << line.error().what;
+  EXPECT_TRUE(line->auto_converge);
+}
+
 TEST(LabOptions, AStrategyThatDoesNotExistIsRefusedBeforeThereIsALab) {
   for (const char* strategy : {"auto", "cold", "precopy", "postcopy", "hybrid"}) {
     auto line = parse_command_line({"run", "redis", "--strategy", strategy});
@@ -100,6 +107,9 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
       {{"down", "--steer", "xdp"}, "--steer"},
       {{"run", "redis", "--tracker", "mmu"}, "mmu"},
       {{"up", "--tracker", "wp"}, "--tracker"},
+      {{"up", "--auto-converge"}, "--auto-converge"},
+      {{"run", "redis", "--auto-converge", "--strategy", "cold"}, "--auto-converge"},
+      {{"run", "redis", "--strategy", "postcopy", "--auto-converge"}, "postcopy"},
       {{"run", "redis", "--link", "rtt=0.01ms"}, "rtt"},
       {{"run", "redis", "--link", "rtt=soon"}, "--link"},
       {{"run", "redis", "--link", "rtt=1ms", "--steer", "xdp"}, "rtt"},

@@ -34,6 +34,8 @@ Report full() {
                .link_mbit = 940.5,
                .written_mbit = 3,
                .forecast_left_pages = 17,
+               .throttle_percent = 40,
+               .throttled_ms = 812.5,
                .windows = {}};
   r.precopy.windows = {{.round = 2, .pages = 900, .window_ms = 120.5},
                        {.round = 3, .pages = 0, .window_ms = 40, .forecast_pages = 3.5}};

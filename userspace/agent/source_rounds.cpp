@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+// The source's pre-copy rounds, and what slows the workload down in them.
+#include <sys/epoll.h>
+
+#include "agent/source_migration.h"
+#include "base/log.h"
+
+namespace mose::agent {
+namespace {
+
+using plan::SourceActionKind;
+
+}  // namespace
+
+// On the lane of quiesce and resume, which lift it, so that none of them comes between.
+void SourceMigration::precopy_round(const plan::SourceAction& action) {
+  if (action.throttle_percent == 0) return send_round(action.round);
+  criu_lane_.run([this, percent = action.throttle_percent] { return host_->slow_down(percent); },
+                 [this, number = action.round](Result<ProcessHandle> throttle) {
+                   if (!throttle) return done(SourceActionKind::precopy_round, std::unexpected(throttle.error()));
+                   watch_throttle(std::move(*throttle));
+                   send_round(number);
+                 });
+}
+
+// One that is killed in a frozen slice leaves the workload frozen, and a round may take minutes.
+void SourceMigration::watch_throttle(ProcessHandle process) {
+  unwatch_throttle();
+  throttle_ = std::move(process);
+  auto watched = context_.core.loop.watch(throttle_.fd(), EPOLLIN, [this](uint32_t) {
+    unwatch_throttle();
+    criu_lane_.submit([this] { host_->throttle_died(); });  // not where it was lifted
+  });
+  if (!watched) log::warn("what slows a workload down is not watched", {{"workload", spec_.name}, {"reason", watched.error().what}});
+}
+
+void SourceMigration::unwatch_throttle() {
+  if (throttle_) context_.core.loop.unwatch(throttle_.fd());
+  throttle_ = {};
+}
+
+void SourceMigration::send_round(unsigned number) {
+  const bool last = plan::may_be_last(number, options_.rounds_max, prepare_ ? prepare_->memory_bytes / kPageSize : 0);
+  memory_lane_.run([this, number, last] { return memory_->round(number, last); },
+                   [this](Result<plan::RoundStats> stats) {
+                     if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
+                     bytes_done_ += stats->bytes_sent;
+                     if (stats->bytes_sent > 0) {
+                       nanoseconds_per_byte_ = static_cast<double>(stats->duration.count()) / static_cast<double>(stats->bytes_sent);
+                     }
+                     done(SourceActionKind::precopy_round, {}, *stats);
+                   });
+}
+
+}  // namespace mose::agent
