@@ -16,7 +16,6 @@ constexpr int kExitRefused = 3;
 constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
 // The slowest move that is worth waiting for; one that takes longer has got stuck.
 constexpr Nanoseconds kMigrateBound = std::chrono::minutes(2);
-constexpr Nanoseconds kConvergeBound = std::chrono::minutes(5);  // with up to eight rounds more
 
 // MOSE through its own command line, run in the node that has the workload: what an operator does.
 class MoseMover final : public Mover {
@@ -62,7 +61,7 @@ class MoseMover final : public Mover {
     // Generic or native is the node's matter.
     if (!steer_.empty()) words.insert(words.end(), {"--steer", steer_.starts_with("xdp") ? "xdp" : steer_});
     if (auto_converge_) words.emplace_back("--auto-converge");
-    auto ran = mose(from, words, auto_converge_ ? kConvergeBound : kMigrateBound);
+    auto ran = mose(from, words, kMigrateBound);
     if (!ran) return without_report(from, to, "unknown", "mose migrate: " + ran.error().what);
     const ProgramResult& result = *ran;
     auto json = nlohmann::ordered_json::parse(result.out, nullptr, /*allow_exceptions=*/false);
