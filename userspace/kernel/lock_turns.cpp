@@ -8,6 +8,7 @@ namespace mose {
 namespace {
 
 constexpr auto kTurn = std::chrono::microseconds(100);
+constexpr auto kHeldMax = std::chrono::microseconds(100);
 
 }  // namespace
 
@@ -19,10 +20,15 @@ Unpreempted::Unpreempted() {
 }
 
 Unpreempted::~Unpreempted() {
-  if (policy_ >= 0) static_cast<void>(sched_setscheduler(0, policy_, &before_));
+  if (policy_ < 0 || sched_setscheduler(0, policy_, &before_) == 0) return;
+  // Without CAP_SYS_NICE that flag cannot be taken off again.
+  static_cast<void>(sched_setscheduler(0, policy_ | SCHED_RESET_ON_FORK, &before_));
 }
 
-void let_others_lock() {
+void LockTurns::held(Nanoseconds time) {
+  since_pause_ += time;
+  if (since_pause_ < kHeldMax) return;
+  since_pause_ = {};
   std::this_thread::sleep_for(kTurn);
 }
 

@@ -3,6 +3,8 @@
 
 #include <sched.h>
 
+#include "base/clock.h"
+
 // Manners for who locks another process's address space again and again: its threads wait for that lock when they map
 // or unmap.
 namespace mose {
@@ -21,7 +23,14 @@ class Unpreempted {
   sched_param before_{};
 };
 
-// Between two steps: who takes the lock again at once is faster than a waiter wakes up.
-void let_others_lock();
+// Pauses between steps: who takes the lock again at once is faster than a waiter wakes up.
+class LockTurns {
+ public:
+  // A step has held the lock for at most so long. Returns after a pause when it is time for one.
+  void held(Nanoseconds time);
+
+ private:
+  Nanoseconds since_pause_{0};
+};
 
 }  // namespace mose

@@ -35,7 +35,7 @@ class Pagemap {
   };
   [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
   // Protects what is `written` in `areas`, atomically with finding out: a page written after that is `written` again.
-  // Always in small steps. Gives the pages.
+  // Always at the gentle pace. Gives the pages.
   [[nodiscard]] Result<PageSet> protect(const PageSet& areas) const;
 
  private:

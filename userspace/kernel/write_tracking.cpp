@@ -184,17 +184,20 @@ void WriteTracking::end() {
   (void)close_copies();
   const std::vector<PageRun> steps = steps_of(pid_);
   const Unpreempted unpreempted;
-  for (const PageRun& run : steps) {
+  LockTurns turns;
+  auto each_step = [&](auto take_off) {
+    for (const PageRun& run : steps) {
+      const Timestamp start = now();
+      if (take_off(uffd_range(run)) != 0 && errno == ESRCH) return;
+      turns.held(now() - start);
+    }
+  };
+  each_step([&](uffdio_range range) {
     uffdio_writeprotect request{};
-    request.range = uffd_range(run);
-    if (ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request) != 0 && errno == ESRCH) break;
-    let_others_lock();
-  }
-  for (const PageRun& run : steps) {
-    uffdio_range range = uffd_range(run);
-    if (ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range) != 0 && errno == ESRCH) break;
-    let_others_lock();
-  }
+    request.range = range;
+    return ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request);
+  });
+  each_step([&](uffdio_range range) { return ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range); });
   uffd_.reset();
 }
 

@@ -202,6 +202,11 @@ Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bo
   populated.areas = lazy_pages(populated.vmas);
   if (populated.areas.empty() || !with_pages) return populated;
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, pace));
+  if (pace == ScanPace::gentle) {
+    MOSE_ASSIGN(populated.pages, pagemap.populated(populated.areas));
+    return populated;
+  }
+  // One call for everything, and what lies between the regions.
   uint64_t first = populated.areas.runs().front().first;
   MOSE_ASSIGN(PageSet present, pagemap.populated({first, populated.areas.runs().back().end() - first}));
   populated.pages = present.intersect(populated.areas);
