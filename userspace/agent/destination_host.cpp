@@ -85,6 +85,8 @@ Status DestinationHost::check() {
   MOSE_TRY(check_space(config_.node.runtime_dir, kImagesSpaceMin));
   MOSE_ASSIGN(uint64_t available, available_memory());
   MOSE_TRY(check_memory(available, payload_.memory_bytes));
+  // The source's word is an estimate: what processes share counts for each of them.
+  reserve_max_ = available / 4;
   if (uint64_t most = config_.limits.store_bytes_max; most != 0 && payload_.memory_bytes > most) {
     return fail(fmt::format("the workload has {} of memory and limits.store_bytes_max allows {} here", format_bytes(payload_.memory_bytes),
                             format_bytes(most)));
@@ -136,7 +138,7 @@ restore::PagerLaunch DestinationHost::pager_launch() const {
   launch.cgroup = workload_paths(config_, payload_.spec.name).cgroup;
   launch.log = paths.pager_log;
   launch.store_bytes_max = config_.limits.store_bytes_max;
-  launch.reserve_bytes = payload_.memory_bytes;  // there is room for it: see above
+  launch.reserve_bytes = std::min(payload_.memory_bytes, reserve_max_);
   return launch;
 }
 
@@ -236,12 +238,13 @@ Result<PreparedPayload> DestinationHost::prepare() {
   rollback.push([this] { (void)cgroup_.remove(kExitBound); });
 
   // Early: it takes memory for the pages while the network is made.
-  MOSE_TRY(start_pager());
   rollback.push([this, socket = paths.pager_socket] {
     (void)end_pager(socket, kExitBound);
+    if (!pager_) return;
     (void)pager_.signal(SIGKILL);
     (void)pager_.reap(kExitBound);
   });
+  MOSE_TRY(start_pager());
 
   auto net = network_config(config_, spec);
   net.mtu = payload_.mtu;

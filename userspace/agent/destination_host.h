@@ -106,6 +106,7 @@ class DestinationHost {
   Fd netns_, ipcns_, utsns_, images_dir_;
   restore::ImageSet early_images_;  // what the standby was made from
   ProcessHandle pager_;
+  uint64_t reserve_max_ = 0;  // memory that its page store may take before pages come
   std::optional<handover::WorkloadNetwork> network_;
   std::optional<handover::HoldQueue> egress_queue_;
   // Closing a packet socket takes the kernel a grace period (10 ms): it stays open until the migration is over.

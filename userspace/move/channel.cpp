@@ -206,6 +206,7 @@ Result<std::vector<std::byte>> Channel::receive_payload(const wire::FrameHeader&
     payload.resize(at + piece);
     MOSE_TRY(receive_into(payload.data() + at, piece));
   }
+  wake_at(1);  // the socket may go to somebody else
   if (checksum(payload) != header.checksum) {
     return fail(std::string(to_string(static_cast<wire::FrameType>(header.type))) + " frame with a wrong checksum");
   }

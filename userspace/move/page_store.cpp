@@ -8,9 +8,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "kernel/memory_file.h"
 #include "move/codec.h"
 
@@ -23,6 +26,7 @@ constexpr uint64_t kIndexHeaderBytes = 4096;
 // Memory is taken in pieces of this size, populated at once: a page fault per page costs ten times more.
 constexpr uint64_t kGrowSlots = 2048;
 constexpr uint64_t kSlotsMax = 1ull << 31;  // 8 TiB
+constexpr auto kReservePause = std::chrono::microseconds(50);
 
 // Values of a space's table.
 using Slots = PageTable<uint32_t>;
@@ -116,7 +120,10 @@ Result<std::unique_ptr<PageStore>> PageStore::create(const MigrationId& migratio
   std::unique_ptr<PageStore> store(new PageStore);
   // Where there is no such file small pages do, more slowly.
   auto data = huge_memory_file("mose-store-data");
-  if (!data) data = make_memfd("mose-store-data");
+  if (!data) {
+    log::info("the page store has small pages", {{"reason", data.error().what}});
+    data = make_memfd("mose-store-data");
+  }
   MOSE_ASSIGN(store->fds_.data, std::move(data));
   MOSE_ASSIGN(store->fds_.index, make_memfd("mose-store-index"));
   MOSE_ASSIGN(store->fds_.map, make_memfd("mose-store-map"));
@@ -168,7 +175,8 @@ Status PageStore::load() {
   }
   MOSE_ASSIGN(uint64_t data_size, file_size(fds_.data.get()));
   const uint64_t slots = std::min(data_size / kPageSize, slots_max_);
-  slots_backed_ = slots_next_ = slots;
+  slots_backed_ = slots;
+  slots_next_ = slots;
   uint64_t expected = 0;
   for (const auto& [id, space] : spaces_) expected += space->present.pages();
   uint64_t found = 0;
@@ -193,25 +201,31 @@ Status PageStore::load() {
 
 // Memory behind the first `slots` slots.
 Status PageStore::ensure_backed(uint64_t slots) {
+  if (slots <= slots_backed_.load(std::memory_order_acquire)) return {};
+  backing_waiters_.fetch_add(1);
   std::lock_guard lock(backing_mutex_);
-  while (slots_backed_ < slots) {
-    uint64_t grown = std::min(slots_backed_ + kGrowSlots, slots_max_);
-    const uint64_t at = slots_backed_ * kPageSize;
-    const uint64_t bytes = (grown - slots_backed_) * kPageSize;
+  backing_waiters_.fetch_sub(1);
+  while (slots_backed_.load() < slots) {
+    const uint64_t backed = slots_backed_.load();
+    uint64_t grown = std::min(backed + kGrowSlots, slots_max_);
+    const uint64_t at = backed * kPageSize;
+    const uint64_t bytes = (grown - backed) * kPageSize;
     // Allocating first makes a lack of memory an error here instead of a SIGBUS later, and populating 15 % cheaper.
     if (fallocate(fds_.data.get(), 0, static_cast<off_t>(at), static_cast<off_t>(bytes)) != 0 ||
         madvise(data_ + at, bytes, MADV_POPULATE_WRITE) != 0) {
       return fail_errno("no memory for the page store");
     }
-    slots_backed_ = grown;
+    slots_backed_.store(grown, std::memory_order_release);
   }
   return {};
 }
 
 Status PageStore::reserve(uint64_t bytes, const std::stop_token& stop) {
   const uint64_t wanted = std::min(bytes / kPageSize, slots_max_);
-  // Step by step, so that a receiver that needs its next piece waits for one step only.
-  for (uint64_t slots = kGrowSlots; slots <= wanted; slots += kGrowSlots) {
+  // Step by step, so that a receiver that needs its next piece waits for one step only. A mutex alone would not see to that:
+  // who takes it again at once is faster than a waiter wakes up.
+  for (uint64_t slots = kGrowSlots; slots <= wanted && !sealed(); slots += kGrowSlots) {
+    while (backing_waiters_.load() != 0) std::this_thread::sleep_for(kReservePause);
     if (stop.stop_requested()) return fail_errno("reserving memory", ECANCELED);
     MOSE_TRY(ensure_backed(slots));
   }

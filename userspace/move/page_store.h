@@ -140,7 +140,8 @@ class PageStore {
   uint64_t slots_max_ = 0;
   mutable std::mutex mutex_;                          // the maps below
   std::mutex backing_mutex_;                          // populating memory takes milliseconds: never under mutex_
-  uint64_t slots_backed_ = 0;                         // under backing_mutex_
+  std::atomic<uint64_t> slots_backed_{0};             // grows under backing_mutex_
+  std::atomic<unsigned> backing_waiters_{0};          // who needs memory now: reserve() lets them pass
   uint64_t slots_next_ = 0;                           // never used yet
   PageSet free_;                                      // slots given back
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;  // unchanged once sealed

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <thread>
 
 #include "move/codec.h"
 #include "stream.h"
@@ -178,6 +179,19 @@ TEST_F(Store, ReservedMemoryIsNotUsedMemory) {
   put({{100, 4}}, 1);
   ASSERT_TRUE(seal({pages({{100, 4}}, {})}));
   EXPECT_EQ(value_at(103), 1);
+}
+
+TEST_F(Store, TakesPagesWhileMemoryIsReserved) {
+  make(4ull << 30);
+  Status reserved;
+  std::jthread reserving([&](const std::stop_token& stop) { reserved = store_->reserve(4ull << 30, stop); });
+  for (uint64_t first = 0; first < 16384; first += 256) put({{first, 256}}, 1);
+  reserving.request_stop();
+  reserving.join();
+  ASSERT_FALSE(reserved) << "the pages have waited for all of it";
+  EXPECT_EQ(reserved.error().code, ECANCELED);
+  ASSERT_TRUE(seal({pages({{0, 16384}}, {})}));
+  EXPECT_EQ(value_at(16383), 1);
 }
 
 class AdoptedStore : public Store {
