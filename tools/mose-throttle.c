@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -148,7 +149,11 @@ static void catch_signals(void)
 
 int main(void)
 {
+	/* It sleeps nearly always; late for a thaw it would keep the group still for longer than was asked for. */
+	const struct sched_param first = { .sched_priority = 1 };
 	bool obeyed;
+
+	(void)sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &first);
 
 	catch_signals();
 	freezer = openat(GROUP, "cgroup.freeze", O_WRONLY | O_CLOEXEC);

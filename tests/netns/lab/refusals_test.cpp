@@ -268,7 +268,8 @@ class Refusals : public ::testing::Test {
   void expect_debugger_seen(int pid_namespace, const std::string& sentence) {
     SCOPED_TRACE(sentence);
     ProgramResult moved;
-    std::thread client([&] { moved = migrate({"--max-bandwidth", "20mbit"}); });
+    // Some seconds of copying: where everything is sanitized `mose status` takes its time.
+    std::thread client([&] { moved = migrate({"--max-bandwidth", "500kbit"}); });
     bool copying = false;
     for (Timestamp deadline = now() + kCommandBound; !copying && now() < deadline;) {
       copying = mose("a", {"status", "--json"}).out.find("\"precopy\"") != std::string::npos;
