@@ -17,15 +17,6 @@ namespace {
 
 // Payloads larger than this grow as their bytes arrive: a length in a header alone takes no memory.
 constexpr size_t kGrowBytes = 4u << 20;
-// What a receiver would like to be woken for, and for how long.
-constexpr size_t kWakeBytesMax = 256u << 10;
-constexpr auto kWakePatience = std::chrono::milliseconds(10);
-
-size_t bytes_of(std::span<const iovec> parts) {
-  size_t bytes = 0;
-  for (const iovec& part : parts) bytes += part.iov_len;
-  return bytes;
-}
 
 // Moves the front of `parts` on by `bytes`.
 void move_on(std::span<iovec>& parts, size_t bytes) {
@@ -147,25 +138,7 @@ Status Channel::send_all(std::span<iovec> parts) {
   return {};
 }
 
-void Channel::wake_at(size_t bytes) {
-  const int wanted = static_cast<int>(bytes);
-  if (wanted == wake_at_) return;
-  if (setsockopt(socket_.get(), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof(wanted)) == 0) wake_at_ = wanted;
-}
-
-// Until something of `bytes` is there. To be woken for every segment costs both ends a tenth of their time on a fast
-// link, so more is waited for first; on a slow one nobody should wait long for it.
-Status Channel::wait_for(size_t bytes) {
-  if (bytes > 1) {
-    wake_at(std::min(bytes, kWakeBytesMax));
-    if (wait(POLLIN, kWakePatience)) return {};
-  }
-  wake_at(1);
-  return wait(POLLIN, stall_max_);
-}
-
 Result<wire::FrameHeader> Channel::receive_header(Nanoseconds bound) {
-  wake_at(1);
   MOSE_TRY(wait(POLLIN, bound));
   wire::FrameHeader header{};
   MOSE_TRY(receive_into(&header, sizeof(header)));
@@ -189,7 +162,7 @@ Status Channel::receive_into(std::span<iovec> parts) {
     if (got < 0) {
       if (errno == EINTR) continue;
       if (errno != EAGAIN) return fail_errno("receive");
-      MOSE_TRY(wait_for(bytes_of(parts)));
+      MOSE_TRY(wait(POLLIN, stall_max_));
       continue;
     }
     bytes_received_ += static_cast<uint64_t>(got);
@@ -206,7 +179,6 @@ Result<std::vector<std::byte>> Channel::receive_payload(const wire::FrameHeader&
     payload.resize(at + piece);
     MOSE_TRY(receive_into(payload.data() + at, piece));
   }
-  wake_at(1);  // the socket may go to somebody else
   if (checksum(payload) != header.checksum) {
     return fail(std::string(to_string(static_cast<wire::FrameType>(header.type))) + " frame with a wrong checksum");
   }

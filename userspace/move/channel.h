@@ -61,8 +61,6 @@ class Channel {
 
  private:
   [[nodiscard]] Status wait(short events, Nanoseconds bound) const;
-  [[nodiscard]] Status wait_for(size_t bytes);
-  void wake_at(size_t bytes);
   [[nodiscard]] Status send_all(std::span<iovec> parts);
   [[nodiscard]] Result<size_t> send_some(std::span<const iovec> parts, bool more);
 
@@ -72,7 +70,6 @@ class Channel {
   uint64_t bytes_sent_ = 0;
   uint64_t bytes_received_ = 0;
   Nanoseconds send_blocked_{0};
-  int wake_at_ = 1;  // SO_RCVLOWAT
 };
 
 }  // namespace mose::move
