@@ -2,9 +2,12 @@
 #include "kernel/tracers.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <sys/ptrace.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -64,16 +67,19 @@ Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) 
 }
 
 Result<pid_t> first_traced(const std::vector<ProcessHandle>& processes) {
-  pid_t traced = 0;
+  pid_t traced = 0, looker = 0;
   Status looked;
   // A thread of its own: what it traces is free again when it has ended.
   std::thread([&] {
+    looker = ::gettid();
     looked = for_each_thread(processes, [&](const std::string& directory, pid_t thread) {
       bool refused = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM;
       if (refused && !has_ended(directory)) traced = thread;
       return traced == 0;
     });
   }).join();
+  // The kernel tells who joins before it lets go of what the thread traced.
+  while (::tgkill(::getpid(), looker, 0) == 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
   MOSE_TRY(looked);
   return traced;
 }
