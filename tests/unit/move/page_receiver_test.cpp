@@ -203,10 +203,10 @@ TEST_F(Receiver, AnUrgentRequestIsAnsweredOnItsOwnConnection) {
   ASSERT_TRUE(becomes([&] { return receiver_->place(kSpace, 150, 16).place == PagePlace::local; }));
   EXPECT_EQ(receiver_->place(kSpace, 150, 16).count, 16u);
   EXPECT_EQ(value_at(150), 9);
+  receiver_->stop();  // which waits for a listener that is being told
   std::lock_guard lock(local_mutex_);
   EXPECT_EQ(asked_, (std::vector<PageRun>{{150, 16}}));
   EXPECT_EQ(local_, PageSet::from_runs({{150, 16}}));
-  receiver_->stop();
 }
 
 TEST_F(Receiver, NothingIsAskedBeforeTheMapIsIn) {
