@@ -139,9 +139,8 @@ Status run(const Options& options) {
   process_now = process.get();
   if (options.adopt != 0) process->notice_sealed();
   receiver.start();
-  // While the source still prepares, and on beside the first pages.
+  // While the source still prepares, and on beside the first pages. A store that was adopted is sealed and takes none.
   std::jthread reserving([&](const std::stop_token& stop) {
-    if (options.adopt != 0) return;
     if (auto taken = memory.store->reserve(options.reserve_bytes, stop); !taken && taken.error().code != ECANCELED) {
       log::warn("memory could not be taken ahead", {{"reason", taken.error().what}});
     }

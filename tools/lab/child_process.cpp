@@ -13,20 +13,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernel/spawn.h"
+
 namespace mose::lab {
 namespace {
 
 constexpr Nanoseconds kExecBound = std::chrono::seconds(10);
-
-struct Pipe {
-  Fd read, write;
-};
-
-Result<Pipe> make_pipe() {
-  int fds[2];
-  if (::pipe2(fds, O_CLOEXEC) != 0) return fail_errno("pipe2");
-  return Pipe{Fd(fds[0]), Fd(fds[1])};
-}
 
 // Tells the parent what went wrong before exec; a pipe that closes without a word means success.
 [[noreturn]] void report_and_exit(int fd, const Error& error) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "agent/throttle.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
@@ -21,15 +20,6 @@ constexpr int kGroupInThrottle = 3;
 constexpr Nanoseconds kLiftBound = std::chrono::seconds(1);
 constexpr Nanoseconds kKillBound = std::chrono::seconds(1);
 constexpr size_t kWordsMax = 64;  // one number
-
-struct Pipe {
-  Fd reader, writer;
-};
-Result<Pipe> make_pipe() {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("make a pipe");
-  return Pipe{Fd(ends[0]), Fd(ends[1])};
-}
 
 }  // namespace
 
@@ -54,11 +44,11 @@ Status Throttle::start() {
   MOSE_ASSIGN(Pipe words, make_pipe());
   SpawnRequest request;
   MOSE_ASSIGN(request.program, helper_path(kProgram));
-  request.fds = {{orders.reader.get(), STDIN_FILENO}, {words.writer.get(), STDOUT_FILENO}, {group_.fd(), kGroupInThrottle}};
+  request.fds = {{orders.read.get(), STDIN_FILENO}, {words.write.get(), STDOUT_FILENO}, {group_.fd(), kGroupInThrottle}};
   request.new_session = true;  // signals to the agent's group are not for it
   MOSE_ASSIGN(process_, spawn(request));
-  orders_ = std::move(orders.writer);
-  words_ = std::move(words.reader);
+  orders_ = std::move(orders.write);
+  words_ = std::move(words.read);
   return {};
 }
 

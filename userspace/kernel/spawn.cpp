@@ -103,6 +103,12 @@ Result<ProcessHandle> spawn(const SpawnRequest& request) {
   return handle;
 }
 
+Result<Pipe> make_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("make a pipe");
+  return Pipe{Fd(ends[0]), Fd(ends[1])};
+}
+
 Result<std::string> helper_path(std::string_view name) {
   std::vector<std::string> candidates;
   if (const char* libexec = std::getenv("MOSE_LIBEXEC")) {

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "kernel/process.h"
 
@@ -29,6 +30,12 @@ struct SpawnRequest {
 // but 0, 1, 2 and those named reaches it.
 // The child is ours to reap(): no other code of this program may wait for "any child".
 [[nodiscard]] Result<ProcessHandle> spawn(const SpawnRequest& request);
+
+// To speak with a child: close-on-exec at both ends.
+struct Pipe {
+  Fd read, write;
+};
+[[nodiscard]] Result<Pipe> make_pipe();
 
 // Path of a helper program or library of MOSE: $MOSE_LIBEXEC, else beside the running program, else ../libexec/mose from there.
 [[nodiscard]] Result<std::string> helper_path(std::string_view name);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -78,8 +77,7 @@ Status close_copy(pid_t pid, int number, int ours) {
 template <typename Work>
 void on_own_thread(Work work) {
   std::thread([&] {
-    sched_param priority{.sched_priority = 1};
-    (void)sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &priority);
+    const Unpreempted unpreempted;
     work();
   }).join();
 }
