@@ -71,10 +71,10 @@ std::optional<KindMask> kinds_of(const std::string& text) {
 const std::vector<std::vector<Kind>>& households() {
   static const std::vector<std::vector<Kind>> table = {
       {Kind::store, Kind::atomic, Kind::read, Kind::heap, Kind::stack, Kind::huge, Kind::file, Kind::cold,
-       Kind::vm_thread, Kind::shared},
+       Kind::vm_thread, Kind::shared, Kind::segment},
       {Kind::advise, Kind::remap},
       {Kind::vm_process},
-      {Kind::shared_process, Kind::memfd, Kind::locked},
+      {Kind::shared_process, Kind::memfd, Kind::locked, Kind::removed_segment},
       {Kind::direct},
       {Kind::fork},
       {Kind::ring, Kind::ring_fixed},

@@ -38,7 +38,8 @@ const char* to_string(Kind kind) {
   static constexpr const char* kNames[kKinds] = {"store",      "atomic",     "read",           "heap",   "stack",
                                                  "huge",       "file",       "cold",           "advise", "remap",
                                                  "vm-thread",  "vm-process", "direct",         "fork",   "ring",
-                                                 "ring-fixed", "shared",     "shared-process", "memfd",  "locked"};
+                                                 "ring-fixed", "shared",     "shared-process", "memfd",  "locked",
+                                                 "segment",    "removed-segment"};
   return kNames[static_cast<size_t>(kind)];
 }
 

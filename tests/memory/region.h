@@ -32,8 +32,10 @@ enum class Kind : uint8_t {
   shared_process,  // the same by another process, which has it from a fork
   memfd,           // stores into a memfd, and write(2)
   locked,          // stores into memory that is locked
+  segment,         // stores into a System V segment
+  removed_segment,  // the same by another process, into one that goes with its last mapping
 };
-inline constexpr size_t kKinds = 20;
+inline constexpr size_t kKinds = 22;
 [[nodiscard]] const char* to_string(Kind kind);
 
 // Sums over all regions of a kind; what processes tell each other through pipes.

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +27,15 @@ constexpr Kind kReaders[] = {Kind::direct, Kind::ring, Kind::ring_fixed};
 char* map_pages(uint64_t pages, int flags = MAP_PRIVATE | MAP_ANONYMOUS, int protection = PROT_READ | PROT_WRITE) {
   void* at = mmap(nullptr, pages * kPageBytes, protection, flags, -1, 0);
   if (at == MAP_FAILED) die("mmap");
+  return static_cast<char*>(at);
+}
+
+char* segment_pages(uint64_t pages, bool removed) {
+  const int id = shmget(IPC_PRIVATE, pages * kPageBytes, IPC_CREAT | 0600);
+  if (id < 0) die("shmget");
+  void* at = shmat(id, nullptr, 0);
+  if (at == reinterpret_cast<void*>(-1)) die("shmat");
+  if (removed && shmctl(id, IPC_RMID, nullptr) != 0) die("shmctl");
   return static_cast<char*>(at);
 }
 
@@ -143,7 +153,7 @@ bool read_all(int fd, void* to, size_t bytes) {
 // A child that does what it is told, and goes with the pipe.
 class WrittenByProcess final : public Stored {
  public:
-  WrittenByProcess(Kind what, unsigned number, int flags) : Stored(what, number, map_pages(pages_of(what), flags)) {
+  WrittenByProcess(Kind what, unsigned number, char* at) : Stored(what, number, at) {
     int down[2], up[2];
     if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) die("pipe");
     pid_t child = ::fork();
@@ -169,7 +179,7 @@ class WrittenByProcess final : public Stored {
     while (read_all(orders, &order, sizeof order)) {
       make_image(order.stamp, image_);
       iovec from{image_.data(), kPageBytes}, to{order.to, kPageBytes};
-      if (kind == Kind::shared_process) {
+      if (kind != Kind::vm_process) {
         memcpy(order.to, image_.data(), kPageBytes);  // mapped here as well, at the same place
       } else if (process_vm_writev(getppid(), &from, 1, &to, 1, 0) != static_cast<ssize_t>(kPageBytes))
         die("process_vm_writev");
@@ -355,9 +365,13 @@ std::unique_ptr<Region> make_region(Kind kind, unsigned number, const WriterOpti
     case Kind::vm_thread:
       return std::make_unique<WrittenByThread>(number);
     case Kind::vm_process:
-      return std::make_unique<WrittenByProcess>(kind, number, MAP_PRIVATE | MAP_ANONYMOUS);
+      return std::make_unique<WrittenByProcess>(kind, number, map_pages(pages_of(kind)));
     case Kind::shared_process:
-      return std::make_unique<WrittenByProcess>(kind, number, MAP_SHARED | MAP_ANONYMOUS);
+      return std::make_unique<WrittenByProcess>(kind, number, map_pages(pages_of(kind), MAP_SHARED | MAP_ANONYMOUS));
+    case Kind::segment:
+      return std::make_unique<Stored>(kind, number, segment_pages(pages_of(kind), false));
+    case Kind::removed_segment:
+      return std::make_unique<WrittenByProcess>(kind, number, segment_pages(pages_of(kind), true));
     case Kind::memfd:
       return std::make_unique<Memfd>(number);
     case Kind::direct:

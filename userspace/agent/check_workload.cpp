@@ -56,6 +56,9 @@ Words words_for(TieKind kind) {
       return {"the mount", "nobody has declared how its contents get to the other node; declare it with --mount"};
     case TieKind::sysv_object:
       return {"", "such objects are not moved yet; remove them (ipcrm) or configure the program without them"};
+    case TieKind::unattached_segment:
+      return {"the System V segment",
+              "no process has attached it, so that its contents would be lost; attach it or remove it (ipcrm -m)"};
     case TieKind::foreign_process:
       return {"the process",
               "it is in the workload's cgroup but not of its tree, and would be stopped with it; move it to another "

@@ -140,6 +140,7 @@ class SourceHost {
   std::optional<restore::Swrk> swrk_;
   std::mutex dump_mutex_;              // guards dump_breaker_
   restore::Swrk::Breaker dump_breaker_;  // of swrk_, for break_dump
+  bool ipc_dumped_ = false;        // with System V segments in it
   Nanoseconds egress_open_for_{};  // from before CRIU read the first socket until nothing of the tree goes out any more
   mutable std::mutex results_mutex_;   // guards what other threads read
   std::map<SpaceId, PageSet> lazy_areas_;

@@ -27,6 +27,7 @@
 #include "kernel/proc_path.h"
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
+#include "kernel/system_v.h"
 
 namespace mose {
 namespace {
@@ -98,21 +99,6 @@ std::optional<int> mount_of_mapping(pid_t pid, const Vma& vma) {
     return std::nullopt;
   }
   return static_cast<int>(info.stx_mnt_id);
-}
-
-// Rows of a table below /proc/sysvipc of another ipc namespace: a thread enters it for that.
-std::vector<std::string> sysv_objects(int ipc) {
-  std::vector<std::string> found;
-  std::thread([&] {
-    if (setns(ipc, CLONE_NEWIPC) != 0) return;
-    for (const char* kind : {"shm", "sem", "msg"}) {
-      auto text = read_file(std::string("/proc/sysvipc/") + kind, 1u << 20);
-      if (!text) continue;
-      auto lines = std::count(text->begin(), text->end(), '\n');
-      if (lines > 1) found.push_back(fmt::format("{} System V {} object{}", lines - 1, kind, lines > 2 ? "s" : ""));
-    }
-  }).join();
-  return found;
 }
 
 bool harmless_device(unsigned major, unsigned minor) {
@@ -219,7 +205,16 @@ class Inspection {
   void check_ipc() {
     auto ipc = open_namespace(*request_.init, NamespaceKind::ipc);
     if (!ipc) return;
-    for (std::string& object : sysv_objects(ipc->get())) add(TieKind::sysv_object, nullptr, -1, std::move(object));
+    auto objects = system_v_objects(ipc->get());
+    if (!objects) return add(TieKind::sysv_object, nullptr, -1, objects.error().what);
+    auto several = [&](uint64_t count, const char* what) {
+      if (count != 0) add(TieKind::sysv_object, nullptr, -1, fmt::format("{} System V {}{}", count, what, count > 1 ? "s" : ""));
+    };
+    several(objects->semaphores, "semaphore set");
+    several(objects->queues, "message queue");
+    for (const SystemVSegment& segment : objects->segments) {
+      if (segment.attached == 0) add(TieKind::unattached_segment, nullptr, -1, std::to_string(segment.id));
+    }
   }
 
   void check_process(const Process& process) {
@@ -291,9 +286,9 @@ class Inspection {
     }
     auto objects = shared_objects(spaces);
     if (!objects) return add(TieKind::shared_memory, nullptr, -1, objects.error().what);
-    std::map<uint64_t, const SharedObject*> ours;
+    std::map<SpaceId, const SharedObject*> ours;
     for (const SharedObject& object : *objects) {
-      ours[object.inode] = &object;
+      ours[object.space] = &object;
       if (object.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
         add(TieKind::sealed_memory, holder_of(object), object.fd, object.name);
     }
@@ -305,13 +300,22 @@ class Inspection {
           other ? shared_objects({&*other, 1}) : Result<std::vector<SharedObject>>(std::unexpected(other.error()));
       if (!theirs) continue;  // it has ended, or is the kernel's
       for (const SharedObject& object : *theirs) {
-        auto it = ours.find(object.inode);
-        if (it == ours.end()) continue;
+        auto it = ours.find(object.space);
+        if (it == ours.end() || it->second->inode != object.inode) continue;
+        // Every ipc namespace has its own segment of that number.
+        if (object.system_v >= 0 && !in_our_ipc(pid)) continue;
         add(TieKind::shared_memory, holder_of(*it->second), it->second->fd,
             fmt::format("{}, which {}, pid {}, has too", object.name, command_of(pid), pid));
         ours.erase(it);
       }
     }
+  }
+  [[nodiscard]] bool in_our_ipc(int pid) const {
+    auto process = ProcessHandle::open(pid);
+    auto theirs = process ? open_namespace(*process, NamespaceKind::ipc) : Result<Fd>(std::unexpected(process.error()));
+    auto own = open_namespace(*request_.init, NamespaceKind::ipc);
+    if (!theirs || !own) return false;
+    return same_namespace(theirs->get(), own->get()).value_or(false);
   }
   [[nodiscard]] const Process* holder_of(const SharedObject& object) const {
     for (const Process& process : processes_) {
@@ -413,7 +417,7 @@ class Inspection {
       bool file = vma.name.starts_with("/");
       bool memory_file = vma.name.starts_with("/memfd:") || vma.name.starts_with("/dev/zero") ||
                          vma.name.starts_with("/SYSV") || vma.name.starts_with("/anon_hugepage");
-      if (vma.name.starts_with("/SYSV") || vma.name.starts_with("/secretmem") || vma.name.starts_with("anon_inode:")) {
+      if (vma.name.starts_with("/secretmem") || vma.name.starts_with("anon_inode:")) {
         odd.insert(vma.name);
       } else if (vma.name == "/[aio] (deleted)" || vma.name == "[aio]") {
         odd.insert("a ring of asynchronous I/O (io_setup)");

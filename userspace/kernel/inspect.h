@@ -23,13 +23,14 @@ enum class TieKind : uint8_t {
   device,              // character or block device that is not null, zero, full, random, urandom
   special_descriptor,  // perf, bpf, fanotify, ...
   outside_file,        // open or mapped, from a mount that the workload does not have
-  shared_memory,       // without a file (memfd, shared anonymous), and a process outside has it too
+  shared_memory,       // without a file (memfd, shared anonymous, System V), and a process outside has it too
   sealed_memory,       // a memfd that nobody may write to
-  odd_memory,          // of a kind that only its own process can make: System V, secret, asynchronous I/O, drivers
+  odd_memory,          // of a kind that only its own process can make: secret, asynchronous I/O, drivers
   hugetlb,
   locked_memory,  // more of it than kLockedPagesMax
   undeclared_mount,
-  sysv_object,
+  sysv_object,         // a semaphore set, a message queue
+  unattached_segment,  // of System V, which no process has: nobody would bring its contents
   foreign_process,   // in the workload's cgroup, not of its tree
   strayed_process,   // of its tree, not in its cgroup
   nested_namespace,  // a process with a namespace of its own that its first process does not share

@@ -39,8 +39,17 @@ bool is_memfd(std::string_view name) {
   return name.starts_with("/memfd:") && !name.starts_with(kOfCriu);
 }
 
+bool is_segment(std::string_view name) {
+  return name.starts_with("/SYSV");
+}
 bool may_be_object(std::string_view name) {
-  return is_memfd(name) || name.starts_with("/dev/zero");
+  return is_memfd(name) || is_segment(name) || name.starts_with("/dev/zero");
+}
+
+// A segment's inode number is its id: segments and other objects are numbered apart.
+constexpr SpaceId kSegments = 0x40000000u;
+SpaceId shared_space(bool segment, uint64_t inode) {
+  return kSharedSpaces | (segment ? kSegments : 0) | static_cast<SpaceId>(inode & (kSegments - 1));
 }
 
 std::string map_path(int pid, const Vma& vma) {
@@ -61,7 +70,7 @@ class Search {
     auto vmas = read_vmas(process.pid);
     if (!vmas) return vmas.error().code == ESRCH ? Status{} : Status(std::unexpected(vmas.error()));
     for (const Vma& vma : *vmas) {
-      if (!may_be_object(vma.name) || found_.contains(vma.inode)) continue;
+      if (!may_be_object(vma.name) || found_.contains({is_segment(vma.name), vma.inode})) continue;
       SharedObject object;
       object.address = vma.pages.first * kPageSize;
       object.name = plain_name(vma.name);
@@ -73,7 +82,7 @@ class Search {
   std::vector<SharedObject> take() {
     std::vector<SharedObject> out;
     out.reserve(found_.size());
-    for (auto& [inode, object] : found_) out.push_back(std::move(object));
+    for (auto& [key, object] : found_) out.push_back(std::move(object));
     std::ranges::sort(out, {}, &SharedObject::space);
     return out;
   }
@@ -102,25 +111,27 @@ class Search {
     if (!file) return file.error().code == ESRCH ? Status{} : Status(std::unexpected(file.error()));
     struct stat st{};
     if (fstat(file->get(), &st) != 0) return fail_errno("look at " + path);
-    if (st.st_dev != device_ || st.st_nlink != 0 || found_.contains(st.st_ino)) return {};
+    const bool segment = is_segment(object.name);
+    if (st.st_dev != device_ || st.st_nlink != 0 || found_.contains({segment, st.st_ino})) return {};
     if (found_.size() == kSharedObjectsMax)
       return fail(fmt::format("more than {} objects of shared memory", kSharedObjectsMax));
     object.inode = st.st_ino;
-    object.space = kSharedSpaces | static_cast<SpaceId>(st.st_ino & ~kSharedSpaces);
+    object.space = shared_space(segment, st.st_ino);
+    if (segment) object.system_v = static_cast<int>(st.st_ino);
     object.size = static_cast<uint64_t>(st.st_size);
     object.seals = std::max(fcntl(file->get(), F_GET_SEALS), 0);
     object.holder = process;
     object.holder.space = process.space;
     object.holder.object = std::move(path);
-    for (const auto& [inode, other] : found_) {
+    for (const auto& [key, other] : found_) {
       if (other.space == object.space) return fail("two objects of shared memory have the same number");
     }
-    found_.emplace(object.inode, std::move(object));
+    found_.emplace(std::pair{segment, object.inode}, std::move(object));
     return {};
   }
 
   dev_t device_;
-  std::map<uint64_t, SharedObject> found_;  // by inode
+  std::map<std::pair<bool, uint64_t>, SharedObject> found_;  // by whether it is a segment, and inode
 };
 
 }  // namespace

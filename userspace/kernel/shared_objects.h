@@ -11,25 +11,27 @@
 #include "model/dirty_source.h"
 #include "model/page_set.h"
 
-// Memory that processes share without a file: MAP_SHARED|MAP_ANONYMOUS, memfd. The kernel keeps each such object as a
-// file that has no name; it is found, and opened, through a process that maps it or has it open.
+// Memory that processes share without a file: MAP_SHARED|MAP_ANONYMOUS, memfd, System V segments. The kernel keeps each
+// such object as a file that has no name; it is found, and opened, through a process that maps it or has it open.
 namespace mose {
 
 inline constexpr size_t kSharedObjectsMax = 1024;
 
 struct SharedObject {
-  SpaceId space = 0;  // kSharedSpaces and its inode number
+  SpaceId space = 0;  // kSharedSpaces and its number
   uint64_t inode = 0;
   uint64_t size = 0;     // bytes
   int seals = 0;         // F_SEAL_*; 0 where it cannot be sealed
   SpaceProcess holder;   // one who has it, with `object` set to the path that opens it
   int fd = -1;           // of the holder; -1: mapped at
   uint64_t address = 0;  // this one
-  std::string name;      // as the kernel calls it: "/memfd:cache", "/dev/zero"
+  std::string name;      // as the kernel calls it: "/memfd:cache", "/dev/zero", "/SYSV0052e2c1"
+  int system_v = -1;     // the segment's id in its ipc namespace; -1: no segment
+  bool removed = false;  // a segment that goes with its last mapping; for who asks system_v_objects()
 };
 
 // All objects that these processes have, each once, ascending by space. Processes that end meanwhile are left out.
-// Objects of huge pages and of System V are not among them.
+// Objects of huge pages are not among them, nor segments that no process has attached.
 [[nodiscard]] Result<std::vector<SharedObject>> shared_objects(std::span<const SpaceProcess> processes);
 // The processes, and behind them the objects that they share.
 [[nodiscard]] Result<std::vector<SpaceProcess>> with_shared_objects(std::vector<SpaceProcess> processes);

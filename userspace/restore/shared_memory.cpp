@@ -13,10 +13,13 @@
 #include <optional>
 #include <set>
 
+#include "kernel/process.h"
+#include "kernel/system_v.h"
+
 namespace mose::restore {
 namespace {
 
-constexpr std::string_view kHeader = "mose-shared 1\n";
+constexpr std::string_view kHeader = "mose-shared 2\n";
 constexpr uint64_t kPiecePages = 512;
 constexpr uint64_t kSizeMax = uint64_t{1} << 46;
 constexpr size_t kImageTextMax = 128 * kSharedObjectsMax;
@@ -34,10 +37,10 @@ std::optional<uint64_t> take_number(std::string_view& line) {
 std::optional<SharedPlace> parse_line(std::string_view line) {
   auto space = take_number(line), size = take_number(line), holder = take_number(line);
   auto fd = take_number(line);  // 0: none
-  auto address = take_number(line);
-  if (!space || !size || !holder || !fd || !address || !line.empty()) return std::nullopt;
+  auto address = take_number(line), segment = take_number(line);  // 0: none
+  if (!space || !size || !holder || !fd || !address || !segment || !line.empty()) return std::nullopt;
   if (*space < kSharedSpaces || *space > UINT32_MAX || *size > kSizeMax || *holder == 0 || *holder >= kSharedSpaces ||
-      *fd > INT32_MAX || *address % kPageSize != 0)
+      *fd > INT32_MAX || *segment > INT32_MAX || *address % kPageSize != 0)
     return std::nullopt;
   SharedPlace place;
   place.space = static_cast<SpaceId>(*space);
@@ -45,6 +48,7 @@ std::optional<SharedPlace> parse_line(std::string_view line) {
   place.holder = static_cast<SpaceId>(*holder);
   place.fd = static_cast<int>(*fd) - 1;
   place.address = *address;
+  place.removed_segment = static_cast<int>(*segment) - 1;
   return place;
 }
 
@@ -57,8 +61,8 @@ uint64_t pages_of(uint64_t bytes) {
 std::string format_shared_places(std::span<const SharedObject> objects) {
   std::string out(kHeader);
   for (const SharedObject& object : objects) {
-    out +=
-        fmt::format("{} {} {} {} {}\n", object.space, object.size, object.holder.space, object.fd + 1, object.address);
+    out += fmt::format("{} {} {} {} {} {}\n", object.space, object.size, object.holder.space, object.fd + 1,
+                       object.address, object.removed ? object.system_v + 1 : 0);
   }
   return out;
 }
@@ -101,6 +105,11 @@ Result<SharedMemory> SharedMemory::open(const std::string& images_dir,
     // CRIU makes what nobody has open as long as it is mapped.
     if (static_cast<uint64_t>(st.st_size) != place.size)
       return fail(fmt::format("shared memory of {} bytes has been restored with {}", place.size, st.st_size));
+    if (place.removed_segment >= 0) {
+      MOSE_ASSIGN(auto holder, ProcessHandle::open(pid));
+      MOSE_ASSIGN(Fd ipc, open_namespace(holder, NamespaceKind::ipc));
+      MOSE_TRY(remove_segment(ipc.get(), place.removed_segment));
+    }
     out.objects_.push_back({place.space, place.size, std::move(object), {}, false, {}});
   }
   return out;

@@ -21,6 +21,8 @@ namespace mose::restore {
 // own, and are written into the object while the restored tree is frozen: into a standby what has come, the final rest
 // at the switchover; else everything before the first thaw.
 //
+// CRIU makes a System V segment anew for the whole namespace and knows nothing of its removal: that is told anew here.
+//
 // Where the objects are is an image of ours beside CRIU's: a standby whose list has changed is restored anew.
 inline constexpr const char* kSharedImage = "mose-shared.img";
 
@@ -30,6 +32,7 @@ struct SharedPlace {
   SpaceId holder = 0;  // a process that has it
   int fd = -1;         // its descriptor; -1: mapped at
   uint64_t address = 0;
+  int removed_segment = -1;  // its id, where it is a System V segment that goes with its last mapping
   bool operator==(const SharedPlace&) const = default;
 };
 [[nodiscard]] std::string format_shared_places(std::span<const SharedObject> objects);

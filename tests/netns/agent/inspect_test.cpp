@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -270,15 +272,6 @@ TEST_F(InspectTest, SealedMemoryIsNamed) {
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("is the sealed memory /memfd:sealed: ")));
 }
 
-TEST_F(InspectTest, MappedSystemVMemoryIsNamed) {
-  Child child([] {
-    if (unshare(CLONE_NEWIPC) != 0) _exit(1);
-    int id = shmget(IPC_PRIVATE, 4096, 0600);
-    if (id < 0 || shmat(id, nullptr, 0) == reinterpret_cast<void*>(-1)) _exit(1);
-  });
-  EXPECT_THAT(child.reasons(), Contains(HasSubstr("has the memory /SYSV00000000")));
-}
-
 TEST_F(InspectTest, SecretMemoryIsNamed) {
   Fd secret(static_cast<int>(syscall(SYS_memfd_secret, 0)));
   if (!secret) GTEST_SKIP() << "this kernel gives no secret memory";
@@ -316,11 +309,24 @@ TEST_F(InspectTest, MuchLockedMemoryIsNamedAndLittleIsNot) {
   EXPECT_THAT(child.reasons(), Contains(HasSubstr("locked memory, 66560 KiB")));
 }
 
-TEST_F(InspectTest, ASystemVObjectIsNamed) {
-  Child child([] {
+TEST_F(InspectTest, SystemVObjectsAreNamedButSegmentsThatSomebodyHasAreNot) {
+  Child attached([] {
+    if (unshare(CLONE_NEWIPC) != 0) _exit(1);
+    const int id = shmget(IPC_PRIVATE, 4096, 0600);
+    if (shmat(id, nullptr, 0) == reinterpret_cast<void*>(-1)) _exit(1);
+  });
+  EXPECT_THAT(attached.reasons(), testing::IsEmpty());
+  Child unattached([] {
     if (unshare(CLONE_NEWIPC) != 0 || shmget(IPC_PRIVATE, 4096, 0600) < 0) _exit(1);
   });
-  EXPECT_THAT(child.reasons(), Contains(HasSubstr("1 System V shm object")));
+  EXPECT_THAT(unattached.reasons(), Contains(HasSubstr("no process has attached it")));
+  Child others([] {
+    if (unshare(CLONE_NEWIPC) != 0 || semget(IPC_PRIVATE, 1, 0600) < 0 || semget(IPC_PRIVATE, 1, 0600) < 0 ||
+        msgget(IPC_PRIVATE, 0600) < 0)
+      _exit(1);
+  });
+  EXPECT_THAT(others.reasons(), Contains(HasSubstr("2 System V semaphore sets")));
+  EXPECT_THAT(others.reasons(), Contains(HasSubstr("1 System V message queue")));
 }
 
 TEST_F(InspectTest, AFileFromAnotherMountNamespaceIsNamed) {

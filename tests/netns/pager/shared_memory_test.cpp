@@ -6,14 +6,19 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
+#include "kernel/process.h"
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
+#include "kernel/system_v.h"
 #include "netns/pager/support.h"
 #include "restore/shared_memory.h"
 #include "support/support.h"
@@ -105,6 +110,47 @@ TEST_F(SharedMemoryTest, IsFoundOnceWhoeverHasIt) {
   munmap(at, 3 * kPageSize);
 }
 
+TEST_F(SharedMemoryTest, ASegmentIsFoundByItsIdAndRemovedAgain) {
+  const int id = shmget(IPC_PRIVATE, 3 * kPageSize, IPC_CREAT | 0600);
+  ASSERT_GE(id, 0);
+  auto* at = static_cast<char*>(shmat(id, nullptr, 0));
+  ASSERT_NE(at, reinterpret_cast<char*>(-1));
+  at[2 * kPageSize] = 1;
+  auto own_ipc = own_namespace(NamespaceKind::ipc);
+  ASSERT_TRUE(own_ipc);
+  auto segment = [&]() -> std::optional<SystemVSegment> {
+    auto objects = system_v_objects(own_ipc->get());
+    EXPECT_TRUE(objects) << objects.error().what;
+    auto found = std::ranges::find(objects->segments, id, &SystemVSegment::id);
+    if (found == objects->segments.end()) return std::nullopt;
+    return *found;
+  };
+  ASSERT_TRUE(segment());
+  EXPECT_EQ(segment()->attached, 1u);
+  EXPECT_EQ(segment()->bytes, 3 * kPageSize);
+  EXPECT_FALSE(segment()->removed);
+
+  auto objects = shared_objects({&own_, 1});
+  ASSERT_TRUE(objects) << objects.error().what;
+  auto object = std::ranges::find(*objects, id, &SharedObject::system_v);
+  ASSERT_NE(object, objects->end());
+  EXPECT_EQ(object->size, 3 * kPageSize);
+  auto file = open_shared_object(getpid(), object->fd, object->address, O_RDONLY);
+  ASSERT_TRUE(file) << file.error().what;
+  EXPECT_THAT(shared_object_pages(file->get()).value().runs(), ElementsAre(PageRun{2, 1}));
+
+  // As CRIU restores it: there, and not removed.
+  object->removed = true;
+  Fd dir = std::move(open_file(directory_, O_RDONLY | O_DIRECTORY).value());
+  ASSERT_TRUE(restore::write_shared_image(dir.get(), {&*object, 1}));
+  auto memory = SharedMemory::open(directory_, [](SpaceId) -> Result<int> { return getpid(); });
+  ASSERT_TRUE(memory) << memory.error().what;
+  ASSERT_TRUE(segment());
+  EXPECT_TRUE(segment()->removed);
+  shmdt(at);
+  EXPECT_FALSE(segment()) << "it goes with its last mapping";
+}
+
 // The final scan looks while CRIU dumps: its parasite is there for a moment, and gone when it would be read.
 TEST_F(SharedMemoryTest, WhatCriuPutsIntoAProcessIsNoneOfItsMemory) {
   Fd parasite(memfd_create("CRIUMFD", MFD_CLOEXEC));
@@ -173,21 +219,30 @@ TEST(SharedPlaces, ComeBackAsTheyWereWritten) {
   opened.space = kSharedSpaces | 9;
   opened.holder.space = 4;
   opened.fd = 0;
-  std::vector<SharedObject> objects{mapped, opened};
+  SharedObject removed = mapped, kept = mapped;
+  removed.space = kSharedSpaces | 11;
+  removed.system_v = 0;
+  removed.removed = true;
+  kept.space = kSharedSpaces | 12;
+  kept.system_v = 5;
+  std::vector<SharedObject> objects{mapped, opened, removed, kept};
   auto places = restore::parse_shared_places(restore::format_shared_places(objects));
   ASSERT_TRUE(places) << places.error().what;
   EXPECT_THAT(*places, ElementsAre(SharedPlace{kSharedSpaces | 7, 12345, 3, -1, 0x7f0000001000},
-                                   SharedPlace{kSharedSpaces | 9, 0, 4, 0, 0}));
+                                   SharedPlace{kSharedSpaces | 9, 0, 4, 0, 0},
+                                   SharedPlace{kSharedSpaces | 11, 12345, 3, -1, 0x7f0000001000, 0},
+                                   SharedPlace{kSharedSpaces | 12, 12345, 3, -1, 0x7f0000001000}));
 }
 
 TEST(SharedPlaces, DamagedListsAreErrors) {
-  const std::string head = "mose-shared 1\n";
-  for (const char* line :
-       {"", "2147483655 4096 3 0", "2147483655 4096 3 0 4096", "7 4096 3 0 4096\n", "2147483655 4096 0 0 4096\n",
-        "2147483655 4096 3 0 5\n", "2147483655 4096 3 0 4096 1\n", "2147483655 4096 3 9999999999 4096\n",
-        "2147483655 99999999999999999 3 0 4096\n", "2147483655 4096 3 0 4096\n2147483655 4096 3 0 4096\n", "x\n"}) {
+  const std::string head = "mose-shared 2\n";
+  for (const char* line : {"", "2147483655 4096 3 0 4096", "2147483655 4096 3 0 4096 0", "7 4096 3 0 4096 0\n",
+                           "2147483655 4096 0 0 4096 0\n", "2147483655 4096 3 0 5 0\n", "2147483655 4096 3 0 4096\n",
+                           "2147483655 4096 3 0 4096 0 1\n", "2147483655 4096 3 9999999999 4096 0\n",
+                           "2147483655 4096 3 0 4096 9999999999\n", "2147483655 99999999999999999 3 0 4096 0\n",
+                           "2147483655 4096 3 0 4096 0\n2147483655 4096 3 0 4096 0\n", "x\n"}) {
     if (*line == '\0') {
-      EXPECT_FALSE(restore::parse_shared_places("mose-shared 2\n"));
+      EXPECT_FALSE(restore::parse_shared_places("mose-shared 1\n"));
       continue;
     }
     EXPECT_FALSE(restore::parse_shared_places(head + line)) << line;
