@@ -171,7 +171,7 @@ int run(uint64_t megabytes, unsigned repeats) {
   const uint64_t bytes = megabytes << 20;
   const uint64_t pages = bytes / kPageSize;
   const Target target(bytes);
-  std::vector<double> clean, dirty_1, dirty_10, borrowed, protecting;
+  std::vector<double> clean, dirty_1, dirty_10, borrowed;
   std::array<std::array<std::vector<double>, kWindows>, kKinds> longest;
   auto in_window = [&](Window window, auto work) {
     for (auto& kind : target.shared->longest) kind[window] = 0;
@@ -203,7 +203,6 @@ int run(uint64_t megabytes, unsigned repeats) {
       return 1;
     }
     borrowed.push_back(to_ms(scan.arm_stats().stop_longest));
-    protecting.push_back(to_ms(scan.arm_stats().protect_longest));
     clean.push_back(scan_ms(target, bytes));
     target.write_pages(pages / 100);
     dirty_1.push_back(scan_ms(target, bytes));
@@ -217,9 +216,9 @@ int run(uint64_t megabytes, unsigned repeats) {
   fmt::print(
       "{{\"megabytes\":{},\"repeats\":{},\"scan_ms_per_gb\":{{\"clean\":{},\"written_1_percent\":{},\"written_10_"
       "percent\":{}}},"
-      "\"borrowed_ms\":{},\"protecting_ms\":{},\"longest_operation_ms\":{{\"untouched\":{},\"reading\":{},\"arming\":{}"
+      "\"borrowed_ms\":{},\"longest_operation_ms\":{{\"untouched\":{},\"reading\":{},\"arming\":{}"
       ",\"disarming\":{}}}}}\n",
-      megabytes, repeats, figures(clean), figures(dirty_1), figures(dirty_10), figures(borrowed), figures(protecting),
+      megabytes, repeats, figures(clean), figures(dirty_1), figures(dirty_10), figures(borrowed),
       operations(kUntouched), operations(kReading), operations(kArming), operations(kDisarming));
   return 0;
 }

@@ -47,6 +47,7 @@ constexpr uint64_t kFile = 1u << 2;
 constexpr uint64_t kPresent = 1u << 3;
 constexpr uint64_t kSwapped = 1u << 4;
 constexpr uint64_t kZeroPage = 1u << 5;
+constexpr uint64_t kHuge = 1u << 6;
 constexpr uint64_t kGuard = 1u << 8;  // Linux 6.15
 
 constexpr size_t kRegionsPerCall = 4096;
@@ -167,12 +168,13 @@ Result<PageSet> Pagemap::populated(PageRun range) const {
 Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {
   Tracked out;
   // Whether a page belongs to a file is not asked: that takes looking at the page itself, and no anonymous one does.
-  Query query{.must_not = kZeroPage, .report = kTracked | kWritten};
+  Query query{.must_not = kZeroPage, .report = kTracked | kWritten | kHuge};
   auto visit = [&](PageRun run, uint64_t categories) {
     PageSet& set = (categories & kTracked) == 0   ? out.untracked
                    : (categories & kWritten) != 0 ? out.written
                                                   : out.clean;
     set.add(run);
+    if ((categories & kHuge) != 0) out.huge.add(run);
   };
   MOSE_TRY(scan_areas(file_.get(), areas, query, pace_, visit));
   return out;

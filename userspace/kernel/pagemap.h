@@ -32,6 +32,7 @@ class Pagemap {
     PageSet clean;      // protected, and not written since
     PageSet written;    // in a tracked region, written or populated since
     PageSet untracked;  // in no tracked region
+    PageSet huge;       // of all of them those that the page tables have as whole huge pages
   };
   [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
   // Protects what is `written` in `areas`, atomically with finding out: a page written after that is `written` again.

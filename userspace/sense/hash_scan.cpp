@@ -30,7 +30,7 @@ Status round_of(const SpaceProcess& process, std::span<const PageSet> hot, Hashe
                 PageSink& sink, std::stop_token& stop, ScanStats& stats) {
   MOSE_TRY(check_same_process(process));
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
-  return send_changed(process, populated.pages, hot, hashes, threads, sink, stop, stats, nullptr);
+  return send_changed(process, populated.pages, {.threads = threads, .hot = hot}, hashes, sink, stop, stats);
 }
 
 // One process of the frozen tree.

@@ -213,18 +213,19 @@ Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bo
   return populated;
 }
 
-Status send_changed(const SpaceProcess& process, const PageSet& pages, std::span<const PageSet> hot, Hashes& hashes,
-                    unsigned threads, PageSink& sink, const std::stop_token& stop, ScanStats& stats, PageSet* zero) {
+Status send_changed(const SpaceProcess& process, const PageSet& pages, const Reading& reading, Hashes& hashes,
+                    PageSink& sink, const std::stop_token& stop, ScanStats& stats) {
   if (pages.empty()) return {};
   MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
-  std::vector<Unit> units = units_hot_last(pages, hot);
+  std::vector<Unit> units = units_hot_last(pages, reading.hot);
   make_blocks(hashes, pages);
-  std::vector<Reader> readers(threads);
+  std::vector<Reader> readers(reading.threads);
   std::vector<std::vector<Piece>> zeros(units.size());
   std::mutex sink_mutex;
   auto do_unit = [&](unsigned thread, size_t i) -> Status {
     if (stop.stop_requested()) return fail_errno("round", ECANCELED);
     Reader& reader = readers[thread];
+    if (reading.before) MOSE_TRY(reading.before(PageSet::from_runs(units[i].runs)));
     MOSE_TRY(reader.judge(memory, units[i], hashes));
     // What could not be read is not known to be zero.
     if (reader.unreadable.empty()) zeros[i] = reader.pieces(units[i], Verdict::zero);
@@ -242,8 +243,8 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, std::span
     stats.pages_changed += count(changed);
     return {};
   };
-  MOSE_TRY(run_parallel(threads, units.size(), do_unit));
-  if (zero != nullptr) *zero = joined(zeros);
+  MOSE_TRY(run_parallel(reading.threads, units.size(), do_unit));
+  if (reading.zero != nullptr) *reading.zero = joined(zeros);
   return {};
 }
 

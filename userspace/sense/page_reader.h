@@ -27,12 +27,18 @@ struct Populated {
 // `with_pages` false: only the regions.
 [[nodiscard]] Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bool with_pages = true);
 
-// Reads `pages` on `threads` threads, those of `hot` (hottest first) after the others and the hottest last, passes those
-// that changed to `sink`, one call at a time, and remembers their hashes once they are sent. `zero` (may be null) gets
-// the pages that were read as all zero. ECANCELED when stopped.
-[[nodiscard]] Status send_changed(const SpaceProcess& process, const PageSet& pages, std::span<const PageSet> hot,
-                                  Hashes& hashes, unsigned threads, PageSink& sink, const std::stop_token& stop,
-                                  ScanStats& stats, PageSet* zero);
+// How pages are read.
+struct Reading {
+  unsigned threads = 1;
+  std::span<const PageSet> hot;  // these after the others, the hottest last; hottest first here
+  // Called with the pages that are read next, a megabyte at most; on any of the threads. May be absent.
+  std::function<Status(const PageSet&)> before;
+  PageSet* zero = nullptr;  // gets the pages that were read as all zero; may be null
+};
+// Reads `pages`, passes those that changed to `sink`, one call at a time, and remembers their hashes once they are sent.
+// ECANCELED when stopped.
+[[nodiscard]] Status send_changed(const SpaceProcess& process, const PageSet& pages, const Reading& reading,
+                                  Hashes& hashes, PageSink& sink, const std::stop_token& stop, ScanStats& stats);
 
 struct Compared {
   PageSet zero, changed;

@@ -2,6 +2,8 @@
 #include "sense/write_scan.h"
 
 #include <algorithm>
+#include <functional>
+#include <mutex>
 #include <optional>
 
 #include "base/log.h"
@@ -34,6 +36,37 @@ PageSet known_pages(const PageSet& set, const Hashes& hashes) {
   }
   return known;
 }
+
+// Protects pages right before they are read, each once in a round: one that is protected again after it was read would
+// count as clean whatever was written between. A huge page is protected as a whole, when the first part of it is read:
+// in parts it would be broken up.
+class ProtectAhead {
+ public:
+  ProtectAhead(const Pagemap& pagemap, const PageSet& huge) : pagemap_(pagemap), huge_(huge) {}
+
+  Status operator()(const PageSet& next) {
+    std::lock_guard lock(mutex_);  // for whoever reads another part of the same huge page
+    const PageSet touched = next.intersect(huge_);
+    PageSet whole;
+    for (const PageRun& run : touched.runs()) {
+      const uint64_t first = run.first / kHugePages * kHugePages;
+      const uint64_t end = (run.end() + kHugePages - 1) / kHugePages * kHugePages;
+      whole = whole.unite(PageSet::from_runs({{first, end - first}}));
+    }
+    whole = whole.intersect(huge_);
+    const PageSet due = next.unite(whole).minus(whole_done_);
+    whole_done_ = whole_done_.unite(whole);
+    auto written = pagemap_.protect(due);
+    return written ? Status{} : Status(std::unexpected(written.error()));
+  }
+
+ private:
+  static constexpr uint64_t kHugePages = 512;
+  const Pagemap& pagemap_;
+  const PageSet& huge_;
+  std::mutex mutex_;
+  PageSet whole_done_;  // of huge_
+};
 
 }  // namespace
 
@@ -113,13 +146,12 @@ void WriteScan::arm(const SpaceProcess& process, Space& space) {
 Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
   MOSE_TRY(check_same_process(process));
   Space& space = space_of(process.space);
-  const unsigned threads = options_.hash.round_threads;
-  const std::span<const PageSet> hot = levels_of(hot_, process.space);
+  Reading reading{.threads = options_.hash.round_threads, .hot = levels_of(hot_, process.space)};
   // A shared object is hashed: it is written through mappings of many processes, and without any by write(2).
   if (process.object.empty() && (!options_.late || expected_last_)) arm(process, space);
   if (!space.tracking) {
     MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
-    return send_changed(process, populated.pages, hot, space.hashes, threads, sink, stop, stats, nullptr);
+    return send_changed(process, populated.pages, reading, space.hashes, sink, stop, stats);
   }
   const bool was_complete = space.complete;
   space.complete = false;  // until all that is found below has been sent
@@ -136,30 +168,32 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     // Refused (EINVAL, EPERM): it stays untracked and is read each time.
     if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
   }
-  const Timestamp start = now();
-  MOSE_ASSIGN(PageSet written, pagemap.protect(populated.areas));
-  arm_.protect_longest = std::max(arm_.protect_longest, now() - start);
-  if (auto pin = pinned_memory(process.pid)) {
-    space.disarm();
-    space.refused = *pin;
-  }
-  // Read after the protection is on. In a round that follows a complete one: what was written up to then.
-  PageSet pages;
-  MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(populated.areas));
-  PageSet everything = after.clean.unite(after.written).unite(after.untracked);
-  if (was_complete && space.tracking) {
+  PageSet pages, zero;
+  ProtectAhead ahead(pagemap, before.huge);
+  reading.zero = &zero;
+  if (was_complete) {
+    // Read after the protection is on: what was written up to then.
+    MOSE_ASSIGN(PageSet written, pagemap.protect(populated.areas));
+    MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(populated.areas));
     // Clean all the time: a page written between the two looks is clean again, but among `written`.
     PageSet skipped = before.clean.minus(written).intersect(after.clean);
     skipped = known_pages(skipped, space.hashes).unite(skipped.intersect(space.zero));
-    pages = everything.minus(skipped);
+    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped);
     stats.pages_present += skipped.minus(space.zero).pages();
     stats.pages_zero += skipped.intersect(space.zero).pages();
   } else {
-    pages = std::move(everything);
+    // Everything is read, which takes long: each page is protected when its turn has come, so that one that is written
+    // before costs the workload no fault. And no page but those that are read: one that is clean has been sent.
+    pages = before.clean.unite(before.written).unite(before.untracked);
+    reading.before = std::ref(ahead);
   }
-  PageSet zero;
-  MOSE_TRY(send_changed(process, pages, hot, space.hashes, threads, sink, stop, stats, &zero));
-  if (!space.tracking) return {};
+  MOSE_TRY(send_changed(process, pages, reading, space.hashes, sink, stop, stats));
+  // One that has come meanwhile may have been written through since, whatever the page tables say.
+  if (auto pin = pinned_memory(process.pid)) {
+    space.disarm();
+    space.refused = *pin;
+    return {};
+  }
   // After the reading, which takes longer than a fork: CRIU dumps nobody who has a userfaultfd.
   if (auto closed = space.tracking->close_copies(); !closed) {
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});

@@ -21,8 +21,9 @@ struct WriteScanOptions {
 
 // Finds changed pages by the kernel's write tracking (kernel/write_tracking.h); what cannot be tracked is hashed.
 //
-// A round until arming hashes everything, as HashScan. The arming round first protects every page, then reads all of
-// them: tracking begins before a page is read. Later rounds protect again and read what was written meanwhile. The
+// A round until arming hashes everything, as HashScan. The arming round reads all pages and protects each right before:
+// tracking begins before a page is read, and of the pages that are hot, which are read last, the workload pays for few
+// writes. Later rounds protect again and read what was written meanwhile. The
 // final scan asks the page tables (about 4 ms per GB) and reads only what was written. What was sent is remembered by
 // its hash here too: a page that was written but is the same is not sent again.
 //
@@ -51,9 +52,8 @@ class WriteScan final : public DirtySource {
   void end_tracking() override;
 
   struct ArmStats {
-    unsigned processes = 0;          // armed
-    Nanoseconds stop_longest{0};     // of a borrowed thread
-    Nanoseconds protect_longest{0};  // all of one process; steps of it hold the lock
+    unsigned processes = 0;       // armed
+    Nanoseconds stop_longest{0};  // of a borrowed thread
   };
   [[nodiscard]] const ArmStats& arm_stats() const { return arm_; }
 

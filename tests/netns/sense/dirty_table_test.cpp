@@ -240,6 +240,66 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
     }
   }
 }
+// Does something after the first pages were sent.
+class Meanwhile final : public PageSink {
+ public:
+  Meanwhile(SentPages& sent, std::function<void()> act) : sent_(sent), act_(std::move(act)) {}
+  Status send_pages(SpaceId space, std::span<const PageRun> runs,
+                    std::span<const std::span<const std::byte>> pieces) override {
+    auto status = sent_.send_pages(space, runs, pieces);
+    if (act_) std::exchange(act_, nullptr)();
+    return status;
+  }
+
+ private:
+  SentPages& sent_;
+  std::function<void()> act_;
+};
+
+// Pages are protected when their turn to be read has come.
+TEST(TheArmingRound, MissesNothingThatIsWrittenWhileItRuns) {
+  for (bool huge : {false, true}) {
+    SCOPED_TRACE(huge ? "huge pages" : "small pages");
+    malloc_trim(0);
+    char* region = static_cast<char*>(
+        mmap(nullptr, 2 * kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    auto at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(region) + (2u << 20) - 1) & ~((2ul << 20) - 1));
+    const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
+    Actor actor({[&] {
+                   map_at(at, kPages * kPage);
+                   madvise(at, kPages * kPage, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+                   fill(at, kPages * kPage, 1);
+                   if (!huge) madvise(at + 7 * kPage, kPage, MADV_DONTNEED);
+                 },
+                 [&] {
+                   for (uint64_t page = 0; page < kPages; page += 64) at[page * kPage] ^= 1;
+                   if (!huge) fill(at + 7 * kPage, kPage, 3);
+                 }});
+    munmap(region, 2 * kPages * kPage);
+    actor.step();
+    WriteScan source({.late = false});
+    SentPages sent;
+    bool written = false;
+    Meanwhile sink(sent, [&] {
+      actor.step();
+      written = true;
+    });
+    ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
+    ASSERT_TRUE(written);
+    actor.freeze();
+    auto final = source.final_scan(actor.spaces());
+    ASSERT_TRUE(final) << final.error().what;
+    EXPECT_EQ(source.name(), "write-protection") << source.reason();
+    EXPECT_LT(final->stats.pages_read, kPages / 2);
+    EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
+    const PageSet& remote = final->spaces.front().remote;
+    EXPECT_FALSE(remote.intersect(PageSet::from_runs({{first, 1}})).empty()) << "it was read before it was written";
+    if (!huge) {
+      EXPECT_FALSE(remote.intersect(PageSet::from_runs({{first + 7, 1}})).empty()) << "it was not there before";
+    }
+  }
+}
+
 // Processes below `pid` that have a userfaultfd.
 unsigned holders(pid_t pid) {
   unsigned found = 0;
