@@ -17,12 +17,16 @@
 #include <filesystem>
 #include <optional>
 #include <sstream>
+#include <tuple>
 
 #include "bed.h"
 #include "checker_client.h"
+#include "kernel/cgroup.h"
 #include "kernel/netns.h"
 #include "kernel/probe.h"
+#include "kernel/process.h"
 #include "kernel/spawn.h"
+#include "kernel/system_v.h"
 #include "lab/agent.h"
 #include "lab/child_process.h"
 #include "lab/lab.h"
@@ -133,6 +137,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
         return result;
     }
   }
+  static bool by_protection() { return std::string(GetParam()).starts_with("wp"); }
   [[nodiscard]] std::string peer() const { return node_ == "a" ? "b" : "a"; }
 
   // The one connection through which the checker is asked: it moves as well.
@@ -169,16 +174,36 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     return text;
   }
 
+  // The System V segments of the checker, as its ipc namespace tells them: id, bytes, mappings, removed.
+  [[nodiscard]] std::vector<std::tuple<int, uint64_t, uint64_t, bool>> segments() const {
+    auto cgroup = Cgroup::open(state_.cgroup + "/" + node_ + "/workloads/" + kWorkload);
+    auto pids = cgroup ? cgroup->procs() : Result<std::vector<pid_t>>(std::unexpected(cgroup.error()));
+    if (!pids || pids->empty()) return {};
+    auto process = ProcessHandle::open(pids->front());
+    auto ipc = process ? open_namespace(*process, NamespaceKind::ipc) : Result<Fd>(std::unexpected(process.error()));
+    auto objects = ipc ? system_v_objects(ipc->get()) : Result<SystemVObjects>(std::unexpected(ipc.error()));
+    EXPECT_TRUE(objects) << objects.error().what;
+    std::vector<std::tuple<int, uint64_t, uint64_t, bool>> out;
+    if (!objects) return out;
+    for (const auto& s : objects->segments) out.emplace_back(s.id, s.bytes, s.attached, s.removed);
+    return out;
+  }
+
   // One move and everything that must hold after it.
   void move(unsigned number) {
     // Every other time the tree keeps its shape: most of these use the standby.
     const std::string rested = number % 2 == 0 ? kRings : kShapes;
     const Json before = ask("rest " + rested);
+    const auto segments_before = segments();
+    if (more_words().empty()) {
+      EXPECT_EQ(segments_before.size(), 2u);
+    }
     auto moved = migrate({});
     ASSERT_EQ(moved.exit_code, 0) << moved.err << moved.out;
     const Json report = Json::parse(moved.out, nullptr, false);
     ASSERT_TRUE(report.is_object());
     node_ = peer();
+    EXPECT_EQ(segments(), segments_before);
     const Json after = ask("verify");
     ASSERT_EQ(after["bad"], 0) << "move " << number << ": " << bad_pages(after) << "\n"
                                << report.dump() << "\n"
@@ -186,8 +211,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     for (const auto& [kind, counts] : before["kinds"].items()) {
       EXPECT_GE(after["kinds"][kind]["steps"], counts["steps"]) << kind << " has gone back";
     }
-    EXPECT_EQ(report["tracking"]["source"], GetParam() == std::string("wp") ? "write-protection" : "hash-scan")
-        << report["tracking"];
+    EXPECT_EQ(report["tracking"]["source"], by_protection() ? "write-protection" : "hash-scan") << report["tracking"];
     EXPECT_THAT(report["tracking"]["reason"].get<std::string>(),
                 ::testing::StartsWith(std::string("asked for ") + GetParam() + "; "));
     if (!more_words().empty())
@@ -216,7 +240,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(MemoryMoves, LeaveNoPageStaleForeignLostOrTorn) {
-  if (GetParam() == std::string("wp") && probe("uffd-wp-async").state != ProbeState::yes) {
+  if (by_protection() && probe("uffd-wp-async").state != ProbeState::yes) {
     EXPECT_EQ(migrate({}).exit_code, 3);
     return;
   }
@@ -235,8 +259,11 @@ TEST_P(MemoryMoves, LeaveNoPageStaleForeignLostOrTorn) {
   std::printf("%s: %u moves, %u by a standby, %lu pages sent after the freeze, %lu pages looked at\n", GetParam(),
               moves, standbys_, pages_after_, checks_);
 }
-INSTANTIATE_TEST_SUITE_P(Trackers, MemoryMoves, ::testing::Values("wp", "hash"),
-                         [](const auto& tracker) { return std::string(tracker.param); });
+INSTANTIATE_TEST_SUITE_P(Trackers, MemoryMoves, ::testing::Values("wp", "wp-early", "hash"), [](const auto& tracker) {
+  std::string name = tracker.param;
+  std::erase(name, '-');
+  return name;
+});
 
 }  // namespace
 }  // namespace mose::test

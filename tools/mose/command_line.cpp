@@ -130,7 +130,7 @@ class Grammar {
           if (!tracker) throw CLI::ValidationError(tracker.error().what);
           command_.tracker = to_string(*tracker);
         },
-        "how written pages are found: auto (default), wp (write protection), hash (their contents) or soft-dirty");
+        "how written pages are found: auto (default), wp (write protection), wp-early (in every round), hash (their contents) or soft-dirty");
     migrate.add_option("--steer", command_.steer, "where stragglers are redirected: auto (default: at XDP where the uplink has it), tc or xdp")
         ->check(CLI::IsMember({"auto", "tc", "xdp"}));
     migrate.add_flag("--dry-run", command_.dry_run, "only say what stands in the way");

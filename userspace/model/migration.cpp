@@ -69,12 +69,12 @@ Status may_converge(Strategy strategy) {
 }
 
 Result<Tracker> parse_tracker(std::string_view text) {
-  for (Tracker t : {Tracker::automatic, Tracker::write_protection, Tracker::hash, Tracker::soft_dirty}) {
+  for (Tracker t : kTrackers) {
     if (to_string(t) == text) return t;
   }
   if (text == "write-protection") return Tracker::write_protection;
   if (text == "hash-scan") return Tracker::hash;
-  return fail(fmt::format("\"{}\" is no way to find written pages: auto, wp, hash or soft-dirty", text));
+  return fail(fmt::format("\"{}\" is no way to find written pages: auto, wp, wp-early, hash or soft-dirty", text));
 }
 
 std::string_view to_string(Tracker tracker) {
@@ -83,6 +83,8 @@ std::string_view to_string(Tracker tracker) {
       return "auto";
     case Tracker::write_protection:
       return "wp";
+    case Tracker::write_protection_early:
+      return "wp-early";
     case Tracker::hash:
       return "hash";
     case Tracker::soft_dirty:

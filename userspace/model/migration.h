@@ -35,9 +35,12 @@ enum class SteerLayer : uint8_t { automatic, tc, xdp };
 [[nodiscard]] Result<SteerLayer> parse_steer_layer(std::string_view text);
 [[nodiscard]] std::string_view to_string(SteerLayer layer);
 
-// How written pages are found. Automatic: the cheapest that the host has. The names that reports use for what was at
-// work ("write-protection", "hash-scan") are understood as well.
-enum class Tracker : uint8_t { automatic, write_protection, hash, soft_dirty };
+// How written pages are found. Automatic: the cheapest that the host has. Early write protection is armed in every round,
+// whatever a fault costs here. The names that reports use for what was at work ("write-protection", "hash-scan") are
+// understood as well.
+enum class Tracker : uint8_t { automatic, write_protection, write_protection_early, hash, soft_dirty };
+inline constexpr std::array kTrackers = {Tracker::automatic, Tracker::write_protection, Tracker::write_protection_early,
+                                         Tracker::hash, Tracker::soft_dirty};
 [[nodiscard]] Result<Tracker> parse_tracker(std::string_view text);
 [[nodiscard]] std::string_view to_string(Tracker tracker);
 

@@ -15,7 +15,7 @@ Status refused(Tracker tracker, const std::string& reason) {
 }  // namespace
 
 Status can_track(Tracker tracker) {
-  if (tracker == Tracker::write_protection) {
+  if (tracker == Tracker::write_protection || tracker == Tracker::write_protection_early) {
     ProbeResult found = probe("uffd-wp-async");
     if (found.state != ProbeState::yes) return refused(tracker, found.detail);
   }
@@ -32,7 +32,11 @@ Status can_track(Tracker tracker) {
 std::unique_ptr<DirtySource> make_source(Tracker tracker, const WriteScanOptions& options) {
   MOSE_CHECK(tracker != Tracker::soft_dirty, "refused before");
   if (tracker == Tracker::hash) return std::make_unique<HashScan>(options.hash);
-  return std::make_unique<WriteScan>(options);
+  if (tracker != Tracker::write_protection_early) return std::make_unique<WriteScan>(options);
+  WriteScanOptions early = options;
+  early.late = false;
+  early.why = "armed from the first round on, as asked for";
+  return std::make_unique<WriteScan>(std::move(early));
 }
 
 }  // namespace mose::sense

@@ -117,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(
         Usage{"MigrateBadDuration", {"migrate", "x", "--to", "b", "--max-downtime", "50"}, "50"},
         Usage{"MigrateBadBandwidth", {"migrate", "x", "--to", "b", "--max-bandwidth", "5 apples"}, "5 apples"},
         Usage{"MigrateBadSteer", {"migrate", "x", "--to", "b", "--steer", "nft"}, "nft"},
-        Usage{"MigrateBadTracker", {"migrate", "x", "--to", "b", "--tracker", "mmu"}, "auto, wp, hash or soft-dirty"},
+        Usage{"MigrateBadTracker", {"migrate", "x", "--to", "b", "--tracker", "mmu"}, "auto, wp, wp-early, hash or soft-dirty"},
         Usage{"MigrateColdAndSlowedDown",
               {"migrate", "x", "--to", "b", "--strategy", "cold", "--auto-converge"},
               "strategy cold sends nothing while the workload runs"},

@@ -25,6 +25,15 @@ TEST(LabOptions, RunTakesItsOptionsInBothForms) {
   EXPECT_EQ(line->lab, "default");
 }
 
+TEST(LabOptions, AgentsAreNeededWhereMoseMovesAnything) {
+  auto line = parse_command_line({"run", "redis", "--baseline", "stock-cold,naive-wp"});
+  ASSERT_TRUE(line) << line.error().what;
+  EXPECT_EQ(line->baselines, (std::vector<std::string>{"stock-cold", "naive-wp"}));
+  EXPECT_TRUE(needs_agents(*line));
+  EXPECT_FALSE(needs_agents(*parse_command_line({"run", "redis", "--baseline", "stock-cold", "--baseline-only"})));
+  EXPECT_TRUE(needs_agents(*parse_command_line({"run", "redis", "--baseline", "naive-wp", "--baseline-only"})));
+}
+
 TEST(LabOptions, AQuietTimeThatSaysNothingIsRefused) {
   EXPECT_EQ(parse_command_line({"run", "redis"})->quiet, kQuietUsual);
   for (const char* bad : {"0s", "999ms", "11m", "soon", "5"})
@@ -57,7 +66,7 @@ TEST(LabOptions, SteeringIsTheNodesOwnUnlessSaid) {
 
 TEST(LabOptions, TheTrackerIsTheAgentsChoiceUnlessSaid) {
   EXPECT_EQ(parse_command_line({"run", "redis"})->tracker, "auto");
-  for (const char* tracker : {"auto", "wp", "hash", "soft-dirty"}) {
+  for (const char* tracker : {"auto", "wp", "wp-early", "hash", "soft-dirty"}) {
     auto line = parse_command_line({"run", "redis", "--tracker", tracker});
     ASSERT_TRUE(line) << line.error().what;
     EXPECT_EQ(line->tracker, tracker);
@@ -66,6 +75,8 @@ TEST(LabOptions, TheTrackerIsTheAgentsChoiceUnlessSaid) {
 
 TEST(LabOptions, NobodyIsSlowedDownUnlessAskedFor) {
   EXPECT_FALSE(parse_command_line({"run", "redis"})->auto_converge);
+  EXPECT_EQ(parse_command_line({"run", "redis"})->standby, "auto");
+  EXPECT_EQ(parse_command_line({"run", "redis", "--standby", "never"})->standby, "never");
   auto line = parse_command_line({"run", "redis", "--auto-converge", "--strategy", "precopy"});
   ASSERT_TRUE(line) << line.error().what;
   EXPECT_TRUE(line->auto_converge);
@@ -103,6 +114,11 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
       {{"run", "redis", "--repeat", "0"}, "--repeat"},
       {{"run", "redis", "--connections", "-1"}, "--connections"},
       {{"run", "redis", "--baseline", "magic"}, "magic"},
+      {{"run", "redis", "--baseline", "stock-cold,magic"}, "magic"},
+      {{"run", "redis", "--baseline", "naive-wp,naive-wp"}, "twice"},
+      {{"run", "redis", "--baseline", ""}, "baseline"},
+      {{"run", "redis", "--standby", "maybe"}, "maybe"},
+      {{"run", "redis", "--max-bandwidth", "much"}, "--max-bandwidth"},
       {{"run", "redis", "--steer", "nft"}, "nft"},
       {{"down", "--steer", "xdp"}, "--steer"},
       {{"run", "redis", "--tracker", "mmu"}, "mmu"},

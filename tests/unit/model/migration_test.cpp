@@ -46,12 +46,12 @@ TEST(Migration, StrategiesSurviveTheirNames) {
 }
 
 TEST(Migration, TrackersSurviveTheirNamesAndThoseOfReports) {
-  for (Tracker t : {Tracker::automatic, Tracker::write_protection, Tracker::hash, Tracker::soft_dirty}) {
+  for (Tracker t : kTrackers) {
     EXPECT_EQ(parse_tracker(to_string(t)).value(), t);
   }
   EXPECT_EQ(parse_tracker("write-protection").value(), Tracker::write_protection);
   EXPECT_EQ(parse_tracker("hash-scan").value(), Tracker::hash);
-  EXPECT_NE(parse_tracker("mmu").error().what.find("auto, wp, hash or soft-dirty"), std::string::npos);
+  EXPECT_NE(parse_tracker("mmu").error().what.find("auto, wp, wp-early, hash or soft-dirty"), std::string::npos);
   EXPECT_FALSE(parse_tracker(""));
 }
 

@@ -20,7 +20,7 @@ class TrackerChoice : public testing::Test {
 
 TEST_F(TrackerChoice, IsTakenWhereTheHostHasIt) {
   force_probe("uffd-wp-async", ProbeState::yes);
-  for (Tracker tracker : {Tracker::automatic, Tracker::write_protection, Tracker::hash}) {
+  for (Tracker tracker : {Tracker::automatic, Tracker::write_protection, Tracker::write_protection_early, Tracker::hash}) {
     EXPECT_TRUE(can_track(tracker)) << to_string(tracker);
   }
 }
@@ -28,7 +28,7 @@ TEST_F(TrackerChoice, IsTakenWhereTheHostHasIt) {
 TEST_F(TrackerChoice, IsRefusedWithTheReasonWhereTheHostLacksIt) {
   force_probe("uffd-wp-async", ProbeState::no);
   force_probe("soft-dirty", ProbeState::no);
-  for (Tracker tracker : {Tracker::write_protection, Tracker::soft_dirty}) {
+  for (Tracker tracker : {Tracker::write_protection, Tracker::write_protection_early, Tracker::soft_dirty}) {
     auto can = can_track(tracker);
     ASSERT_FALSE(can) << to_string(tracker);
     EXPECT_THAT(can.error().what, HasSubstr("--tracker " + std::string(to_string(tracker)) + " on this host: forced for a test"));
