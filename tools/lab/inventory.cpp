@@ -166,13 +166,21 @@ std::string kept_reason(const Item& item) {
       {"pin", "/sys/fs/bpf/mose", "the directory of pins"},
       {"file", "/run/mose/migrations", "the directory of migrations that are under way"},
       {"file", "/var/lib/mose/history.jsonl", "what mose history shows"},
-      {"file", "/var/lib/mose/workloads/redis", "the workload's log outlives it"},
-      {"file", "/var/lib/mose/workloads/redis/log", "the workload's log outlives it"},
-      {"file", "/var/lib/mose/workloads/redis/log/stdout.log", "the workload's log outlives it"},
-      {"file", "/var/lib/mose/workloads/redis.json", "where the workload went to, for mose workloads"},
+  };
+  static constexpr Kept kKeptOfWorkload[] = {
+      {"file", "", "the workload's log outlives it"},
+      {"file", "/log", "the workload's log outlives it"},
+      {"file", "/log/stdout.log", "the workload's log outlives it"},
+      {"file", ".json", "where the workload went to, for mose workloads"},
   };
   for (const Kept& kept : kKept) {
     if (item.kind == kept.kind && item.what == kept.what) return kept.reason;
+  }
+  for (const char* workload : {kWorkload, kNaiveProtection}) {
+    const std::string own = std::string("/var/lib/mose/workloads/") + workload;
+    for (const Kept& kept : kKeptOfWorkload) {
+      if (item.kind == kept.kind && item.what == own + kept.what) return kept.reason;
+    }
   }
   return {};
 }

@@ -34,13 +34,13 @@ Result<std::vector<LabProcess>> node_processes(const LabState& state, const std:
   return out;
 }
 
-std::optional<pid_t> find_redis(const LabState& state, const std::string& node, const std::string& role) {
+std::optional<pid_t> find_redis(const LabState& state, const std::string& node, const std::string& cgroup) {
   auto all = node_processes(state, node);
   if (!all) return std::nullopt;
-  std::string place = state.cgroup + "/" + node + (role == "mose" ? "/workloads" : "/system");
+  std::string place = state.cgroup + "/" + node + "/" + cgroup;
   std::optional<pid_t> found;
   for (const LabProcess& p : *all) {
-    if (p.name != "redis-server" || !p.cgroup.starts_with(place)) continue;
+    if (p.name != "redis-server" || (p.cgroup != place && !p.cgroup.starts_with(place + "/"))) continue;
     if (found) return std::nullopt;
     found = p.pid;
   }

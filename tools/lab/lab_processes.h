@@ -23,7 +23,7 @@ struct LabProcess {
 // All processes of a node, its workloads' included. One that ends meanwhile is left out.
 [[nodiscard]] Result<std::vector<LabProcess>> node_processes(const LabState& state, const std::string& node);
 
-// The Redis server that `role` ("mose" or "baseline") has on that node; absent when there is not exactly one.
-[[nodiscard]] std::optional<pid_t> find_redis(const LabState& state, const std::string& node, const std::string& role);
+// The Redis server in a group below that node's, or below that group; absent when there is not exactly one.
+[[nodiscard]] std::optional<pid_t> find_redis(const LabState& state, const std::string& node, const std::string& cgroup);
 
 }  // namespace mose::lab

@@ -18,6 +18,7 @@ class Mover {
   [[nodiscard]] virtual std::string role() const = 0;
   [[nodiscard]] virtual std::string baseline() const = 0;  // empty: none
   [[nodiscard]] virtual std::string address() const = 0;   // of the service
+  [[nodiscard]] virtual std::string cgroup() const = 0;    // of the service, below its node's
   [[nodiscard]] virtual Status launch(const std::string& node) = 0;
   // Gives the run object (without the client's part), also for a move that failed: then `outcome` says so. An error
   // means that nothing more can be moved.
@@ -26,5 +27,7 @@ class Mover {
 
 [[nodiscard]] Result<std::unique_ptr<Mover>> make_stock_mover(const LabState& state);
 [[nodiscard]] std::unique_ptr<Mover> make_mose_mover(const LabState& state, const CommandLine& line);
+// MOSE with write protection armed in every round, whatever a write fault costs here: a service of its own.
+[[nodiscard]] std::unique_ptr<Mover> make_naive_mover(const LabState& state, const CommandLine& line);
 
 }  // namespace mose::lab

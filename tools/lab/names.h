@@ -17,11 +17,16 @@ inline constexpr const char* kDiskParent = "/var/lib/mose";
 inline constexpr const char* kDiskRoot = "/var/lib/mose/lab";
 inline constexpr const char* kNetnsRoot = "/run/netns";  // where iproute2 looks: `ip netns exec` works on a lab
 
+// What `lab run` moves: MOSE's own, and that of the baseline that is MOSE as well.
+inline constexpr const char* kWorkload = "redis";
+inline constexpr const char* kNaiveProtection = "naive-wp";
+
 inline constexpr const char* kPrefixLength = "24";
 inline constexpr const char* kClientAddress = "198.51.100.2";
 inline constexpr const char* kClientMac = "02:4d:6f:00:00:02";
 inline constexpr const char* kServiceAddress = "198.51.100.100";
-inline constexpr const char* kBaselineAddress = "198.51.100.101";
+inline constexpr const char* kStockAddress = "198.51.100.101";
+inline constexpr const char* kNaiveAddress = "198.51.100.102";
 inline constexpr uint16_t kPeerPort = 7400;
 inline constexpr uint16_t kRedisPort = 6379;
 

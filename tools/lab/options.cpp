@@ -27,7 +27,7 @@ const std::map<std::string, Values> kVerbs = {
     {"run",
      {"--name", "--link", "--steer", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
       "--tracker", "--seed", "--quiet", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only",
-      "--auto-converge"}},
+      "--auto-converge", "--standby", "--max-bandwidth"}},
 };
 
 template <typename T>
@@ -62,14 +62,31 @@ Status parse_link(const std::string& text, CommandLine& out) {
 }
 
 Status parse_baselines(const std::string& text, CommandLine& out) {
-  if (text != "stock-cold") return fail("unknown baseline \"" + text + "\"; there is: stock-cold");
-  out.baselines = {text};
+  out.baselines.clear();
+  for (size_t begin = 0; begin <= text.size();) {
+    size_t end = std::min(text.find(',', begin), text.size());
+    std::string name = text.substr(begin, end - begin);
+    begin = end + 1;
+    if (name != kStockCold && name != kNaiveProtection) {
+      return fail("unknown baseline \"" + name + "\"; there are: " + kStockCold + ", " + kNaiveProtection);
+    }
+    if (std::find(out.baselines.begin(), out.baselines.end(), name) != out.baselines.end()) {
+      return fail("baseline " + name + " is named twice");
+    }
+    out.baselines.push_back(name);
+  }
   return {};
 }
 
 Status parse_steer(const std::string& text, CommandLine& out) {
   if (text != "tc" && text != "xdp" && text != "xdp-generic") return fail("--steer takes tc, xdp or xdp-generic, not \"" + text + "\"");
   out.steer = text;
+  return {};
+}
+
+Status parse_standby(const std::string& text, CommandLine& out) {
+  if (text != "auto" && text != "never") return fail("--standby takes auto or never, not \"" + text + "\"");
+  out.standby = text;
   return {};
 }
 
@@ -84,6 +101,14 @@ const std::map<std::string, Setter>& setters() {
       {"--link", parse_link},
       {"--steer", parse_steer},
       {"--baseline", parse_baselines},
+      {"--standby", parse_standby},
+      {"--max-bandwidth",
+       [](const std::string& v, CommandLine& c) -> Status {
+         auto bound = parse_bandwidth(v);
+         if (!bound) return context("--max-bandwidth", bound.error());
+         c.max_bandwidth = v;
+         return {};
+       }},
       {"--json",
        [](const std::string& v, CommandLine& c) {
          c.json = true;
@@ -151,6 +176,11 @@ bool set_flag(const std::string& option, CommandLine& out) {
 }
 
 }  // namespace
+
+bool needs_agents(const CommandLine& line) {
+  auto naive = std::find(line.baselines.begin(), line.baselines.end(), kNaiveProtection);
+  return !line.baseline_only || naive != line.baselines.end();
+}
 
 bool asks_for_help(const std::vector<std::string>& args) {
   auto end = std::find(args.begin(), args.end(), "--");

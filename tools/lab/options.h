@@ -29,6 +29,8 @@ struct CommandLine {
   std::string strategy = "auto";
   std::string tracker = "auto";  // how written pages are found, as of `mose migrate`
   bool auto_converge = false;
+  std::string max_bandwidth;       // of the pages, as of `mose migrate`; empty: unlimited
+  std::string standby = "auto";  // or "never", as of `mose migrate`
   std::string steer;  // tc, xdp or xdp-generic; empty: what nodes do by themselves
   std::vector<std::string> baselines;
   double megabytes = 200;
@@ -44,6 +46,12 @@ struct CommandLine {
 inline constexpr double kLinkRttMsMin = 0.2, kLinkRttMsMax = 2000;  // a queue and two polls cost 0.1 ms
 inline constexpr uint32_t kRepeatMax = 1000;
 inline constexpr double kMegabytesMax = 1 << 16;
+
+// The baselines that there are: this one, and kNaiveProtection.
+inline constexpr const char* kStockCold = "stock-cold";
+
+// Whether a run has anything that MOSE moves.
+[[nodiscard]] bool needs_agents(const CommandLine& line);
 
 // Whether help is asked for, before "--".
 [[nodiscard]] bool asks_for_help(const std::vector<std::string>& args);

@@ -71,7 +71,7 @@ class LabLease {
     options.lab = line.lab;
     options.link_rate_mbit = line.link_rate_mbit;
     options.link_rtt_ms = line.link_rtt_ms;
-    options.agents = !line.baseline_only;
+    options.agents = needs_agents(line);
     options.steer = line.steer;
     MOSE_ASSIGN(auto state, up(options));
     bool ours = !(before.exists && before.complete && !before.leftover) && !line.keep;
@@ -128,10 +128,15 @@ Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine
     MOSE_ASSIGN(auto mose, enter(lab, line, make_mose_mover(lab.state(), line)));
     out.push_back(std::move(mose));
   }
-  if (!line.baselines.empty()) {
-    MOSE_ASSIGN(auto mover, make_stock_mover(lab.state()));
-    MOSE_ASSIGN(auto stock, enter(lab, line, std::move(mover)));
-    out.push_back(std::move(stock));
+  for (const std::string& baseline : line.baselines) {
+    std::unique_ptr<Mover> mover;
+    if (baseline == kStockCold) {
+      MOSE_ASSIGN(mover, make_stock_mover(lab.state()));
+    } else {
+      mover = make_naive_mover(lab.state(), line);
+    }
+    MOSE_ASSIGN(auto other, enter(lab, line, std::move(mover)));
+    out.push_back(std::move(other));
   }
   if (out.empty()) return fail("nothing to run: --baseline-only needs --baseline");
   return out;
@@ -140,7 +145,7 @@ Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine
 // One move under load. The other contestant's load rests meanwhile.
 Result<Json> run_one(const LabState& state, Contestant& who, Nanoseconds quiet) {
   std::string from = who.node, to = from == "a" ? "b" : "a";
-  MOSE_TRY(who.load.watch_server(find_redis(state, from, who.mover->role()).value_or(0)));
+  MOSE_TRY(who.load.watch_server(find_redis(state, from, who.mover->cgroup()).value_or(0)));
   MOSE_TRY(who.load.resume());
   MOSE_TRY(rest(quiet));
   MOSE_TRY(who.load.begin_window());
@@ -151,7 +156,7 @@ Result<Json> run_one(const LabState& state, Contestant& who, Nanoseconds quiet) 
   if (!report) return context("move from " + from + " to " + to, report.error());
   record.report = *report;
   // Where it did not move there is nothing, or a tree that is about to end.
-  if (auto arrived = find_redis(state, to, who.mover->role())) MOSE_TRY(who.load.watch_server(*arrived));
+  if (auto arrived = find_redis(state, to, who.mover->cgroup())) MOSE_TRY(who.load.watch_server(*arrived));
   MOSE_TRY(rest(kSettle));
   MOSE_ASSIGN(record.figures, who.load.end_window(phase_bounds(record.report)));
   MOSE_ASSIGN(record.verification, who.load.verify());
@@ -181,6 +186,8 @@ std::string command_text(const CommandLine& line) {
                     line.strategy + " --seed " + std::to_string(line.seed);
   if (line.tracker != "auto") out += " --tracker " + line.tracker;
   if (line.auto_converge) out += " --auto-converge";
+  if (!line.max_bandwidth.empty()) out += " --max-bandwidth " + line.max_bandwidth;
+  if (line.standby != "auto") out += " --standby " + line.standby;
   if (!line.steer.empty()) out += " --steer " + line.steer;
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));

@@ -55,6 +55,7 @@ Result<std::string> carry_out(StockService& service, const std::string& step) {
     auto step = read_line(socket);
     if (!step || step->empty()) {
       (void)service.stop();
+      service.forget();
       ::_exit(0);
     }
     auto result = carry_out(service, *step);

@@ -14,8 +14,9 @@ class StockMover final : public Mover {
   explicit StockMover(std::map<std::string, StockEnd> ends) : ends_(std::move(ends)) {}
 
   std::string role() const override { return "baseline"; }
-  std::string baseline() const override { return "stock-cold"; }
-  std::string address() const override { return kBaselineAddress; }
+  std::string baseline() const override { return kStockCold; }
+  std::string address() const override { return kStockAddress; }
+  std::string cgroup() const override { return "system"; }
 
   Status launch(const std::string& node) override {
     MOSE_TRY(step(node, "prepare"));

@@ -137,7 +137,7 @@ Status StockService::prepare() {
   Place place;
   MOSE_ASSIGN(place.net, duplicate(net_.get()));
   std::string client = std::string(kClientAddress) + " lladdr " + kClientMac;
-  MOSE_TRY(run_ip_here(&place, std::string("addr add ") + kBaselineAddress + "/" + kPrefixLength +
+  MOSE_TRY(run_ip_here(&place, std::string("addr add ") + kStockAddress + "/" + kPrefixLength +
                                    " dev eth0\nlink set eth0 up\nneigh add " + client + " dev eth0 nud permanent\n"));
   MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + " up\n"));
   MOSE_ASSIGN(listener_, listen_for_images());
@@ -194,7 +194,7 @@ Status StockService::restore() {
 }
 
 Status StockService::activate() {
-  return in_net_announce(net_.get(), kBaselineAddress, kServiceMac);
+  return in_net_announce(net_.get(), kStockAddress, kServiceMac);
 }
 
 Status StockService::retire() {
@@ -214,6 +214,12 @@ Status StockService::stop() {
     MOSE_TRY(process->wait_ended(kKillBound));
   }
   return net_ ? retire() : Status{};
+}
+
+void StockService::forget() {
+  ::umount2(kRoot, MNT_DETACH);
+  std::error_code ignored;
+  std::filesystem::remove_all(kDirectory, ignored);
 }
 
 uint64_t StockService::image_bytes() const {

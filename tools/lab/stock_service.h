@@ -35,6 +35,8 @@ class StockService {
   [[nodiscard]] Status retire();
   // Kills the tree, if it is here. Idempotent.
   [[nodiscard]] Status stop();
+  // The images and the root that it was given; after stop().
+  void forget();
   [[nodiscard]] uint64_t image_bytes() const;
 
  private:
