@@ -75,6 +75,15 @@ std::vector<Unit> units_hot_last(const PageSet& pages, std::span<const PageSet> 
   return units;
 }
 
+// The pages of the units from `begin` on that are announced together; `end` becomes the unit behind them.
+PageSet take_group(const std::vector<Unit>& units, size_t begin, size_t& end) {
+  constexpr size_t kGroupUnits = (64u << 20) / kPageSize / kUnitPages;
+  end = std::min(units.size(), begin + kGroupUnits);
+  std::vector<PageRun> runs;
+  for (size_t i = begin; i < end; ++i) runs.insert(runs.end(), units[i].runs.begin(), units[i].runs.end());
+  return PageSet::from_runs(std::move(runs));
+}
+
 void make_blocks(Hashes& hashes, const PageSet& set) {
   for (const PageRun& run : set.runs()) {
     for (uint64_t page = run.first - run.first % Hashes::kBlockPages; page < run.end(); page += Hashes::kBlockPages) {
@@ -84,7 +93,7 @@ void make_blocks(Hashes& hashes, const PageSet& set) {
 }
 
 // What became of one page.
-enum class Verdict : uint8_t { same, zero, changed };
+enum class Verdict : uint8_t { same, zero, changed, unreadable };
 
 // Runs `work(index)` for every index below `count` on `threads` threads (this one among them) until one fails.
 template <typename Work>
@@ -121,8 +130,7 @@ struct Reader {
   std::vector<uint64_t> hashes = std::vector<uint64_t>(kUnitPages);
   std::vector<Verdict> verdicts = std::vector<Verdict>(kUnitPages);
 
-  // Reads the unit and compares; the table is not changed. An unreadable page counts as zero
-  // (and is listed in `unreadable`).
+  // Reads the unit and compares; the table is not changed. Unreadable pages are listed in `unreadable` as well.
   Status judge(const ProcessMemory& memory, const Unit& unit, const Hashes& table) {
     unreadable.clear();
     MOSE_TRY(memory.read(unit.runs, buffer, unreadable));
@@ -132,6 +140,10 @@ struct Reader {
       for (uint64_t page = run.first; page < run.end(); ++page, ++at) {
         if (block == nullptr || page % Hashes::kBlockPages == 0) block = table.find_block(page);
         const std::byte* bytes = buffer.data() + at * kPageSize;
+        if (!unreadable.empty() && std::ranges::find(unreadable, page) != unreadable.end()) {
+          verdicts[at] = Verdict::unreadable;
+          continue;
+        }
         if (is_zero(bytes)) {
           verdicts[at] = Verdict::zero;
           continue;
@@ -225,15 +237,15 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, const Rea
   auto do_unit = [&](unsigned thread, size_t i) -> Status {
     if (stop.stop_requested()) return fail_errno("round", ECANCELED);
     Reader& reader = readers[thread];
-    if (reading.before) MOSE_TRY(reading.before(PageSet::from_runs(units[i].runs)));
     MOSE_TRY(reader.judge(memory, units[i], hashes));
-    // What could not be read is not known to be zero.
-    if (reader.unreadable.empty()) zeros[i] = reader.pieces(units[i], Verdict::zero);
-    const uint64_t zero_pages = count(reader.unreadable.empty() ? zeros[i] : reader.pieces(units[i], Verdict::zero));
+    zeros[i] = reader.pieces(units[i], Verdict::zero);
+    const uint64_t absent_pages = count(zeros[i]) + reader.unreadable.size();
     const std::vector<Piece> changed = reader.pieces(units[i], Verdict::changed);
     std::lock_guard lock(sink_mutex);
-    stats.pages_present += units[i].pages - zero_pages;
-    stats.pages_zero += zero_pages;
+    stats.pages_present += units[i].pages - absent_pages;
+    stats.pages_zero += absent_pages;
+    // Of a page that was sent and could not be read now nothing is known.
+    for (uint64_t page : reader.unreadable) hashes.set(page, kNoHash);
     stats.pages_read += units[i].pages;
     if (changed.empty()) return {};
     MOSE_TRY(send(process.space, reader, changed, sink));
@@ -243,7 +255,15 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, const Rea
     stats.pages_changed += count(changed);
     return {};
   };
-  MOSE_TRY(run_parallel(reading.threads, units.size(), do_unit));
+  for (size_t begin = 0; begin < units.size();) {
+    size_t end = units.size();
+    if (reading.before) {
+      PageSet next = take_group(units, begin, end);
+      MOSE_TRY(reading.before(next));
+    }
+    MOSE_TRY(run_parallel(reading.threads, end - begin, [&](unsigned thread, size_t i) { return do_unit(thread, begin + i); }));
+    begin = end;
+  }
   if (reading.zero != nullptr) *reading.zero = joined(zeros);
   return {};
 }

@@ -31,7 +31,7 @@ struct Populated {
 struct Reading {
   unsigned threads = 1;
   std::span<const PageSet> hot;  // these after the others, the hottest last; hottest first here
-  // Called with the pages that are read next, a megabyte at most; on any of the threads. May be absent.
+  // Called with the pages that are read next, 64 MiB at most. May be absent.
   std::function<Status(const PageSet&)> before;
   PageSet* zero = nullptr;  // gets the pages that were read as all zero; may be null
 };

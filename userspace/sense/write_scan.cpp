@@ -2,9 +2,10 @@
 #include "sense/write_scan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
-#include <mutex>
 #include <optional>
+#include <thread>
 
 #include "base/log.h"
 #include "kernel/pagemap.h"
@@ -37,15 +38,15 @@ PageSet known_pages(const PageSet& set, const Hashes& hashes) {
   return known;
 }
 
-// Protects pages right before they are read, each once in a round: one that is protected again after it was read would
+// Protects pages shortly before they are read, each once in a round: one that is protected again after it was read would
 // count as clean whatever was written between. A huge page is protected as a whole, when the first part of it is read:
 // in parts it would be broken up.
 class ProtectAhead {
  public:
-  ProtectAhead(const Pagemap& pagemap, const PageSet& huge) : pagemap_(pagemap), huge_(huge) {}
+  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge) : pid_(pid), pagemap_(pagemap), huge_(huge) {}
 
   Status operator()(const PageSet& next) {
-    std::lock_guard lock(mutex_);  // for whoever reads another part of the same huge page
+    if (pin_) return {};
     const PageSet touched = next.intersect(huge_);
     PageSet whole;
     for (const PageRun& run : touched.runs()) {
@@ -57,14 +58,23 @@ class ProtectAhead {
     const PageSet due = next.unite(whole).minus(whole_done_);
     whole_done_ = whole_done_.unite(whole);
     auto written = pagemap_.protect(due);
-    return written ? Status{} : Status(std::unexpected(written.error()));
+    if (!written) return std::unexpected(written.error());
+    // What a device, or another process, was let at before the protection is written behind the page tables. Either that
+    // is over before these pages are read, or its cause is seen now.
+    std::this_thread::sleep_for(kSettle);
+    pin_ = pinned_memory(pid_);
+    return {};
   }
+  // Why pages cannot be protected after all.
+  [[nodiscard]] const std::optional<std::string>& pin() const { return pin_; }
 
  private:
   static constexpr uint64_t kHugePages = 512;
+  static constexpr auto kSettle = std::chrono::milliseconds(1);
+  pid_t pid_;
   const Pagemap& pagemap_;
   const PageSet& huge_;
-  std::mutex mutex_;
+  std::optional<std::string> pin_;
   PageSet whole_done_;  // of huge_
 };
 
@@ -169,11 +179,17 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
   }
   PageSet pages, zero;
-  ProtectAhead ahead(pagemap, before.huge);
+  ProtectAhead ahead(process.pid, pagemap, before.huge);
   reading.zero = &zero;
   if (was_complete) {
     // Read after the protection is on: what was written up to then.
     MOSE_ASSIGN(PageSet written, pagemap.protect(populated.areas));
+    if (auto pin = pinned_memory(process.pid)) {
+      space.disarm();
+      space.refused = *pin;
+      MOSE_ASSIGN(Populated all, populated_pages(process, ScanPace::gentle));
+      return send_changed(process, all.pages, reading, space.hashes, sink, stop, stats);
+    }
     MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(populated.areas));
     // Clean all the time: a page written between the two looks is clean again, but among `written`.
     PageSet skipped = before.clean.minus(written).intersect(after.clean);
@@ -182,16 +198,15 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     stats.pages_present += skipped.minus(space.zero).pages();
     stats.pages_zero += skipped.intersect(space.zero).pages();
   } else {
-    // Everything is read, which takes long: each page is protected when its turn has come, so that one that is written
+    // Everything is read, which takes long: pages are protected when their turn has come, so that one that is written
     // before costs the workload no fault. And no page but those that are read: one that is clean has been sent.
     pages = before.clean.unite(before.written).unite(before.untracked);
     reading.before = std::ref(ahead);
   }
   MOSE_TRY(send_changed(process, pages, reading, space.hashes, sink, stop, stats));
-  // One that has come meanwhile may have been written through since, whatever the page tables say.
-  if (auto pin = pinned_memory(process.pid)) {
+  if (ahead.pin()) {
     space.disarm();
-    space.refused = *pin;
+    space.refused = *ahead.pin();
     return {};
   }
   // After the reading, which takes longer than a fork: CRIU dumps nobody who has a userfaultfd.

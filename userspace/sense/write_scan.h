@@ -21,7 +21,7 @@ struct WriteScanOptions {
 
 // Finds changed pages by the kernel's write tracking (kernel/write_tracking.h); what cannot be tracked is hashed.
 //
-// A round until arming hashes everything, as HashScan. The arming round reads all pages and protects each right before:
+// A round until arming hashes everything, as HashScan. The arming round reads all pages and protects them shortly before:
 // tracking begins before a page is read, and of the pages that are hot, which are read last, the workload pays for few
 // writes. Later rounds protect again and read what was written meanwhile. The
 // final scan asks the page tables (about 4 ms per GB) and reads only what was written. What was sent is remembered by

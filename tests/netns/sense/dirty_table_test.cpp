@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "kernel/pagemap.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
 #include "kernel/write_tracking.h"
@@ -284,6 +285,11 @@ TEST(TheArmingRound, MissesNothingThatIsWrittenWhileItRuns) {
       actor.step();
       written = true;
     });
+    const PageSet region_pages = PageSet::from_runs({{first, kPages}});
+    auto whole_pages = [&] {
+      return Pagemap::open(actor.pid()).value().tracked(region_pages).value().huge.pages();
+    };
+    if (huge && whole_pages() == 0) continue;  // there was none to be had
     ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
     ASSERT_TRUE(written);
     actor.freeze();
@@ -298,6 +304,76 @@ TEST(TheArmingRound, MissesNothingThatIsWrittenWhileItRuns) {
       EXPECT_FALSE(remote.intersect(PageSet::from_runs({{first + 7, 1}})).empty()) << "it was not there before";
     }
   }
+}
+
+// One half of it is read at the beginning, the other, which is hot, at the end: it must not be protected again then.
+TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
+  constexpr size_t kMany = 16384 + 1024;  // more than is protected at a time
+  malloc_trim(0);
+  char* region = static_cast<char*>(
+      mmap(nullptr, (kMany + 512) * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  auto at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(region) + (2u << 20) - 1) & ~((2ul << 20) - 1));
+  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
+  Actor actor({[&] {
+                 map_at(at, kMany * kPage);
+                 madvise(at, kMany * kPage, MADV_HUGEPAGE);
+                 fill(at, kMany * kPage, 1);
+               },
+               [&] { at[0] ^= 1; }});
+  munmap(region, (kMany + 512) * kPage);
+  actor.step();
+  const auto before = Pagemap::open(actor.pid()).value().tracked(PageSet::from_runs({{first, 512}})).value();
+  if (before.huge.pages() != 512) GTEST_SKIP() << "no huge page was to be had";
+  WriteScan source({.late = false});
+  const SpaceHeat heat{actor.spaces().front().space, {PageSet::from_runs({{first + 256, 256}})}};
+  source.read_last({&heat, 1});
+  SentPages sent;
+  Meanwhile sink(sent, [&] { actor.step(); });
+  ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
+  actor.freeze();
+  auto final = source.final_scan(actor.spaces());
+  ASSERT_TRUE(final) << final.error().what;
+  EXPECT_EQ(source.name(), "write-protection") << source.reason();
+  EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
+  EXPECT_FALSE(final->spaces.front().remote.intersect(PageSet::from_runs({{first, 1}})).empty());
+}
+
+// A page that could not be read says nothing of the others that were read with it.
+TEST(TheArmingRound, AZeroedPageBesideOneThatIsGoneIsNotWhatWasSentBefore) {
+  malloc_trim(0);
+  char* at = map_at(nullptr, kPages * kPage);
+  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
+  Actor actor({[&] {
+                 map_at(at, kPages * kPage);
+                 madvise(at, kPages * kPage, MADV_NOHUGEPAGE);
+                 fill(at, kPages * kPage, 1);
+               },
+               [&] {
+                 fill(at, kPage, 2);  // the first that is sent in the next round
+                 memset(at + 300 * kPage, 0, kPage);
+               },
+               [&] { munmap(at + 301 * kPage, kPage); }});
+  munmap(at, kPages * kPage);
+  actor.step();
+  WriteScan source;
+  SentPages sent;
+  ASSERT_TRUE(source.round(actor.spaces(), sent, {}));
+  actor.step();
+  bool unmapped = false;
+  Meanwhile sink(sent, [&] {
+    actor.step();
+    unmapped = true;
+  });
+  source.expect_last();
+  ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
+  ASSERT_TRUE(unmapped);
+  actor.freeze();
+  auto final = source.final_scan(actor.spaces());
+  ASSERT_TRUE(final) << final.error().what;
+  EXPECT_EQ(source.name(), "write-protection") << source.reason();
+  EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
+  const SpacePages& space = final->spaces.front();
+  EXPECT_TRUE(space.present.intersect(PageSet::from_runs({{first + 300, 2}})).empty()) << "one is zero, one is gone";
 }
 
 // Processes below `pid` that have a userfaultfd.
