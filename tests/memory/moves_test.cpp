@@ -170,6 +170,10 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
       auto result = read_file(root(node) + "/var/lib/mose/workloads/" + kWorkload + "/log/stdout.log");
       text += std::string("-- log of the checker at ") + node + "\n" +
               result.value_or(result ? "" : result.error().what + "\n");
+      constexpr size_t kShown = 8000;
+      auto agent = read_file(names_.agent_log(node), 64u << 20);
+      text += std::string("-- log of the agent at ") + node + "\n" +
+              (agent ? agent->substr(agent->size() - std::min(agent->size(), kShown)) : agent.error().what) + "\n";
     }
     return text;
   }
@@ -199,7 +203,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
       EXPECT_EQ(segments_before.size(), 2u);
     }
     auto moved = migrate({});
-    ASSERT_EQ(moved.exit_code, 0) << moved.err << moved.out;
+    ASSERT_EQ(moved.exit_code, 0) << "move " << number << ": " << moved.err << moved.out << log();
     const Json report = Json::parse(moved.out, nullptr, false);
     ASSERT_TRUE(report.is_object());
     node_ = peer();

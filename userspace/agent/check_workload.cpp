@@ -58,7 +58,8 @@ Words words_for(TieKind kind) {
       return {"", "such objects are not moved yet; remove them (ipcrm) or configure the program without them"};
     case TieKind::unattached_segment:
       return {"the System V segment",
-              "no process has attached it, so that its contents would be lost; attach it or remove it (ipcrm -m)"};
+              "no process of the workload has attached it, or it has huge pages: its contents would be lost; attach it, "
+              "or remove it (ipcrm -m)"};
     case TieKind::foreign_process:
       return {"the process",
               "it is in the workload's cgroup but not of its tree, and would be stopped with it; move it to another "

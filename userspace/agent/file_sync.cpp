@@ -61,8 +61,10 @@ const WorkloadMount* mount_of(const WorkloadSpec& spec, const std::string& path)
 Result<std::set<std::string>> used_files(const ProcessHandle& process) {
   std::set<std::string> paths;
   std::string base = "/proc/" + std::to_string(process.pid());
-  MOSE_ASSIGN(std::string maps, read_file(base + "/maps"));
-  std::istringstream lines(maps);
+  auto maps = read_file(base + "/maps");
+  if (!maps && !process.alive()) return paths;  // it has ended since it was listed
+  if (!maps) return std::unexpected(std::move(maps.error()));
+  std::istringstream lines(*maps);
   for (std::string line; std::getline(lines, line);) {
     size_t at = line.find('/');
     if (at != std::string::npos && !line.ends_with(" (deleted)")) paths.insert(line.substr(at));

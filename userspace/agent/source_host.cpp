@@ -47,13 +47,22 @@ std::string hostname_in(int uts) {
   return name;
 }
 
-// What only its namespace tells of a segment.
-Status note_removed_segments(const ProcessHandle& init, std::vector<SharedObject>& objects) {
+// What only the namespace of a frozen tree tells of its segments. What has come since the preflight would be lost: without
+// the namespace in the dump everything of it, and in any case what nobody has attached.
+Status look_at_segments(const ProcessHandle& init, bool ipc_dumped, std::vector<SharedObject>& objects) {
   MOSE_ASSIGN(Fd ipc, open_namespace(init, NamespaceKind::ipc));
   MOSE_ASSIGN(SystemVObjects system_v, system_v_objects(ipc.get()));
-  for (SharedObject& object : objects) {
-    auto segment = std::ranges::find(system_v.segments, object.system_v, &SystemVSegment::id);
-    object.removed = segment != system_v.segments.end() && segment->removed;
+  if (system_v.semaphores + system_v.queues != 0)
+    return fail("System V semaphores or message queues have been made since the migration began");
+  if (!ipc_dumped && !system_v.segments.empty())
+    return fail("a System V segment has been made since the dump was prepared: move it again");
+  for (const SystemVSegment& segment : system_v.segments) {
+    auto object = std::ranges::find(objects, segment.id, &SharedObject::system_v);
+    if (object == objects.end()) {
+      return fail(fmt::format("no process of the workload has attached System V segment {} any more: its contents would be lost",
+                              segment.id));
+    }
+    object->removed = segment.removed;
   }
   return {};
 }
@@ -130,14 +139,12 @@ Result<PreparePayload> SourceHost::inspect() {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   payload.tasks = static_cast<uint32_t>(tree.size());
   for (const ProcessHandle& process : tree) {
-    // What is mapped of files lies at the destination already.
-    for (const char* field : {"RssAnon", "RssShmem"}) {
-      auto rss = status_field(process, field);
-      if (!rss && (is_zombie(process.pid()) || !process.alive())) continue;  // it has no memory any more
-      if (!rss) return std::unexpected(rss.error());
-      payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
-    }
+    // What is mapped of files lies at the destination already. One that ends has no memory any more.
+    if (auto rss = status_field(process, "RssAnon")) payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
   }
+  MOSE_ASSIGN(std::vector<SpaceProcess> spaces, cgroup_spaces(cgroup_.path()));
+  MOSE_ASSIGN(std::vector<SharedObject> shared, shared_objects(spaces));
+  for (const SharedObject& object : shared) payload.memory_bytes += object.resident;
   MOSE_ASSIGN(auto copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   MOSE_TRY(check_prepare(payload));
   may_be_held_ = false;
@@ -340,7 +347,7 @@ Result<ImagesPayload> SourceHost::complete_images() {
   }
   MOSE_ASSIGN(std::vector<SpaceProcess> spaces, cgroup_spaces(cgroup_.path()));
   MOSE_ASSIGN(std::vector<SharedObject> shared, shared_objects(spaces));
-  if (ipc_dumped_) MOSE_TRY(note_removed_segments(*init_, shared));
+  MOSE_TRY(look_at_segments(*init_, ipc_dumped_, shared));
   MOSE_TRY(restore::write_shared_image(images_dir_.get(), shared));
   MOSE_ASSIGN(unsigned forgotten, restore::forget_file_sizes(images_dir_.get(), {kWorkloadLogTarget}));
   (void)forgotten;

@@ -212,8 +212,14 @@ class Inspection {
     };
     several(objects->semaphores, "semaphore set");
     several(objects->queues, "message queue");
+    std::vector<SpaceProcess> spaces;
+    for (const Process& process : processes_) {
+      if (auto space = space_of(process.handle.pid())) spaces.push_back(*space);
+    }
+    auto ours = shared_objects(spaces);
     for (const SystemVSegment& segment : objects->segments) {
-      if (segment.attached == 0) add(TieKind::unattached_segment, nullptr, -1, std::to_string(segment.id));
+      if (!ours || std::ranges::find(*ours, segment.id, &SharedObject::system_v) == ours->end())
+        add(TieKind::unattached_segment, nullptr, -1, std::to_string(segment.id));
     }
   }
 

@@ -119,6 +119,7 @@ class Search {
     object.space = shared_space(segment, st.st_ino);
     if (segment) object.system_v = static_cast<int>(st.st_ino);
     object.size = static_cast<uint64_t>(st.st_size);
+    object.resident = static_cast<uint64_t>(st.st_blocks) * 512;
     object.seals = std::max(fcntl(file->get(), F_GET_SEALS), 0);
     object.holder = process;
     object.holder.space = process.space;

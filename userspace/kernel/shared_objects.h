@@ -21,6 +21,7 @@ struct SharedObject {
   SpaceId space = 0;  // kSharedSpaces and its number
   uint64_t inode = 0;
   uint64_t size = 0;     // bytes
+  uint64_t resident = 0; // bytes that have contents
   int seals = 0;         // F_SEAL_*; 0 where it cannot be sealed
   SpaceProcess holder;   // one who has it, with `object` set to the path that opens it
   int fd = -1;           // of the holder; -1: mapped at

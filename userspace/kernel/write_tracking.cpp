@@ -10,12 +10,17 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <set>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
+#include "base/log.h"
 #include "kernel/borrowed_thread.h"
 #include "kernel/lock_turns.h"
 #include "kernel/pagemap.h"
+#include "kernel/proc_path.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
 #include "kernel/uffd_range.h"
@@ -46,7 +51,7 @@ struct Made {
   Fd fd;
   int number;
 };
-Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
+Result<Made> make_once(pid_t pid, WriteTracking::Stop& stop) {
   MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
   // Non-blocking and close-on-exec; asynchronous protection needs no right to handle faults of the kernel.
   MOSE_ASSIGN(int64_t number, thread.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | kUserModeOnly, 0, 0}));
@@ -56,7 +61,44 @@ Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
   stop.borrowed = thread.give_back();
   if (!fd) return std::unexpected(std::move(fd.error()));
   MOSE_TRY(closed);
+  if (*closed < 0) return fail_errno("close the userfaultfd in the process", static_cast<int>(-*closed));
   return Made{std::move(*fd), static_cast<int>(number)};
+}
+
+std::set<int> userfaultfds_of(pid_t pid) {
+  std::set<int> found;
+  const std::string directory = proc_path(pid, "fd");
+  for (int number : numbers_in(directory)) {
+    char target[64];
+    const ssize_t length = readlink((directory + "/" + std::to_string(number)).c_str(), target, sizeof target);
+    if (std::string_view(target, length > 0 ? static_cast<size_t>(length) : 0) == "anon_inode:[userfaultfd]")
+      found.insert(number);
+  }
+  return found;
+}
+
+// A call of a borrowed thread that came back too late, or not at all, may have been carried out, or be the one that should
+// have closed what the first had made: no dump takes a process that keeps it.
+void close_left(pid_t pid, const std::set<int>& theirs) {
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    bool left = false;
+    for (int number : userfaultfds_of(pid)) {
+      if (theirs.contains(number)) continue;
+      left = true;
+      auto thread = BorrowedThread::borrow(pid);
+      if (thread) (void)thread->call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
+    }
+    if (!left) return;
+  }
+  log::warn("a process keeps a userfaultfd that was made in it and cannot be dumped", {{"pid", pid}});
+}
+
+Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
+  const std::set<int> theirs = userfaultfds_of(pid);
+  auto made = make_once(pid, stop);
+  if (!made) close_left(pid, theirs);
+  return made;
 }
 
 // Whether descriptor `number` of the process is ours.

@@ -19,7 +19,8 @@
 namespace mose::restore {
 namespace {
 
-constexpr std::string_view kHeader = "mose-shared 2\n";
+// The second adds the removed segment; the first is written where there is none, for agents that know no other.
+constexpr std::string_view kHeader = "mose-shared 1\n", kHeaderRemoved = "mose-shared 2\n";
 constexpr uint64_t kPiecePages = 512;
 constexpr uint64_t kSizeMax = uint64_t{1} << 46;
 constexpr size_t kImageTextMax = 128 * kSharedObjectsMax;
@@ -34,10 +35,11 @@ std::optional<uint64_t> take_number(std::string_view& line) {
   return value;
 }
 
-std::optional<SharedPlace> parse_line(std::string_view line) {
+std::optional<SharedPlace> parse_line(std::string_view line, bool with_removed) {
   auto space = take_number(line), size = take_number(line), holder = take_number(line);
   auto fd = take_number(line);  // 0: none
-  auto address = take_number(line), segment = take_number(line);  // 0: none
+  auto address = take_number(line);
+  auto segment = with_removed ? take_number(line) : std::optional<uint64_t>(0);  // 0: none
   if (!space || !size || !holder || !fd || !address || !segment || !line.empty()) return std::nullopt;
   if (*space < kSharedSpaces || *space > UINT32_MAX || *size > kSizeMax || *holder == 0 || *holder >= kSharedSpaces ||
       *fd > INT32_MAX || *segment > INT32_MAX || *address % kPageSize != 0)
@@ -59,22 +61,25 @@ uint64_t pages_of(uint64_t bytes) {
 }  // namespace
 
 std::string format_shared_places(std::span<const SharedObject> objects) {
-  std::string out(kHeader);
+  const bool removed = std::ranges::any_of(objects, &SharedObject::removed);
+  std::string out(removed ? kHeaderRemoved : kHeader);
   for (const SharedObject& object : objects) {
-    out += fmt::format("{} {} {} {} {} {}\n", object.space, object.size, object.holder.space, object.fd + 1,
-                       object.address, object.removed ? object.system_v + 1 : 0);
+    out += fmt::format("{} {} {} {} {}", object.space, object.size, object.holder.space, object.fd + 1, object.address);
+    if (removed) out += fmt::format(" {}", object.removed ? object.system_v + 1 : 0);
+    out += '\n';
   }
   return out;
 }
 
 Result<std::vector<SharedPlace>> parse_shared_places(std::string_view text) {
-  if (!text.starts_with(kHeader)) return fail(std::string(kSharedImage) + " is not understood");
+  const bool removed = text.starts_with(kHeaderRemoved);
+  if (!removed && !text.starts_with(kHeader)) return fail(std::string(kSharedImage) + " is not understood");
   text.remove_prefix(kHeader.size());
   std::vector<SharedPlace> out;
   std::set<SpaceId> seen;
   while (!text.empty()) {
     const size_t end = text.find('\n');
-    auto place = end == std::string_view::npos ? std::nullopt : parse_line(text.substr(0, end));
+    auto place = end == std::string_view::npos ? std::nullopt : parse_line(text.substr(0, end), removed);
     if (!place || out.size() == kSharedObjectsMax || !seen.insert(place->space).second)
       return fail(std::string(kSharedImage) + " is not understood");
     out.push_back(*place);
@@ -106,6 +111,9 @@ Result<SharedMemory> SharedMemory::open(const std::string& images_dir,
     if (static_cast<uint64_t>(st.st_size) != place.size)
       return fail(fmt::format("shared memory of {} bytes has been restored with {}", place.size, st.st_size));
     if (place.removed_segment >= 0) {
+      // A segment's inode number is its id.
+      if (st.st_ino != static_cast<ino_t>(place.removed_segment))
+        return fail(std::string(kSharedImage) + " names another segment than the one that is there");
       MOSE_ASSIGN(auto holder, ProcessHandle::open(pid));
       MOSE_ASSIGN(Fd ipc, open_namespace(holder, NamespaceKind::ipc));
       MOSE_TRY(remove_segment(ipc.get(), place.removed_segment));

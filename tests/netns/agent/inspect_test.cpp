@@ -319,7 +319,7 @@ TEST_F(InspectTest, SystemVObjectsAreNamedButSegmentsThatSomebodyHasAreNot) {
   Child unattached([] {
     if (unshare(CLONE_NEWIPC) != 0 || shmget(IPC_PRIVATE, 4096, 0600) < 0) _exit(1);
   });
-  EXPECT_THAT(unattached.reasons(), Contains(HasSubstr("no process has attached it")));
+  EXPECT_THAT(unattached.reasons(), Contains(HasSubstr("no process of the workload has attached it")));
   Child others([] {
     if (unshare(CLONE_NEWIPC) != 0 || semget(IPC_PRIVATE, 1, 0600) < 0 || semget(IPC_PRIVATE, 1, 0600) < 0 ||
         msgget(IPC_PRIVATE, 0600) < 0)

@@ -234,6 +234,20 @@ TEST(SharedPlaces, ComeBackAsTheyWereWritten) {
                                    SharedPlace{kSharedSpaces | 12, 12345, 3, -1, 0x7f0000001000}));
 }
 
+// Agents before the second version are sent what they know.
+TEST(SharedPlaces, WithoutARemovedSegmentTheyAreOfTheFirstVersion) {
+  SharedObject mapped;
+  mapped.space = kSharedSpaces | 7;
+  mapped.size = 4096;
+  mapped.holder.space = 3;
+  mapped.address = 4096;
+  EXPECT_EQ(restore::format_shared_places({&mapped, 1}), "mose-shared 1\n2147483655 4096 3 0 4096\n");
+  auto places = restore::parse_shared_places("mose-shared 1\n2147483655 4096 3 0 4096\n");
+  ASSERT_TRUE(places);
+  EXPECT_THAT(*places, ElementsAre(SharedPlace{kSharedSpaces | 7, 4096, 3, -1, 4096}));
+  EXPECT_FALSE(restore::parse_shared_places("mose-shared 1\n2147483655 4096 3 0 4096 0\n"));
+}
+
 TEST(SharedPlaces, DamagedListsAreErrors) {
   const std::string head = "mose-shared 2\n";
   for (const char* line : {"", "2147483655 4096 3 0 4096", "2147483655 4096 3 0 4096 0", "7 4096 3 0 4096 0\n",
@@ -242,7 +256,7 @@ TEST(SharedPlaces, DamagedListsAreErrors) {
                            "2147483655 4096 3 0 4096 9999999999\n", "2147483655 99999999999999999 3 0 4096 0\n",
                            "2147483655 4096 3 0 4096 0\n2147483655 4096 3 0 4096 0\n", "x\n"}) {
     if (*line == '\0') {
-      EXPECT_FALSE(restore::parse_shared_places("mose-shared 1\n"));
+      EXPECT_FALSE(restore::parse_shared_places("mose-shared 3\n"));
       continue;
     }
     EXPECT_FALSE(restore::parse_shared_places(head + line)) << line;
