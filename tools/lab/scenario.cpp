@@ -192,7 +192,7 @@ std::string command_text(const CommandLine& line) {
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));
   if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);
-  for (const std::string& b : line.baselines) out += " --baseline " + b;
+  for (const std::string& b : line.baselines) out += (&b == line.baselines.data() ? " --baseline " : ",") + b;
   std::string link;
   if (line.link_rate_mbit) link = "rate=" + std::to_string(static_cast<uint64_t>(*line.link_rate_mbit)) + "mbit";
   if (line.link_rtt_ms) {

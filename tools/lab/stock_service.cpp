@@ -25,6 +25,7 @@ namespace {
 constexpr const char* kDirectory = "/run/stock";
 constexpr const char* kImages = "/run/stock/images";
 constexpr const char* kRoot = "/run/stock/root";
+constexpr const char* kKernelCache = "/run/criu.kdat";  // what CRIU has found out of the kernel
 constexpr const char* kPidFile = "/run/stock/restored.pid";
 constexpr const char* kHostEnd = "stock0";
 constexpr const char* kServiceMac = "02:4d:6f:00:01:65";
@@ -125,6 +126,7 @@ Status StockService::prepare() {
     MOSE_TRY(make_empty(kRoot));
     if (::mount("/", kRoot, nullptr, MS_BIND, nullptr) != 0) return fail_errno("bind the root");
     // Warms the kernel-feature cache in /run; its verdict on features that are not used here does not matter.
+    made_cache_ = ::access(kKernelCache, F_OK) != 0;
     ProgramSpec check;
     check.argv = {criu_path(), "check"};
     MOSE_ASSIGN(auto ignored, run_program(check, "", kCriuBound));
@@ -218,8 +220,10 @@ Status StockService::stop() {
 
 void StockService::forget() {
   ::umount2(kRoot, MNT_DETACH);
+  if (::rmdir(kRoot) != 0 && errno != ENOENT) return;  // it is the node's own root that is still there
   std::error_code ignored;
   std::filesystem::remove_all(kDirectory, ignored);
+  if (made_cache_) ::unlink(kKernelCache);
 }
 
 uint64_t StockService::image_bytes() const {

@@ -35,7 +35,7 @@ class StockService {
   [[nodiscard]] Status retire();
   // Kills the tree, if it is here. Idempotent.
   [[nodiscard]] Status stop();
-  // The images and the root that it was given; after stop().
+  // The images, the root that it was given, CRIU's cache where that was ours; after stop().
   void forget();
   [[nodiscard]] uint64_t image_bytes() const;
 
@@ -44,6 +44,7 @@ class StockService {
   Fd listener_;  // for the images
   pid_t pid_ = 0;
   unsigned long net_inode_ = 0;
+  bool made_cache_ = false;
 };
 
 }  // namespace mose::lab
