@@ -19,8 +19,8 @@ inline constexpr const char* kUsage =
     "                          [--baseline stock-cold,naive-wp] [--baseline-only]\n"
     "                          [--rate N [--mix set|get|set:PERCENT] [--keys uniform|zipf[:THETA]]] [--set-size 1000]\n"
     "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit,rtt=10ms]\n"
-    "                          [--auto-converge] [--standby auto|never] [--max-bandwidth 500mbit] [--seed N] [--quiet 5500ms] [--json FILE]\n"
-    "                          [--keep] [--name LAB]\n";
+    "                          [--auto-converge] [--standby auto|never] [--max-bandwidth 500mbit]\n"
+    "                          [--seed N] [--quiet 5500ms] [--json FILE] [--keep] [--name LAB]\n";
 
 [[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);
 

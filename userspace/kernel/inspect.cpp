@@ -212,11 +212,7 @@ class Inspection {
     };
     several(objects->semaphores, "semaphore set");
     several(objects->queues, "message queue");
-    std::vector<SpaceProcess> spaces;
-    for (const Process& process : processes_) {
-      if (auto space = space_of(process.handle.pid())) spaces.push_back(*space);
-    }
-    auto ours = shared_objects(spaces);
+    const auto& ours = own_shared_objects();
     for (const SystemVSegment& segment : objects->segments) {
       if (!ours || std::ranges::find(*ours, segment.id, &SharedObject::system_v) == ours->end())
         add(TieKind::unattached_segment, nullptr, -1, std::to_string(segment.id));
@@ -284,13 +280,19 @@ class Inspection {
       add(TieKind::hugetlb, &process, descriptor.fd, descriptor.link);
   }
 
-  // What processes share without a file moves with them, as long as nobody else has it and it can be written anew.
-  void check_shared_objects() {
+  // Listed once.
+  const Result<std::vector<SharedObject>>& own_shared_objects() {
+    if (own_shared_objects_) return *own_shared_objects_;
     std::vector<SpaceProcess> spaces;
     for (const Process& process : processes_) {
       if (auto space = space_of(process.handle.pid())) spaces.push_back(*space);
     }
-    auto objects = shared_objects(spaces);
+    return own_shared_objects_.emplace(shared_objects(spaces));
+  }
+
+  // What processes share without a file moves with them, as long as nobody else has it and it can be written anew.
+  void check_shared_objects() {
+    const auto& objects = own_shared_objects();
     if (!objects) return add(TieKind::shared_memory, nullptr, -1, objects.error().what);
     std::map<SpaceId, const SharedObject*> ours;
     for (const SharedObject& object : *objects) {
@@ -449,6 +451,7 @@ class Inspection {
   std::map<pid_t, std::vector<Descriptor>> descriptors_;
   std::set<uint64_t> own_sockets_, own_pipes_;
   std::map<uint64_t, pid_t> outside_sockets_, outside_pipes_;  // inode -> one process outside that holds it
+  std::optional<Result<std::vector<SharedObject>>> own_shared_objects_;
   std::vector<Tie> ties_;
 };
 

@@ -16,7 +16,6 @@
 #include <filesystem>
 #include <thread>
 
-#include "kernel/pagemap.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
 #include "kernel/write_tracking.h"
@@ -28,6 +27,9 @@ namespace mose::sense {
 namespace {
 
 using test::Actor;
+using test::fill;
+using test::map_at;
+using test::Reserved;
 using test::SentPages;
 
 constexpr size_t kPage = 4096;
@@ -48,16 +50,6 @@ struct Row {
   bool comes_back = true;                    // false: exec
 };
 
-void fill(char* at, size_t bytes, uint64_t seed) {
-  for (size_t i = 0; i < bytes; i += 8) {
-    uint64_t value = (seed + 1) * 0x9e3779b97f4a7c15ull + i;
-    memcpy(at + i, &value, 8);
-  }
-}
-char* map_at(void* at, size_t bytes) {
-  return static_cast<char*>(
-      mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (at != nullptr ? MAP_FIXED : 0), -1, 0));
-}
 void read_into(char* to, const char* path, int flags) {
   int fd = open(path, O_RDONLY | O_CLOEXEC | flags);
   if (fd < 0 || read(fd, to, kPage) <= 0) _exit(3);
@@ -195,10 +187,8 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
       malloc_trim(0);  // the children begin with what we have
       SCOPED_TRACE(std::string(row.name) + (huge ? ", huge pages" : ""));
       // Behind the region lies reserved space, for moves.
-      char* region = static_cast<char*>(
-          mmap(nullptr, 3 * kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-      auto aligned =
-          reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(region) + (2u << 20) - 1) & ~((2ul << 20) - 1));
+      const Reserved region(2 * kPages * kPage);
+      char* const aligned = region.at;
       Actor actor({[&] {
                      map_at(aligned, kPages * kPage);
                      madvise(aligned, kPages * kPage, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
@@ -206,7 +196,6 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
                      row.before(aligned);
                    },
                    [&] { row.change(aligned); }});
-      munmap(region, 3 * kPages * kPage);
       actor.step();
       auto source = make_source(kind);
       SentPages sent;
@@ -241,141 +230,6 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
     }
   }
 }
-// Does something after the first pages were sent.
-class Meanwhile final : public PageSink {
- public:
-  Meanwhile(SentPages& sent, std::function<void()> act) : sent_(sent), act_(std::move(act)) {}
-  Status send_pages(SpaceId space, std::span<const PageRun> runs,
-                    std::span<const std::span<const std::byte>> pieces) override {
-    auto status = sent_.send_pages(space, runs, pieces);
-    if (act_) std::exchange(act_, nullptr)();
-    return status;
-  }
-
- private:
-  SentPages& sent_;
-  std::function<void()> act_;
-};
-
-// Pages are protected when their turn to be read has come.
-TEST(TheArmingRound, MissesNothingThatIsWrittenWhileItRuns) {
-  for (bool huge : {false, true}) {
-    SCOPED_TRACE(huge ? "huge pages" : "small pages");
-    malloc_trim(0);
-    char* region = static_cast<char*>(
-        mmap(nullptr, 2 * kPages * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    auto at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(region) + (2u << 20) - 1) & ~((2ul << 20) - 1));
-    const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
-    Actor actor({[&] {
-                   map_at(at, kPages * kPage);
-                   madvise(at, kPages * kPage, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-                   fill(at, kPages * kPage, 1);
-                   if (!huge) madvise(at + 7 * kPage, kPage, MADV_DONTNEED);
-                 },
-                 [&] {
-                   for (uint64_t page = 0; page < kPages; page += 64) at[page * kPage] ^= 1;
-                   if (!huge) fill(at + 7 * kPage, kPage, 3);
-                 }});
-    munmap(region, 2 * kPages * kPage);
-    actor.step();
-    WriteScan source({.late = false});
-    SentPages sent;
-    bool written = false;
-    Meanwhile sink(sent, [&] {
-      actor.step();
-      written = true;
-    });
-    const PageSet region_pages = PageSet::from_runs({{first, kPages}});
-    auto whole_pages = [&] {
-      return Pagemap::open(actor.pid()).value().tracked(region_pages).value().huge.pages();
-    };
-    if (huge && whole_pages() == 0) continue;  // there was none to be had
-    ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
-    ASSERT_TRUE(written);
-    actor.freeze();
-    auto final = source.final_scan(actor.spaces());
-    ASSERT_TRUE(final) << final.error().what;
-    EXPECT_EQ(source.name(), "write-protection") << source.reason();
-    EXPECT_LT(final->stats.pages_read, kPages / 2);
-    EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
-    const PageSet& remote = final->spaces.front().remote;
-    EXPECT_FALSE(remote.intersect(PageSet::from_runs({{first, 1}})).empty()) << "it was read before it was written";
-    if (!huge) {
-      EXPECT_FALSE(remote.intersect(PageSet::from_runs({{first + 7, 1}})).empty()) << "it was not there before";
-    }
-  }
-}
-
-// One half of it is read at the beginning, the other, which is hot, at the end: it must not be protected again then.
-TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
-  constexpr size_t kMany = 16384 + 1024;  // more than is protected at a time
-  malloc_trim(0);
-  char* region = static_cast<char*>(
-      mmap(nullptr, (kMany + 512) * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  auto at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(region) + (2u << 20) - 1) & ~((2ul << 20) - 1));
-  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
-  Actor actor({[&] {
-                 map_at(at, kMany * kPage);
-                 madvise(at, kMany * kPage, MADV_HUGEPAGE);
-                 fill(at, kMany * kPage, 1);
-               },
-               [&] { at[0] ^= 1; }});
-  munmap(region, (kMany + 512) * kPage);
-  actor.step();
-  const auto before = Pagemap::open(actor.pid()).value().tracked(PageSet::from_runs({{first, 512}})).value();
-  if (before.huge.pages() != 512) GTEST_SKIP() << "no huge page was to be had";
-  WriteScan source({.late = false});
-  const SpaceHeat heat{actor.spaces().front().space, {PageSet::from_runs({{first + 256, 256}})}};
-  source.read_last({&heat, 1});
-  SentPages sent;
-  Meanwhile sink(sent, [&] { actor.step(); });
-  ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
-  actor.freeze();
-  auto final = source.final_scan(actor.spaces());
-  ASSERT_TRUE(final) << final.error().what;
-  EXPECT_EQ(source.name(), "write-protection") << source.reason();
-  EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
-  EXPECT_FALSE(final->spaces.front().remote.intersect(PageSet::from_runs({{first, 1}})).empty());
-}
-
-// A page that could not be read says nothing of the others that were read with it.
-TEST(TheArmingRound, AZeroedPageBesideOneThatIsGoneIsNotWhatWasSentBefore) {
-  malloc_trim(0);
-  char* at = map_at(nullptr, kPages * kPage);
-  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
-  Actor actor({[&] {
-                 map_at(at, kPages * kPage);
-                 madvise(at, kPages * kPage, MADV_NOHUGEPAGE);
-                 fill(at, kPages * kPage, 1);
-               },
-               [&] {
-                 fill(at, kPage, 2);  // the first that is sent in the next round
-                 memset(at + 300 * kPage, 0, kPage);
-               },
-               [&] { munmap(at + 301 * kPage, kPage); }});
-  munmap(at, kPages * kPage);
-  actor.step();
-  WriteScan source;
-  SentPages sent;
-  ASSERT_TRUE(source.round(actor.spaces(), sent, {}));
-  actor.step();
-  bool unmapped = false;
-  Meanwhile sink(sent, [&] {
-    actor.step();
-    unmapped = true;
-  });
-  source.expect_last();
-  ASSERT_TRUE(source.round(actor.spaces(), sink, {}));
-  ASSERT_TRUE(unmapped);
-  actor.freeze();
-  auto final = source.final_scan(actor.spaces());
-  ASSERT_TRUE(final) << final.error().what;
-  EXPECT_EQ(source.name(), "write-protection") << source.reason();
-  EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
-  const SpacePages& space = final->spaces.front();
-  EXPECT_TRUE(space.present.intersect(PageSet::from_runs({{first + 300, 2}})).empty()) << "one is zero, one is gone";
-}
-
 // Processes below `pid` that have a userfaultfd.
 unsigned holders(pid_t pid) {
   unsigned found = 0;

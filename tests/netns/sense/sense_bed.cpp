@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,26 @@
 #include "support/support.h"
 
 namespace mose::test {
+
+Reserved::Reserved(size_t bytes) : bytes_(bytes + (2u << 20)) {
+  begin_ = static_cast<char*>(
+      mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(begin_) + (2u << 20) - 1) & ~((2ul << 20) - 1));
+}
+Reserved::~Reserved() {
+  munmap(begin_, bytes_);
+}
+
+void fill(char* at, size_t bytes, uint64_t seed) {
+  for (size_t i = 0; i < bytes; i += 8) {
+    uint64_t value = (seed + 1) * 0x9e3779b97f4a7c15ull + i;
+    memcpy(at + i, &value, 8);
+  }
+}
+char* map_at(void* at, size_t bytes) {
+  return static_cast<char*>(
+      mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (at != nullptr ? MAP_FIXED : 0), -1, 0));
+}
 
 Actor::Actor(std::vector<std::function<void()>> steps) {
   int down[2], up[2];

@@ -19,6 +19,24 @@
 // it.
 namespace mose::test {
 
+// Address space for a child to map, where huge pages can begin: released with the owner.
+class Reserved {
+ public:
+  explicit Reserved(size_t bytes);
+  ~Reserved();
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  char* at;  // aligned to 2 MiB
+
+ private:
+  char* begin_;
+  size_t bytes_;
+};
+// Private memory, there or (null) anywhere.
+char* map_at(void* at, size_t bytes);
+// No two words of it are the same, nor those of two seeds.
+void fill(char* at, size_t bytes, uint64_t seed);
+
 // A child that does one step after the other when told to, and waits in read(2) in between, so that one of its threads
 // can always be borrowed. Killed, with its children, when the owner goes.
 class Actor {
