@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "client/phases.h"
 
+#include <algorithm>
+
 namespace mose::client {
 
 std::array<std::optional<Window>, kPhaseNames.size()> phase_windows(Window window, int64_t before_ns,
@@ -9,7 +11,8 @@ std::array<std::optional<Window>, kPhaseNames.size()> phase_windows(Window windo
     return begin > 0 && end > begin ? std::optional(Window{begin, end}) : std::nullopt;
   };
   return {between(before_ns, window.begin_ns), between(bounds.precopy_ns, bounds.handover_ns),
-          between(bounds.handover_ns, bounds.resumed_ns), between(bounds.resumed_ns, window.end_ns)};
+          between(bounds.handover_ns, bounds.resumed_ns),
+          between(bounds.resumed_ns, std::min(window.end_ns, bounds.resumed_ns + kAfter.count()))};
 }
 
 PhaseFigures phase_figures(std::span<const LoadSample> samples, Window phase) {

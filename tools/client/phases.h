@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "client/interruption.h"
 
 // The load by phases of a move: how fast and how well it was served before, while memory was copied, across the
@@ -34,6 +35,8 @@ struct PhaseFigures {
   std::optional<double> server_cpu_us;  // of the server's process per answer
 };
 
+// The first second at the other place; how long a window is beyond it says nothing of the move.
+inline constexpr Nanoseconds kAfter = std::chrono::seconds(1);
 enum class Phase : uint8_t { before, precopy, handover, after };
 inline constexpr std::array<const char*, 4> kPhaseNames = {"before", "precopy", "handover", "after"};
 using Phases = std::array<std::optional<PhaseFigures>, kPhaseNames.size()>;

@@ -16,7 +16,7 @@ inline constexpr const char* kUsage =
     "       mose lab exec [--name LAB] NODE -- COMMAND...        NODE: a, b or client\n"
     "       mose lab restart-agent [--name LAB] NODE\n"
     "       mose lab run redis [--mb 200] [--connections 16] [--probes 2] [--repeat 5]\n"
-    "                          [--baseline stock-cold,naive-wp] [--baseline-only]\n"
+    "                          [--baseline stock-cold|stock-lazy,naive-wp] [--baseline-only]\n"
     "                          [--rate N [--mix set|get|set:PERCENT] [--keys uniform|zipf[:THETA]]] [--set-size 1000]\n"
     "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit,rtt=10ms]\n"
     "                          [--auto-converge] [--standby auto|never] [--max-bandwidth 500mbit]\n"

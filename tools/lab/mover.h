@@ -25,7 +25,8 @@ class Mover {
   [[nodiscard]] virtual Result<std::string> move(const std::string& from, const std::string& to) = 0;
 };
 
-[[nodiscard]] Result<std::unique_ptr<Mover>> make_stock_mover(const LabState& state);
+// kStockCold, or with `lazy` kStockLazy.
+[[nodiscard]] Result<std::unique_ptr<Mover>> make_stock_mover(const LabState& state, bool lazy);
 [[nodiscard]] std::unique_ptr<Mover> make_mose_mover(const LabState& state, const CommandLine& line);
 // MOSE with write protection armed in every round, whatever a write fault costs here: a service of its own.
 [[nodiscard]] std::unique_ptr<Mover> make_naive_mover(const LabState& state, const CommandLine& line);

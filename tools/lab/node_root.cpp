@@ -28,7 +28,7 @@ constexpr const char* kDirectories[] = {
 // Since the merge of /usr these are links on every Debian that we run on.
 constexpr const char* kMerged[] = {"bin", "sbin", "lib", "lib64"};
 constexpr const char* kCommands[] = {"mosed", "mose"};
-constexpr const char* kHelpers[] = {"mose-exec", "mose-init", "mose-holder", "mose-throttle", "mose-pager", "mose-lab-keeper", "libmose-criu-preload.so"};
+constexpr const char* kHelpers[] = {"mose-exec", "mose-init", "mose-holder", "mose-throttle", "mose-pager", "mose-lab-keeper", "libmose-criu-preload.so", "libmose-lab-pipe-limit.so"};
 // Of the host: the scenario's server, and what a person or a test wants in a shell. None but the first is needed.
 constexpr const char* kHostPrograms[] = {"redis-server", "redis-cli", "bash", "sh",    "ls",   "cat",    "sleep", "ps",
                                          "kill",         "id",        "mkdir", "rm",   "cp",   "mv",     "touch", "env",

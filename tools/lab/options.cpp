@@ -67,14 +67,17 @@ Status parse_baselines(const std::string& text, CommandLine& out) {
     size_t end = std::min(text.find(',', begin), text.size());
     std::string name = text.substr(begin, end - begin);
     begin = end + 1;
-    if (name != kStockCold && name != kNaiveProtection) {
-      return fail("unknown baseline \"" + name + "\"; there are: " + kStockCold + ", " + kNaiveProtection);
+    if (name != kStockCold && name != kStockLazy && name != kNaiveProtection) {
+      return fail("unknown baseline \"" + name + "\"; there are: " + kStockCold + ", " + kStockLazy + ", " + kNaiveProtection);
     }
     if (std::find(out.baselines.begin(), out.baselines.end(), name) != out.baselines.end()) {
       return fail("baseline " + name + " is named twice");
     }
     out.baselines.push_back(name);
   }
+  // Both are the one service that stock CRIU moves, at one address.
+  auto has = [&](const char* name) { return std::find(out.baselines.begin(), out.baselines.end(), name) != out.baselines.end(); };
+  if (has(kStockCold) && has(kStockLazy)) return fail(std::string("baselines ") + kStockCold + " and " + kStockLazy + " need runs of their own");
   return {};
 }
 

@@ -47,8 +47,8 @@ inline constexpr double kLinkRttMsMin = 0.2, kLinkRttMsMax = 2000;  // a queue a
 inline constexpr uint32_t kRepeatMax = 1000;
 inline constexpr double kMegabytesMax = 1 << 16;
 
-// The baselines that there are: this one, and kNaiveProtection.
-inline constexpr const char* kStockCold = "stock-cold";
+// The baselines that there are: these, and kNaiveProtection.
+inline constexpr const char *kStockCold = "stock-cold", *kStockLazy = "stock-lazy";
 
 // Whether a run has anything that MOSE moves.
 [[nodiscard]] bool needs_agents(const CommandLine& line);

@@ -190,7 +190,8 @@ std::string report_table(const Json& report) {
   }
   for (const Json& ratio : report["summary"]["ratios"]) {
     if (!ratio["service_interruption_ms"].is_number()) continue;
-    out += fmt::format("  {} is {} times {}'s\n", text(ratio["strategy"]), cell(ratio["service_interruption_ms"], 3), text(ratio["baseline"]));
+    out += fmt::format("  {} is {} times {}'s; until all is moved {} times\n", text(ratio["strategy"]),
+                       cell(ratio["service_interruption_ms"], 3), text(ratio["baseline"]), cell(ratio["total_ms"], 3));
   }
   return out + load_table(report["runs"]) + agents_table(report["agents"]) + leftovers_table(report["leftovers"]);
 }

@@ -130,10 +130,10 @@ Result<std::vector<Contestant>> enter_all(const LabLease& lab, const CommandLine
   }
   for (const std::string& baseline : line.baselines) {
     std::unique_ptr<Mover> mover;
-    if (baseline == kStockCold) {
-      MOSE_ASSIGN(mover, make_stock_mover(lab.state()));
-    } else {
+    if (baseline == kNaiveProtection) {
       mover = make_naive_mover(lab.state(), line);
+    } else {
+      MOSE_ASSIGN(mover, make_stock_mover(lab.state(), baseline == kStockLazy));
     }
     MOSE_ASSIGN(auto other, enter(lab, line, std::move(mover)));
     out.push_back(std::move(other));

@@ -36,12 +36,15 @@ Result<std::string> carry_out(StockService& service, const std::string& step) {
     if (!s) return std::unexpected(s.error());
     return "";
   };
-  if (verb == "prepare") return plain(service.prepare());
+  if (verb == "prepare") return plain(service.prepare(word));
   if (verb == "launch") return plain(service.launch(redis_command()));
   if (verb == "dump") return plain(service.dump());
   if (verb == "send") return plain(service.send_images(word));
   if (verb == "receive") return plain(service.receive_images());
   if (verb == "restore") return plain(service.restore());
+  if (verb == "dump-lazily") return plain(service.dump_lazily());
+  if (verb == "restore-lazily") return plain(service.restore_lazily(word));
+  if (verb == "finish") return plain(service.finish());
   if (verb == "activate") return plain(service.activate());
   if (verb == "retire") return plain(service.retire());
   if (verb == "stop") return plain(service.stop());

@@ -30,13 +30,10 @@ constexpr const char* kPidFile = "/run/stock/restored.pid";
 constexpr const char* kHostEnd = "stock0";
 constexpr const char* kServiceMac = "02:4d:6f:00:01:65";
 constexpr int kNetFd = 20;  // number of the network namespace's descriptor in `criu restore`
-constexpr Nanoseconds kCriuBound = std::chrono::minutes(3);
+constexpr const char* kPagePort = "7402";                  // of CRIU's page server at the source
+constexpr const char* kLazySocket = "lazy-pages.socket";  // as CRIU binds it, in its working directory
+constexpr Nanoseconds kCheckBound = std::chrono::minutes(1);
 constexpr Nanoseconds kKillBound = std::chrono::seconds(10);
-
-std::string criu_path() {
-  const char* prefix = std::getenv("MOSE_PREFIX");
-  return std::string(prefix ? prefix : "/opt/mose") + "/criu/bin/criu";
-}
 
 Status run_ip_here(const Place* place, const std::string& batch) {
   ProgramSpec spec;
@@ -53,18 +50,6 @@ Status make_empty(const std::string& path) {
   if (!error) std::filesystem::create_directories(path, error);
   if (error) return fail_errno("mkdir " + path, error.value());
   return {};
-}
-
-Status run_criu(std::vector<std::string> arguments, const std::string& log, std::vector<std::pair<int, int>> descriptors = {}) {
-  ProgramSpec spec;
-  spec.descriptors = std::move(descriptors);
-  spec.argv = {criu_path()};
-  spec.argv.insert(spec.argv.end(), arguments.begin(), arguments.end());
-  MOSE_ASSIGN(auto result, run_program(spec, "", kCriuBound));
-  if (result.exit_code == 0) return {};
-  auto text = read_file(log);
-  std::string tail = text ? text->substr(text->size() > 2000 ? text->size() - 2000 : 0) : std::string();
-  return fail("criu " + arguments[0] + " failed with status " + std::to_string(result.exit_code) + ": " + result.err + tail);
 }
 
 // A network namespace and a veth pair into it; the child holds the namespace while we make the pair.
@@ -120,7 +105,7 @@ Status become_service(const std::vector<std::string>& command) {
 
 }  // namespace
 
-Status StockService::prepare() {
+Status StockService::prepare(const std::string& peer) {
   if (::access(kRoot, F_OK) != 0) {
     MOSE_TRY(make_empty(kDirectory));
     MOSE_TRY(make_empty(kRoot));
@@ -128,8 +113,8 @@ Status StockService::prepare() {
     // Warms the kernel-feature cache in /run; its verdict on features that are not used here does not matter.
     made_cache_ = ::access(kKernelCache, F_OK) != 0;
     ProgramSpec check;
-    check.argv = {criu_path(), "check"};
-    MOSE_ASSIGN(auto ignored, run_program(check, "", kCriuBound));
+    check.argv = {stock_criu_path(), "check"};
+    MOSE_ASSIGN(auto ignored, run_program(check, "", kCheckBound));
   }
   MOSE_TRY(make_empty(kImages));
   MOSE_ASSIGN(net_, make_network());
@@ -141,7 +126,11 @@ Status StockService::prepare() {
   std::string client = std::string(kClientAddress) + " lladdr " + kClientMac;
   MOSE_TRY(run_ip_here(&place, std::string("addr add ") + kStockAddress + "/" + kPrefixLength +
                                    " dev eth0\nlink set eth0 up\nneigh add " + client + " dev eth0 nud permanent\n"));
-  MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + " up\n"));
+  // CRIU's page server takes the host's congestion control, and bbr makes it several times slower between two nodes of
+  // one rack: the same as what carries MOSE's pages.
+  MOSE_TRY(run_ip_here(nullptr, std::string("link set ") + kHostEnd + " master " + kBridge + " up\nroute replace " + peer + " dev " +
+                                    kBridge + " congctl cubic\n"));
+  peer_ = peer;
   MOSE_ASSIGN(listener_, listen_for_images());
   return {};
 }
@@ -170,28 +159,68 @@ Status StockService::launch(const std::vector<std::string>& command) {
   return activate();
 }
 
+CriuCall StockService::dump_call() const {
+  const std::string log = std::string(kImages) + "/dump.log";
+  return {{"dump", "-t", std::to_string(pid_), "-D", kImages, "-o", log, "-v1", "--tcp-established", "--manage-cgroups=ignore",
+           "--file-validation", "filesize", "--external", "net[" + std::to_string(net_inode_) + "]:extnet", "--network-lock",
+           "nftables"},
+          log,
+          {}};
+}
+
 Status StockService::dump() {
-  MOSE_TRY(run_criu({"dump", "-t", std::to_string(pid_), "-D", kImages, "-o", "dump.log", "-v1", "--tcp-established",
-                     "--manage-cgroups=ignore", "--file-validation", "filesize", "--external",
-                     "net[" + std::to_string(net_inode_) + "]:extnet", "--network-lock", "nftables"},
-                    std::string(kImages) + "/dump.log"));
+  MOSE_TRY(run_criu(dump_call()));
   pid_ = 0;
   return {};
+}
+
+Status StockService::dump_lazily() {
+  CriuCall call = dump_call();
+  call.arguments.insert(call.arguments.end(), {"--lazy-pages", "--address", "0.0.0.0", "--port", kPagePort});
+  MOSE_ASSIGN(page_server_, BackgroundCriu::start(std::move(call)));
+  return page_server_.wait_ready();
 }
 
 Status StockService::send_images(const std::string& address) { return lab::send_images(kImages, address); }
 Status StockService::receive_images() { return lab::receive_images(listener_.get(), kImages); }
 
-Status StockService::restore() {
+CriuCall StockService::restore_call() const {
+  const std::string log = std::string(kImages) + "/restore.log";
+  return {{"restore", "-D", kImages, "-o", log, "-v1", "-d", "--tcp-established", "--manage-cgroups=ignore", "--file-validation",
+           "filesize", "--inherit-fd", "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot, "--pidfile", kPidFile,
+           "--network-lock", "nftables"},
+          log,
+          {{net_.get(), kNetFd}}};
+}
+
+Status StockService::restore_by(const CriuCall& call) {
   ::unlink(kPidFile);
-  MOSE_TRY(run_criu(
-      {"restore", "-D", kImages, "-o", "restore.log", "-v1", "-d", "--tcp-established", "--manage-cgroups=ignore",
-       "--file-validation", "filesize", "--inherit-fd", "fd[" + std::to_string(kNetFd) + "]:extnet", "--root", kRoot,
-       "--pidfile", kPidFile, "--network-lock", "nftables"},
-      std::string(kImages) + "/restore.log", {{net_.get(), kNetFd}}));
+  MOSE_TRY(run_criu(call));
   MOSE_ASSIGN(std::string pid, read_file(kPidFile));
   pid_ = std::atoi(pid.c_str());
   if (pid_ <= 0) return fail("criu restore wrote no pid");
+  return {};
+}
+
+Status StockService::restore() { return restore_by(restore_call()); }
+
+Status StockService::restore_lazily(const std::string& source) {
+  const std::string log = std::string(kImages) + "/lazy-pages.log";
+  MOSE_ASSIGN(lazy_pages_, BackgroundCriu::start({{"lazy-pages", "--page-server", "--address", source, "--port", kPagePort, "-D", kImages,
+                                                   "-o", log, "-v1"},
+                                                  log,
+                                                  {}}));
+  MOSE_TRY(lazy_pages_.wait_listening(kLazySocket));
+  CriuCall call = restore_call();
+  call.arguments.emplace_back("--lazy-pages");
+  return restore_by(call);
+}
+
+Status StockService::finish() {
+  if (lazy_pages_) return lazy_pages_.wait_ended();
+  if (!page_server_) return {};
+  MOSE_TRY(page_server_.wait_ended());
+  pid_ = 0;  // it has killed the tree
   return {};
 }
 
@@ -208,6 +237,8 @@ Status StockService::retire() {
 }
 
 Status StockService::stop() {
+  lazy_pages_ = {};
+  page_server_ = {};
   if (pid_ <= 0) return {};
   auto process = ProcessHandle::open(pid_);
   pid_ = 0;
@@ -219,6 +250,7 @@ Status StockService::stop() {
 }
 
 void StockService::forget() {
+  if (!peer_.empty()) (void)run_ip_here(nullptr, "route del " + peer_ + " dev " + kBridge + "\n");
   ::umount2(kRoot, MNT_DETACH);
   if (::rmdir(kRoot) != 0 && errno != ENOENT) return;  // it is the node's own root that is still there
   std::error_code ignored;

@@ -18,6 +18,8 @@ TEST(PhasesTest, UnknownBoundsGiveNoPhase) {
   for (const auto& w : all) EXPECT_TRUE(w);
   EXPECT_EQ(all[0]->end_ns, window.begin_ns);
   EXPECT_EQ(all[3]->end_ns, window.end_ns);
+  auto longer = phase_windows({100 * kMs, 9000 * kMs}, 10 * kMs, {200 * kMs, 300 * kMs, 400 * kMs});
+  EXPECT_EQ(longer[3]->end_ns, 1400 * kMs) << "its first second: a move that takes longer to end is not judged by its quiet end";
   auto no_precopy = phase_windows(window, 10 * kMs, {0, 300 * kMs, 400 * kMs});
   EXPECT_FALSE(no_precopy[1]);
   EXPECT_TRUE(no_precopy[2]);

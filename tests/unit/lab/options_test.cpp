@@ -115,6 +115,7 @@ TEST(LabOptions, BadInputIsRefusedWithItsName) {
       {{"run", "redis", "--connections", "-1"}, "--connections"},
       {{"run", "redis", "--baseline", "magic"}, "magic"},
       {{"run", "redis", "--baseline", "stock-cold,magic"}, "magic"},
+      {{"run", "redis", "--baseline", "stock-cold,stock-lazy"}, "runs of their own"},
       {{"run", "redis", "--baseline", "naive-wp,naive-wp"}, "twice"},
       {{"run", "redis", "--baseline", ""}, "baseline"},
       {{"run", "redis", "--standby", "maybe"}, "maybe"},
