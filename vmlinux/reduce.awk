@@ -52,17 +52,29 @@ function declared_name(line,   words, n) {
   return words[n]
 }
 
-# The struct cut down to the wanted fields of its first level.
-function keep_fields(key, body,   lines, n, i, f, depth, names, m, out, name, line, found) {
+# The line that closes what line `i` opens.
+function closing(lines, i, n,   depth) {
+  for (depth = 1; depth > 0 && ++i < n; ) {
+    if (lines[i] ~ /\{$/) depth++
+    if (lines[i] ~ /^\t+\}/) depth--
+  }
+  return i
+}
+
+# The struct cut down to the wanted fields of its first level; those of a member without a name belong to it.
+function keep_fields(key, body,   lines, n, i, f, names, m, out, name, line, found) {
   n = split(body, lines, "\n")
   m = split(fields[key], names, " ")
   out = lines[1] "\n"
   for (i = 2; i < n && lines[i] !~ /^\}/; i++) {
     line = lines[i]
-    if (line ~ /\{$/) { depth++; continue }
-    if (line ~ /^\t+\}/) { depth--; continue }
-    if (depth > 0) continue
+    if (line ~ /\{$/) {
+      if (lines[closing(lines, i, n)] !~ /^\t+\};$/) i = closing(lines, i, n)
+      continue
+    }
+    if (line ~ /^\t+\};$/) continue
     name = declared_name(line)
+    sub(/^\t+/, "\t", line)
     for (f = 1; f <= m; f++) if (names[f] == name) { out = out line "\n"; found++ }
   }
   if (found != m) fail("not all fields found: " key ":" fields[key])

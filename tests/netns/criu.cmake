@@ -15,6 +15,7 @@ add_dependencies(mcriu_bed mcriu-workload mose-exec mose-criu-preload)
 
 mose_test(criu_test LABEL netns TIMEOUT 180 SOURCES criu/criu_test.cpp LIBS mcriu_bed)
 mose_test(criu_failure_test LABEL netns TIMEOUT 180 SOURCES criu/failure_test.cpp LIBS mcriu_bed)
+mose_test(criu_mappings_test LABEL netns SOURCES criu/mappings_test.cpp LIBS mcriu_bed)
 mose_test(sock_diag_test LABEL netns SOURCES criu/sock_diag_test.cpp DEPS kernel)
 mose_test(launch_test LABEL netns SOURCES criu/launch_test.cpp DEPS kernel)
 target_include_directories(launch_test PRIVATE criu)

@@ -360,6 +360,10 @@ Result<ImagesPayload> SourceHost::complete_images() {
 
 Status SourceHost::dump_tree() {
   Timeline::Span span(timeline_, "dump");
+  if (const restore::MappingFlags* flags = criu_->mapping_flags()) {
+    MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+    MOSE_TRY(swrk_->tell_mappings(restore::mapping_table(restore::mapped_processes(*flags, tree))));
+  }
   const Timestamp begun = now();
   MOSE_TRY(swrk_->answer(true));
   MOSE_TRY(wait_hook("post-dump", "dump"));

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/log.h"
 #include "kernel/launch.h"
 #include "kernel/spawn.h"
 
@@ -141,6 +142,8 @@ Result<CriuSetup> CriuSetup::prepare(const Options& options) {
   MOSE_ASSIGN(int number, criu_version_number(setup.version_));
   if (number < kCriuVersionMin) return fail("CRIU " + setup.version_ + " is too old: 4.2 or newer is needed");
   MOSE_ASSIGN(setup.mounts_, prepare_mounts(setup.criu_, deadline));
+  if (auto flags = MappingFlags::prepare()) setup.mapping_flags_ = std::move(*flags);
+  else log::info("a dump takes longer the more memory there is", {{"reason", flags.error().what}});
   return setup;
 }
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "restore/mapping_flags.h"
 
 namespace mose::restore {
 
@@ -27,10 +29,13 @@ class CriuSetup {
   [[nodiscard]] const std::string& preload() const { return preload_; }
   [[nodiscard]] const std::string& version() const { return version_; }  // "4.2.1"
   [[nodiscard]] int mounts_fd() const { return mounts_.get(); }
+  // Null: this kernel does not tell (the reason is in the log), and CRIU reads smaps, which takes time with the memory.
+  [[nodiscard]] const MappingFlags* mapping_flags() const { return mapping_flags_ ? &*mapping_flags_ : nullptr; }
 
  private:
   std::string criu_, preload_, version_;
   Fd mounts_;
+  std::optional<MappingFlags> mapping_flags_;
 };
 
 // Older ones cannot dump a TCP socket on kernels from 6.16 on and have another layout of page maps.

@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kMachineX86 = 1, kModeNative = 1;
 
-struct Tree {
+struct ImagesTree {
   struct Process {
     uint64_t pid = 0;
     std::vector<uint64_t> threads;
@@ -19,13 +19,13 @@ struct Tree {
   std::vector<Process> processes;
 };
 
-Result<Tree> read_tree(const ImageSet& images) {
+Result<ImagesTree> read_tree(const ImageSet& images) {
   MOSE_ASSIGN(ImageContent content, images.content("pstree.img", kMagicTree));
-  Tree tree;
+  ImagesTree tree;
   for (std::string_view message : content.messages) {
     auto fields = ImageFields::parse(message);
     if (!fields) return context("pstree.img", std::move(fields).error());
-    Tree::Process process;
+    ImagesTree::Process process;
     process.pid = fields->take_number(1).value_or(0);
     process.threads = fields->take_numbers(5);
     if (process.pid == 0 || process.pid > INT32_MAX) return fail("pstree.img names an impossible process");
@@ -39,7 +39,7 @@ Result<Tree> read_tree(const ImageSet& images) {
   if (tree.processes.empty() || tree.processes.size() > kTreeProcessesMax)
     return fail("pstree.img names no processes or too many");
   std::sort(tree.processes.begin(), tree.processes.end(), [](const auto& a, const auto& b) { return a.pid < b.pid; });
-  for (Tree::Process& process : tree.processes) std::sort(process.threads.begin(), process.threads.end());
+  for (ImagesTree::Process& process : tree.processes) std::sort(process.threads.begin(), process.threads.end());
   return tree;
 }
 
@@ -278,12 +278,12 @@ Status compare_inventory(StandbyComparison& c) {
 Status compare_processes(StandbyComparison& c) {
   MOSE_TRY(compare_inventory(c));
   MOSE_TRY(compare_clocks(c));
-  MOSE_ASSIGN(Tree early, read_tree(c.early));
-  MOSE_ASSIGN(Tree final, read_tree(c.final));
+  MOSE_ASSIGN(ImagesTree early, read_tree(c.early));
+  MOSE_ASSIGN(ImagesTree final, read_tree(c.final));
   c.compared.insert("pstree.img");
   std::vector<uint64_t> early_pids, final_pids;
-  for (const Tree::Process& process : early.processes) early_pids.push_back(process.pid);
-  for (const Tree::Process& process : final.processes) final_pids.push_back(process.pid);
+  for (const ImagesTree::Process& process : early.processes) early_pids.push_back(process.pid);
+  for (const ImagesTree::Process& process : final.processes) final_pids.push_back(process.pid);
   MOSE_TRY(same_numbers(early_pids, final_pids, process_name));
   for (size_t i = 0; i < early.processes.size(); ++i) {
     const uint64_t pid = early.processes[i].pid;

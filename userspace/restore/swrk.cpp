@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "restore/criu_messages.h"
+#include "restore/mapping_table.h"
 
 namespace mose::restore {
 namespace {
@@ -84,9 +86,14 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
   request.command.new_session = true;
   std::string root;
   std::vector<std::string> externals;
+  Fd mappings;
   if (purpose == Purpose::dump) {
     request.time_fd = place.time_fd;
     request.command.environment.push_back(place.skip_memory ? "MOSE_CRIU_SKIP_MEMORY=1" : "MOSE_CRIU_SKIP_MEMORY=0");
+    request.command.environment.emplace_back("MOSE_CRIU_MAPPINGS=1");
+    mappings = Fd(::memfd_create("mose-mappings", MFD_CLOEXEC));
+    if (!mappings) return fail_errno("make a file for the table of mappings");
+    request.command.fds.push_back({mappings.get(), MOSE_MAPPING_TABLE_FD});
   } else {
     // The tree goes with CRIU, and CRIU with us, by its own copy of our end not one system call further: the end of the
     // line would be taken for an answer.
@@ -108,9 +115,15 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
   auto process = launch(request);
   if (!process) return context("start CRIU", std::move(process).error());
   Swrk swrk(purpose, std::move(ours), std::move(output), std::move(*process));
+  swrk.mappings_ = std::move(mappings);
   swrk.root_ = std::move(root);
   swrk.externals_ = std::move(externals);
   return swrk;
+}
+
+Status Swrk::tell_mappings(const std::string& table) {
+  MOSE_CHECK(purpose_ == Purpose::dump, "a restore maps what its images say");
+  return write_all(mappings_.get(), table);
 }
 
 Result<Swrk> Swrk::start_for_dump(const CriuSetup& setup, const Place& place) {
@@ -126,6 +139,7 @@ Swrk& Swrk::operator=(Swrk&& other) noexcept {
     purpose_ = other.purpose_;
     state_ = other.state_;
     socket_ = std::move(other.socket_);
+    mappings_ = std::move(other.mappings_);
     output_ = std::move(other.output_);
     process_ = std::move(other.process_);
     images_dir_ = std::move(other.images_dir_);

@@ -91,6 +91,10 @@ class Swrk {
   struct TimedOut {};
   using Event = std::variant<Hook, Done, Died, TimedOut>;
 
+  // Of a dump, before its pre-dump hook is answered: the mappings of the frozen tree, so that CRIU need not read smaps
+  // (mapping_flags.h). What is not told it reads itself.
+  [[nodiscard]] Status tell_mappings(const std::string& table);
+
   // The next event within `timeout` (0: only what is there). An Error is a protocol violation: kill it.
   [[nodiscard]] Result<Event> next(Nanoseconds timeout);
   // Answers the hook that next() gave last. `ok` false makes CRIU give up: a dump lets the source run on (unless its
@@ -134,6 +138,7 @@ class Swrk {
   Purpose purpose_;
   State state_ = State::idle;
   Fd socket_;
+  Fd mappings_;  // of a dump: the memory file of the table
   Fd output_;  // memory file with what the process wrote to standard output and error
   ProcessHandle process_;
   Fd images_dir_;     // our duplicate: CRIU opens it through /proc

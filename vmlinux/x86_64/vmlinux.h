@@ -12,6 +12,7 @@
 #endif
 
 struct mm_struct;
+struct seq_file;
 
 enum {
 	BPF_ANY = 0,
@@ -296,6 +297,7 @@ typedef __u64 __le64;
 typedef long unsigned int __kernel_ulong_t;
 typedef __kernel_ulong_t __kernel_size_t;
 typedef __kernel_size_t size_t;
+typedef long unsigned int vm_flags_t;
 typedef short int __s16;
 typedef __s16 s16;
 typedef short unsigned int __u16;
@@ -564,6 +566,32 @@ struct bpf_flow_keys {
 	};
 	__u32 flags;
 	__be32 flow_label;
+};
+
+struct bpf_iter__task_vma {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct task_struct *task;
+	};
+	union {
+		struct vm_area_struct *vma;
+	};
+};
+
+struct bpf_iter_meta {
+	union {
+		struct seq_file *seq;
+	};
+	u64 session_id;
+	u64 seq_num;
+};
+
+struct vm_area_struct {
+	long unsigned int vm_start;
+	long unsigned int vm_end;
+	const vm_flags_t vm_flags;
 };
 
 struct bpf_pidns_info {

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+// What CRIU reads as smaps when the agent has told the flags of the mappings.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "restore/images.h"
+#include "restore/mapping_flags.h"
+#include "steps.h"
+
+namespace mose::test {
+namespace {
+
+using restore::ImageVma;
+using restore::MappedProcess;
+using restore::Swrk;
+
+class CriuMappings : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (bed_.criu().mapping_flags() == nullptr) GTEST_SKIP() << "this kernel has no iterator over mappings";
+    ASSERT_TRUE(ok(bed_.start(bed_.a, kWorkloadCommand)));
+    ASSERT_TRUE(ok(bed_.wait_ticks(bed_.a, 5)));
+  }
+
+  // The mappings in the images of a dump that was told `table`; the workload runs on.
+  Result<std::vector<ImageVma>> dumped(const std::string& table) {
+    MOSE_ASSIGN(Fd images, restore::make_images_dir(bed_.a.images));
+    MOSE_ASSIGN(Swrk dumper, Swrk::start_for_dump(bed_.criu(), bed_.source_place(bed_.a)));
+    MOSE_TRY(bed_.a.cgroup.freeze(kBound));
+    if (!table.empty()) MOSE_TRY(dumper.tell_mappings(table));
+    MOSE_TRY(dump(bed_.a, dumper, images.get()));
+    MOSE_ASSIGN(auto processes, restore::read_processes(images.get()));
+    MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(bed_.a.first));
+    for (const ProcessHandle& task : tree) (void)task.signal(SIGCONT);
+    MOSE_TRY(bed_.a.cgroup.thaw());
+    return processes.front().vmas;
+  }
+
+  // Of the first process, with what `change` does to one of its writable mappings.
+  template <typename Change>
+  std::string table_with(Change change) {
+    auto rows = bed_.criu().mapping_flags()->of(bed_.a.first.pid()).value();
+    auto row = std::ranges::find_if(rows, [](const auto& r) { return std::strstr(r.flags, "wr") && !std::strstr(r.flags, "gd"); });
+    EXPECT_NE(row, rows.end());
+    changed_ = row->start;
+    change(*row);
+    return restore::mapping_table({MappedProcess{bed_.a.first.pid(), rows}});
+  }
+
+  static bool locked(const std::vector<ImageVma>& vmas, uint64_t start) {
+    auto vma = std::ranges::find(vmas, start, &ImageVma::start);
+    return vma != vmas.end() && (vma->flags & MAP_LOCKED) != 0;
+  }
+
+  CriuBed bed_{{true, false}};
+  uint64_t changed_ = 0;
+};
+
+// A flag that the kernel does not know of shows whom CRIU has listened to.
+TEST_F(CriuMappings, AreWhatTheAgentHasTold) {
+  auto told = dumped(table_with([](mose_mapping_row& row) { std::strcat(row.flags, "lo "); }));
+  ASSERT_TRUE(ok(told));
+  EXPECT_TRUE(locked(*told, changed_));
+  auto real = dumped("");
+  ASSERT_TRUE(ok(real));
+  EXPECT_FALSE(locked(*real, changed_));
+}
+
+TEST_F(CriuMappings, AreTheSameAsOfSmaps) {
+  auto told = dumped(table_with([](mose_mapping_row&) {}));
+  auto real = dumped("");
+  ASSERT_TRUE(ok(told));
+  ASSERT_TRUE(ok(real));
+  auto values = [](const ImageVma& v) { return std::tuple(v.start, v.end, v.protection, v.flags, v.status); };
+  EXPECT_TRUE(std::ranges::equal(*told, *real, {}, values, values));
+}
+
+// Nothing of a table counts that is not of these very mappings.
+TEST_F(CriuMappings, AreReadFromSmapsWhereTheTableDiffers) {
+  for (int which = 0; which < 3; ++which) {
+    std::string table = table_with([&](mose_mapping_row& row) {
+      std::strcat(row.flags, "lo ");
+      if (which == 0) row.end += 4096;
+      if (which == 1) row.start -= 4096;
+    });
+    if (which == 2) table.resize(table.size() - 1);  // the last row is not whole
+    auto vmas = dumped(table);
+    ASSERT_TRUE(ok(vmas)) << which;
+    EXPECT_FALSE(locked(*vmas, changed_)) << which;
+  }
+}
+
+}  // namespace
+}  // namespace mose::test

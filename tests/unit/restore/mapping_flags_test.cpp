@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+// Flags of mappings: their names are learned, and what is told is what smaps says.
+#include "restore/mapping_flags.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <map>
+#include <sstream>
+
+#include "base/fd.h"
+
+namespace mose::restore {
+namespace {
+
+TEST(FlagNamesTest, AWordIsTheNameOfItsBit) {
+  FlagNames names;
+  ASSERT_TRUE(names.learn(0b1011, "rd wr sh "));
+  EXPECT_EQ(names.words(0b1011), "rd wr sh ");
+  EXPECT_EQ(names.words(0b1000), "sh ");
+  EXPECT_EQ(names.words(0), "");
+  EXPECT_EQ(names.words(0b0100), std::nullopt) << "never seen";
+  ASSERT_TRUE(names.learn(0b0110, "wr ex "));
+  EXPECT_EQ(names.words(0b1111), "rd wr ex sh ");
+}
+
+TEST(FlagNamesTest, BitsWithoutAWordTeachNothing) {
+  FlagNames names;
+  EXPECT_TRUE(names.learn(0b111, "rd wr "));
+  EXPECT_EQ(names.words(0b001), std::nullopt);
+}
+
+TEST(FlagNamesTest, AContradictionIsTold) {
+  FlagNames names;
+  ASSERT_TRUE(names.learn(0b01, "rd "));
+  EXPECT_FALSE(names.learn(0b01, "wr "));
+  EXPECT_FALSE(names.learn(0b11, "ex wr "));
+}
+
+TEST(MappingFlagsTest, AreThoseOfSmaps) {
+  auto flags = MappingFlags::prepare();
+  if (!flags) GTEST_SKIP() << flags.error().what;
+  constexpr size_t kBytes = 16 * 4096;
+  void* advised = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(advised, MAP_FAILED);
+  ASSERT_EQ(madvise(advised, kBytes, MADV_DONTFORK), 0);
+  ASSERT_EQ(madvise(advised, kBytes, MADV_DONTDUMP), 0);
+  void* shared = mmap(nullptr, kBytes, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(shared, MAP_FAILED);
+  auto rows = flags->of(getpid());
+  ASSERT_TRUE(rows) << rows.error().what;
+  // Looked at afterwards: what the reading maps is in neither, what it had mapped before in both.
+  std::istringstream lines(read_file("/proc/self/smaps").value());
+  std::map<std::pair<uint64_t, uint64_t>, std::string> words;
+  std::pair<uint64_t, uint64_t> range;
+  for (std::string line; std::getline(lines, line);) {
+    unsigned long start = 0, end = 0;
+    if (line.starts_with("VmFlags: ")) words[range] = line.substr(9);
+    else if (sscanf(line.c_str(), "%lx-%lx ", &start, &end) == 2) range = {start, end};
+  }
+  size_t compared = 0;
+  bool saw_advised = false;
+  for (const mose_mapping_row& row : *rows) {
+    auto found = words.find({row.start, row.end});
+    if (found == words.end()) continue;
+    ++compared;
+    EXPECT_EQ(std::string(row.flags), found->second) << std::hex << row.start;
+    saw_advised |= row.start == reinterpret_cast<uint64_t>(advised) && std::string(row.flags).find("dd") != std::string::npos;
+  }
+  EXPECT_GT(compared + 3, rows->size());
+  EXPECT_TRUE(saw_advised);
+  EXPECT_FALSE(rows->empty());
+  munmap(advised, kBytes);
+  munmap(shared, kBytes);
+  auto nobody = flags->of(1'000'000'000);
+  EXPECT_TRUE(!nobody || nobody->size() <= 1) << "nothing but what every process has";
+}
+
+}  // namespace
+}  // namespace mose::restore

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT
+#include "restore/mapping_flags.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <sstream>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "kernel/bpf_object.h"
+#include "mose/bpf/mappings.h"
+
+#include "mappings.skel.h"  // uses the contract
+
+namespace mose::restore {
+namespace {
+
+constexpr uint64_t kPageBytes = 4096;
+// Below it smaps is as fast: its cost is that of the pages.
+constexpr uint64_t kResidentPagesMin = 4096;
+constexpr size_t kSmapsBytesMax = 64u << 20;
+
+struct SkeletonFree {
+  void operator()(mappings* skeleton) const { mappings__destroy(skeleton); }
+};
+using Skeleton = std::unique_ptr<mappings, SkeletonFree>;
+
+Result<std::vector<mose_mapping>> iterate(int program, pid_t pid) {
+  bpf_iter_link_info only{};
+  only.task.pid = static_cast<__u32>(pid);
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.iter_info = &only;
+  options.iter_info_len = sizeof only;
+  Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
+  if (!link) return fail_errno("attach the iterator of mappings");
+  Fd reader(bpf_iter_create(link.get()));
+  if (!reader) return fail_errno("begin the iterator of mappings");
+  MOSE_ASSIGN(std::string bytes, read_all(reader.get(), kSmapsBytesMax));
+  if (bytes.size() % sizeof(mose_mapping) != 0) return fail("the iterator of mappings gave part of a record");
+  std::vector<mose_mapping> out(bytes.size() / sizeof(mose_mapping));
+  std::memcpy(out.data(), bytes.data(), bytes.size());
+  return out;
+}
+
+// The words behind "VmFlags: " by the address of the mapping.
+std::map<uint64_t, std::pair<uint64_t, std::string>> words_of(const std::string& smaps) {
+  constexpr std::string_view kLabel = "VmFlags: ";
+  std::map<uint64_t, std::pair<uint64_t, std::string>> out;
+  std::istringstream lines(smaps);
+  uint64_t start = 0, end = 0;
+  for (std::string line; std::getline(lines, line);) {
+    unsigned long from = 0, to = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) {
+      start = from;
+      end = to;
+    } else if (line.starts_with(kLabel)) {
+      out[start] = {end, line.substr(kLabel.size())};
+    }
+  }
+  return out;
+}
+
+// Mappings of every kind that programs ask for, for as long as the names of their flags are learned. What the kernel or the
+// limits of this process do not grant is not there.
+class Samples {
+ public:
+  Samples() {
+    constexpr int kPrivate = MAP_PRIVATE | MAP_ANONYMOUS;
+    for (int protection : {PROT_NONE, PROT_READ, PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC}) add(protection, kPrivate);
+    for (int more : {MAP_NORESERVE, MAP_GROWSDOWN, MAP_LOCKED}) add(PROT_READ | PROT_WRITE, kPrivate | more);
+    add(PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    for (int advice : {MADV_DONTFORK, MADV_DONTDUMP, MADV_WIPEONFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_SEQUENTIAL,
+                       MADV_RANDOM}) {
+      if (void* at = add(PROT_READ | PROT_WRITE, kPrivate)) (void)::madvise(at, kPageBytes, advice);
+    }
+    // What is tracked has this while it is dumped, and what a lazy restore fills in.
+    for (uint64_t mode : {UFFDIO_REGISTER_MODE_WP, UFFDIO_REGISTER_MODE_MISSING}) register_one(mode);
+  }
+  ~Samples() {
+    for (void* at : all_) ::munmap(at, kPageBytes);
+  }
+  Samples(const Samples&) = delete;
+  Samples& operator=(const Samples&) = delete;
+
+ private:
+  void* add(int protection, int flags) {
+    void* at = ::mmap(nullptr, kPageBytes, protection, flags, -1, 0);
+    if (at == MAP_FAILED) return nullptr;
+    all_.push_back(at);
+    return at;
+  }
+  void register_one(uint64_t mode) {
+    Fd uffd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    uffdio_api api{};
+    api.api = UFFD_API;
+    void* at = uffd && ::ioctl(uffd.get(), UFFDIO_API, &api) == 0 ? add(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS) : nullptr;
+    if (!at) return;
+    uffdio_register range{};
+    range.range = {reinterpret_cast<uint64_t>(at), kPageBytes};
+    range.mode = mode;
+    (void)::ioctl(uffd.get(), UFFDIO_REGISTER, &range);
+    descriptors_.push_back(std::move(uffd));  // its end would be that of the registration
+  }
+
+  std::vector<void*> all_;
+  std::vector<Fd> descriptors_;
+};
+
+uint64_t resident_pages(const ProcessHandle& process) {
+  auto text = read_file("/proc/" + std::to_string(process.pid()) + "/statm");
+  unsigned long size = 0, resident = 0;
+  if (!text || std::sscanf(text->c_str(), "%lu %lu", &size, &resident) != 2) return 0;
+  return resident;
+}
+
+template <typename T>
+void append_bytes(std::string& out, const T& value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+}  // namespace
+
+bool FlagNames::learn(uint64_t bits, std::string_view words) {
+  std::vector<std::string> names;
+  std::istringstream in{std::string(words)};
+  for (std::string word; in >> word;) names.push_back(word);
+  if (static_cast<size_t>(std::popcount(bits)) != names.size()) return true;
+  size_t next = 0;
+  for (size_t bit = 0; bit < names_.size(); ++bit) {
+    if (!(bits >> bit & 1)) continue;
+    const std::string& name = names[next++];
+    if (names_[bit].empty()) names_[bit] = name;
+    if (names_[bit] != name) return false;
+  }
+  return true;
+}
+
+std::optional<std::string> FlagNames::words(uint64_t bits) const {
+  std::string out;
+  for (size_t bit = 0; bit < names_.size(); ++bit) {
+    if (!(bits >> bit & 1)) continue;
+    if (names_[bit].empty()) return std::nullopt;
+    out += names_[bit] + " ";
+  }
+  return out;
+}
+
+struct MappingFlags::Kernel {
+  Skeleton skeleton;
+  FlagNames names;
+  std::vector<mose_mapping_row> everywhere;  // that no iterator shows: the page for old system calls
+
+  [[nodiscard]] int program() const { return bpf_program__fd(skeleton->progs.mose_mappings); }
+};
+
+namespace {
+
+Result<mose_mapping_row> row_of(uint64_t start, uint64_t end, const std::string& words) {
+  mose_mapping_row row{start, end, {}};
+  if (words.size() >= sizeof row.flags) return fail("the flags of a mapping are too long: " + words);
+  std::memcpy(row.flags, words.data(), words.size());
+  return row;
+}
+
+// Also what smaps has and the iterator has not.
+Status learn_names(int program, FlagNames& names, std::vector<mose_mapping_row>& everywhere) {
+  Samples samples;
+  MOSE_ASSIGN(std::string smaps, read_file("/proc/self/smaps", kSmapsBytesMax));
+  MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(program, ::getpid()));
+  auto words = words_of(smaps);
+  std::vector<std::pair<uint64_t, std::string>> both;
+  for (const mose_mapping& mapping : bits) {
+    auto known = words.find(mapping.start);
+    // Another thread of ours has changed it between the two looks.
+    if (known == words.end() || known->second.first != mapping.end) continue;
+    if (!names.learn(mapping.flags, known->second.second)) {
+      return fail("the order of the kernel's flags is not that of smaps: " + known->second.second);
+    }
+    both.emplace_back(mapping.flags, known->second.second);
+  }
+  size_t told = 0;
+  for (const auto& [flags, text] : both) {
+    auto said = names.words(flags);
+    if (!said) continue;
+    ++told;
+    if (*said != text) return fail("smaps says \"" + text + "\" of a mapping that is known as \"" + *said + "\"");
+  }
+  if (told * 2 < both.size() || told == 0) return fail("the names of the kernel's flags could not be learned");
+  // The highest half is the kernel's: what is shown there is the same for every process.
+  constexpr uint64_t kKernelHalf = 1ull << 63;
+  for (const auto& [start, rest] : words) {
+    if (start < kKernelHalf) continue;
+    MOSE_ASSIGN(mose_mapping_row row, row_of(start, rest.first, rest.second));
+    everywhere.push_back(row);
+  }
+  return {};
+}
+
+}  // namespace
+
+MappingFlags::MappingFlags(std::unique_ptr<Kernel> kernel) : kernel_(std::move(kernel)) {}
+MappingFlags::MappingFlags(MappingFlags&&) noexcept = default;
+MappingFlags& MappingFlags::operator=(MappingFlags&&) noexcept = default;
+MappingFlags::~MappingFlags() = default;
+
+Result<MappingFlags> MappingFlags::prepare() {
+  bpf::capture_libbpf_log();
+  auto kernel = std::make_unique<Kernel>();
+  kernel->skeleton.reset(mappings__open());
+  if (!kernel->skeleton) return bpf::fail_libbpf("open the iterator of mappings", errno);
+  if (int code = mappings__load(kernel->skeleton.get()); code < 0) return bpf::fail_libbpf("load the iterator of mappings", code);
+  MOSE_TRY(learn_names(kernel->program(), kernel->names, kernel->everywhere));
+  return MappingFlags(std::move(kernel));
+}
+
+Result<std::vector<mose_mapping_row>> MappingFlags::of(pid_t pid) const {
+  MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(kernel_->program(), pid));
+  std::vector<mose_mapping_row> out;
+  out.reserve(bits.size() + kernel_->everywhere.size());
+  for (const mose_mapping& mapping : bits) {
+    auto words = kernel_->names.words(mapping.flags);
+    if (!words) return fail("a mapping of process " + std::to_string(pid) + " has a flag whose name is not known");
+    MOSE_ASSIGN(mose_mapping_row row, row_of(mapping.start, mapping.end, *words));
+    out.push_back(row);
+  }
+  out.insert(out.end(), kernel_->everywhere.begin(), kernel_->everywhere.end());
+  return out;
+}
+
+std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree) {
+  std::vector<MappedProcess> out;
+  for (const ProcessHandle& process : tree) {
+    if (resident_pages(process) < kResidentPagesMin) continue;
+    auto rows = flags.of(process.pid());
+    if (rows) out.push_back({process.pid(), std::move(*rows)});
+    else log::debug("CRIU reads smaps", {{"reason", rows.error().what}});
+  }
+  return out;
+}
+
+std::string mapping_table(const std::vector<MappedProcess>& processes) {
+  std::string out;
+  append_bytes(out, mose_mapping_head{MOSE_MAPPING_TABLE_MAGIC, processes.size()});
+  uint64_t first = 0;
+  for (const MappedProcess& process : processes) {
+    append_bytes(out, mose_mapped_process{static_cast<uint64_t>(process.pid), first, process.rows.size()});
+    first += process.rows.size();
+  }
+  for (const MappedProcess& process : processes) {
+    for (const mose_mapping_row& row : process.rows) append_bytes(out, row);
+  }
+  return out;
+}
+
+}  // namespace mose::restore
