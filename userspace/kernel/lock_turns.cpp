@@ -8,7 +8,6 @@ namespace mose {
 namespace {
 
 constexpr auto kTurn = std::chrono::microseconds(100);
-constexpr auto kHeldMax = std::chrono::microseconds(100);
 
 }  // namespace
 
@@ -27,7 +26,7 @@ Unpreempted::~Unpreempted() {
 
 void LockTurns::held(Nanoseconds time) {
   since_pause_ += time;
-  if (since_pause_ < kHeldMax) return;
+  if (since_pause_ < held_max_) return;
   since_pause_ = {};
   std::this_thread::sleep_for(kTurn);
 }

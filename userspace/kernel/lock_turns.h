@@ -26,11 +26,13 @@ class Unpreempted {
 // Pauses between steps: who takes the lock again at once is faster than a waiter wakes up.
 class LockTurns {
  public:
+  // After how long a pause is due.
+  explicit LockTurns(Nanoseconds held_max = std::chrono::microseconds(100)) : held_max_(held_max) {}
   // A step has held the lock for at most so long. Returns after a pause when it is time for one.
   void held(Nanoseconds time);
 
  private:
-  Nanoseconds since_pause_{0};
+  Nanoseconds held_max_, since_pause_{0};
 };
 
 }  // namespace mose

@@ -53,7 +53,7 @@ constexpr uint64_t kGuard = 1u << 8;  // Linux 6.15
 constexpr size_t kRegionsPerCall = 4096;
 // What is found, and walked, while the address space is locked: 0.1 to 0.4 ms. Empty space goes in larger steps, of a gigabyte
 // at most: 6 ms if it is not empty after all, once.
-constexpr uint64_t kStepPages = 4096, kStepPagesMax = 1u << 18;
+constexpr uint64_t kStepPages = 4096, kStillStepPages = 16384, kStepPagesMax = 1u << 18;
 constexpr auto kStepShort = std::chrono::microseconds(50);
 // 0 once the kernel has refused it.
 std::atomic<uint64_t> guard_bit{kGuard};
@@ -79,25 +79,34 @@ struct Query {
   uint64_t report = 0;
 };
 
-// The steps of a gentle scan, over all of its areas.
+// The steps of a scan, over all of its areas.
 class Steps {
  public:
+  explicit Steps(ScanPace pace) : usual_(pace == ScanPace::gentle ? kStepPages : kStillStepPages), turns_(held_max(pace)) {
+    if (pace == ScanPace::gentle) unpreempted_.emplace();
+  }
   [[nodiscard]] uint64_t bytes() const { return pages_ * kPageSize; }
+  [[nodiscard]] uint64_t pages_found_max() const { return usual_; }
   void took(Nanoseconds time) {
-    pages_ = time < kStepShort ? std::min(2 * pages_, kStepPagesMax) : kStepPages;
+    pages_ = time < kStepShort ? std::min(2 * pages_, kStepPagesMax) : usual_;
     turns_.held(time);
   }
 
  private:
-  const Unpreempted unpreempted_;
+  // Who dumps a tree that stands still maps its own code into it, at one moment of the scan. Such a wait is as long as
+  // what has been held, and one pause is as good for it as many.
+  static Nanoseconds held_max(ScanPace pace) {
+    return pace == ScanPace::gentle ? std::chrono::microseconds(100) : std::chrono::microseconds(500);
+  }
+
+  std::optional<Unpreempted> unpreempted_;
+  uint64_t usual_, pages_ = usual_;
   LockTurns turns_;
-  uint64_t pages_ = kStepPages;
 };
 
-// Runs through `range` and calls visit(run, categories). Pages are present or swapped, not guard pages. `steps` may be
-// null.
+// Runs through `range` and calls visit(run, categories). Pages are present or swapped, not guard pages.
 template <typename Visit>
-Status scan_range(int pagemap, PageRun range, const Query& query, Steps* steps, std::vector<ScanRegion>& regions,
+Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, std::vector<ScanRegion>& regions,
                   Visit visit) {
   uint64_t at = range.first * kPageSize;
   const uint64_t end = range.end() * kPageSize;
@@ -107,10 +116,10 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps* steps, 
     scan.size = sizeof(scan);
     scan.flags = query.flags;
     scan.start = at;
-    scan.end = steps == nullptr ? end : std::min(end, at + steps->bytes());
+    scan.end = std::min(end, at + steps.bytes());
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
-    scan.max_pages = steps == nullptr ? 0 : kStepPages;
+    scan.max_pages = steps.pages_found_max();
     scan.category_inverted = query.must_not | guard;
     scan.category_mask = query.must | query.must_not | guard;
     scan.category_anyof_mask = kPresent | kSwapped;
@@ -133,7 +142,7 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps* steps, 
     }
     if (scan.walk_end <= at) break;
     at = scan.walk_end;
-    if (steps != nullptr) steps->took(now() - start);
+    steps.took(now() - start);
   }
   return {};
 }
@@ -142,11 +151,8 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps* steps, 
 template <typename Visit>
 Status scan_areas(int pagemap, const PageSet& areas, const Query& query, ScanPace pace, Visit visit) {
   std::vector<ScanRegion> regions(kRegionsPerCall);
-  std::optional<Steps> steps;
-  if (pace == ScanPace::gentle) steps.emplace();
-  for (const PageRun& area : areas.runs()) {
-    MOSE_TRY(scan_range(pagemap, area, query, steps ? &*steps : nullptr, regions, visit));
-  }
+  Steps steps(pace);
+  for (const PageRun& area : areas.runs()) MOSE_TRY(scan_range(pagemap, area, query, steps, regions, visit));
   return {};
 }
 

@@ -12,7 +12,7 @@ namespace mose {
 // How a process is looked at. Every look locks its address space against changes of its mappings, by its own threads as
 // well: 6 ms per GB.
 enum class ScanPace : uint8_t {
-  at_once,  // for one that stands still
+  at_once,  // for one that stands still: half a millisecond at a time, for the sake of who dumps it meanwhile
   gentle,   // in steps of a few tenths of a millisecond, with pauses in which its threads come to their turn
 };
 
