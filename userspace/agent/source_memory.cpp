@@ -18,6 +18,8 @@ namespace {
 // The pager connects as soon as it runs, before PREPARED is sent.
 constexpr auto kConnectBound = std::chrono::seconds(10);
 // Between two looks at what the kernel still has to send.
+// A round of protected memory in which nothing has to be sent; measured 5 to 6 ms a gigabyte, and its threads' turns.
+constexpr Nanoseconds kRecordedLook = std::chrono::milliseconds(10), kRecordedPage{20};
 constexpr auto kLookPause = std::chrono::milliseconds(1);
 // What HEAT may take of the link, before each round.
 constexpr Nanoseconds kHeatOnLinkMax = std::chrono::milliseconds(20);
@@ -112,7 +114,11 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   stats.link_bps = link_bps;
   // What the sending does not explain went into looking.
   const Nanoseconds sending = link_bps == 0 ? sent.duration : plan::time_to_send(sent.pages, link_bps);
-  stats.outlook = writes_.outlook(sent.duration, link_bps, std::max(sent.duration - sending, Nanoseconds(0)));
+  Nanoseconds looking = std::max(sent.duration - sending, Nanoseconds(0));
+  // A round that arms the protection reads everything; the next one looks at the kernel's record of each page instead.
+  const bool armed = source_->name() == "write-protection" && sent.scan.pages_read > 2 * sent.pages;
+  if (armed) looking = std::min(looking, kRecordedLook + kRecordedPage * static_cast<int64_t>(sent.scan.pages_present));
+  stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
   return stats;
 }
 
