@@ -387,9 +387,15 @@ class Inspection {
     add(kind, &process, descriptor.fd, std::string(name));
   }
 
-  void check_file(const Process& process, const Descriptor& descriptor) {
+  // A server opens and closes files all the time: what had this number when the list was made may be closed by now, and
+  // the number a socket's. So the file is held while it is asked, and says itself what it is.
+  void check_file(const Process& process, const Descriptor& listed) {
+    auto held = open_file(proc_path(process.handle.pid(), fmt::format("fd/{}", listed.fd)), O_PATH | O_CLOEXEC);
+    if (!held) return;  // closed meanwhile
+    const Descriptor descriptor{listed.fd, link_of(proc_path(::getpid(), fmt::format("fd/{}", held->get())))};
     struct stat info;
-    if (stat(proc_path(process.handle.pid(), fmt::format("fd/{}", descriptor.fd)).c_str(), &info) != 0) return;
+    if (!descriptor.link.starts_with("/") || descriptor.link.starts_with("/memfd:")) return;
+    if (fstat(held->get(), &info) != 0) return;
     if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode)) {
       unsigned high = major(info.st_rdev), low = minor(info.st_rdev);
       if (S_ISCHR(info.st_mode) && is_terminal(high))
@@ -397,7 +403,7 @@ class Inspection {
       if (S_ISCHR(info.st_mode) && harmless_device(high, low)) return;
       return add(TieKind::device, &process, descriptor.fd, descriptor.link);
     }
-    auto mount = mount_of_descriptor(process.handle.pid(), descriptor.fd);
+    auto mount = mount_of_descriptor(::getpid(), held->get());
     if (mount && !mount_ids_.contains(*mount))
       return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
     if (!S_ISFIFO(info.st_mode)) return;

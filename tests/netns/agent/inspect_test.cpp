@@ -126,6 +126,23 @@ TEST_F(InspectTest, OneThatForksAllTheTimeHasNoTiesByThat) {
   for (int i = 0; i < 30; ++i) ASSERT_THAT(child.reasons(), testing::IsEmpty());
 }
 
+// As a web server does: a file's number is a socket's a moment later, and a socket lies on no mount of anybody.
+TEST_F(InspectTest, OneWhoseDescriptorsAreFilesAndSocketsInTurnHasNoTiesByThat) {
+  Child child([] {
+    if (fork() != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) {
+      const int file = open("/etc/passwd", O_RDONLY);
+      usleep(300);
+      close(file);
+      const int taken = socket(AF_INET, SOCK_STREAM, 0);
+      usleep(300);
+      close(taken);
+    }
+  });
+  for (int i = 0; i < 30; ++i) ASSERT_THAT(child.reasons(), testing::IsEmpty());
+}
+
 TEST_F(InspectTest, ATerminalIsNamed) {
   int master = -1, slave = -1;
   ASSERT_EQ(openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
