@@ -8,7 +8,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <set>
 #include <sstream>
 
 #include "base/fd.h"
@@ -80,13 +79,13 @@ class RootBuilder {
     return {};
   }
 
-  // The program and everything that the dynamic loader would load with it.
+  // The program and everything that the dynamic loader would load with it. What is there already stays: whoever runs from
+  // it would be hurt by being written over.
   Status copy_program(const fs::path& source, const fs::path& inside) {
-    MOSE_TRY(copy(source, inside));
+    if (!has(inside)) MOSE_TRY(copy(source, inside));
     MOSE_ASSIGN(auto libraries, needed_libraries(source));
     for (const std::string& library : libraries) {
-      if (!copied_.insert(library).second) continue;
-      MOSE_TRY(copy(library, library));
+      if (!has(library)) MOSE_TRY(copy(library, library));
     }
     return {};
   }
@@ -107,6 +106,8 @@ class RootBuilder {
   }
 
  private:
+  [[nodiscard]] bool has(const fs::path& inside) const { return ::access((root_ / inside.relative_path()).c_str(), F_OK) == 0; }
+
   static Status make_directories(const fs::path& path) {
     std::error_code error;
     fs::create_directories(path, error);
@@ -130,7 +131,6 @@ class RootBuilder {
   }
 
   fs::path root_;
-  std::set<std::string> copied_;
 };
 
 std::string find_on_host(const char* name) {
@@ -173,6 +173,13 @@ Status fill_node_root(const RootRequest& request) {
   std::string criu = std::string(prefix ? prefix : "/opt/mose") + "/criu";
   if (::access(criu.c_str(), R_OK) == 0) MOSE_TRY(builder.copy_tree(criu));
   return copy_ours(builder);
+}
+
+Status add_to_node_root(const std::string& root, const RootAdditions& additions) {
+  RootBuilder builder(root);
+  for (const std::string& program : additions.programs) MOSE_TRY(builder.copy_program(program, program));
+  for (const std::string& tree : additions.trees) MOSE_TRY(builder.copy_tree(tree));
+  return {};
 }
 
 Status remove_tree(const std::string& path) {

@@ -18,6 +18,14 @@ struct RootRequest {
 
 [[nodiscard]] Status fill_node_root(const RootRequest& request);
 
+// What is put into a root later, at the same paths as on this machine.
+struct RootAdditions {
+  std::vector<std::string> programs;  // with the libraries that they need
+  std::vector<std::string> trees;     // directories
+};
+// What is there already is left as it is: programs of the node may run from it. Trees must not be there.
+[[nodiscard]] Status add_to_node_root(const std::string& root, const RootAdditions& additions);
+
 // Removes a directory tree on one filesystem; does not enter mount points. Not finding it is no failure.
 [[nodiscard]] Status remove_tree(const std::string& path);
 
