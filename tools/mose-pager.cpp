@@ -10,11 +10,11 @@
 #include <thread>
 
 #include "base/log.h"
-#include "kernel/socket.h"
 #include "model/migration.h"
 #include "move/hello.h"
 #include "move/page_receiver.h"
 #include "move/page_store.h"
+#include "move/tls.h"
 #include "restore/guardian.h"
 #include "restore/pager_process.h"
 #include "restore/pager_state.h"
@@ -28,6 +28,7 @@ constexpr const char* kTokenVariable = "MOSE_PAGER_TOKEN";
 
 struct Options {
   std::string id, source, node, peer_node, images_dir, socket, cgroup, log_level = "info";
+  move::TlsFiles tls;  // empty: plain text
   uint32_t epoch = 1;
   uint64_t store_bytes_max = 0, reserve_bytes = 0;
   int adopt = 0;
@@ -53,21 +54,14 @@ Result<std::string> token_from_environment() {
   return out;
 }
 
-move::Connector connector(const Options& options, const move::StreamId& stream, const std::string& token) {
+Result<move::Connector> connector(const Options& options, const move::StreamId& stream, const std::string& token) {
   move::Hello mine = move::local_hello(options.node, move::Purpose::unspecified);
   mine.token = token;
-  return [endpoint = options.source, peer = options.peer_node, stream,
-          mine = std::move(mine)](move::Purpose purpose) -> Result<move::Channel> {
-    MOSE_ASSIGN(Fd socket, tcp_connect(endpoint, kConnectBound));
-    move::Channel channel(std::move(socket), stream);
-    move::Hello hello = mine;
-    hello.purpose = purpose;
-    auto theirs = move::greet(channel, hello, kConnectBound);
-    if (!theirs) return context(endpoint, theirs.error());
-    if (!peer.empty() && theirs->node != peer)
-      return fail(endpoint + " is node " + theirs->node + ", not " + peer);
-    return channel;
-  };
+  std::shared_ptr<move::Tls> tls;
+  if (!options.tls.certificate.empty()) {
+    MOSE_ASSIGN(tls, move::Tls::load(options.tls));
+  }
+  return move::connect_to_source(options.source, stream, std::move(mine), kConnectBound, std::move(tls), options.peer_node);
 }
 
 // Unless there is a limit, all the machine's memory: what does not fit there cannot be restored either. Taken as pages arrive.
@@ -119,7 +113,7 @@ Status run(const Options& options) {
 
   restore::PagerProcess* process_now = nullptr;
   move::PageReceiverOptions receiver_options;
-  receiver_options.connect = connector(options, {id, options.epoch}, token);
+  MOSE_ASSIGN(receiver_options.connect, connector(options, {id, options.epoch}, token));
   receiver_options.on_failure = [&](const Error& error) { process_now->fail(error); };
   receiver_options.on_sealed = [&] { process_now->notice_sealed(); };
   move::PageReceiver receiver(*memory.store, std::move(receiver_options));
@@ -167,6 +161,10 @@ int main(int argc, char** argv) {
   app.add_option("--store-bytes-max", options.store_bytes_max, "most that the page store may take (default: this machine's memory)");
   app.add_option("--reserve-bytes", options.reserve_bytes, "of it that is taken before pages arrive");
   app.add_option("--adopt", options.adopt, "take over from the pager of this guardian (process id)");
+  auto* certificate = app.add_option("--certificate", options.tls.certificate, "of this node, for TLS (default: plain text)");
+  auto* key = app.add_option("--key", options.tls.key, "of the certificate");
+  auto* authorities = app.add_option("--authorities", options.tls.authorities, "whose certificates are believed");
+  certificate->needs(key)->needs(authorities);
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");
   try {

@@ -124,9 +124,10 @@ void feed_reader(std::span<const std::byte> bytes) {
   Fd ours(fds[0]), theirs(fds[1]);
   if (send(ours.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0) return;
   ours.reset();
+  StreamSocket socket(std::move(theirs));
   FrameReader reader;
   for (;;) {
-    auto frame = reader.read(theirs.get());
+    auto frame = reader.read(socket);
     if (!frame || !*frame) break;
   }
 }

@@ -11,6 +11,7 @@
 
 #include "lab/lab.h"
 #include "lab/node.h"
+#include "lab/node_root.h"
 #include "lab/topology.h"
 
 namespace mose::lab {
@@ -30,8 +31,9 @@ std::string log_tail(const std::string& path) {
 
 }  // namespace
 
-std::string agent_config(const Names& names, const std::string& node, const std::string& steer) {
+std::string agent_config(const Names& names, const std::string& node, const std::string& steer, bool tls) {
   std::string peer = node == "a" ? "b" : "a", port = ":" + std::to_string(kPeerPort);
+  const std::string pki = std::string(kPkiDirectory) + "/";
   return "[node]\n"
          "name = \"" + node + "\"\n"
          "listen = \"" + node_address(node) + port + "\"\n"
@@ -39,6 +41,9 @@ std::string agent_config(const Names& names, const std::string& node, const std:
          "bridge = \"" + kBridge + "\"\n"
          "cgroup = \"/sys/fs/cgroup/unified/" + names.node_cgroup(node) + "/workloads\"\n" +
          (steer.empty() ? "" : "steer = \"" + steer + "\"\n") +
+         "\n[tls]\n" +
+         (tls ? "certificate = \"" + pki + node + ".crt\"\nkey = \"" + pki + node + ".key\"\nauthorities = \"" + pki + "ca.crt\"\n"
+              : std::string("plain_text = true\n")) +
          "\n"
          "[peers." + peer + "]\n"
          "address = \"" + node_address(peer) + port + "\"\n";

@@ -11,7 +11,7 @@
 namespace mose::lab {
 
 // Text of the node's /etc/mose/mose.toml. `steer`: its key of that name; empty: left out.
-[[nodiscard]] std::string agent_config(const Names& names, const std::string& node, const std::string& steer);
+[[nodiscard]] std::string agent_config(const Names& names, const std::string& node, const std::string& steer, bool tls);
 
 // Starts mosed in the node, its log appended to the node's mosed.log on the host, and waits (bounded) until its control
 // socket answers. On failure it has been ended again and the error holds the last lines of the log.

@@ -46,6 +46,7 @@ int do_up(const CommandLine& line) {
   options.link_rtt_ms = line.link_rtt_ms;
   options.agents = !line.no_agents;
   options.steer = line.steer;
+  options.tls = line.tls;
   auto state = up(options);
   if (!state) return report(state.error(), kFailed);
   if (line.json) print({{"lab", line.lab}, {"up", true}});

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <ctime>
+#include <map>
 #include <filesystem>
 
 #include "base/log.h"
@@ -16,6 +18,7 @@
 #include "lab/node.h"
 #include "lab/node_root.h"
 #include "lab/topology.h"
+#include "move/authority.h"
 
 namespace mose::lab {
 namespace {
@@ -77,6 +80,22 @@ Status refuse_foreign(const Names& names, const std::string& cgroup) {
   return {};
 }
 
+using Certificates = std::map<std::string, std::string>;
+
+// By node: files of its certificates. Nobody keeps the authority's key.
+Result<std::map<std::string, Certificates>> make_certificates(const std::string& lab) {
+  constexpr int64_t kDayS = 24 * 3600;
+  const int64_t now_s = std::time(nullptr), begins = now_s - kDayS, ends = now_s + 365 * kDayS;
+  MOSE_ASSIGN(auto authority, move::Authority::create("lab " + lab, begins, ends));
+  MOSE_ASSIGN(auto own, authority.own_pem());
+  std::map<std::string, Certificates> out;
+  for (const std::string node : kNodes) {
+    MOSE_ASSIGN(auto issued, authority.issue({node, {}, begins, ends}));
+    out[node] = {{"ca.crt", own.certificate}, {node + ".crt", issued.certificate}, {node + ".key", issued.key}};
+  }
+  return out;
+}
+
 Status make_lab(const Names& names, const LabOptions& options, LabState& state, const std::string& mount) {
   for (const char* node : kNodes) MOSE_TRY(make_directories(system_cgroup(mount, names, node)));
   MOSE_TRY(make_namespaces(names));
@@ -89,9 +108,13 @@ Status make_lab(const Names& names, const LabOptions& options, LabState& state, 
   MOSE_TRY(make_links(names, options.link_rtt_ms.has_value()));
   if (options.steer.starts_with("xdp")) MOSE_TRY(prepare_for_xdp(names));
   if (options.link_rate_mbit && !options.link_rtt_ms) MOSE_TRY(shape_links(names, *options.link_rate_mbit));
+  std::map<std::string, Certificates> certificates;
+  if (options.tls) {
+    MOSE_ASSIGN(certificates, make_certificates(options.lab));
+  }
   for (const char* node : kNodes) {
     MOSE_TRY(make_directories(names.node_root(node)));
-    MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node, options.steer)}));
+    MOSE_TRY(fill_node_root({names.node_root(node), node, agent_config(names, node, options.steer, options.tls), certificates[node]}));
     MOSE_ASSIGN(state.keepers[node], start_keeper(names, node, mount));
     MOSE_TRY(save_state(names, state));
   }
@@ -126,7 +149,7 @@ Result<LabState> up(const LabOptions& options) {
   MOSE_ASSIGN(std::string mount, cgroup_mount());
   MOSE_ASSIGN(auto before, load_state(names));
   if (before && whole(*before, options.agents) && before->link_rate_mbit == options.link_rate_mbit &&
-      before->link_rtt_ms == options.link_rtt_ms && before->steer == options.steer) {
+      before->link_rtt_ms == options.link_rtt_ms && before->steer == options.steer && before->tls == options.tls) {
     return *before;
   }
   if (before) {
@@ -141,6 +164,7 @@ Result<LabState> up(const LabOptions& options) {
   state.link_rate_mbit = options.link_rate_mbit;
   state.link_rtt_ms = options.link_rtt_ms;
   state.steer = options.steer;
+  state.tls = options.tls;
   MOSE_TRY(refuse_foreign(names, state.cgroup));
   for (const char* place : kPlaces) state.netns.push_back(names.netns(place));
   MOSE_TRY(save_state(names, state));

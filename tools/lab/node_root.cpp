@@ -98,10 +98,10 @@ class RootBuilder {
     return {};
   }
 
-  Status write(const fs::path& inside, const std::string& text) {
+  Status write(const fs::path& inside, const std::string& text, mode_t mode = 0644) {
     fs::path target = root_ / inside.relative_path();
     MOSE_TRY(make_directories(target.parent_path()));
-    MOSE_ASSIGN(auto out, open_file(target, O_WRONLY | O_CREAT | O_TRUNC, 0644));
+    MOSE_ASSIGN(auto out, open_file(target, O_WRONLY | O_CREAT | O_TRUNC, mode));
     return write_all(out.get(), text);
   }
 
@@ -165,6 +165,7 @@ Status fill_node_root(const RootRequest& request) {
   MOSE_TRY(builder.write("/etc/hostname", request.node + "\n"));
   MOSE_TRY(builder.write("/etc/hosts", "127.0.0.1 localhost " + request.node + "\n"));
   MOSE_TRY(builder.write("/etc/mose/mose.toml", request.config));
+  for (const auto& [name, pem] : request.certificates) MOSE_TRY(builder.write(fs::path(kPkiDirectory) / name, pem, 0600));
   for (const char* name : kHostPrograms) {
     std::string path = find_on_host(name);
     if (!path.empty()) MOSE_TRY(builder.copy_program(path, path));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,14 @@
 // that a file changed on one node is not changed on the other, and so that what MOSE compares between nodes is compared.
 namespace mose::lab {
 
+inline constexpr const char* kPkiDirectory = "/etc/mose/pki";
+
 struct RootRequest {
   std::string root;  // made when missing, must be empty
   std::string node;  // becomes the host name
   std::string config;  // text of /etc/mose/mose.toml
+  // Of /etc/mose/pki, by their names, readable by root only.
+  std::map<std::string, std::string> certificates;
 };
 
 [[nodiscard]] Status fill_node_root(const RootRequest& request);

@@ -24,6 +24,7 @@ struct CommandLine {
   std::string lab = kDefaultLab;
   std::optional<double> link_rate_mbit, link_rtt_ms;
   bool json = false;
+  bool tls = false;  // nodes that know each other by certificates
   bool keep = false, no_agents = false, baseline_only = false;
   std::string json_file;
   std::string strategy = "auto";

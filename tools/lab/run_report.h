@@ -34,6 +34,7 @@ struct ReportHead {
   std::string criu;  // version; empty: unknown
   std::optional<double> rate_mbit, rtt_ms;                    // asked for
   std::optional<double> measured_rate_mbit, measured_rtt_ms;  // at the start of the run
+  bool tls = false;  // the nodes know each other by certificates, and what they send is encrypted
 };
 
 // `runs` is an array of run objects, `agents` what agents_json() gives (agent_memory.h), `leftovers` what

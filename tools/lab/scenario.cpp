@@ -73,6 +73,7 @@ class LabLease {
     options.link_rtt_ms = line.link_rtt_ms;
     options.agents = needs_agents(line);
     options.steer = line.steer;
+    options.tls = line.tls;
     MOSE_ASSIGN(auto state, up(options));
     bool ours = !(before.exists && before.complete && !before.leftover) && !line.keep;
     if (ours) {
@@ -189,6 +190,7 @@ std::string command_text(const CommandLine& line) {
   if (!line.max_bandwidth.empty()) out += " --max-bandwidth " + line.max_bandwidth;
   if (line.standby != "auto") out += " --standby " + line.standby;
   if (!line.steer.empty()) out += " --steer " + line.steer;
+  if (line.tls) out += " --tls";
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));
   if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);
@@ -259,6 +261,7 @@ Result<bool> run_scenario(const CommandLine& line) {
   head.command = command_text(line);
   head.seed = line.seed;
   head.criu = criu_version(lab->state());
+  head.tls = line.tls;
   head.rate_mbit = line.link_rate_mbit;
   head.rtt_ms = line.link_rtt_ms;
   MOSE_TRY(check_link(lab->names(), head));

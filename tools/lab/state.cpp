@@ -65,6 +65,7 @@ std::string to_json(const LabState& s) {
               {"link_rate_mbit", s.link_rate_mbit ? Json(*s.link_rate_mbit) : Json(nullptr)},
               {"link", s.link ? Json{{"pid", s.link->pid}, {"start_time", s.link->start_time}} : Json(nullptr)},
               {"link_rtt_ms", s.link_rtt_ms ? Json(*s.link_rtt_ms) : Json(nullptr)},
+              {"tls", s.tls},
               {"steer", s.steer}};
   return out.dump(2) + "\n";
 }
@@ -82,6 +83,7 @@ Result<LabState> state_from_json(const std::string& text) {
   }
   s.cgroup = text_of(in, "cgroup");
   s.disk = text_of(in, "disk");
+  s.tls = in.contains("tls") && in["tls"] == true;
   s.steer = text_of(in, "steer");
   s.made_disk_parent = in.contains("made_disk_parent") && in["made_disk_parent"] == true;
   s.keepers = processes_from(in, "keepers");

@@ -35,6 +35,7 @@ struct LabState {
   std::optional<ProcessRecord> run;
   std::optional<double> link_rate_mbit, link_rtt_ms;
   std::optional<ProcessRecord> link;  // the process of the emulated links
+  bool tls = false;
   std::string steer;                 // node.steer of the nodes; empty: their default
 };
 

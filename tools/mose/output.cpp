@@ -225,7 +225,7 @@ std::string closed_service(const control::v1::Closed& item) {
 
 std::string show(const control::v1::MigrationList& list, bool as_json) {
   if (as_json) {
-    json out{{"migrations", json::array()}, {"closed", json::array()}};
+    json out{{"migrations", json::array()}, {"closed", json::array()}, {"plain_text", list.plain_text()}};
     for (const auto& item : list.migrations()) out["migrations"].push_back(value_of(item));
     for (const auto& item : list.closed()) out["closed"].push_back(value_of(item));
     return line(out);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
 
 #include "agent/config.h"
 #include "mose/control/control.pb.h"
@@ -70,10 +71,16 @@ int check(const Command& command) {
 
 int status(const Command& command) {
   constexpr unsigned kWatchSeconds = 1;
+  bool warned = command.json;  // it is a field there
   for (;;) {
     Request request;
     request.mutable_status();
-    int code = one_answer(command, request, [&](const Response& r) { return show(r.migration_list(), command.json); });
+    int code = one_answer(command, request, [&](const Response& r) {
+      if (r.migration_list().plain_text() && !std::exchange(warned, true)) {
+        fmt::print(stderr, "mose: plain text: other nodes are believed by their names and nothing is encrypted (tls.plain_text)\n");
+      }
+      return show(r.migration_list(), command.json);
+    });
     if (code != 0 || !command.watch) return code;
     std::fflush(stdout);
     sleep(kWatchSeconds);
@@ -103,6 +110,7 @@ int config_check(const Command& command) {
   bool given = !command.config.empty();
   auto config = agent::load_config(given ? command.config : agent::kConfigDefaultPath, given);
   if (!config) return report(command, {2, config.error().what});
+  if (auto transport = agent::check_transport(*config); !transport) return report(command, {2, transport.error().what});
   fmt::print("{}", agent::format_config(*config));
   if (config->files.empty()) fmt::print(stderr, "mose: no configuration file: everything is the default\n");
   return 0;

@@ -78,7 +78,7 @@ Status prepare_directories(const Config& config) {
 
 class Agent {
  public:
-  explicit Agent(const Config& config, EventLoop& loop, History history)
+  explicit Agent(const Config& config, const PeerAccess& peers, EventLoop& loop, History history)
       : config_(config),
         loop_(loop),
         history_(std::move(history)),
@@ -90,6 +90,7 @@ class Agent {
                                sentence});
                    }),
         core_{config,
+              peers,
               loop,
               workers_,
               workloads_,
@@ -219,6 +220,7 @@ class Agent {
 
 Status run_agent(const Config& config) {
   MOSE_TRY(prepare_process(config));
+  MOSE_ASSIGN(PeerAccess peers, PeerAccess::create(config));
   MOSE_TRY(prepare_directories(config));
   MOSE_ASSIGN(Fd lock, lock_instance(config));
   MOSE_ASSIGN(auto loop, EventLoop::create());
@@ -228,7 +230,7 @@ Status run_agent(const Config& config) {
   MOSE_TRY(loop->on_signals({SIGTERM, SIGINT, SIGHUP}, [&running](int number) {
     if (running != nullptr) running->on_signal(number);
   }));
-  Agent agent(config, *loop, std::move(history));
+  Agent agent(config, peers, *loop, std::move(history));
   running = &agent;
   MOSE_TRY(agent.start());
   loop->run();

@@ -5,6 +5,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <mutex>
 #include <optional>
 
@@ -18,6 +19,7 @@
 #include "kernel/probe.h"
 #include "kernel/xdp_features.h"
 #include "mose/control/control.pb.h"
+#include "move/node_certificate.h"
 #include "restore/canary.h"
 #include "restore/criu_setup.h"
 
@@ -34,6 +36,18 @@ void add(control::v1::CheckResult& out, std::string_view name, ProbeState state,
   item.set_detail(detail);
   item.set_lost(std::string(lost));
   item.set_required(required);
+}
+
+// What other nodes see of this one; from the file, which may be newer than what the agent has read.
+void add_tls(const Config& config, control::v1::CheckResult& out) {
+  constexpr const char* kLost = "other nodes are believed by their names, and memory travels in plain text; see `mose pki`";
+  if (config.tls.plain_text) return add(out, "tls", ProbeState::no, "tls.plain_text = true", kLost, false);
+  auto pem = read_file(config.tls.certificate);
+  auto own = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
+  Status usable = own ? own->check_time(std::time(nullptr)) : Status(std::unexpected(own.error()));
+  if (!usable) return add(out, "tls", ProbeState::no, usable.error().what, "no other node believes this one", true);
+  add(out, "tls", ProbeState::yes, fmt::format("roles: {}; valid until {}", to_string(own->roles), move::format_unix_time(own->ends_unix_s)),
+      kLost, false);
 }
 
 // CRIU is dear to prove and does not change while we run: once.
@@ -135,6 +149,7 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
                                              : "programs are filters of clsact: no TCX links here",
       "packets cannot be held or redirected", true);
   const CriuProof& criu = criu_proof(config);
+  add_tls(config, result);
   add(result, "criu", criu.present, criu.present_detail, "processes cannot be dumped or rebuilt; run tools/get-deps",
       true);
   add(result, "criu-canary", criu.canary, criu.canary_detail, "no workload can be moved: CRIU must dump without memory", true);

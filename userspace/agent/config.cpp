@@ -134,6 +134,18 @@ Key level_key() {
           }};
 }
 
+template <typename Section>
+Key flag_key(const char* name, Section Config::* section, bool Section::* member) {
+  return {name, "true or false",
+          [=](Config& config, const toml::node& node) -> Status {
+            auto value = node.value_exact<bool>();
+            if (!value) return fail("");
+            config.*section.*member = *value;
+            return {};
+          },
+          [=](const Config& config) { return std::string(config.*section.*member ? "true" : "false"); }};
+}
+
 constexpr SteerMode kSteerModes[] = {SteerMode::automatic, SteerMode::tc, SteerMode::xdp, SteerMode::xdp_generic};
 
 Key steer_key() {
@@ -169,6 +181,10 @@ const std::vector<Section>& sections() {
       {"control",
        {text_key("socket", &Config::control, &ControlConfig::socket),
         text_key("group", &Config::control, &ControlConfig::group)}},
+      {"tls",
+       {text_key("certificate", &Config::tls, &TlsConfig::certificate), text_key("key", &Config::tls, &TlsConfig::key),
+        text_key("authorities", &Config::tls, &TlsConfig::authorities),
+        flag_key("plain_text", &Config::tls, &TlsConfig::plain_text)}},
       {"limits",
        {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max, kImagesBytesLeast, wire::kImagesPayloadMax),
         bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max, kStoreBytesLeast, kAnySize, Zero::means_default),
@@ -218,6 +234,15 @@ Status merge_section(Config& config, const Section& section, const toml::table& 
   return {};
 }
 
+// A list of roles; one that is empty would be a peer that can do nothing.
+Result<NodeRoles> roles_of(const toml::node& node) {
+  const toml::array* list = node.as_array();
+  if (list == nullptr) return fail("must be a list of source and destination");
+  std::vector<std::string> names;
+  for (const toml::node& item : *list) names.push_back(item.value_exact<std::string>().value_or("?"));
+  return parse_roles(names);
+}
+
 Status merge_peers(Config& config, const toml::table& table, const std::string& file) {
   for (const auto& [name, node] : table) {
     const toml::table* peer = node.as_table();
@@ -227,8 +252,14 @@ Status merge_peers(Config& config, const toml::table& table, const std::string& 
     }
     PeerConfig& entry = config.peers[std::string(name.str())];
     for (const auto& [key, value] : *peer) {
+      if (key.str() == "roles") {
+        auto roles = roles_of(value);
+        if (!roles) return fail(fmt::format("{}: peers.{}.roles: {}", place(file, value.source()), name.str(), roles.error().what));
+        entry.roles = *roles;
+        continue;
+      }
       if (key.str() != "address" && key.str() != "data_address") {
-        return fail(fmt::format("{}: unknown key \"{}\" in [peers.{}]; known are address, data_address",
+        return fail(fmt::format("{}: unknown key \"{}\" in [peers.{}]; known are address, data_address, roles",
                                 place(file, key.source()), key.str(), name.str()));
       }
       auto address = value.value_exact<std::string>();
@@ -400,7 +431,9 @@ std::string format_config(const Config& config) {
   }
   for (const auto& [name, peer] : config.peers) {
     out += fmt::format("[peers.{}]\naddress = {}\n", name, quoted(peer.address));
-    out += peer.data_address.empty() ? "\n" : fmt::format("data_address = {}\n\n", quoted(peer.data_address));
+    if (!peer.data_address.empty()) out += fmt::format("data_address = {}\n", quoted(peer.data_address));
+    if (peer.roles != NodeRoles{}) out += fmt::format("roles = [{}]\n", quoted(to_string(peer.roles)));
+    out += "\n";
   }
   if (!out.empty()) out.pop_back();
   return out;

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "handover/steering.h"
 #include "handover/uplink_steering.h"
+#include "model/node_roles.h"
 
 // The agent's configuration: /etc/mose/mose.toml, then /etc/mose/conf.d/*.toml in the order of their names, or the one
 // file of --config (and the conf.d beside it). A later file overrides single keys. An unknown key or a wrong type is an
@@ -63,15 +64,25 @@ struct LimitsConfig {
   Nanoseconds peer_connect_max = std::chrono::seconds(3);
 };
 
+// How other nodes are spoken to: by certificates, or in plain text where that is said.
+struct TlsConfig {
+  std::string certificate;  // of this node, PEM; its name must be node.name
+  std::string key;          // readable by root only
+  std::string authorities;  // whose certificates are believed
+  bool plain_text = false;  // no encryption, and nodes are believed by their names
+};
+
 struct PeerConfig {
   std::string address;  // numeric, with the port: names are not resolved
   // Numeric, without a port: on its uplink, where redirected packets go. Empty: that of `address`.
   std::string data_address;
+  NodeRoles roles;  // narrows what its certificate says
 };
 
 struct Config {
   NodeConfig node;
   ControlConfig control;
+  TlsConfig tls;
   LimitsConfig limits;
   log::Level log_level = log::Level::info;
   std::map<std::string, PeerConfig> peers;  // by node name
@@ -91,6 +102,8 @@ inline constexpr const char* kConfigDefaultPath = "/etc/mose/mose.toml";
 [[nodiscard]] Status complete_config(Config& config);
 // Of a complete one: values that are well-formed and could never work. complete_config() ends with it.
 [[nodiscard]] Status check_rules(const Config& config);
+// Whether other nodes can be spoken to: certificates or plain_text. For who does so, not for who only reads the file.
+[[nodiscard]] Status check_transport(const Config& config);
 // Every key with its value as TOML, for `mose config check`.
 [[nodiscard]] std::string format_config(const Config& config);
 

@@ -74,7 +74,27 @@ Status check_peers(const Config& config) {
   return {};
 }
 
+// Half a set of certificates is a mistake wherever it stands, and so are certificates that plain_text would ignore.
+Status check_tls(const TlsConfig& tls) {
+  const std::pair<const char*, const std::string*> files[] = {{"certificate", &tls.certificate}, {"key", &tls.key}, {"authorities", &tls.authorities}};
+  const auto given = std::ranges::count_if(files, [](const auto& file) { return !file.second->empty(); });
+  for (const auto& [name, path] : files) {
+    if (given > 0 && path->empty()) return fail(fmt::format("tls.{} is missing: certificate, key and authorities belong together", name));
+    if (given > 0 && path->front() != '/') return fail(fmt::format("tls.{} = \"{}\" is not an absolute path", name, *path));
+  }
+  if (given > 0 && tls.plain_text) return fail("tls.plain_text = true and certificates: take one of them away");
+  return {};
+}
+
 }  // namespace
+
+Status check_transport(const Config& config) {
+  if (config.tls.plain_text || !config.tls.certificate.empty()) return {};
+  return fail(
+      fmt::format("other nodes can neither be known nor know this one: make certificates with `mose pki init` and `mose pki issue {}`, and name them "
+                  "in [tls] (certificate, key, authorities); or set plain_text = true there, where nobody else reaches the nodes' network",
+                  config.node.name));
+}
 
 Status check_rules(const Config& config) {
   MOSE_TRY(check_cgroup(config.node));
@@ -85,6 +105,7 @@ Status check_rules(const Config& config) {
     return fail(
         fmt::format("node.runtime_dir and node.state_dir are both \"{}\": give each its own", config.node.state_dir));
   }
+  MOSE_TRY(check_tls(config.tls));
   return check_peers(config);
 }
 

@@ -10,6 +10,7 @@
 #include "agent/history.h"
 #include "agent/journal.h"
 #include "agent/node_uplink.h"
+#include "agent/peer_access.h"
 #include "agent/worker.h"
 #include "agent/workloads.h"
 
@@ -26,6 +27,7 @@ struct AgentEvent {
 // What the parts of the agent share. Made by mosed in this order, outlives them all; borrowed everywhere.
 struct Core {
   const Config& config;
+  const PeerAccess& peers;
   EventLoop& loop;
   WorkerPool& workers;
   Workloads& workloads;

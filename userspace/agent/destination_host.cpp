@@ -137,6 +137,11 @@ restore::PagerLaunch DestinationHost::pager_launch() const {
   launch.socket = paths.pager_socket;
   launch.cgroup = workload_paths(config_, payload_.spec.name).cgroup;
   launch.log = paths.pager_log;
+  if (!config_.tls.plain_text) {
+    launch.certificate = config_.tls.certificate;
+    launch.key = config_.tls.key;
+    launch.authorities = config_.tls.authorities;
+  }
   launch.store_bytes_max = config_.limits.store_bytes_max;
   launch.reserve_bytes = std::min(payload_.memory_bytes, reserve_max_);
   return launch;

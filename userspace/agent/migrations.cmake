@@ -12,9 +12,11 @@ target_sources(mose_agent PRIVATE
   migrations_recover.cpp
   node_uplink.cpp
   pager_link.cpp
+  peer_access.cpp
   peer_connection.cpp
   peer_query.cpp
   peer_server.cpp
+  refusal_log.cpp
   source_host.cpp
   source_memory.cpp
   source_migration.cpp

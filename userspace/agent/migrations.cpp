@@ -31,7 +31,7 @@ Result<std::unique_ptr<MigrationService>> make_migration_service(Core& core) {
 }
 
 Migrations::Migrations(Core& core)
-    : core_(core), context_{core, nullptr, kCriuBeingPrepared, true,
+    : core_(core), context_{core, core.peers, nullptr, kCriuBeingPrepared, true,
                             move::local_hello(core.config.node.name, move::Purpose::unspecified), {}} {
   context_.progress = [this](const MigrationProgress& progress) {
     if (listener_.on_progress) listener_.on_progress(progress);
@@ -48,9 +48,12 @@ Result<std::unique_ptr<Migrations>> Migrations::create(Core& core) {
   keep_heap(kHeapKept);
   std::unique_ptr<Migrations> service(new Migrations(core));
   PeerServer::Handlers handlers;
-  handlers.accept = [raw = service.get()](const move::StreamId& stream, const move::Hello& hello) { return raw->accept(stream, hello); };
+  handlers.accept = [raw = service.get()](const move::StreamId& stream, const move::Hello& hello, const move::NodeCertificate* certificate) {
+    return raw->accept(stream, hello, certificate);
+  };
   handlers.on_connection = [raw = service.get()](PeerServer::Incoming incoming) { raw->on_connection(std::move(incoming)); };
-  MOSE_ASSIGN(service->server_, PeerServer::listen(core.loop, core.config.node.listen, service->context_.hello, std::move(handlers)));
+  MOSE_ASSIGN(service->server_, PeerServer::listen(core.loop, core.config.node.listen, service->context_.hello, std::move(handlers),
+                                                   PeerServer::kHelloBound, core.peers.tls()));
   service->prepare_criu();
   return service;
 }
@@ -222,9 +225,9 @@ void Migrations::preflight(const std::string& workload, const std::string& node,
   JournalMeta meta{MigrationId::random(), Role::source, workload, node, core_.config.peers.at(node).address, 1};
   core_.workers.run(
       [&config = core_.config, spec = found->spec, init = found->init, cgroup = found->cgroup, meta,
-       hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
+       hello = context_.hello, &peers = context_.peers, bound = core_.config.limits.peer_connect_max] {
         auto reasons = check_workload(spec, *init, cgroup);
-        if (auto link = connect_to_peer(meta, hello, bound); !link) reasons.push_back(link.error().what);
+        if (auto link = connect_to_peer(peers, meta, hello, bound); !link) reasons.push_back(link.error().what);
         if (auto path = path_to_peer(config, spec.name, meta.peer); !path) reasons.push_back(path.error().what);
         return reasons;
       },

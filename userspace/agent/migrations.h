@@ -57,7 +57,7 @@ class Migrations : public MigrationService {
   void remember(const JournalMeta& meta, Outcome outcome, const std::string& reason);
 
   // Other nodes.
-  [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello) const;
+  [[nodiscard]] Status accept(const move::StreamId& stream, const move::Hello& hello, const move::NodeCertificate* certificate) const;
   void on_connection(PeerServer::Incoming incoming);
   [[nodiscard]] PeerConnection::Handlers loose_handlers(uint64_t number, const move::StreamId& stream);
   void on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
@@ -68,7 +68,7 @@ class Migrations : public MigrationService {
   void begin_waiting_arrival(const std::string& workload);
   void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
-  [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id) const;
+  [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id, const std::string& peer) const;
 
   Core& core_;
   MigrationContext context_;

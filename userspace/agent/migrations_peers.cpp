@@ -21,13 +21,21 @@ static_assert(kNameWaitMax < plan::kPrepareDeadline);
 
 }  // namespace
 
-Status Migrations::accept(const move::StreamId& stream, const move::Hello& hello) const {
+Status Migrations::accept(const move::StreamId& stream, const move::Hello& hello, const move::NodeCertificate* certificate) const {
   if (!core_.config.peers.contains(hello.node)) {
     return fail(fmt::format("node {} does not know node \"{}\": add [peers.{}] to its configuration", core_.config.node.name, hello.node, hello.node));
   }
+  if (hello.purpose == move::Purpose::control) {
+    // A source that comes again brings its verdict: it was let in when it began, and what has begun must end.
+    auto known = destinations_.find(stream.migration);
+    const bool again = known != destinations_.end() && known->second->meta().peer == hello.node;
+    return again ? Status{} : core_.peers.check_source(hello.node, certificate);
+  }
   if (hello.purpose != move::Purpose::bulk && hello.purpose != move::Purpose::urgent) return {};
+  // Its role was asked for when the migration began. A token is no use to another node.
   auto it = sources_.find(stream.migration);
-  if (it == sources_.end() || !it->second->accepts(hello.token)) return fail("no such migration here");
+  const bool its_own = it != sources_.end() && it->second->meta().peer == hello.node;
+  if (!its_own || !it->second->accepts(hello.token)) return fail("no such migration here");
   return {};
 }
 
@@ -73,7 +81,7 @@ PeerConnection::Handlers Migrations::loose_handlers(uint64_t number, const move:
 void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
                                 const std::string& payload) {
   if (type == wire::FrameType::query_verdict) {
-    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration)));
+    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration, connection->peer_node())));
     auto asked_about = sources_.find(stream.migration);
     if (asked_about != sources_.end() && asked_about->second->meta().peer == connection->peer_node()) {
       asked_about->second->end_retry_pause();
@@ -167,7 +175,8 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
   if (type == wire::FrameType::commit) {
     auto report = core_.history.find(id.hex());
     auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
-    if (!undecided && parsed && parsed->outcome == to_string(Outcome::complete)) {
+    const bool its_own = parsed && parsed->source_node == connection->peer_node();
+    if (!undecided && its_own && parsed->outcome == to_string(Outcome::complete)) {
       connection->send(wire::FrameType::committed, encode_committed(0));
       connection->send(wire::FrameType::complete, encode_complete(*report));
     } else {
@@ -181,14 +190,16 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
   });
 }
 
-plan::Verdict Migrations::verdict_of(const MigrationId& id) const {
-  if (auto it = sources_.find(id); it != sources_.end()) return it->second->verdict();
+plan::Verdict Migrations::verdict_of(const MigrationId& id, const std::string& peer) const {
+  if (auto it = sources_.find(id); it != sources_.end()) {
+    return it->second->meta().peer == peer ? it->second->verdict() : plan::Verdict::undecided;
+  }
   // Ended here. A committed one ends only after its destination has said COMPLETE, so whoever still asks was aborted;
   // without any memory of it nothing is claimed.
   auto report = core_.history.find(id.hex());
   if (!report) return plan::Verdict::undecided;
   auto parsed = report_from_json(*report);
-  if (!parsed) return plan::Verdict::undecided;
+  if (!parsed || parsed->destination_node != peer) return plan::Verdict::undecided;
   bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
                 parsed->outcome == to_string(Outcome::refused);
   return stayed ? plan::Verdict::abort : plan::Verdict::undecided;

@@ -15,20 +15,25 @@ constexpr int kPatience = 8;
 
 }  // namespace
 
-PeerConnection::PeerConnection(EventLoop& loop, Fd socket, const move::StreamId& stream, std::string peer_node)
+PeerConnection::PeerConnection(EventLoop& loop, move::StreamSocket socket, const move::StreamId& stream, std::string peer_node)
     : loop_(loop), socket_(std::move(socket)), stream_(stream), peer_node_(std::move(peer_node)), reader_(stream) {}
 
 PeerConnection::~PeerConnection() {
   *alive_ = false;
   loop_.cancel(life_timer_);
-  if (watched_) loop_.unwatch(socket_.get());
+  if (watched_) loop_.unwatch(socket_.fd());
 }
 
 Status PeerConnection::open(Handlers handlers) {
   set_handlers(std::move(handlers));
-  MOSE_TRY(set_blocking(socket_.get(), false));
-  MOSE_TRY(loop_.watch(socket_.get(), EPOLLIN, [this](uint32_t events) { on_events(events); }));
+  MOSE_TRY(loop_.watch(socket_.fd(), EPOLLIN, [this](uint32_t events) { on_events(events); }));
   watched_ = true;
+  // What came together with the HELLO shows on no descriptor any more.
+  if (socket_.has_pending()) {
+    loop_.post([this, alive = alive_] {
+      if (*alive) read_frames();
+    });
+  }
   return {};
 }
 
@@ -54,7 +59,7 @@ void PeerConnection::on_events(uint32_t events) {
 void PeerConnection::read_frames() {
   auto alive = alive_;
   while (*alive && watched_) {
-    auto frame = reader_.read(socket_.get());
+    auto frame = reader_.read(socket_);
     if (!frame) {
       close(frame.error().what);
       return;
@@ -71,7 +76,7 @@ void PeerConnection::read_frames() {
 
 void PeerConnection::flush() {
   if (!watched_) return;
-  auto done = writer_.flush(socket_.get());
+  auto done = writer_.flush(socket_);
   if (!done) {
     auto alive = alive_;
     loop_.post([this, alive, reason = done.error().what] {
@@ -81,10 +86,10 @@ void PeerConnection::flush() {
   }
   if (*done == !writing_) return;
   writing_ = !*done;
-  (void)loop_.change(socket_.get(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
+  (void)loop_.change(socket_.fd(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
 }
 
-Nanoseconds PeerConnection::round_trip() const { return round_trip_time(socket_.get()).value_or(Nanoseconds(0)); }
+Nanoseconds PeerConnection::round_trip() const { return round_trip_time(socket_.fd()).value_or(Nanoseconds(0)); }
 
 void PeerConnection::expect_life(Nanoseconds silence_max) {
   if (silence_max == silence_max_) return;
@@ -105,7 +110,7 @@ void PeerConnection::check_life() {
   // When we ourselves were kept from looking, an answer may be waiting unread.
   if (time - checked_ > 2 * silence_max_ / kLooks) heard_ = time;
   checked_ = time;
-  size_t waiting = writer_.waiting_bytes() + unacknowledged_bytes(socket_.get()).value_or(0);
+  size_t waiting = writer_.waiting_bytes() + socket_.unsent() + unacknowledged_bytes(socket_.fd()).value_or(0);
   // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
   if (!pinged_ && waiting < unacknowledged_) heard_ = time;
   unacknowledged_ = waiting;
@@ -122,7 +127,7 @@ void PeerConnection::check_life() {
 
 void PeerConnection::close(std::string reason) {
   if (!watched_) return;
-  loop_.unwatch(socket_.get());
+  loop_.unwatch(socket_.fd());
   watched_ = false;
   socket_.reset();
   auto handlers = handlers_;

@@ -8,7 +8,6 @@
 
 #include "agent/event_loop.h"
 #include "base/clock.h"
-#include "base/fd.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
 
@@ -17,7 +16,7 @@ namespace mose::agent {
 // One CONTROL connection to a peer in the event loop, after HELLO both ways. Nothing blocks; frames go out in order. PING
 // and PONG are its own affair: on_frame never sees them.
 //
-// Life: made with a connected socket; handlers run in the loop thread and may destroy the object. on_closed comes once,
+// Life: made with a connected stream; handlers run in the loop thread and may destroy the object. on_closed comes once,
 // with the reason, and nothing after it. The destructor closes.
 class PeerConnection {
  public:
@@ -27,7 +26,7 @@ class PeerConnection {
   };
 
   // `reader` may already have been used for the HELLO.
-  PeerConnection(EventLoop& loop, Fd socket, const move::StreamId& stream, std::string peer_node);
+  PeerConnection(EventLoop& loop, move::StreamSocket socket, const move::StreamId& stream, std::string peer_node);
   ~PeerConnection();
   PeerConnection(const PeerConnection&) = delete;
   PeerConnection& operator=(const PeerConnection&) = delete;
@@ -57,7 +56,7 @@ class PeerConnection {
   void check_life();
 
   EventLoop& loop_;
-  Fd socket_;
+  move::StreamSocket socket_;
   move::StreamId stream_;
   std::string peer_node_;
   std::shared_ptr<Handlers> handlers_;  // shared with a call under way, which may destroy this object

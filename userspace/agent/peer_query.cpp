@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
+
 #include "kernel/socket.h"
 #include "mose/wire/wire.pb.h"
 #include "move/channel.h"
@@ -10,11 +12,14 @@
 namespace mose::agent {
 namespace {
 
-Result<move::Channel> greeted(const JournalMeta& meta, const move::Hello& hello, Nanoseconds bound, move::Hello& theirs) {
-  auto socket = tcp_connect(meta.peer_address, bound);
+Result<move::Channel> greeted(const PeerAccess& peers, const JournalMeta& meta, const move::Hello& hello, Nanoseconds bound,
+                              move::Hello& theirs) {
+  auto socket = peers.connect(meta.peer_address, meta.peer, bound);
   if (!socket) {
-    return fail(fmt::format("node {} cannot be reached ({}): is mosed running there, and is its address right in [peers.{}]?", meta.peer,
-                            socket.error().what, meta.peer));
+    const int code = socket.error().code;
+    const bool there = code == EACCES || code == EPROTO || code == EPROTONOSUPPORT;  // it answers, but not as it should
+    return fail(fmt::format("node {} cannot be {} ({}){}", meta.peer, there ? "trusted" : "reached", socket.error().what,
+                            there ? "" : ": is mosed running there, and is its address right in [peers." + meta.peer + "]?"));
   }
   move::Channel channel(std::move(*socket), move::StreamId{meta.id, meta.epoch});
   auto answer = move::greet(channel, hello, bound);
@@ -30,24 +35,25 @@ Result<move::Channel> greeted(const JournalMeta& meta, const move::Hello& hello,
 
 }  // namespace
 
-Result<PeerLink> connect_to_peer(const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
   hello.purpose = move::Purpose::control;
   move::Hello theirs;
-  MOSE_ASSIGN(move::Channel channel, greeted(meta, hello, bound, theirs));
+  MOSE_ASSIGN(move::Channel channel, greeted(peers, meta, hello, bound, theirs));
+  MOSE_TRY(peers.check_destination(meta.peer, channel.peer()));
   auto missing = move::missing_cpu_features(hello, theirs);
   if (!missing.empty()) {
     return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", meta.peer, fmt::join(missing, ", ")));
   }
   PeerLink link;
-  MOSE_ASSIGN(link.socket, duplicate(channel.fd()));
-  MOSE_ASSIGN(link.own_endpoint, local_endpoint(link.socket.get()));
+  MOSE_ASSIGN(link.own_endpoint, local_endpoint(channel.fd()));
+  link.socket = channel.release();
   return link;
 }
 
-Result<plan::Verdict> ask_verdict(const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
   hello.purpose = move::Purpose::query;
   move::Hello theirs;
-  MOSE_ASSIGN(move::Channel channel, greeted(meta, hello, bound, theirs));
+  MOSE_ASSIGN(move::Channel channel, greeted(peers, meta, hello, bound, theirs));
   MOSE_TRY(channel.send(wire::FrameType::query_verdict, std::span<const std::byte>{}));
   MOSE_ASSIGN(move::Frame frame, channel.receive(bound));
   wire::v1::Verdict verdict;

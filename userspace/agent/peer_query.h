@@ -4,23 +4,23 @@
 #include <string>
 
 #include "agent/journal.h"
-#include "base/fd.h"
+#include "agent/peer_access.h"
 #include "base/result.h"
 #include "move/hello.h"
 #include "plan/protocol.h"
 
 namespace mose::agent {
 
-// Blocking: a CONTROL connection to a migration's peer, HELLO both ways done. Refuses a peer that is another node, another
-// kind of machine, or lacks CPU features that programs started here may use.
+// Blocking: a CONTROL connection to a migration's peer, HELLO both ways done. Refuses a peer that is another node, may not
+// take workloads, is another kind of machine, or lacks CPU features that programs started here may use.
 struct PeerLink {
-  Fd socket;
+  move::StreamSocket socket;
   std::string own_endpoint;  // our address and port on it: how the peer reaches this node
 };
-[[nodiscard]] Result<PeerLink> connect_to_peer(const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+[[nodiscard]] Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
 
 // Blocking: asks the source of a migration, on a QUERY connection, how it was decided.
-[[nodiscard]] Result<plan::Verdict> ask_verdict(const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+[[nodiscard]] Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
 [[nodiscard]] std::string encode_verdict(plan::Verdict verdict);
 
 // Bytes as hex text and back, for values that stand in a journal.

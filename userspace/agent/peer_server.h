@@ -7,42 +7,56 @@
 #include <string>
 
 #include "agent/event_loop.h"
+#include "agent/refusal_log.h"
 #include "base/fd.h"
 #include "base/result.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
+#include "move/tls.h"
 
 namespace mose::agent {
 
-// Listens for other nodes. Each connection says HELLO within a bounded time, gets ours, and is then handed over by its
-// purpose; of whoever says something else not a byte is kept, and who does not fit is told why. Everything in the loop thread,
-// nothing blocks.
+// Listens for other nodes. Each connection shows its certificate (unless plain text is spoken) and says HELLO within a
+// bounded time, gets ours, and is then handed over by its purpose; of whoever says something else not a byte is kept, and
+// who does not fit is told why. Everything in the loop thread, nothing blocks.
+//
+// At most kPendingMax wait at one time; then the address that has most of them loses its oldest, so that a flood of
+// connections that say nothing keeps out neither other nodes nor, for longer than it takes to say HELLO, its own.
 class PeerServer {
  public:
   struct Incoming {
-    Fd socket;             // non-blocking, nothing read beyond the HELLO
+    move::StreamSocket socket;  // nothing taken beyond the HELLO
     move::StreamId stream;
-    move::Hello hello;
-    std::string address;   // of the peer, for messages
+    move::Hello hello;          // its name is one of its certificate's
+    std::string address;        // of the peer, for messages
   };
-  // `accept` decides before our HELLO goes out: an error's text is what the peer is told.
+  // `accept` decides before our HELLO goes out: an error's text is what the peer is told. The certificate is null in plain
+  // text.
   struct Handlers {
-    std::function<Status(const move::StreamId&, const move::Hello&)> accept;
+    std::function<Status(const move::StreamId&, const move::Hello&, const move::NodeCertificate*)> accept;
     std::function<void(Incoming)> on_connection;
   };
   static constexpr Nanoseconds kHelloBound = std::chrono::seconds(5);
-  // A connection without HELLO is closed after `hello_bound`.
+  static constexpr size_t kPendingMax = 64;
+  // A connection without HELLO is closed after `hello_bound`. Without `tls`: plain text.
   static Result<std::unique_ptr<PeerServer>> listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
-                                                    Handlers handlers, Nanoseconds hello_bound = kHelloBound);
+                                                    Handlers handlers, Nanoseconds hello_bound = kHelloBound,
+                                                    std::shared_ptr<move::Tls> tls = {});
   ~PeerServer();
   PeerServer(const PeerServer&) = delete;
   PeerServer& operator=(const PeerServer&) = delete;
 
  private:
   struct Pending;
-  PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers, Nanoseconds hello_bound);
+  PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers, Nanoseconds hello_bound, std::shared_ptr<move::Tls> tls);
   void on_listener();
+  void take(Fd socket, std::string peer);
+  void make_room();
   void on_pending(int fd);
+  [[nodiscard]] Result<std::optional<move::Frame>> hello_of(int fd, Pending& pending);
+  [[nodiscard]] Status check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello) const;
+  void answer(int fd, const move::StreamId& stream, move::Hello hello);
+  void turn_away(int fd, const std::string& node, const Error& reason);
   void drop(int fd);
 
   EventLoop& loop_;
@@ -50,6 +64,9 @@ class PeerServer {
   move::Hello mine_;
   Handlers handlers_;
   Nanoseconds hello_bound_;
+  std::shared_ptr<move::Tls> tls_;
+  RefusalLog refusals_;
+  uint64_t number_next_ = 0;
   std::map<int, std::unique_ptr<Pending>> pending_;
 };
 

@@ -337,6 +337,7 @@ void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) 
 void Requests::status(const Reply& reply) const {
   Response response;
   auto& list = *response.mutable_migration_list();
+  list.set_plain_text(core_.config.tls.plain_text);
   for (const MigrationProgress& progress : service_.list()) fill(*list.add_migrations(), progress);
   for (const SteerRequests::Closed& closed : steer_.closed()) fill(*list.add_closed(), closed);
   reply.send(response, true);

@@ -40,8 +40,7 @@ SourceMemory::~SourceMemory() {
   servers_.clear();  // joins
 }
 
-void SourceMemory::attach_bulk(Fd socket, uint64_t features) {
-  (void)set_blocking(socket.get(), true);
+void SourceMemory::attach_bulk(move::StreamSocket socket, uint64_t features) {
   std::lock_guard lock(mutex_);
   // A second bulk stream has no meaning after the first carried a round: the store behind it is another one.
   if (bulk_) {
@@ -54,8 +53,7 @@ void SourceMemory::attach_bulk(Fd socket, uint64_t features) {
   arrived_.notify_all();
 }
 
-void SourceMemory::attach_urgent(Fd socket) {
-  (void)set_blocking(socket.get(), true);
+void SourceMemory::attach_urgent(move::StreamSocket socket) {
   auto channel = std::make_shared<move::Channel>(std::move(socket), stream_);
   std::lock_guard lock(mutex_);
   urgent_.push_back(channel);

@@ -17,7 +17,6 @@
 
 #include "agent/timeline.h"
 #include "agent/write_watch.h"
-#include "base/fd.h"
 #include "model/dirty_source.h"
 #include "move/bandwidth.h"
 #include "move/channel.h"
@@ -40,8 +39,8 @@ class SourceMemory {
   ~SourceMemory();
 
   // `features`: of the connecting end's HELLO.
-  void attach_bulk(Fd socket, uint64_t features);
-  void attach_urgent(Fd socket);
+  void attach_bulk(move::StreamSocket socket, uint64_t features);
+  void attach_urgent(move::StreamSocket socket);
 
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
   [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);

@@ -149,7 +149,7 @@ void SourceMigration::cancel() {
 
 bool SourceMigration::accepts(const std::string& token) const { return move::same_token(token, token_); }
 
-void SourceMigration::attach(const move::Hello& hello, Fd socket) {
+void SourceMigration::attach(const move::Hello& hello, move::StreamSocket socket) {
   if (hello.purpose == move::Purpose::bulk) {
     memory_->attach_bulk(std::move(socket), hello.features);
   } else {
@@ -287,7 +287,7 @@ void SourceMigration::connect() {
   hello.purpose = move::Purpose::control;
   peer_lane_.run(
       [this, hello] {
-        return connect_to_peer(meta_, hello, context_.core.config.limits.peer_connect_max);
+        return connect_to_peer(context_.peers, meta_, hello, context_.core.config.limits.peer_connect_max);
       },
       [this](Result<PeerLink> connected) {
         if (!connected) return done(SourceActionKind::connect, std::unexpected(connected.error()));
@@ -298,7 +298,7 @@ void SourceMigration::connect() {
       });
 }
 
-void SourceMigration::adopt_connection(Fd socket) {
+void SourceMigration::adopt_connection(move::StreamSocket socket) {
   connection_ = std::make_unique<PeerConnection>(context_.core.loop, std::move(socket), stream_of(meta_), meta_.peer);
   PeerConnection::Handlers handlers;
   handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };

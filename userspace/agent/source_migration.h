@@ -44,7 +44,7 @@ class SourceMigration {
 
   // A data connection of the destination's pager, HELLO read and checked; its token decides.
   [[nodiscard]] bool accepts(const std::string& token) const;
-  void attach(const move::Hello& hello, Fd socket);
+  void attach(const move::Hello& hello, move::StreamSocket socket);
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] plan::Verdict verdict() const { return plan::verdict(driver_.state()); }
@@ -95,7 +95,7 @@ class SourceMigration {
   void resume(const std::string& reason);
   void wait_retry(unsigned failures);
   void close();
-  void adopt_connection(Fd socket);
+  void adopt_connection(move::StreamSocket socket);
   void on_frame(wire::FrameType type, const std::string& payload);
   [[nodiscard]] Report report() const;
   void add_packets(Report& report) const;

@@ -2,7 +2,6 @@
 #include "move/channel.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -18,29 +17,18 @@ namespace {
 // Payloads larger than this grow as their bytes arrive: a length in a header alone takes no memory.
 constexpr size_t kGrowBytes = 4u << 20;
 
-// Moves the front of `parts` on by `bytes`.
-void move_on(std::span<iovec>& parts, size_t bytes) {
-  while (!parts.empty() && bytes >= parts.front().iov_len) {
-    bytes -= parts.front().iov_len;
-    parts = parts.subspan(1);
-  }
-  if (!parts.empty()) {
-    parts.front().iov_base = static_cast<char*>(parts.front().iov_base) + bytes;
-    parts.front().iov_len -= bytes;
-  }
-}
-
 }  // namespace
 
-Channel::Channel(Fd socket, const StreamId& stream, Nanoseconds stall_max)
+Channel::Channel(StreamSocket socket, const StreamId& stream, Nanoseconds stall_max)
     : socket_(std::move(socket)), stream_(stream), stall_max_(stall_max) {}
 
-Status Channel::wait(short events, Nanoseconds bound) const {
+Status Channel::wait(Wait wanted, Nanoseconds bound) const {
   const Timestamp end = now() + bound;
+  const short events = wanted == Wait::to_write ? POLLOUT : POLLIN;
   for (;;) {
     // Rounded up, so that a short bound does not become a busy loop.
     auto left = std::chrono::ceil<std::chrono::milliseconds>(end - now()).count();
-    pollfd poll_fd{socket_.get(), events, 0};
+    pollfd poll_fd{socket_.fd(), events, 0};
     int ready = poll(&poll_fd, 1, static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX)));
     if (ready > 0) return {};
     if (ready == 0) return fail_errno("peer is silent", ETIMEDOUT);
@@ -105,43 +93,51 @@ Status Channel::send(wire::FrameType type, std::span<const std::span<const std::
     if (allowed == 0) return fail_errno("sending a frame", ECANCELED);
     std::vector<iovec> burst = front(rest, allowed);
     MOSE_TRY(send_all(burst));
-    move_on(rest, allowed);
+    skip_bytes(rest, allowed);
     left -= allowed;
   }
   return {};
 }
 
-// What the socket takes of the parts now, having waited until it takes something.
-Result<size_t> Channel::send_some(std::span<const iovec> parts, bool more) {
-  msghdr message{};
-  message.msg_iov = const_cast<iovec*>(parts.data());
-  message.msg_iovlen = parts.size();
-  for (;;) {
-    ssize_t sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
-    if (sent >= 0) return static_cast<size_t>(sent);
-    if (errno == EINTR) continue;
-    if (errno != EAGAIN) return fail_errno("send");
-    const Timestamp start = now();
-    MOSE_TRY(wait(POLLOUT, stall_max_));
-    send_blocked_ += now() - start;
-  }
+Status Channel::wait_to_send(Wait wanted) {
+  const Timestamp start = now();
+  MOSE_TRY(wait(wanted, stall_max_));
+  send_blocked_ += now() - start;
+  return {};
 }
 
 Status Channel::send_all(std::span<iovec> parts) {
   while (!parts.empty()) {
-    const size_t count = std::min<size_t>(parts.size(), IOV_MAX);
-    // More vectors follow than one call takes: no small segment in between.
-    MOSE_ASSIGN(size_t sent, send_some(parts.first(count), parts.size() > count));
-    bytes_sent_ += sent;
-    move_on(parts, sent);
+    MOSE_ASSIGN(Moved sent, socket_.write(parts));
+    bytes_sent_ += sent.bytes;
+    skip_bytes(parts, sent.bytes);
+    if (sent.bytes == 0 && sent.wait != Wait::nothing) MOSE_TRY(wait_to_send(sent.wait));
   }
-  return {};
+  for (;;) {
+    MOSE_ASSIGN(bool out, socket_.flush());
+    if (out) return {};
+    MOSE_TRY(wait_to_send(Wait::to_write));
+  }
+}
+
+// What is there now, having waited at most `bound` until something is.
+Result<size_t> Channel::receive_some(std::span<const iovec> parts, Nanoseconds bound) {
+  const Timestamp end = now() + bound;
+  for (;;) {
+    MOSE_ASSIGN(Moved got, socket_.read(parts));
+    if (got.bytes > 0) {
+      bytes_received_ += got.bytes;
+      return got.bytes;
+    }
+    MOSE_TRY(wait(got.wait, std::max(end - now(), Nanoseconds(0))));
+  }
 }
 
 Result<wire::FrameHeader> Channel::receive_header(Nanoseconds bound) {
-  MOSE_TRY(wait(POLLIN, bound));
   wire::FrameHeader header{};
-  MOSE_TRY(receive_into(&header, sizeof(header)));
+  iovec part{&header, sizeof(header)};
+  MOSE_ASSIGN(size_t got, receive_some({&part, 1}, bound));
+  MOSE_TRY(receive_into(reinterpret_cast<std::byte*>(&header) + got, sizeof(header) - got));
   MOSE_TRY(check_header(header, stream_));
   return header;
 }
@@ -152,21 +148,10 @@ Status Channel::receive_into(void* to, size_t size) {
 }
 
 Status Channel::receive_into(std::span<iovec> parts) {
-  move_on(parts, 0);  // no empty part in front
+  skip_bytes(parts, 0);  // no empty part in front
   while (!parts.empty()) {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = std::min<size_t>(parts.size(), IOV_MAX);
-    ssize_t got = recvmsg(socket_.get(), &message, MSG_DONTWAIT);
-    if (got == 0) return fail_errno("peer has closed the connection", ECONNRESET);
-    if (got < 0) {
-      if (errno == EINTR) continue;
-      if (errno != EAGAIN) return fail_errno("receive");
-      MOSE_TRY(wait(POLLIN, stall_max_));
-      continue;
-    }
-    bytes_received_ += static_cast<uint64_t>(got);
-    move_on(parts, static_cast<size_t>(got));
+    MOSE_ASSIGN(size_t got, receive_some(parts, stall_max_));
+    skip_bytes(parts, got);
   }
   return {};
 }
@@ -192,8 +177,6 @@ Result<Frame> Channel::receive(Nanoseconds bound) {
   return frame;
 }
 
-void Channel::shut_down() const {
-  if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
-}
+void Channel::shut_down() const { socket_.shut_down(); }
 
 }  // namespace mose::move

@@ -11,17 +11,17 @@
 #include <string_view>
 
 #include "base/clock.h"
-#include "base/fd.h"
 #include "base/result.h"
 #include "move/bandwidth.h"
 #include "move/codec.h"
+#include "move/stream_socket.h"
 
 namespace mose::move {
 
 // A blocking framed connection for threads that do nothing else. One thread sends and one (the same or another)
 // receives. Every call has a bound; after any error the connection is useless: drop it.
 //
-// Life: adopt() a connected stream socket (kernel/socket.h connects and accepts); shut_down() from any thread makes
+// Life: made with a connected stream (connect_stream() and Tls::accept() make them); shut_down() from any thread makes
 // calls under way and later ones fail at once; the destructor closes.
 class Channel {
  public:
@@ -29,7 +29,7 @@ class Channel {
   static constexpr Nanoseconds kStallMax = std::chrono::seconds(10);
 
   Channel() = default;
-  Channel(Fd socket, const StreamId& stream, Nanoseconds stall_max = kStallMax);
+  Channel(StreamSocket socket, const StreamId& stream, Nanoseconds stall_max = kStallMax);
 
   [[nodiscard]] Status send(wire::FrameType type, std::span<const std::byte> payload);
   // One frame whose payload is the parts one behind the other; nothing is copied.
@@ -51,7 +51,11 @@ class Channel {
   [[nodiscard]] Result<Frame> receive(Nanoseconds bound);
 
   void shut_down() const;
-  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] int fd() const { return socket_.fd(); }
+  // Gives the connection to another owner; nothing beyond what was received is lost.
+  [[nodiscard]] StreamSocket release() { return std::move(socket_); }
+  // Who the peer is; null in plain text.
+  [[nodiscard]] const NodeCertificate* peer() const { return socket_.peer(); }
   [[nodiscard]] bool valid() const { return socket_.valid(); }
   [[nodiscard]] const StreamId& stream() const { return stream_; }
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
@@ -60,11 +64,12 @@ class Channel {
   [[nodiscard]] Nanoseconds send_blocked() const { return send_blocked_; }
 
  private:
-  [[nodiscard]] Status wait(short events, Nanoseconds bound) const;
+  [[nodiscard]] Status wait(Wait wanted, Nanoseconds bound) const;
+  [[nodiscard]] Status wait_to_send(Wait wanted);
   [[nodiscard]] Status send_all(std::span<iovec> parts);
-  [[nodiscard]] Result<size_t> send_some(std::span<const iovec> parts, bool more);
+  [[nodiscard]] Result<size_t> receive_some(std::span<const iovec> parts, Nanoseconds bound);
 
-  Fd socket_;
+  StreamSocket socket_;
   StreamId stream_;
   Nanoseconds stall_max_ = kStallMax;
   uint64_t bytes_sent_ = 0;

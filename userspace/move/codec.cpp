@@ -2,6 +2,7 @@
 #include "move/codec.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <set>
@@ -167,6 +168,11 @@ uint32_t payload_max(FrameType type) {
 }
 
 Status check_header(const wire::FrameHeader& header, const std::optional<StreamId>& expected) {
+  // A TLS record of a handshake: 22, 3, 1 or 3.
+  if ((header.magic & 0xffff) == 0x0316) {
+    return std::unexpected(Error{
+        EPROTONOSUPPORT, "peer speaks TLS and this node plain text: either both have [tls] with certificates or both plain_text = true"});
+  }
   if (header.magic != wire::kMagic) return fail("peer does not speak MOSE's protocol");
   if (header.reserved != 0) return fail("reserved field of a frame is set");
   if (!known_type(header.type)) return fail("frame of unknown type " + std::to_string(header.type));

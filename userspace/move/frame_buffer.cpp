@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "move/frame_buffer.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -14,19 +12,18 @@ namespace {
 constexpr size_t kPieceBytes = 1u << 20;
 
 // Appends up to `wanted` bytes that are there now. 0: none now.
-Result<size_t> read_some(int fd, std::vector<std::byte>& to, size_t wanted) {
-  size_t at = to.size();
+Result<size_t> read_some(StreamSocket& socket, std::vector<std::byte>& to, size_t wanted) {
+  const size_t at = to.size();
   to.resize(at + wanted);
-  ssize_t got;
-  do {
-    got = recv(fd, to.data() + at, wanted, MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  int code = errno;
-  to.resize(at + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-  if (got > 0) return static_cast<size_t>(got);
-  if (got == 0) return fail_errno("peer has closed the connection", ECONNRESET);
-  if (code == EAGAIN) return size_t{0};
-  return fail_errno("receive", code);
+  size_t done = 0;
+  while (done < wanted) {
+    const iovec part{to.data() + at + done, wanted - done};
+    MOSE_ASSIGN(Moved got, socket.read({&part, 1}));
+    if (got.bytes == 0) break;
+    done += got.bytes;
+  }
+  to.resize(at + done);
+  return done;
 }
 
 Status check_images(const wire::FrameHeader& header, uint64_t bytes_max) {
@@ -46,7 +43,7 @@ Status check_type(const wire::FrameHeader& header, std::optional<wire::FrameType
 
 }  // namespace
 
-Result<std::optional<Frame>> FrameReader::read(int fd) {
+Result<std::optional<Frame>> FrameReader::read(StreamSocket& socket) {
   while (!have_header_) {
     if (header_.size() == sizeof(parsed_)) {
       memcpy(&parsed_, header_.data(), sizeof(parsed_));
@@ -56,11 +53,11 @@ Result<std::optional<Frame>> FrameReader::read(int fd) {
       have_header_ = true;
       break;
     }
-    MOSE_ASSIGN(size_t got, read_some(fd, header_, sizeof(parsed_) - header_.size()));
+    MOSE_ASSIGN(size_t got, read_some(socket, header_, sizeof(parsed_) - header_.size()));
     if (got == 0) return std::nullopt;
   }
   while (payload_.size() < parsed_.length) {
-    MOSE_ASSIGN(size_t got, read_some(fd, payload_, std::min<size_t>(parsed_.length - payload_.size(), kPieceBytes)));
+    MOSE_ASSIGN(size_t got, read_some(socket, payload_, std::min<size_t>(parsed_.length - payload_.size(), kPieceBytes)));
     if (got == 0) return std::nullopt;
   }
   Frame frame;
@@ -86,22 +83,19 @@ Status FrameWriter::push(wire::FrameType type, const StreamId& stream, std::span
   return {};
 }
 
-Result<bool> FrameWriter::flush(int fd) {
+Result<bool> FrameWriter::flush(StreamSocket& socket) {
   while (!queue_.empty()) {
-    const std::vector<std::byte>& front = queue_.front();
-    ssize_t sent = ::send(fd, front.data() + done_, front.size() - done_, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0) {
-      if (errno == EINTR) continue;
-      if (errno == EAGAIN) return false;
-      return fail_errno("send");
-    }
-    done_ += static_cast<size_t>(sent);
+    std::vector<std::byte>& front = queue_.front();
+    const iovec part{front.data() + done_, front.size() - done_};
+    MOSE_ASSIGN(Moved sent, socket.write({&part, 1}));
+    if (sent.bytes == 0) return false;
+    done_ += sent.bytes;
     if (done_ < front.size()) continue;
     queued_bytes_ -= front.size();
     done_ = 0;
     queue_.pop_front();
   }
-  return true;
+  return socket.flush();
 }
 
 }  // namespace mose::move

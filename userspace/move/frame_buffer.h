@@ -7,11 +7,12 @@
 
 #include "base/result.h"
 #include "move/codec.h"
+#include "move/stream_socket.h"
 
 // The same frames for an event loop: nothing here blocks.
 namespace mose::move {
 
-// Reads frames from a non-blocking socket. After an error the connection is to be dropped.
+// Reads frames of a stream. After an error the connection is to be dropped.
 class FrameReader {
  public:
   // Without `expected` any migration and epoch are accepted (the first frame of an incoming connection).
@@ -23,9 +24,9 @@ class FrameReader {
   // A frame of any other type is an error before a byte of its payload is read.
   void take_only(wire::FrameType type) { only_ = type; }
 
-  // The next whole frame, or nothing when the socket has no more bytes now. ECONNRESET when the peer has closed.
-  // Never reads beyond the frame it returns: the socket can then be handed to a Channel.
-  [[nodiscard]] Result<std::optional<Frame>> read(int fd);
+  // The next whole frame, or nothing when the stream has no more bytes now. ECONNRESET when the peer has closed.
+  // Never takes what is behind the frame that it returns: the stream can then be handed to a Channel.
+  [[nodiscard]] Result<std::optional<Frame>> read(StreamSocket& socket);
 
  private:
   std::optional<StreamId> expected_;
@@ -44,8 +45,8 @@ class FrameWriter {
 
   // ENOBUFS when more than kQueuedBytesMax would wait.
   [[nodiscard]] Status push(wire::FrameType type, const StreamId& stream, std::span<const std::byte> payload);
-  // Writes what the socket takes. True: nothing is left.
-  [[nodiscard]] Result<bool> flush(int fd);
+  // Writes what the stream takes. True: the kernel has all of it.
+  [[nodiscard]] Result<bool> flush(StreamSocket& socket);
   [[nodiscard]] bool empty() const { return queue_.empty(); }
   [[nodiscard]] size_t waiting_bytes() const { return queued_bytes_ - done_; }
 

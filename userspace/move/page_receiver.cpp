@@ -7,7 +7,6 @@
 #include <deque>
 #include <map>
 
-#include "kernel/socket.h"
 #include "move/page_contents.h"
 
 namespace mose::move {
@@ -21,14 +20,17 @@ constexpr size_t kUrgentWindow = 64;
 
 }  // namespace
 
-Connector connect_to_source(std::string endpoint, StreamId stream, Hello mine, Nanoseconds bound) {
-  return [endpoint = std::move(endpoint), stream, mine = std::move(mine), bound](Purpose purpose) -> Result<Channel> {
-    MOSE_ASSIGN(Fd socket, tcp_connect(endpoint, bound));
+Connector connect_to_source(std::string endpoint, StreamId stream, Hello mine, Nanoseconds bound, std::shared_ptr<Tls> tls,
+                            std::string peer) {
+  return [endpoint = std::move(endpoint), stream, mine = std::move(mine), bound, tls = std::move(tls),
+          peer = std::move(peer)](Purpose purpose) -> Result<Channel> {
+    MOSE_ASSIGN(StreamSocket socket, connect_stream(endpoint, tls, peer, bound));
     Channel channel(std::move(socket), stream);
     Hello hello = mine;
     hello.purpose = purpose;
     auto theirs = greet(channel, hello, bound);
     if (!theirs) return context(endpoint, theirs.error());
+    if (!peer.empty() && theirs->node != peer) return fail(endpoint + " is node " + theirs->node + ", not " + peer);
     return channel;
   };
 }

@@ -16,14 +16,17 @@
 #include "move/channel.h"
 #include "move/hello.h"
 #include "move/page_store.h"
+#include "move/tls.h"
 
 namespace mose::move {
 
 // Makes one connection to the source for a purpose (bulk or urgent), HELLO done. Called from the receiver's threads,
 // must return in bounded time. connect_to_source() is the real one, tests have their own.
 using Connector = std::function<Result<Channel>(Purpose)>;
-// `endpoint` is "host:port"; every connection is bounded by `bound`.
-[[nodiscard]] Connector connect_to_source(std::string endpoint, StreamId stream, Hello mine, Nanoseconds bound);
+// `endpoint` is "host:port"; every connection is bounded by `bound`. With `peer` the source must be that node, by its
+// certificate where there is `tls` and by its HELLO.
+[[nodiscard]] Connector connect_to_source(std::string endpoint, StreamId stream, Hello mine, Nanoseconds bound,
+                                          std::shared_ptr<Tls> tls = {}, std::string peer = {});
 
 struct ReceiverStats {
   uint64_t bytes = 0;           // received, headers included

@@ -107,6 +107,11 @@ Result<ProcessHandle> launch_pager(const PagerLaunch& launch) {
   add("--cgroup", launch.cgroup);
   if (launch.store_bytes_max != 0) add("--store-bytes-max", std::to_string(launch.store_bytes_max));
   if (launch.reserve_bytes != 0) add("--reserve-bytes", std::to_string(launch.reserve_bytes));
+  if (!launch.certificate.empty()) {
+    add("--certificate", launch.certificate);
+    add("--key", launch.key);
+    add("--authorities", launch.authorities);
+  }
   if (launch.adopt != 0) add("--adopt", std::to_string(launch.adopt));
   // By the environment: arguments are readable by everybody on the machine.
   request.environment = {"MOSE_PAGER_TOKEN=" + launch.token};

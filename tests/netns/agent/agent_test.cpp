@@ -28,7 +28,7 @@ using testing::HasSubstr;
 namespace fs = std::filesystem;
 
 constexpr const char* kAddress = "192.0.2.10";
-constexpr const char* kNothingUnderWay = "{\"closed\":[],\"migrations\":[]}\n";
+constexpr const char* kNothingUnderWay = "{\"closed\":[],\"migrations\":[],\"plain_text\":true}\n";
 
 class AgentTest : public testing::Test {
  protected:

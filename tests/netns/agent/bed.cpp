@@ -172,7 +172,7 @@ std::string AgentBed::configuration() const {
   return fmt::format(
       "[node]\nname = \"a\"\nlisten = \"127.0.0.1:7946\"\nbridge = \"br0\"\ncgroup = \"{}\"\nstate_dir = "
       "\"{}/state\"\nruntime_dir = \"{}/run\"\n"
-      "workloads_dir = \"{}/workloads.d\"\n[log]\nlevel = \"debug\"\n[peers.b]\naddress = \"192.0.2.200:7946\"\n",
+      "workloads_dir = \"{}/workloads.d\"\n[log]\nlevel = \"debug\"\n[tls]\nplain_text = true\n[peers.b]\naddress = \"192.0.2.200:7946\"\n",
       cgroup_, directory_, directory_, directory_);
 }
 

@@ -68,18 +68,19 @@ class NodeOfAnotherVersion {
     if (::poll(&waiting, 1, kLookMs) != 1) return;
     auto accepted = tcp_accept(listener_.get(), /*non_blocking=*/true);
     if (!accepted || !accepted->socket.valid()) return;
+    move::StreamSocket socket(std::move(accepted->socket));
     move::FrameReader reader;
     while (!stop_) {
-      pollfd readable{accepted->socket.get(), POLLIN, 0};
+      pollfd readable{socket.fd(), POLLIN, 0};
       if (::poll(&readable, 1, kLookMs) == 0) continue;
-      auto frame = reader.read(accepted->socket.get());
+      auto frame = reader.read(socket);
       if (!frame) return;
       if (!*frame) continue;
       move::Hello newer = move::local_hello("b", move::Purpose::control);
       newer.version_min = newer.version_max = wire::kVersionMax + 1;
       move::FrameWriter writer;
       EXPECT_TRUE(writer.push(wire::FrameType::hello, (*frame)->stream, move::encode_hello(newer)));
-      EXPECT_TRUE(writer.flush(accepted->socket.get()));
+      EXPECT_TRUE(writer.flush(socket));
     }
   }
 

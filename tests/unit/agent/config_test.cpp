@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"UnknownKey", "[node]\nname = \"a\"\nnam = \"a\"\n",
                   "m.toml:3: unknown key \"nam\" in [node]; known are name, listen"},
         BadConfig{"UnknownSection", "\n[nodes]\n",
-                  "m.toml:2: unknown section \"nodes\"; known sections are node, control, limits, log, peers"},
+                  "m.toml:2: unknown section \"nodes\"; known sections are node, control, tls, limits, log, peers"},
         BadConfig{"KeyOutsideSection", "name = \"a\"\n", "m.toml:1: unknown key \"name\""},
         BadConfig{"SectionIsValue", "node = 3\n", "m.toml:1: \"node\" must be a section"},
         BadConfig{"WrongType", "[node]\nname = 3\n", "m.toml:2: node.name must be a string"},
@@ -90,6 +90,17 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"DataAddressWrongType", "[peers.b]\ndata_address = 1\n",
                   "m.toml:2: peers.b.data_address must be a string"},
         BadConfig{"VxlanPortZero", "[node]\nvxlan_port = 0\n", "0 is out of range (1 to 65535)"},
+        BadConfig{"TlsHalf", "[node]\nname=\"a\"\n[tls]\ncertificate = \"/a.crt\"\nkey = \"/a.key\"\n", "tls.authorities is missing"},
+        BadConfig{"TlsRelative", "[node]\nname=\"a\"\n[tls]\ncertificate = \"a.crt\"\nkey = \"/a.key\"\nauthorities = \"/c\"\n",
+                  "tls.certificate = \"a.crt\" is not an absolute path"},
+        BadConfig{"TlsAndPlainText",
+                  "[node]\nname=\"a\"\n[tls]\ncertificate = \"/a\"\nkey = \"/k\"\nauthorities = \"/c\"\nplain_text = true\n",
+                  "tls.plain_text = true and certificates"},
+        BadConfig{"PlainTextIsText", "[tls]\nplain_text = \"yes\"\n", "m.toml:2: tls.plain_text must be true or false"},
+        BadConfig{"RoleUnknown", "[peers.b]\naddress = \"192.0.2.2:1\"\nroles = [\"admin\"]\n",
+                  "m.toml:3: peers.b.roles: role \"admin\" is unknown"},
+        BadConfig{"RolesNone", "[peers.b]\naddress = \"192.0.2.2:1\"\nroles = []\n", "peers.b.roles: no role is named"},
+        BadConfig{"RolesText", "[peers.b]\naddress = \"192.0.2.2:1\"\nroles = \"source\"\n", "peers.b.roles: must be a list"},
         BadConfig{"NodeName", "[node]\nname = \"a b\"\n", "node.name = \"a b\" is not a name"},
         BadConfig{"RelativePath", "[node]\nname=\"a\"\nstate_dir = \"var\"\n",
                   "node.state_dir = \"var\" is not an absolute path"},
@@ -114,6 +125,19 @@ INSTANTIATE_TEST_SUITE_P(
                   "peers.b.address = \"192.0.2.1:7400\" is where this node itself listens"},
         BadConfig{"NotToml", "[node\n", "m.toml:1:"}),
     [](const auto& param) { return param.param.name; });
+
+TEST(Config, SaysHowOtherNodesAreSpokenTo) {
+  Config config;
+  ASSERT_TRUE(merge_config(config, "[node]\nname = \"a\"\n[peers.b]\naddress = \"192.0.2.2:1\"\nroles = [\"source\"]\n", "m.toml"));
+  ASSERT_TRUE(complete_config(config)) << "who only reads the file needs neither";
+  ASSERT_FALSE(check_transport(config));
+  EXPECT_THAT(check_transport(config).error().what, HasSubstr("`mose pki init` and `mose pki issue a`"));
+  EXPECT_FALSE(config.peers.at("b").roles.destination);
+  EXPECT_THAT(format_config(config), HasSubstr("roles = [\"source\"]"));
+  ASSERT_TRUE(merge_config(config, "[tls]\nplain_text = true\n", "m.toml"));
+  EXPECT_TRUE(check_transport(config));
+  EXPECT_THAT(format_config(config), HasSubstr("plain_text = true"));
+}
 
 TEST(Config, GivesEveryKeyItsValueBack) {
   Config config;

@@ -55,7 +55,7 @@ RunRecord good_record() {
 }
 
 Json report_of(const Json& runs, const std::vector<Footprints>& memory = {}, const Inventory& leftovers = {}) {
-  ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", {}, {}, {}, {}};
+  ReportHead head{"redis", "mose lab run redis", 7, "4.2.1", {}, {}, {}, {}, true};
   return report_object(head, runs, agents_json(memory), leftovers_json(leftovers));
 }
 
@@ -175,7 +175,7 @@ TEST(RunReport, LoadIsShownByPhaseAndTcpBySide) {
 }
 
 TEST(RunReport, TheLinkIsAsAskedForAndAsMeasured) {
-  ReportHead head{"redis", "mose lab run redis", 7, "", 1000, 10, 980, 10.25};
+  ReportHead head{"redis", "mose lab run redis", 7, "", 1000, 10, 980, 10.25, false};
   Json report = report_object(head, Json::array(), Json::array(), nullptr);
   EXPECT_EQ(mose::test::schema_violation(schema(), report), "");
   EXPECT_EQ(report["link"]["measured_rtt_ms"], 10.25);

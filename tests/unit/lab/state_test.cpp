@@ -50,13 +50,17 @@ TEST(LabNames, FollowFromTheLab) {
 }
 
 TEST(LabAgent, ConfigurationNamesTheNodeAndItsPeer) {
-  std::string config = agent_config(Names("x"), "b", "");
+  std::string config = agent_config(Names("x"), "b", "", false);
   EXPECT_NE(config.find("name = \"b\""), std::string::npos);
   EXPECT_NE(config.find("listen = \"198.51.100.12:7400\""), std::string::npos);
   EXPECT_NE(config.find("[peers.a]\naddress = \"198.51.100.11:7400\""), std::string::npos);
   EXPECT_NE(config.find("mose-lab-x/b"), std::string::npos);
   EXPECT_EQ(config.find("steer"), std::string::npos);
-  EXPECT_NE(agent_config(Names("x"), "b", "xdp").find("steer = \"xdp\"\n\n[peers.a]"), std::string::npos);
+  EXPECT_NE(config.find("[tls]\nplain_text = true\n\n[peers.a]"), std::string::npos);
+  const std::string certified = agent_config(Names("x"), "b", "", true);
+  EXPECT_NE(certified.find("certificate = \"/etc/mose/pki/b.crt\""), std::string::npos);
+  EXPECT_EQ(certified.find("plain_text"), std::string::npos);
+  EXPECT_NE(agent_config(Names("x"), "b", "xdp", false).find("steer = \"xdp\"\n\n[tls]"), std::string::npos);
 }
 
 }  // namespace

@@ -24,6 +24,11 @@ std::pair<Fd, Fd> socket_pair() {
   return {Fd(fds[0]), Fd(fds[1])};
 }
 
+std::pair<StreamSocket, StreamSocket> streams() {
+  auto [a, b] = socket_pair();
+  return {std::move(a), std::move(b)};
+}
+
 class Channels : public testing::Test {
  protected:
   Channels() { connect(seconds(60)); }
@@ -107,15 +112,15 @@ TEST_F(Channels, WrongChecksumAndForeignFramesAreRefused) {
 }
 
 TEST(FrameBuffers, CarryFramesInAnyPieces) {
-  auto [a, b] = socket_pair();
+  auto [a, b] = streams();
   FrameReader reader(kStream);
   auto bytes = encode_frame(wire::FrameType::prepare, kStream, as_bytes("payload"));
   auto second = encode_frame(wire::FrameType::commit, kStream, {});
   bytes.insert(bytes.end(), second.begin(), second.end());
   std::vector<Frame> got;
   for (std::byte byte : bytes) {
-    ASSERT_EQ(send(a.get(), &byte, 1, 0), 1);
-    auto frame = reader.read(b.get());
+    ASSERT_EQ(send(a.fd(), &byte, 1, 0), 1);
+    auto frame = reader.read(b);
     ASSERT_TRUE(frame) << frame.error().what;
     if (*frame) got.push_back(std::move(**frame));
   }
@@ -123,25 +128,25 @@ TEST(FrameBuffers, CarryFramesInAnyPieces) {
   EXPECT_EQ(as_text(got[0].payload), "payload");
   EXPECT_EQ(got[1].type, wire::FrameType::commit);
   a.reset();
-  EXPECT_EQ(reader.read(b.get()).error().code, ECONNRESET);
+  EXPECT_EQ(reader.read(b).error().code, ECONNRESET);
 }
 
 TEST(FrameBuffers, ReadOneFrameAndNoByteMore) {
-  auto [a, b] = socket_pair();
+  auto [a, b] = streams();
   FrameReader reader;
   auto bytes = encode_frame(wire::FrameType::hello, kStream, as_bytes("x"));
   bytes.push_back(std::byte{42});
-  ASSERT_EQ(send(a.get(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
-  auto frame = reader.read(b.get());
+  ASSERT_EQ(send(a.fd(), bytes.data(), bytes.size(), 0), static_cast<ssize_t>(bytes.size()));
+  auto frame = reader.read(b);
   ASSERT_TRUE(frame && *frame);
   EXPECT_EQ((*frame)->stream, kStream);
   std::byte rest{};
-  EXPECT_EQ(recv(b.get(), &rest, 1, MSG_DONTWAIT), 1);
+  EXPECT_EQ(recv(b.fd(), &rest, 1, MSG_DONTWAIT), 1);
   EXPECT_EQ(rest, std::byte{42});
 }
 
 TEST(FrameBuffers, WriterGoesOnWhereTheSocketWasFull) {
-  auto [a, b] = socket_pair();
+  auto [a, b] = streams();
   std::vector<std::byte> big(5u << 20, std::byte{9});
   FrameWriter writer;
   ASSERT_TRUE(writer.push(wire::FrameType::images, kStream, big));
@@ -151,11 +156,11 @@ TEST(FrameBuffers, WriterGoesOnWhereTheSocketWasFull) {
   bool all_out = false;
   for (int i = 0; i < 100000 && got.size() < 2; ++i) {
     if (!all_out) {
-      auto flushed = writer.flush(a.get());
+      auto flushed = writer.flush(a);
       ASSERT_TRUE(flushed);
       all_out = *flushed;
     }
-    auto frame = reader.read(b.get());
+    auto frame = reader.read(b);
     ASSERT_TRUE(frame) << frame.error().what;
     if (*frame) got.push_back(std::move(**frame));
   }
@@ -165,11 +170,11 @@ TEST(FrameBuffers, WriterGoesOnWhereTheSocketWasFull) {
 }
 
 TEST(FrameBuffers, RefuseALengthBeforeReadingIt) {
-  auto [a, b] = socket_pair();
+  auto [a, b] = streams();
   wire::FrameHeader header = make_header(wire::FrameType::commit, kStream, UINT32_MAX, 0);
-  ASSERT_EQ(send(a.get(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
+  ASSERT_EQ(send(a.fd(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
   FrameReader reader(kStream);
-  EXPECT_FALSE(reader.read(b.get()));
+  EXPECT_FALSE(reader.read(b));
   FrameWriter writer;
   EXPECT_EQ(writer.push(wire::FrameType::ping, kStream, as_bytes("x")).error().code, EMSGSIZE);
 }
@@ -177,12 +182,12 @@ TEST(FrameBuffers, RefuseALengthBeforeReadingIt) {
 TEST(FrameBuffers, RefuseImagesThatAreLongerThanWanted) {
   for (auto type : {wire::FrameType::images, wire::FrameType::standby}) {
     for (uint32_t length : {1000u, 1001u}) {
-      auto [a, b] = socket_pair();
+      auto [a, b] = streams();
       wire::FrameHeader header = make_header(type, kStream, length, 0);
-      ASSERT_EQ(send(a.get(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
+      ASSERT_EQ(send(a.fd(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
       FrameReader reader(kStream);
       reader.limit_images(1000);
-      auto frame = reader.read(b.get());
+      auto frame = reader.read(b);
       EXPECT_EQ(frame.has_value(), length == 1000) << to_string(type) << ' ' << length;
       EXPECT_EQ(frame ? EMSGSIZE : frame.error().code, EMSGSIZE);
     }
@@ -199,12 +204,12 @@ TEST(FrameBuffers, RefuseAnyOtherTypeThanTheOneWanted) {
                   Row{wire::FrameType::hello, wire::kHelloPayloadMax + 1, "at most"},
                   Row{wire::FrameType::images, wire::kImagesPayloadMax, "IMAGES frame where only HELLO is taken"},
                   Row{wire::FrameType::commit, 0, "COMMIT frame where only HELLO is taken"}}) {
-    auto [a, b] = socket_pair();
+    auto [a, b] = streams();
     wire::FrameHeader header = make_header(row.type, kStream, row.length, 0);
-    ASSERT_EQ(send(a.get(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
+    ASSERT_EQ(send(a.fd(), &header, sizeof(header), 0), static_cast<ssize_t>(sizeof(header)));
     FrameReader reader;
     reader.take_only(wire::FrameType::hello);
-    auto frame = reader.read(b.get());
+    auto frame = reader.read(b);
     ASSERT_EQ(frame.has_value(), row.reason == nullptr) << to_string(row.type) << ' ' << row.length;
     if (!frame) {
       EXPECT_NE(frame.error().what.find(row.reason), std::string::npos) << frame.error().what;

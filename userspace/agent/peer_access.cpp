@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+#include "agent/peer_access.h"
+
+#include <fmt/format.h>
+
+#include <ctime>
+
+#include "base/log.h"
+
+namespace mose::agent {
+namespace {
+
+constexpr int64_t kWarnBeforeEndS = 14 * 24 * 3600;
+
+// Said at every start: whoever reads the log should not have to ask.
+void tell_plain_text(const Config& config) {
+  log::warn("tls.plain_text is set: other nodes are believed by their name and nothing is encrypted; whoever reaches the port "
+            "can send workloads here and take them away",
+            {{"listen", config.node.listen}});
+}
+
+void tell_certificate(const move::NodeCertificate& own, const std::string& path) {
+  const int64_t now_s = std::time(nullptr);
+  if (auto timely = own.check_time(now_s); !timely) {
+    return log::error("this node's certificate cannot be used: other nodes refuse it", {{"certificate", path}, {"reason", timely.error().what}});
+  }
+  if (own.ends_unix_s - now_s < kWarnBeforeEndS) {
+    return log::warn("this node's certificate ends soon: issue a new one (mose pki rotate)",
+                     {{"certificate", path}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
+  }
+  log::info("other nodes are spoken to by TLS", {{"roles", to_string(own.roles)}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
+}
+
+}  // namespace
+
+Result<PeerAccess> PeerAccess::create(const Config& config) {
+  MOSE_TRY(check_transport(config));
+  if (config.tls.plain_text) {
+    tell_plain_text(config);
+    return PeerAccess(config, nullptr);
+  }
+  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
+  if (!tls) return context("[tls]", tls.error());
+  const move::NodeCertificate own = (*tls)->own();
+  if (!own.is_of(config.node.name)) {
+    return fail(fmt::format("[tls]: the certificate {} is of {}, and this node is called {} (node.name): issue one with `mose pki issue {}`",
+                            config.tls.certificate, own.names.empty() ? "no node" : fmt::format("{}", fmt::join(own.names, ", ")),
+                            config.node.name, config.node.name));
+  }
+  tell_certificate(own, config.tls.certificate);
+  return PeerAccess(config, std::move(*tls));
+}
+
+Result<move::StreamSocket> PeerAccess::connect(const std::string& endpoint, const std::string& peer, Nanoseconds bound) const {
+  return move::connect_stream(endpoint, tls_, peer, bound);
+}
+
+NodeRoles PeerAccess::roles_of(const std::string& peer, const move::NodeCertificate* certificate) const {
+  const NodeRoles certified = certificate != nullptr ? certificate->roles : NodeRoles{};
+  auto configured = config_->peers.find(peer);
+  return configured == config_->peers.end() ? certified : narrowed(certified, configured->second.roles);
+}
+
+Status PeerAccess::check_source(const std::string& peer, const move::NodeCertificate* certificate) const {
+  const std::string& here = config_->node.name;
+  if (!roles_of(peer, certificate).source) {
+    return std::unexpected(Error{EACCES, fmt::format("node {} may not send workloads to node {}: the role source is missing in its certificate or in [peers.{}] of {}",
+                                  peer, here, peer, here)});
+  }
+  if (!tls_ || tls_->own().roles.destination) return {};
+  return std::unexpected(Error{EACCES, fmt::format("node {} takes no workloads: its certificate has no role destination", here)});
+}
+
+Status PeerAccess::check_destination(const std::string& peer, const move::NodeCertificate* certificate) const {
+  const std::string& here = config_->node.name;
+  if (!roles_of(peer, certificate).destination) {
+    return std::unexpected(Error{EACCES, fmt::format("node {} may not take workloads of node {}: the role destination is missing in its certificate or in [peers.{}] of {}",
+                                  peer, here, peer, here)});
+  }
+  if (!tls_ || tls_->own().roles.source) return {};
+  return std::unexpected(Error{EACCES, fmt::format("node {} may not send workloads away: its certificate has no role source", here)});
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "agent/config.h"
+#include "base/clock.h"
+#include "base/result.h"
+#include "move/tls.h"
+
+namespace mose::agent {
+
+// How this node speaks with its peers, and what they may do here: certificates of [tls] and roles, or plain text where
+// the configuration says so. Any thread.
+class PeerAccess {
+ public:
+  // Fails when neither certificates nor plain_text are configured, when they cannot be used, or when they are not this
+  // node's. One that has expired is told and no failure: migrations may be waiting for this agent.
+  [[nodiscard]] static Result<PeerAccess> create(const Config& config);
+
+  // Blocking, see move::connect_stream().
+  [[nodiscard]] Result<move::StreamSocket> connect(const std::string& endpoint, const std::string& peer, Nanoseconds bound) const;
+  // Whether `peer` may send workloads here, and whether workloads of this node may go there. `certificate` is the peer's
+  // on the connection in question; null in plain text.
+  [[nodiscard]] Status check_source(const std::string& peer, const move::NodeCertificate* certificate) const;
+  [[nodiscard]] Status check_destination(const std::string& peer, const move::NodeCertificate* certificate) const;
+  // Null: plain text.
+  [[nodiscard]] const std::shared_ptr<move::Tls>& tls() const { return tls_; }
+
+ private:
+  PeerAccess(const Config& config, std::shared_ptr<move::Tls> tls) : config_(&config), tls_(std::move(tls)) {}
+  [[nodiscard]] NodeRoles roles_of(const std::string& peer, const move::NodeCertificate* certificate) const;
+
+  const Config* config_;
+  std::shared_ptr<move::Tls> tls_;
+};
+
+}  // namespace mose::agent

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+#include "agent/refusal_log.h"
+
+#include "base/log.h"
+
+namespace mose::agent {
+
+void RefusalLog::add(const std::string& sentence, const std::string& peer, const std::string& node, const std::string& reason) {
+  if (timer_ == 0) timer_ = loop_.after(kWindow, [this] { end_window(); });
+  if (++count_ > kLinesMax) return;
+  if (node.empty()) return log::warn(sentence, {{"peer", peer}, {"reason", reason}});
+  log::warn(sentence, {{"peer", peer}, {"node", node}, {"reason", reason}});
+}
+
+void RefusalLog::end_window() {
+  timer_ = 0;
+  if (count_ > kLinesMax) log::warn("more connections were refused than are told singly", {{"not_told", count_ - kLinesMax}});
+  count_ = 0;
+}
+
+}  // namespace mose::agent

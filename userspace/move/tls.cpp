@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+#include "move/tls.h"
+
+#include <fcntl.h>
+#include <openssl/pem.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+
+#include "base/log.h"
+#include "kernel/socket.h"
+#include "move/tls_session.h"
+
+namespace mose::move {
+namespace {
+
+constexpr size_t kPemFileMax = 1u << 20;
+constexpr int kAuthoritiesMax = 64;
+constexpr int kChainMax = 8;
+
+// Without instructions for it AES is three times slower than ChaCha20.
+bool cpu_has_aes() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("aes") != 0;
+#elif defined(__aarch64__)
+  constexpr unsigned long kHwcapAes = 1ul << 3;
+  return (getauxval(AT_HWCAP) & kHwcapAes) != 0;
+#else
+  return false;
+#endif
+}
+
+// No terminal is asked for a pass phrase.
+int no_pass_phrase(char*, int, int, void*) { return -1; }
+
+Result<std::string> read_key_file(const std::string& path) {
+  MOSE_ASSIGN(Fd file, open_file(path, O_RDONLY));
+  struct stat status{};
+  if (fstat(file.get(), &status) != 0) return fail_errno("stat " + path);
+  if ((status.st_uid != 0 && status.st_uid != geteuid()) || (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
+    return fail_errno("the key " + path + " can be read or written by others: chown root " + path + " && chmod 600 " + path, EPERM);
+  }
+  return read_all(file.get(), kPemFileMax);
+}
+
+Status use_certificate(SSL_CTX* context, const std::string& path, NodeCertificate& own) {
+  MOSE_ASSIGN(std::string pem, read_file(path, kPemFileMax));
+  BioPtr bio = bio_of(pem);
+  X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
+  if (!certificate || SSL_CTX_use_certificate(context, certificate.get()) != 1) return fail_openssl("the certificate " + path);
+  auto read = read_certificate(*certificate);
+  if (!read) return mose::context("the certificate " + path, read.error());
+  own = std::move(*read);
+  for (int i = 0; i < kChainMax; ++i) {
+    X509* next = PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr);
+    if (next == nullptr) break;
+    if (SSL_CTX_add0_chain_cert(context, next) != 1) return fail_openssl("the certificates behind that of " + path);
+  }
+  ERR_clear_error();  // the end of the file is one
+  return {};
+}
+
+Status use_key(SSL_CTX* context, const TlsFiles& files) {
+  MOSE_ASSIGN(std::string pem, read_key_file(files.key));
+  BioPtr bio = bio_of(pem);
+  KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, no_pass_phrase, nullptr));
+  OPENSSL_cleanse(pem.data(), pem.size());
+  if (!key) return fail_openssl("the key " + files.key + " cannot be read (PEM without a pass phrase is wanted)");
+  if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 || SSL_CTX_check_private_key(context) != 1) {
+    ERR_clear_error();
+    return fail("the key " + files.key + " is not that of the certificate " + files.certificate);
+  }
+  return {};
+}
+
+Status believe(SSL_CTX* context, const std::string& path) {
+  MOSE_ASSIGN(std::string pem, read_file(path, kPemFileMax));
+  BioPtr bio = bio_of(pem);
+  int count = 0;
+  for (; count < kAuthoritiesMax; ++count) {
+    X509Ptr authority(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
+    if (!authority) break;
+    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1) return fail_openssl("the authorities " + path);
+  }
+  ERR_clear_error();
+  return count > 0 ? Status{} : fail("the authorities " + path + " hold no certificate in PEM");
+}
+
+// What the files look like; reading them is only worth it when that has changed.
+std::string look_of(const TlsFiles& files) {
+  std::string look;
+  for (const std::string* path : {&files.certificate, &files.key, &files.authorities}) {
+    struct stat status{};
+    if (stat(path->c_str(), &status) != 0) status = {};
+    look += std::to_string(status.st_ino) + "." + std::to_string(status.st_size) + "." + std::to_string(status.st_mtim.tv_sec) + "." +
+            std::to_string(status.st_mtim.tv_nsec) + "." + std::to_string(status.st_mode) + " ";
+  }
+  return look;
+}
+
+int new_ticket(SSL* ssl, SSL_SESSION* ticket) {
+  if (SSL_is_server(ssl) != 0) return 0;
+  static_cast<TlsSession*>(SSL_get_app_data(ssl))->on_ticket(SslSessionPtr(ticket));
+  return 1;  // the reference is ours
+}
+
+Result<SslCtxPtr> make_context(const TlsFiles& files, NodeCertificate& own) {
+  SslCtxPtr context(SSL_CTX_new(TLS_method()));
+  SSL_CTX* raw = context.get();
+  if (!context || SSL_CTX_set_min_proto_version(raw, TLS1_3_VERSION) != 1) return fail_openssl("TLS 1.3 cannot be used");
+  const char* ciphers = cpu_has_aes() ? "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+                                      : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384";
+  if (SSL_CTX_set_ciphersuites(raw, ciphers) != 1) return fail_openssl("TLS ciphers");
+  SSL_CTX_set_options(raw, SSL_OP_CIPHER_SERVER_PREFERENCE);
+  MOSE_TRY(use_certificate(raw, files.certificate, own));
+  MOSE_TRY(use_key(raw, files));
+  MOSE_TRY(believe(raw, files.authorities));
+  SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+  SSL_CTX_set_verify_depth(raw, kChainMax);
+  SSL_CTX_set_mode(raw, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+  // Tickets hold all that a later connection needs; their key goes with this context, so that new authorities or a new
+  // certificate are asked for anew.
+  SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+  SSL_CTX_sess_set_new_cb(raw, new_ticket);
+  constexpr unsigned char kPurpose[] = "mose";
+  if (SSL_CTX_set_session_id_context(raw, kPurpose, sizeof kPurpose) != 1) return fail_openssl("TLS session id context");
+  return context;
+}
+
+}  // namespace
+
+struct Tls::Contexts {
+  SslCtxPtr context;
+  NodeCertificate own;
+  std::mutex mutex;
+  std::map<std::string, SslSessionPtr> tickets;  // of connections that were made from here, by peer
+};
+
+Tls::~Tls() = default;
+
+Result<std::shared_ptr<Tls>> Tls::load(TlsFiles files) {
+  std::shared_ptr<Tls> tls(new Tls(std::move(files)));
+  tls->seen_ = look_of(tls->files_);
+  auto contexts = std::make_shared<Contexts>();
+  MOSE_ASSIGN(contexts->context, make_context(tls->files_, contexts->own));
+  tls->contexts_ = std::move(contexts);
+  return tls;
+}
+
+std::shared_ptr<Tls::Contexts> Tls::current() {
+  std::lock_guard lock(mutex_);
+  std::string look = look_of(files_);
+  if (look == seen_) return contexts_;
+  seen_ = std::move(look);
+  auto contexts = std::make_shared<Contexts>();
+  auto made = make_context(files_, contexts->own);
+  if (!made) {
+    log::warn("the changed certificates cannot be used; the old ones go on", {{"reason", made.error().what}});
+    return contexts_;
+  }
+  contexts->context = std::move(*made);
+  contexts_ = std::move(contexts);
+  log::info("certificates read anew", {{"certificate", files_.certificate}, {"valid_until", format_unix_time(contexts_->own.ends_unix_s)}});
+  return contexts_;
+}
+
+Result<StreamSocket> Tls::connect(Fd socket, const std::string& peer) {
+  std::shared_ptr<Contexts> contexts = current();
+  TlsSession::Role role{true, peer, [contexts, peer](SslSessionPtr ticket) {
+                          std::lock_guard lock(contexts->mutex);
+                          contexts->tickets[peer] = std::move(ticket);
+                        }};
+  SslSessionPtr resume;
+  {
+    // Once: a ticket that is used again would show whoever listens that it is the same node.
+    std::lock_guard lock(contexts->mutex);
+    if (auto kept = contexts->tickets.extract(peer)) resume = std::move(kept.mapped());
+  }
+  MOSE_ASSIGN(auto session, TlsSession::create(contexts->context.get(), socket.get(), std::move(role), resume.get()));
+  return StreamSocket(std::move(socket), std::move(session));
+}
+
+Result<StreamSocket> Tls::accept(Fd socket) {
+  MOSE_ASSIGN(auto session, TlsSession::create(current()->context.get(), socket.get(), {}, nullptr));
+  return StreamSocket(std::move(socket), std::move(session));
+}
+
+NodeCertificate Tls::own() const {
+  std::lock_guard lock(mutex_);
+  return contexts_->own;
+}
+
+Result<StreamSocket> connect_stream(const std::string& endpoint, const std::shared_ptr<Tls>& tls, const std::string& peer,
+                                    Nanoseconds bound) {
+  MOSE_ASSIGN(Fd socket, tcp_connect(endpoint, bound));
+  if (!tls) return StreamSocket(std::move(socket));
+  MOSE_ASSIGN(StreamSocket stream, tls->connect(std::move(socket), peer));
+  const Timestamp end = now() + bound;
+  for (;;) {
+    auto wait = stream.handshake();
+    if (!wait) return context(endpoint, wait.error());
+    if (*wait == Wait::nothing) return stream;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - now()).count();
+    pollfd poll_fd{stream.fd(), static_cast<short>(*wait == Wait::to_read ? POLLIN : POLLOUT), 0};
+    const int ready = ::poll(&poll_fd, 1, static_cast<int>(std::clamp<int64_t>(left, 0, INT_MAX)));
+    if (ready == 0) return context(endpoint, Error{ETIMEDOUT, "no answer to the TLS handshake"});
+    if (ready < 0 && errno != EINTR) return fail_errno("poll");
+  }
+}
+
+}  // namespace mose::move

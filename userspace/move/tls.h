@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "move/node_certificate.h"
+#include "move/stream_socket.h"
+
+namespace mose::move {
+
+// Where the identity of a node lies, all PEM.
+struct TlsFiles {
+  std::string certificate;  // of this node, its intermediates behind it
+  std::string key;          // of it; readable by its owner alone, without a pass phrase
+  std::string authorities;  // whose certificates are believed
+};
+
+// Who this node is and whom it believes: TLS 1.3, a certificate on both ends, checked on every connection. Shared by all
+// connections and threads.
+//
+// Life: load(); connect() and accept() make sessions and read the files anew when they have changed. New ones that
+// cannot be used are told once, and the old ones go on.
+class Tls {
+ public:
+  [[nodiscard]] static Result<std::shared_ptr<Tls>> load(TlsFiles files);
+  ~Tls();
+
+  // Takes a connected socket; nothing has been said yet. The peer's certificate must be of node `peer`. Later connections
+  // of the same peer resume what the first has agreed on.
+  [[nodiscard]] Result<StreamSocket> connect(Fd socket, const std::string& peer);
+  // Any node whose certificate is believed: who it is stands in StreamSocket::peer().
+  [[nodiscard]] Result<StreamSocket> accept(Fd socket);
+  // Of this node, as of the last connection.
+  [[nodiscard]] NodeCertificate own() const;
+  [[nodiscard]] const TlsFiles& files() const { return files_; }
+
+ private:
+  struct Contexts;
+  explicit Tls(TlsFiles files) : files_(std::move(files)) {}
+  [[nodiscard]] std::shared_ptr<Contexts> current();
+
+  const TlsFiles files_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Contexts> contexts_;
+  std::string seen_;  // what the files looked like when they were read last
+};
+
+// Blocks at most `bound` for each of connection and handshake. Without `tls` the stream is plain text. Errors name the
+// endpoint.
+[[nodiscard]] Result<StreamSocket> connect_stream(const std::string& endpoint, const std::shared_ptr<Tls>& tls,
+                                                  const std::string& peer, Nanoseconds bound);
+
+}  // namespace mose::move
