@@ -22,6 +22,7 @@ constexpr const char* kExamples = R"(Examples:
   mose migrate redis --to b           move it; its clients keep their connections
   mose migrate redis --to b --dry-run --json
   mose status; mose history; mose show 3fe1
+  mose pki init; mose pki issue a     certificates by which nodes know each other
   mose lab run redis                  try it all in network namespaces of this machine
 
 Exit codes: 0 complete; 1 failed, the source still runs; 2 usage or unknown name; 3 refused before touching anything;
@@ -46,10 +47,12 @@ class Grammar {
     app_.footer(kExamples);
     app_.set_version_flag("--version", std::string("mose ") + agent::kVersion);
     command_.socket = agent::kControlSocketDefault;
+    command_.directory = "/etc/mose/pki";
     common(app_);
     workload_verbs();
     migration_verbs();
     host_verbs();
+    certificate_verbs();
   }
 
   void parse(std::vector<std::string> arguments) {
@@ -181,6 +184,31 @@ class Grammar {
     app_.add_subcommand("lab", "nodes and a client in network namespaces of this machine: up, down, status, list, run")
         ->prefix_command()
         ->callback([this] { command_.verb = Verb::lab; });
+  }
+
+  void certificate_verbs() {
+    constexpr unsigned kDaysMax = 36500, kDaysOfNode = 365, kDaysOfAuthority = 3650;
+    CLI::App& pki = *app_.add_subcommand("pki", "certificates by which nodes know each other; needs no agent");
+    pki.require_subcommand(1);
+    CLI::App& init = verb(pki, Verb::pki_init, "init", "make the authority of a fleet");
+    CLI::App& issue = verb(pki, Verb::pki_issue, "issue", "make the key and the certificate of a node");
+    CLI::App& rotate = verb(pki, Verb::pki_rotate, "rotate", "replace the key and the certificate of a node; a running agent takes them without a restart");
+    CLI::App& show = verb(pki, Verb::pki_show, "show", "what certificates say, and how long they are valid");
+    for (CLI::App* app : {&init, &issue, &rotate, &show}) {
+      app->add_option("--dir", command_.directory, "where the files are (default /etc/mose/pki)");
+    }
+    for (CLI::App* app : {&init, &issue, &rotate}) {
+      const unsigned usual = app == &init ? kDaysOfAuthority : kDaysOfNode;
+      app->add_option("--days", command_.days, "how long it is valid (default " + std::to_string(usual) + ")")->check(CLI::Range(1u, kDaysMax));
+      app->parse_complete_callback([this, usual] {
+        if (command_.days == 0) command_.days = usual;
+      });
+    }
+    for (CLI::App* app : {&issue, &rotate}) {
+      app->add_option("name", command_.subject, "name of the node, as in node.name")->required();
+      app->add_option("--roles", command_.roles, "source, destination or both, by commas (default: both; rotate: as before)")->delimiter(',');
+    }
+    show.add_option("file", command_.subject, "a certificate (default: all of --dir)");
   }
 
   Command& command_;

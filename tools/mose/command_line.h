@@ -30,6 +30,10 @@ enum class Verb {
   steer_explain,
   steer_release,
   config_check,
+  pki_init,
+  pki_issue,
+  pki_show,
+  pki_rotate,
   ping,
   lab,
 };
@@ -63,6 +67,10 @@ struct Command {
   unsigned count_max = 0;
   // config check
   std::string config;
+  // pki
+  std::string directory;
+  std::vector<std::string> roles;
+  unsigned days = 0;
   // lab: everything behind the word
   std::vector<std::string> lab_arguments;
 };

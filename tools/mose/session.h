@@ -33,5 +33,6 @@ int report(const Command& command, const Ended& ended);
 // Every verb that talks to an agent, and `config check`. The lab is not in here.
 int run_verb(const Command& command);
 int run_migrate(const Command& command);
+int run_pki(const Command& command);
 
 }  // namespace mose::cli

@@ -141,6 +141,11 @@ int run_verb(const Command& command) {
       return follow_events(command);
     case Verb::config_check:
       return config_check(command);
+    case Verb::pki_init:
+    case Verb::pki_issue:
+    case Verb::pki_show:
+    case Verb::pki_rotate:
+      return run_pki(command);
     case Verb::show:
       request.mutable_show()->set_migration_id(command.subject);
       return one_answer(command, request, [&](const Response& r) { return show_report(r.json().text(), json); });

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+// `mose pki`: certificates for the nodes of a fleet, of an authority of its own. It talks to no agent; an authority that
+// is there already serves as well (docs/protocol.md says what a certificate must hold).
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/fd.h"
+#include "model/migration.h"
+#include "move/authority.h"
+#include "move/node_certificate.h"
+#include "mose/output.h"
+#include "mose/session.h"
+
+namespace mose::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr int64_t kDayS = 24 * 3600;
+constexpr int64_t kClockSlackS = 3600;  // clocks of nodes may differ so much
+constexpr size_t kPemMax = 1u << 20;
+constexpr int kFailed = 1, kRefused = 3;
+
+struct Place {
+  std::string directory;
+  [[nodiscard]] std::string file(const std::string& name) const { return directory + "/" + name; }
+};
+
+Status write_file(const std::string& path, const std::string& text, unsigned mode, int flags) {
+  MOSE_ASSIGN(Fd file, open_file(path, O_WRONLY | O_CREAT | flags, mode));
+  if (fchmod(file.get(), mode) != 0) return fail_errno("chmod " + path);
+  MOSE_TRY(write_all(file.get(), text));
+  if (fsync(file.get()) != 0) return fail_errno("sync " + path);
+  return {};
+}
+
+// Never over something that is there: a lost key of an authority is a lost fleet.
+std::expected<void, Ended> refuse_existing(const std::vector<std::string>& paths, const char* instead) {
+  for (const std::string& path : paths) {
+    if (access(path.c_str(), F_OK) == 0) return std::unexpected(Ended{kRefused, path + " exists and is not overwritten: " + instead});
+  }
+  return {};
+}
+
+Status write_pair(const std::string& stem, const move::IssuedCertificate& pair) {
+  MOSE_TRY(write_file(stem + ".key", pair.key, 0600, O_EXCL));
+  return write_file(stem + ".crt", pair.certificate, 0644, O_EXCL);
+}
+
+Result<move::Authority> load_authority(const Place& place) {
+  auto certificate = read_file(place.file("ca.crt"), kPemMax);
+  auto key = certificate ? read_file(place.file("ca.key"), kPemMax) : Result<std::string>(std::unexpected(certificate.error()));
+  if (!key) return fail(fmt::format("there is no authority in {} ({}): make one with `mose pki init`, or name its directory with --dir", place.directory, key.error().what));
+  return move::Authority::load(*certificate, *key);
+}
+
+Result<NodeRoles> roles_of(const Command& command) {
+  return command.roles.empty() ? Result<NodeRoles>(NodeRoles{}) : parse_roles(command.roles);
+}
+
+int done(const Command& command, const json& object, const std::string& text) {
+  fmt::print("{}", command.json ? object.dump(-1, ' ', false, json::error_handler_t::replace) + "\n" : text);
+  return 0;
+}
+
+int init(const Command& command, const Place& place) {
+  const std::vector<std::string> paths = {place.file("ca.crt"), place.file("ca.key")};
+  if (auto free = refuse_existing(paths, "it is the authority of nodes that have been given certificates"); !free) return report(command, free.error());
+  std::error_code error;
+  fs::create_directories(place.directory, error);
+  if (error) return report(command, {kFailed, fmt::format("mkdir {}: {}", place.directory, error.message())});
+  const int64_t now_s = std::time(nullptr), ends = now_s + command.days * kDayS;
+  auto authority = move::Authority::create("MOSE fleet", now_s - kClockSlackS, ends);
+  auto pair = authority ? authority->own_pem() : Result<move::IssuedCertificate>(std::unexpected(authority.error()));
+  Status written = pair ? write_pair(place.file("ca"), *pair) : Status(std::unexpected(pair.error()));
+  if (!written) return report(command, {kFailed, written.error().what});
+  return done(command, {{"authority", paths[0]}, {"key", paths[1]}, {"valid_until_unix_s", ends}},
+              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n", paths[0],
+                          move::format_unix_time(ends), paths[1]));
+}
+
+Result<move::IssuedCertificate> issue_for(const Command& command, const Place& place, NodeRoles roles) {
+  MOSE_ASSIGN(auto authority, load_authority(place));
+  const int64_t now_s = std::time(nullptr);
+  return authority.issue({command.subject, roles, now_s - kClockSlackS, now_s + command.days * kDayS});
+}
+
+int told(const Command& command, const Place& place, const NodeRoles& roles, const char* what) {
+  const std::string certificate = place.file(command.subject + ".crt"), key = place.file(command.subject + ".key");
+  const int64_t ends = std::time(nullptr) + command.days * kDayS;
+  json object{{"node", command.subject}, {"certificate", certificate}, {"key", key}, {"authorities", place.file("ca.crt")},
+              {"roles", to_string(roles)}, {"valid_until_unix_s", ends}};
+  return done(command, object,
+              fmt::format("{}: node {} ({}), valid until {}\nto node {}: {}, {} and {}; there in mose.toml, [tls]: certificate, key, authorities\n", what,
+                          command.subject, to_string(roles), move::format_unix_time(ends), command.subject, certificate, key, place.file("ca.crt")));
+}
+
+int issue(const Command& command, const Place& place) {
+  auto roles = roles_of(command);
+  if (!roles) return report(command, {kExitUsage, roles.error().what});
+  if (command.subject == "ca") return report(command, {kExitUsage, "a node called ca would have the files of the authority: give it another name"});
+  const std::string stem = place.file(command.subject);
+  auto free = refuse_existing({stem + ".crt", stem + ".key"}, fmt::format("`mose pki rotate {}` replaces it", command.subject).c_str());
+  if (!free) return report(command, free.error());
+  auto pair = issue_for(command, place, *roles);
+  Status written = pair ? write_pair(stem, *pair) : Status(std::unexpected(pair.error()));
+  if (!written) return report(command, {kFailed, written.error().what});
+  return told(command, place, *roles, "issued");
+}
+
+// The key first: an agent that reads in between finds a pair that does not fit, keeps the old one and looks again.
+Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair) {
+  for (const auto& [end, text, mode] : {std::tuple(".key", &pair.key, 0600u), std::tuple(".crt", &pair.certificate, 0644u)}) {
+    const std::string path = stem + end, fresh = path + ".new";
+    MOSE_TRY(write_file(fresh, *text, mode, O_TRUNC));
+    if (rename(fresh.c_str(), path.c_str()) != 0) return fail_errno("rename " + fresh);
+  }
+  return {};
+}
+
+int rotate(const Command& command, const Place& place) {
+  const std::string stem = place.file(command.subject);
+  auto pem = read_file(stem + ".crt", kPemMax);
+  auto old = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
+  if (!old || command.subject == "ca") {
+    return report(command, {kExitUsage, fmt::format("there is no certificate of node {} in {}: issue one", command.subject, place.directory)});
+  }
+  auto roles = command.roles.empty() ? Result<NodeRoles>(old->roles) : parse_roles(command.roles);
+  if (!roles) return report(command, {kExitUsage, roles.error().what});
+  auto pair = issue_for(command, place, *roles);
+  Status written = pair ? replace_pair(stem, *pair) : Status(std::unexpected(pair.error()));
+  if (!written) return report(command, {kFailed, written.error().what});
+  return told(command, place, *roles, "replaced");
+}
+
+std::string state_of(const move::NodeCertificate& certificate) {
+  const int64_t now_s = std::time(nullptr);
+  if (now_s > certificate.ends_unix_s) return "expired";
+  return now_s < certificate.begins_unix_s ? "not valid yet" : "valid";
+}
+
+int show_certificates(const Command& command, const Place& place) {
+  std::vector<std::string> paths;
+  std::error_code error;
+  if (!command.subject.empty()) {
+    paths.push_back(command.subject);
+  } else {
+    for (const auto& item : fs::directory_iterator(place.directory, error)) {
+      if (item.path().extension() == ".crt") paths.push_back(item.path());
+    }
+    if (error) return report(command, {kExitUsage, fmt::format("{}: {}", place.directory, error.message())});
+    std::sort(paths.begin(), paths.end());
+  }
+  std::vector<std::vector<std::string>> rows{{"FILE", "NODE", "ROLES", "VALID UNTIL", "STATE"}};
+  json out = json::array();
+  for (const std::string& path : paths) {
+    auto pem = read_file(path, kPemMax);
+    auto read = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
+    if (!read) return report(command, {kFailed, path + ": " + read.error().what});
+    const std::string node = fmt::format("{}", fmt::join(read->names, ", "));
+    const std::string roles = read->authority ? "authority" : to_string(read->roles);
+    rows.push_back({path, node.empty() ? "-" : node, roles, move::format_unix_time(read->ends_unix_s), state_of(*read)});
+    out.push_back({{"file", path}, {"names", read->names}, {"authority", read->authority}, {"roles", roles}, {"issuer", read->issuer},
+                   {"serial", read->serial}, {"valid_from_unix_s", read->begins_unix_s}, {"valid_until_unix_s", read->ends_unix_s},
+                   {"state", state_of(*read)}});
+  }
+  return done(command, out, format_table(rows));
+}
+
+}  // namespace
+
+int run_pki(const Command& command) {
+  const Place place{command.directory};
+  switch (command.verb) {
+    case Verb::pki_init:
+      return init(command, place);
+    case Verb::pki_issue:
+      return issue(command, place);
+    case Verb::pki_rotate:
+      return rotate(command, place);
+    default:
+      return show_certificates(command, place);
+  }
+}
+
+}  // namespace mose::cli
