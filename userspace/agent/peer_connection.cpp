@@ -12,6 +12,9 @@ namespace {
 constexpr int kLooks = 5;
 // A peer whose kernel acknowledges is there; that its agent is slow is no reason to give up so soon.
 constexpr int kPatience = 8;
+// A peer of ours has one PING under way. Its answer may wait behind long images; so many answers do not wait for a peer
+// that reads them.
+constexpr unsigned kPongsWaitingMax = 64;
 
 }  // namespace
 
@@ -67,7 +70,11 @@ void PeerConnection::read_frames() {
     if (!*frame) return;
     heard_ = now();
     pinged_ = false;
-    if ((*frame)->type == wire::FrameType::ping) send(wire::FrameType::pong);
+    if ((*frame)->type == wire::FrameType::ping) {
+      pongs_waiting_ = writer_.empty() ? 0 : pongs_waiting_ + 1;
+      if (pongs_waiting_ > kPongsWaitingMax) return close("the peer asks for signs of life and does not read them");
+      send(wire::FrameType::pong);
+    }
     if ((*frame)->type == wire::FrameType::ping || (*frame)->type == wire::FrameType::pong) continue;
     auto handlers = handlers_;
     handlers->on_frame((*frame)->type, std::string(move::as_text((*frame)->payload)));

@@ -70,6 +70,7 @@ class PeerConnection {
   Timestamp heard_{}, checked_{};
   size_t unacknowledged_ = 0;
   bool pinged_ = false;  // and not answered yet
+  unsigned pongs_waiting_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -58,7 +58,8 @@ PeerServer::PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers 
       handlers_(std::move(handlers)),
       hello_bound_(hello_bound),
       tls_(std::move(tls)),
-      refusals_(loop) {}
+      refusals_(loop),
+      silent_(loop) {}
 
 PeerServer::~PeerServer() {
   loop_.unwatch(listener_.get());
@@ -107,7 +108,7 @@ void PeerServer::take(Fd socket, std::string peer) {
   }
   pending->timer = loop_.after(hello_bound_, [this, fd] {
     const Pending& late = *pending_.at(fd);
-    if (!late.leaving) refusals_.add("a connection said no HELLO in time", late.address, "", "silence");
+    if (!late.leaving) silent_.add("a connection said no HELLO in time", late.address, "", "silence");
     drop(fd);
   });
   pending_[fd] = std::move(pending);
@@ -122,7 +123,7 @@ void PeerServer::make_room() {
     return of_a != of_b ? of_a < of_b : a.second->number > b.second->number;
   };
   auto victim = std::ranges::max_element(pending_, later);
-  refusals_.add("a connection makes room for newer ones", victim->second->address, "",
+  silent_.add("a connection makes room for newer ones", victim->second->address, "",
                 fmt::format("{} connections have said no HELLO yet", pending_.size()));
   drop(victim->first);
 }

@@ -66,6 +66,7 @@ class PeerServer {
   Nanoseconds hello_bound_;
   std::shared_ptr<move::Tls> tls_;
   RefusalLog refusals_;
+  RefusalLog silent_;  // of those that said nothing: a flood of them must not hide the other reasons
   uint64_t number_next_ = 0;
   std::map<int, std::unique_ptr<Pending>> pending_;
 };
