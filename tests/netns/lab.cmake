@@ -21,6 +21,8 @@ mose_test(lab_xdp_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed SOURCES lab/xdp
 add_dependencies(lab_xdp_test mose-lab-keeper mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
 lab_scenario_test(lab_writes_test TIMEOUT 300 SOURCES lab/writes_test.cpp)
 add_dependencies(lab_writes_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-throttle mose-init mose-exec)
+lab_scenario_test(lab_tls_test TIMEOUT 300 SOURCES lab/tls_test.cpp)
+add_dependencies(lab_tls_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-throttle mose-init mose-exec)
 lab_scenario_test(lab_strategies_test TIMEOUT 600 SOURCES lab/strategies_test.cpp)
 set_tests_properties(lab_strategies_test PROPERTIES ENVIRONMENT GTEST_FILTER=-*FasterThanTheLink*)
 mose_test_in_full(lab_strategies_test netns 600)

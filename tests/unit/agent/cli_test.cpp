@@ -54,6 +54,23 @@ TEST(CommandLine, NobodyIsSlowedDownUnlessAskedFor) {
   }
 }
 
+TEST(CommandLine, CertificatesHaveUsualDaysAndRoles) {
+  auto parsed = parse_command_line({"pki", "issue", "b", "--roles", "source,destination"});
+  ASSERT_TRUE(parsed.command) << parsed.error;
+  EXPECT_EQ(parsed.command->verb, Verb::pki_issue);
+  EXPECT_EQ(parsed.command->subject, "b");
+  EXPECT_EQ(parsed.command->days, 365u);
+  EXPECT_EQ(parsed.command->directory, "/etc/mose/pki");
+  EXPECT_THAT(parsed.command->roles, ElementsAre("source", "destination"));
+  parsed = parse_command_line({"pki", "init", "--dir", "/srv/pki"});
+  ASSERT_TRUE(parsed.command) << parsed.error;
+  EXPECT_EQ(parsed.command->days, 3650u);
+  EXPECT_EQ(parsed.command->directory, "/srv/pki");
+  EXPECT_EQ(parse_command_line({"pki", "rotate", "b", "--days", "7"}).command->days, 7u);
+  EXPECT_EQ(parse_command_line({"pki", "issue"}).exit_code, 2);
+  EXPECT_EQ(parse_command_line({"pki", "issue", "b", "--days", "0"}).exit_code, 2);
+}
+
 TEST(CommandLine, EventsAreFollowedWithoutAFlagAsWell) {
   EXPECT_TRUE(parse_command_line({"events"}).command);
   EXPECT_TRUE(parse_command_line({"events", "--follow"}).command);

@@ -53,6 +53,13 @@ TEST(LabOptions, JsonWithoutAFileIsStandardOutput) {
   EXPECT_EQ(line->lab, "x");
 }
 
+TEST(LabOptions, NodesSpeakPlainTextUnlessSaid) {
+  EXPECT_FALSE(parse_command_line({"run", "redis"})->tls);
+  EXPECT_TRUE(parse_command_line({"run", "redis", "--tls"})->tls);
+  EXPECT_TRUE(parse_command_line({"up", "--tls"})->tls);
+  EXPECT_FALSE(parse_command_line({"down", "--tls"}));
+}
+
 TEST(LabOptions, SteeringIsTheNodesOwnUnlessSaid) {
   auto line = parse_command_line({"up"});
   ASSERT_TRUE(line);
