@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The bulk stream beside what the machine's TCP can do, on one connection, one after the other in the same run:
 //   stream_bench [MEGABYTES [REPEATS]]     a pre-copy round of so much idle memory against plain sends of 1 MB
+//   stream_bench --tls [MEGABYTES [REPEATS]]   the same round under TLS against plain text, by turns
 //   stream_bench --cap RATE [SECONDS]      what arrives in each second under --max-bandwidth RATE
 // One JSON object on stdout. As root (pagemap), on a quiet machine.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +17,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,8 +27,10 @@
 #include "base/units.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
+#include "move/authority.h"
 #include "move/page_receiver.h"
 #include "move/page_sender.h"
+#include "move/tls.h"
 #include "sense/hash_scan.h"
 
 namespace mose {
@@ -134,13 +141,15 @@ double plain(uint64_t bytes) {
 constexpr auto kPreparing = std::chrono::milliseconds(200);
 
 // Bytes per second of a first round into a page store that takes its memory before and beside it, as the pager's does.
-double precopy(Target& target, uint64_t bytes, StreamStats& stats) {
+double precopy(Target& target, uint64_t bytes, StreamStats& stats, Tls* tls = nullptr) {
   TcpPair tcp;
+  StreamSocket client = tls ? tls->connect(std::move(tcp.client), "bench").value() : StreamSocket(std::move(tcp.client));
+  StreamSocket server = tls ? tls->accept(std::move(tcp.server)).value() : StreamSocket(std::move(tcp.server));
   auto store = PageStore::create(kStream.migration, kStream.epoch, 2 * bytes).value();
   PageReceiverOptions options;
   options.connect = [&](Purpose purpose) -> Result<Channel> {
-    if (purpose != Purpose::bulk || !tcp.client) return fail("none");
-    return Channel(std::move(tcp.client), kStream);
+    if (purpose != Purpose::bulk || !client) return fail("none");
+    return Channel(std::move(client), kStream);
   };
   std::atomic<bool> arrived{false};
   options.on_round = [&](unsigned) {
@@ -153,7 +162,7 @@ double precopy(Target& target, uint64_t bytes, StreamStats& stats) {
     OnLastProcessor there;  // threads inherit it
     receiver.start();
   }
-  Channel channel(std::move(tcp.server), kStream);
+  Channel channel(std::move(server), kStream);
   sense::HashScan scan;
   PageEncoder encoder;
   encoder.set_peer(wire::kFeatures);
@@ -188,6 +197,58 @@ double take_memory(uint64_t bytes) {
   const double rate = static_cast<double>(bytes) / seconds_since(start);
   munmap(at, bytes);
   return rate;
+}
+
+// A certificate of this run, by which both ends know each other.
+class Identity {
+ public:
+  Identity() {
+    const std::string directory = mkdtemp(directory_);
+    const int64_t now_s = std::time(nullptr), ends = now_s + 86400;
+    auto authority = Authority::create("bench", now_s - 60, ends).value();
+    auto issued = authority.issue({"bench", {}, now_s - 60, ends}).value();
+    const TlsFiles files{directory + "/node.crt", directory + "/node.key", directory + "/ca.crt"};
+    write(files.certificate, issued.certificate);
+    write(files.key, issued.key);
+    write(files.authorities, authority.own_pem().value().certificate);
+    tls = Tls::load(files).value();
+  }
+  ~Identity() { std::filesystem::remove_all(directory_); }
+  Identity(const Identity&) = delete;
+  Identity& operator=(const Identity&) = delete;
+
+  std::shared_ptr<Tls> tls;
+
+ private:
+  static void write(const std::string& path, const std::string& text) {
+    Fd file = open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600).value();
+    if (!write_all(file.get(), text)) abort();
+  }
+  char directory_[32] = "/tmp/mose-bench-XXXXXX";
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// The same first round plain and under TLS by turns.
+int tls_throughput(uint64_t megabytes, unsigned repeats) {
+  const uint64_t bytes = megabytes << 20;
+  Target target(bytes);
+  const Identity identity;
+  StreamStats stats;
+  static_cast<void>(precopy(target, bytes, stats));  // not counted, as below
+  std::vector<double> plain_rates, tls_rates, ratios;
+  for (unsigned i = 0; i < repeats; ++i) {
+    plain_rates.push_back(precopy(target, bytes, stats));
+    tls_rates.push_back(precopy(target, bytes, stats, identity.tls.get()));
+    ratios.push_back(tls_rates.back() / plain_rates.back());
+  }
+  fmt::print("{{\"megabytes\":{},\"plain_mb_s\":{:.0f},\"tls_mb_s\":{:.0f},\"ratio_median\":{:.3f},\"ratio_min\":{:.3f},\"ratio_max\":{:.3f}}}\n", megabytes,
+             median(plain_rates) / 1e6, median(tls_rates) / 1e6, median(ratios), *std::min_element(ratios.begin(), ratios.end()),
+             *std::max_element(ratios.begin(), ratios.end()));
+  return 0;
 }
 
 int throughput(uint64_t megabytes, unsigned repeats) {
@@ -266,6 +327,8 @@ int main(int argc, char** argv) {
     }
     return mose::cap(*rate, args.size() > 2 ? static_cast<unsigned>(std::stoul(args[2])) : 10);
   }
-  return mose::throughput(!args.empty() ? std::stoul(args[0]) : 1024,
-                          args.size() > 1 ? static_cast<unsigned>(std::stoul(args[1])) : 5);
+  const bool tls = !args.empty() && args[0] == "--tls";
+  if (tls) args.erase(args.begin());
+  return (tls ? mose::tls_throughput : mose::throughput)(!args.empty() ? std::stoul(args[0]) : 1024,
+                                                         args.size() > 1 ? static_cast<unsigned>(std::stoul(args[1])) : 5);
 }
