@@ -8,21 +8,18 @@
 namespace mose::move {
 namespace {
 
-// One read of a payload; also what a length in a header can make us allocate before its bytes are there.
+// What a length in a header can make us allocate before its bytes are there.
 constexpr size_t kPieceBytes = 1u << 20;
 
-// Appends up to `wanted` bytes that are there now. 0: none now.
-Result<size_t> read_some(StreamSocket& socket, std::vector<std::byte>& to, size_t wanted) {
-  const size_t at = to.size();
-  to.resize(at + wanted);
+// As much of `to` as is there now. 0: nothing now.
+Result<size_t> read_some(StreamSocket& socket, std::span<std::byte> to) {
   size_t done = 0;
-  while (done < wanted) {
-    const iovec part{to.data() + at + done, wanted - done};
+  while (done < to.size()) {
+    const iovec part{to.data() + done, to.size() - done};
     MOSE_ASSIGN(Moved got, socket.read({&part, 1}));
     if (got.bytes == 0) break;
     done += got.bytes;
   }
-  to.resize(at + done);
   return done;
 }
 
@@ -45,26 +42,30 @@ Status check_type(const wire::FrameHeader& header, std::optional<wire::FrameType
 
 Result<std::optional<Frame>> FrameReader::read(StreamSocket& socket) {
   while (!have_header_) {
-    if (header_.size() == sizeof(parsed_)) {
+    if (filled_ == header_.size()) {
       memcpy(&parsed_, header_.data(), sizeof(parsed_));
       MOSE_TRY(check_header(parsed_, expected_));
       MOSE_TRY(check_type(parsed_, only_));
       MOSE_TRY(check_images(parsed_, images_bytes_max_));
       have_header_ = true;
+      filled_ = 0;
       break;
     }
-    MOSE_ASSIGN(size_t got, read_some(socket, header_, sizeof(parsed_) - header_.size()));
+    MOSE_ASSIGN(size_t got, read_some(socket, std::span(header_).subspan(filled_)));
     if (got == 0) return std::nullopt;
+    filled_ += got;
   }
-  while (payload_.size() < parsed_.length) {
-    MOSE_ASSIGN(size_t got, read_some(socket, payload_, std::min<size_t>(parsed_.length - payload_.size(), kPieceBytes)));
+  while (filled_ < parsed_.length) {
+    if (filled_ == payload_.size()) payload_.resize(std::min<size_t>(parsed_.length, filled_ + kPieceBytes));
+    MOSE_ASSIGN(size_t got, read_some(socket, std::span(payload_).subspan(filled_)));
     if (got == 0) return std::nullopt;
+    filled_ += got;
   }
   Frame frame;
   frame.type = static_cast<wire::FrameType>(parsed_.type);
   frame.stream = {MigrationId{parsed_.migration}, parsed_.epoch};
   frame.payload = std::exchange(payload_, {});
-  header_.clear();
+  filled_ = 0;
   have_header_ = false;
   if (checksum(frame.payload) != parsed_.checksum) {
     return fail(std::string(to_string(frame.type)) + " frame with a wrong checksum");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <deque>
 #include <optional>
 #include <vector>
@@ -32,10 +33,11 @@ class FrameReader {
   std::optional<StreamId> expected_;
   std::optional<wire::FrameType> only_;
   uint64_t images_bytes_max_ = wire::kImagesPayloadMax;
-  std::vector<std::byte> header_;
+  std::array<std::byte, sizeof(wire::FrameHeader)> header_{};
   wire::FrameHeader parsed_{};
   std::vector<std::byte> payload_;
   bool have_header_ = false;
+  size_t filled_ = 0;  // of the header, then of the payload
 };
 
 // Queues frames and writes them as the socket takes them.
