@@ -4,6 +4,7 @@
  */
 #include "vmlinux.h"
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 #include "mose/bpf/mappings.h"
@@ -14,7 +15,8 @@ int mose_mappings(struct bpf_iter__task_vma *ctx)
 	struct vm_area_struct *vma = ctx->vma;
 	struct mose_mapping out = {};
 
-	if (!vma || !ctx->task)
+	/* Flags that do not fit into one word would be lost: then there are no records, and nobody learns from them. */
+	if (!vma || !ctx->task || bpf_core_field_size(vma->vm_flags) != sizeof(out.flags))
 		return 0;
 	out.start = vma->vm_start;
 	out.end = vma->vm_end;

@@ -41,7 +41,11 @@ std::string installed_version() {
 
 class PostgresMoves : public ProgramMoves {
  protected:
-  ~PostgresMoves() override { fs::remove_all(kShared); }
+  ~PostgresMoves() override {
+    end();  // the server writes to them
+    std::error_code ignored;
+    fs::remove_all(kShared, ignored);
+  }
 
   // The server's own user, whom it insists on.
   [[nodiscard]] static std::vector<std::string> as_postgres(std::vector<std::string> words) {

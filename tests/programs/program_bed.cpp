@@ -52,7 +52,10 @@ ProgramMoves::ProgramMoves() : turn_(take_turn(kProgramLab)), names_(kProgramLab
   EXPECT_TRUE(lab::down(names_));
 }
 
-ProgramMoves::~ProgramMoves() {
+ProgramMoves::~ProgramMoves() { end(); }
+
+void ProgramMoves::end() {
+  if (std::exchange(ended_, true)) return;
   auto clean = lab::down(names_);
   EXPECT_TRUE(clean) << clean.error().what;
   lock_.reset();  // its file goes with it
@@ -120,7 +123,10 @@ void ProgramMoves::start() {
 
 unsigned ProgramMoves::moves_wanted() {
   const char* text = std::getenv("MOSE_PROGRAM_MOVES");
-  return text == nullptr ? kMovesDefault : static_cast<unsigned>(std::atoi(text));
+  if (text == nullptr) return kMovesDefault;
+  const int wanted = std::atoi(text);
+  EXPECT_GT(wanted, 0) << "MOSE_PROGRAM_MOVES is \"" << text << "\"";
+  return static_cast<unsigned>(std::max(wanted, 1));
 }
 
 Status ProgramMoves::move_once() {

@@ -44,6 +44,8 @@ class ProgramMoves : public ::testing::Test {
   // A directory of this machine appears in both nodes, as a network file system would.
   void share_directory(const std::string& directory, const std::string& inside);
   void start();
+  // The lab goes, and the program with it; the destructor does it where nobody has before.
+  void end();
 
   // The moves; `served` says before the first, between them and after the last whether clients are still served, and
   // waits for it. False after a fatal failure, which is reported with the logs.
@@ -72,6 +74,7 @@ class ProgramMoves : public ::testing::Test {
   std::string node_ = "a";
   std::vector<double> downtimes_ms_;
   unsigned standbys_ = 0;
+  bool ended_ = false;
 };
 
 }  // namespace mose::test

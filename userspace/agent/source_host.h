@@ -105,6 +105,7 @@ class SourceHost {
   [[nodiscard]] Status full_speed();
   [[nodiscard]] Status note_stopped();
   [[nodiscard]] Status check_untraced();
+  void tell_mappings();
   [[nodiscard]] Status dump_tree();
   [[nodiscard]] Status wait_for_passed_frames();
   [[nodiscard]] Status at_post_dump();

@@ -18,9 +18,9 @@ namespace {
 // The pager connects as soon as it runs, before PREPARED is sent.
 constexpr auto kConnectBound = std::chrono::seconds(10);
 // Between two looks at what the kernel still has to send.
+constexpr auto kLookPause = std::chrono::milliseconds(1);
 // A round of protected memory in which nothing has to be sent; measured 5 to 6 ms a gigabyte, and its threads' turns.
 constexpr Nanoseconds kRecordedLook = std::chrono::milliseconds(10), kRecordedPage{20};
-constexpr auto kLookPause = std::chrono::milliseconds(1);
 // What HEAT may take of the link, before each round.
 constexpr Nanoseconds kHeatOnLinkMax = std::chrono::milliseconds(20);
 
@@ -113,9 +113,14 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   // What the sending does not explain went into looking.
   const Nanoseconds sending = link_bps == 0 ? sent.duration : plan::time_to_send(sent.pages, link_bps);
   Nanoseconds looking = std::max(sent.duration - sending, Nanoseconds(0));
-  // A round that arms the protection reads everything; the next one looks at the kernel's record of each page instead.
-  const bool armed = source_->name() == "write-protection" && sent.scan.pages_read > 2 * sent.pages;
-  if (armed) looking = std::min(looking, kRecordedLook + kRecordedPage * static_cast<int64_t>(sent.scan.pages_present));
+  // What was protected in this round was read as a whole; the next one looks at the kernel's record of each page instead.
+  if (sent.scan.pages_armed != 0) {
+    const Nanoseconds recorded = kRecordedLook + kRecordedPage * static_cast<int64_t>(sent.scan.pages_armed);
+    const double reread = sent.scan.pages_read == 0 ? 0
+                                                    : 1 - std::min(1.0, static_cast<double>(sent.scan.pages_armed) /
+                                                                            static_cast<double>(sent.scan.pages_read));
+    looking = std::min(looking, recorded + Nanoseconds(static_cast<int64_t>(static_cast<double>(looking.count()) * reread)));
+  }
   stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
   return stats;
 }

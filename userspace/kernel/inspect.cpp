@@ -391,7 +391,10 @@ class Inspection {
   // the number a socket's. So the file is held while it is asked, and says itself what it is.
   void check_file(const Process& process, const Descriptor& listed) {
     auto held = open_file(proc_path(process.handle.pid(), fmt::format("fd/{}", listed.fd)), O_PATH | O_CLOEXEC);
-    if (!held) return;  // closed meanwhile
+    if (!held) {
+      if (held.error().code == ENOENT || held.error().code == ESRCH) return;  // closed meanwhile
+      return add(TieKind::special_descriptor, &process, listed.fd, listed.link + " (" + held.error().what + ")");
+    }
     const Descriptor descriptor{listed.fd, link_of(proc_path(::getpid(), fmt::format("fd/{}", held->get())))};
     struct stat info;
     if (!descriptor.link.starts_with("/") || descriptor.link.starts_with("/memfd:")) return;

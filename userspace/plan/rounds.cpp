@@ -15,6 +15,15 @@ bool shrinks(double after, double before) {
   return after <= before * kShrinkPercent / 100;
 }
 
+// Whether the stop would be shorter for another round by what is worth one.
+bool saves_time(const RoundFacts& facts) {
+  if (!facts.outlook || facts.throttle_percent != 0 || facts.link_bps == 0) return false;
+  if (facts.round < 2 || facts.round >= facts.rounds_max || facts.pages_sent <= kRestPagesMin) return false;
+  const double page_seconds = kPageBits / static_cast<double>(facts.link_bps) + kLeftPageSeconds;
+  return (facts.outlook->left_now - facts.outlook->left_next) * page_seconds >= kSavedSeconds &&
+         shrinks(static_cast<double>(facts.pages_sent), static_cast<double>(facts.pages_before));
+}
+
 }  // namespace
 
 uint64_t rest_pages(uint64_t link_bps) {
@@ -24,20 +33,8 @@ uint64_t rest_pages(uint64_t link_bps) {
   return std::max(static_cast<uint64_t>(carried), kRestPagesMin);
 }
 
-namespace {
-
-// Whether the stop would be shorter for another round by what is worth one.
-bool saves_time(const RoundFacts& facts) {
-  if (!facts.outlook || facts.throttle_percent != 0 || facts.link_bps == 0 || facts.round < 2 || facts.round >= facts.rounds_max) return false;
-  const double page_seconds = kPageBits / static_cast<double>(facts.link_bps) + kLeftPageSeconds;
-  return (facts.outlook->left_now - facts.outlook->left_next) * page_seconds >= kSavedSeconds &&
-         shrinks(static_cast<double>(facts.pages_sent), static_cast<double>(facts.pages_before));
-}
-
-}  // namespace
-
 RoundVerdict after_round(const RoundFacts& facts) {
-  if (facts.pages_sent <= rest_pages(facts.link_bps) && !saves_time(facts)) return RoundVerdict::small;
+  if (facts.pages_sent <= rest_pages(facts.link_bps)) return saves_time(facts) ? RoundVerdict::another : RoundVerdict::small;
   // What this round sent was written before the step, at the speed of then: it says nothing of what the step is worth.
   if (facts.slowed_now) return RoundVerdict::another;
   // The model was fitted to a workload that ran faster, and would end rounds that have just begun to shrink: once it is

@@ -13,7 +13,8 @@ namespace mose::plan {
 inline constexpr uint64_t kRestPages = (16ull << 20) / 4096;
 inline constexpr double kRestSeconds = 0.13;
 // Unless the workload would stand still for so much less after another round. A page that is left then costs, beside its
-// time on the link, some 10 us of both ends: it is read, judged and put in.
+// time on the link, some 10 us of both ends: it is read, judged and put in (740 pages of 1 GB cost 4 ms of scan and 10 to 20
+// of push and refresh).
 inline constexpr double kSavedSeconds = 0.002, kLeftPageSeconds = 10e-6;
 // A round that sent more than this share of the round before has met the working set: the next would send it again.
 inline constexpr unsigned kShrinkPercent = 70;

@@ -23,6 +23,8 @@
 
 #include "mappings.skel.h"  // uses the contract
 
+static_assert(sizeof(mose_mapping) == 24 && sizeof(mose_mapping_row) == 128);
+
 namespace mose::restore {
 namespace {
 
@@ -220,8 +222,17 @@ Result<MappingFlags> MappingFlags::prepare() {
   kernel->skeleton.reset(mappings__open());
   if (!kernel->skeleton) return bpf::fail_libbpf("open the iterator of mappings", errno);
   if (int code = mappings__load(kernel->skeleton.get()); code < 0) return bpf::fail_libbpf("load the iterator of mappings", code);
-  MOSE_TRY(learn_names(kernel->program(), kernel->names, kernel->everywhere));
-  return MappingFlags(std::move(kernel));
+  bpf::forget_libbpf_words();
+  // Another thread of ours may change a mapping between two looks at it.
+  constexpr int kTries = 3;
+  Status learned;
+  for (int i = 0; i < kTries; ++i) {
+    kernel->names = {};
+    kernel->everywhere.clear();
+    learned = learn_names(kernel->program(), kernel->names, kernel->everywhere);
+    if (learned) return MappingFlags(std::move(kernel));
+  }
+  return std::unexpected(learned.error());
 }
 
 Result<std::vector<mose_mapping_row>> MappingFlags::of(pid_t pid) const {
@@ -238,13 +249,15 @@ Result<std::vector<mose_mapping_row>> MappingFlags::of(pid_t pid) const {
   return out;
 }
 
-std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree) {
+std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree, Nanoseconds bound) {
   std::vector<MappedProcess> out;
+  const Timestamp deadline = now() + bound;
   for (const ProcessHandle& process : tree) {
+    if (now() >= deadline) break;
     if (resident_pages(process) < kResidentPagesMin) continue;
     auto rows = flags.of(process.pid());
     if (rows) out.push_back({process.pid(), std::move(*rows)});
-    else log::debug("CRIU reads smaps", {{"reason", rows.error().what}});
+    else log::debug("CRIU reads smaps", {{"pid", process.pid()}, {"reason", rows.error().what}});
   }
   return out;
 }

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "kernel/process.h"
 #include "restore/mapping_table.h"
@@ -57,8 +58,10 @@ struct MappedProcess {
   pid_t pid = 0;
   std::vector<mose_mapping_row> rows;
 };
-// Those of the tree whose resident memory makes it worth it. One whose flags cannot be told is left out: CRIU reads its smaps.
-[[nodiscard]] std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree);
+// Those of the tree whose resident memory makes it worth it, as far as `bound` allows. One whose flags cannot be told is left
+// out: CRIU reads its smaps.
+[[nodiscard]] std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree,
+                                                          Nanoseconds bound);
 // As bytes (mapping_table.h).
 [[nodiscard]] std::string mapping_table(const std::vector<MappedProcess>& processes);
 

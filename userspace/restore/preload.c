@@ -13,7 +13,7 @@
  * for a dump, whose tree is the only one.
  * 4. The flags of mappings without a walk over their pages: with MOSE_CRIU_MAPPINGS=1 what CRIU reads as /proc/PID/smaps is
  *    /proc/PID/maps of that moment with the flags that the agent has written into a table (mapping_table.h). Where one
- * mapping is not in the table as it is in maps, or anything else is not as expected, it is the real file.
+ *    mapping is not in the table as it is in maps, or anything else is not as expected, it is the real file.
  *
  * F_SETPIPE_SZ is left alone: only CRIU's own page server needs more than the limit, and we never start it.
  *
@@ -403,9 +403,12 @@ static uint64_t process_of(int directory)
 static int told_smaps(int directory)
 {
 	uint64_t pid = process_of(directory);
-	long size = raw(SYS_lseek, MOSE_MAPPING_TABLE_FD, 0, SEEK_END, 0, 0, 0);
+	struct stat table;
 	int result = -1;
-	if (!pid || size < (long)sizeof(struct mose_mapping_head))
+	if (!pid || raw(SYS_fstat, MOSE_MAPPING_TABLE_FD, (long)&table, 0, 0, 0, 0) != 0)
+		return -1;
+	long size = table.st_size;
+	if (size < (long)sizeof(struct mose_mapping_head))
 		return -1;
 	long at = raw(SYS_mmap, 0, size, PROT_READ, MAP_SHARED, MOSE_MAPPING_TABLE_FD, 0);
 	if (at == -1)
@@ -417,8 +420,11 @@ static int told_smaps(int directory)
 		const struct mose_mapping_row *rows = (const void *)(process + head->processes);
 		uint64_t all = (uint64_t)(at + size - (long)rows) / sizeof *rows;
 		for (uint64_t i = 0; i < head->processes; ++i, ++process) {
-			if (process->pid == pid && process->first <= all && process->rows <= all - process->first)
+			if (process->pid != pid)
+				continue;
+			if (process->first <= all && process->rows <= all - process->first)
 				result = describe(directory, rows + process->first, process->rows);
+			break;
 		}
 	}
 	raw(SYS_munmap, at, size, 0, 0, 0, 0);

@@ -123,7 +123,9 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
 
 Status Swrk::tell_mappings(const std::string& table) {
   MOSE_CHECK(purpose_ == Purpose::dump, "a restore maps what its images say");
-  return write_all(mappings_.get(), table);
+  auto written = write_all(mappings_.get(), table);
+  if (!written) (void)::ftruncate(mappings_.get(), 0);
+  return written;
 }
 
 Result<Swrk> Swrk::start_for_dump(const CriuSetup& setup, const Place& place) {

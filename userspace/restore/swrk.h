@@ -131,7 +131,6 @@ class Swrk {
       : purpose_(purpose), socket_(std::move(socket)), output_(std::move(output)), process_(std::move(process)) {}
   [[nodiscard]] static Result<Swrk> start(const CriuSetup& setup, const Place& place, Purpose purpose);
   [[nodiscard]] Status send(const std::string& bytes);
-  [[nodiscard]] Status ask(int images_dir, const std::string& bytes);
   [[nodiscard]] Result<std::optional<Event>> receive();
   [[nodiscard]] std::string explain(int error, const std::string& text) const;
 
@@ -139,7 +138,7 @@ class Swrk {
   State state_ = State::idle;
   Fd socket_;
   Fd mappings_;  // of a dump: the memory file of the table
-  Fd output_;  // memory file with what the process wrote to standard output and error
+  Fd output_;    // memory file with what the process wrote to standard output and error
   ProcessHandle process_;
   Fd images_dir_;     // our duplicate: CRIU opens it through /proc
   std::string root_;  // restore: paths inside CRIU's mount namespace

@@ -214,6 +214,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
   space.zero = space.zero.minus(pages).unite(zero);
+  if (!space.complete) stats.pages_armed += pages.pages();
   space.complete = true;
   return {};
 }

@@ -117,8 +117,17 @@ void child(size_t page_count, const char* data_path) {
 }  // namespace
 
 // workload PAGES DATA_FILE
+// What is advised of mappings has to come with them.
+void map_with_advice() {
+  for (int advice : {MADV_DONTFORK, MADV_DONTDUMP, MADV_WIPEONFORK, MADV_NOHUGEPAGE}) {
+    void* at = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED || ::madvise(at, 4096, advice) != 0) bad("advice");
+  }
+}
+
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
+  map_with_advice();
   pid_t pid = ::fork();
   if (pid == 0) child(std::strtoul(argv[1], nullptr, 10), argv[2]);
   for (;;) {

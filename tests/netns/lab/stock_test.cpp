@@ -40,9 +40,7 @@ TEST_P(StockCriu, MovesALiveRedisThereAndBack) {
     // Memory that is not in the images comes afterwards, and takes its time.
     const bool lazy = GetParam() == std::string(kStockLazy);
     EXPECT_EQ(run["lazy"]["complete_ms"].is_number(), lazy);
-    if (lazy) {
-      EXPECT_LT(run["bytes_sent"].get<uint64_t>(), 2u << 20) << "the images of a lazy dump hold no memory";
-    }
+    EXPECT_EQ(run["bytes_sent"].is_null(), lazy) << "nobody counts what CRIU's page server sends";
   }
   for (const char* kind : {"process", "namespace", "mount", "cgroup", "file", "device"}) {
     EXPECT_EQ(report["leftovers"][kind], 0) << report["leftovers"];
