@@ -34,8 +34,8 @@ struct Place {
   [[nodiscard]] std::string file(const std::string& name) const { return directory + "/" + name; }
 };
 
-Status write_file(const std::string& path, const std::string& text, unsigned mode, int flags) {
-  MOSE_ASSIGN(Fd file, open_file(path, O_WRONLY | O_CREAT | flags, mode));
+Status write_file(const std::string& path, const std::string& text, unsigned mode) {
+  MOSE_ASSIGN(Fd file, open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode));
   if (fchmod(file.get(), mode) != 0) return fail_errno("chmod " + path);
   MOSE_TRY(write_all(file.get(), text));
   if (fsync(file.get()) != 0) return fail_errno("sync " + path);
@@ -51,8 +51,8 @@ std::expected<void, Ended> refuse_existing(const std::vector<std::string>& paths
 }
 
 Status write_pair(const std::string& stem, const move::IssuedCertificate& pair) {
-  MOSE_TRY(write_file(stem + ".key", pair.key, 0600, O_EXCL));
-  return write_file(stem + ".crt", pair.certificate, 0644, O_EXCL);
+  MOSE_TRY(write_file(stem + ".key", pair.key, 0600));
+  return write_file(stem + ".crt", pair.certificate, 0644);
 }
 
 Result<move::Authority> load_authority(const Place& place) {
@@ -75,7 +75,8 @@ int init(const Command& command, const Place& place) {
   const std::vector<std::string> paths = {place.file("ca.crt"), place.file("ca.key")};
   if (auto free = refuse_existing(paths, "it is the authority of nodes that have been given certificates"); !free) return report(command, free.error());
   std::error_code error;
-  fs::create_directories(place.directory, error);
+  const bool made = fs::create_directories(place.directory, error);
+  if (made && !error) fs::permissions(place.directory, fs::perms::owner_all, error);
   if (error) return report(command, {kFailed, fmt::format("mkdir {}: {}", place.directory, error.message())});
   const int64_t now_s = std::time(nullptr), ends = now_s + command.days * kDayS;
   auto authority = move::Authority::create("MOSE fleet", now_s - kClockSlackS, ends);
@@ -116,11 +117,16 @@ int issue(const Command& command, const Place& place) {
   return told(command, place, *roles, "issued");
 }
 
-// The key first: an agent that reads in between finds a pair that does not fit, keeps the old one and looks again.
+// Both are written before one of them takes the place of an old one. The key first: an agent that reads in between finds a pair
+// that does not fit, keeps the old one and looks again.
 Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair) {
   for (const auto& [end, text, mode] : {std::tuple(".key", &pair.key, 0600u), std::tuple(".crt", &pair.certificate, 0644u)}) {
+    const std::string fresh = stem + end + ".new";
+    if (unlink(fresh.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + fresh);
+    MOSE_TRY(write_file(fresh, *text, mode));
+  }
+  for (const char* end : {".key", ".crt"}) {
     const std::string path = stem + end, fresh = path + ".new";
-    MOSE_TRY(write_file(fresh, *text, mode, O_TRUNC));
     if (rename(fresh.c_str(), path.c_str()) != 0) return fail_errno("rename " + fresh);
   }
   return {};

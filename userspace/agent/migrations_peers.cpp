@@ -135,8 +135,12 @@ void Migrations::begin_waiting_arrival(const std::string& workload) {
 }
 
 void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
-  auto prepare = decode_prepare(payload);
+  // Here and not only at HELLO: a connection that asks for a verdict, or that came back for a migration which has ended
+  // meanwhile, was let in without.
+  Status may = core_.peers.check_source(connection->peer_node(), connection->certificate());
+  auto prepare = may ? decode_prepare(payload) : Result<PreparePayload>(std::unexpected(may.error()));
   if (!prepare) {
+    if (!may) log::warn("a workload is refused", {{"node", connection->peer_node()}, {"reason", may.error().what}});
     connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }

@@ -56,7 +56,9 @@ Result<move::StreamSocket> PeerAccess::connect(const std::string& endpoint, cons
 }
 
 NodeRoles PeerAccess::roles_of(const std::string& peer, const move::NodeCertificate* certificate) const {
-  const NodeRoles certified = certificate != nullptr ? certificate->roles : NodeRoles{};
+  // With certificates nobody is without.
+  const NodeRoles unknown = tls_ ? NodeRoles{.source = false, .destination = false} : NodeRoles{};
+  const NodeRoles certified = certificate != nullptr ? certificate->roles : unknown;
   auto configured = config_->peers.find(peer);
   return configured == config_->peers.end() ? certified : narrowed(certified, configured->second.roles);
 }

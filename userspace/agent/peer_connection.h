@@ -40,6 +40,8 @@ class PeerConnection {
   // Queued, written as the socket takes it. After a failure on_closed follows.
   void send(wire::FrameType type, std::string_view payload = {});
   [[nodiscard]] const std::string& peer_node() const { return peer_node_; }
+  // Null: plain text.
+  [[nodiscard]] const move::NodeCertificate* certificate() const { return socket_.peer(); }
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
   // From now on the peer must show that it is there: silence for `silence_max` closes the connection. PINGs are sent as
   // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has

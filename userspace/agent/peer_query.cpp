@@ -35,11 +35,12 @@ Result<move::Channel> greeted(const PeerAccess& peers, const JournalMeta& meta, 
 
 }  // namespace
 
-Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound,
+                                 AskRoles ask) {
   hello.purpose = move::Purpose::control;
   move::Hello theirs;
   MOSE_ASSIGN(move::Channel channel, greeted(peers, meta, hello, bound, theirs));
-  MOSE_TRY(peers.check_destination(meta.peer, channel.peer()));
+  if (ask == AskRoles::yes) MOSE_TRY(peers.check_destination(meta.peer, channel.peer()));
   auto missing = move::missing_cpu_features(hello, theirs);
   if (!missing.empty()) {
     return fail(fmt::format("node {} lacks CPU features that the workload may use: {}", meta.peer, fmt::join(missing, ", ")));

@@ -17,7 +17,10 @@ struct PeerLink {
   move::StreamSocket socket;
   std::string own_endpoint;  // our address and port on it: how the peer reaches this node
 };
-[[nodiscard]] Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+// Roles are asked for when a migration begins. Afterwards it must end, whatever they are by then.
+enum class AskRoles : uint8_t { yes, no };
+[[nodiscard]] Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound,
+                                               AskRoles ask = AskRoles::yes);
 
 // Blocking: asks the source of a migration, on a QUERY connection, how it was decided.
 [[nodiscard]] Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);

@@ -173,6 +173,7 @@ void PeerServer::on_pending(int fd) {
 
 Status PeerServer::check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello) const {
   const move::NodeCertificate* certificate = pending.socket.peer();
+  if (tls_ && certificate == nullptr) return fail_errno("it has shown no certificate", EACCES);
   if (certificate != nullptr && !certificate->is_of(hello.node)) {
     return fail(fmt::format("it calls itself \"{}\" and its certificate is of {}", hello.node,
                             certificate->names.empty() ? "no node" : fmt::format("{}", fmt::join(certificate->names, ", "))));

@@ -285,9 +285,11 @@ void SourceMigration::record(plan::Record record) {
 void SourceMigration::connect() {
   move::Hello hello = context_.hello;
   hello.purpose = move::Purpose::control;
+  // What has begun must end, whatever roles are taken away meanwhile.
+  const AskRoles ask = prepare_ && !std::exchange(began_, true) ? AskRoles::yes : AskRoles::no;
   peer_lane_.run(
-      [this, hello] {
-        return connect_to_peer(context_.peers, meta_, hello, context_.core.config.limits.peer_connect_max);
+      [this, hello, ask] {
+        return connect_to_peer(context_.peers, meta_, hello, context_.core.config.limits.peer_connect_max, ask);
       },
       [this](Result<PeerLink> connected) {
         if (!connected) return done(SourceActionKind::connect, std::unexpected(connected.error()));

@@ -122,6 +122,7 @@ class SourceMigration {
   ProcessHandle throttle_;  // what slows the workload down; watched while it is valid
   std::unique_ptr<PeerConnection> connection_;
   std::optional<PreparePayload> prepare_;
+  bool began_ = false;  // the destination has been asked once
   std::optional<std::string> images_;  // IMAGES, encoded
   PreparedPayload prepared_;
   handover::PeerPath path_;  // of redirected packets: without a tunnel known from PREPARED on

@@ -94,6 +94,8 @@ Result<Hello> decode_hello(std::span<const std::byte> payload) {
   if (message.purpose() < pb::Hello::PURPOSE_UNSPECIFIED || message.purpose() > pb::Hello::PURPOSE_QUERY) {
     return fail("HELLO with unknown purpose " + std::to_string(message.purpose()));
   }
+  // It stands in log lines and in what the other end is told.
+  if (message.node().size() > kNodeNameMax) return fail("HELLO with a node name of " + std::to_string(message.node().size()) + " bytes");
   Hello hello;
   hello.version_min = message.version_min();
   hello.version_max = message.version_max();

@@ -14,6 +14,8 @@ namespace mose::move {
 
 enum class Purpose : uint8_t { unspecified, control, bulk, urgent, query };
 
+inline constexpr size_t kNodeNameMax = 253;  // bytes
+
 struct Hello {
   uint32_t version_min = wire::kVersionMin;
   uint32_t version_max = wire::kVersionMax;

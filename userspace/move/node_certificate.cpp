@@ -4,6 +4,8 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include <strings.h>
+
 #include <algorithm>
 #include <ctime>
 
@@ -45,7 +47,14 @@ Status read_names(const X509& certificate, NodeCertificate& out) {
     if (name->type == GEN_DNS) out.names.push_back(text_of(name->d.dNSName));
     if (name->type != GEN_URI) continue;
     const std::string uri = text_of(name->d.uniformResourceIdentifier);
-    if (uri.starts_with(kRoleUri)) roles.push_back(uri.substr(kRoleUri.size()));
+    if (uri.starts_with(kRoleUri)) {
+      roles.push_back(uri.substr(kRoleUri.size()));
+      continue;
+    }
+    // What is ours and not understood would be no restriction at all.
+    constexpr std::string_view kScheme = "mose:";
+    const bool ours = uri.size() >= kScheme.size() && ::strncasecmp(uri.data(), kScheme.data(), kScheme.size()) == 0;
+    if (ours) return fail("the certificate says \"" + uri + "\", which is no role: mose:role/source or mose:role/destination");
   }
   if (roles.empty()) return {};
   MOSE_ASSIGN(out.roles, parse_roles(roles));

@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kPemFileMax = 1u << 20;
 constexpr int kAuthoritiesMax = 64;
 constexpr int kChainMax = 8;
+constexpr Nanoseconds kReadAgain = std::chrono::seconds(10);
 
 // Without instructions for it AES is three times slower than ChaCha20.
 bool cpu_has_aes() {
@@ -100,7 +101,8 @@ std::string look_of(const TlsFiles& files) {
     struct stat status{};
     if (stat(path->c_str(), &status) != 0) status = {};
     look += std::to_string(status.st_ino) + "." + std::to_string(status.st_size) + "." + std::to_string(status.st_mtim.tv_sec) + "." +
-            std::to_string(status.st_mtim.tv_nsec) + "." + std::to_string(status.st_mode) + " ";
+            std::to_string(status.st_mtim.tv_nsec) + "." + std::to_string(status.st_ctim.tv_sec) + "." + std::to_string(status.st_ctim.tv_nsec) +
+            "." + std::to_string(status.st_uid) + "." + std::to_string(status.st_mode) + " ";
   }
   return look;
 }
@@ -118,6 +120,8 @@ Result<SslCtxPtr> make_context(const TlsFiles& files, NodeCertificate& own) {
   const char* ciphers = cpu_has_aes() ? "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
                                       : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384";
   if (SSL_CTX_set_ciphersuites(raw, ciphers) != 1) return fail_openssl("TLS ciphers");
+  // No others: the large groups cost milliseconds of the event loop for whoever asks, before anybody is known.
+  if (SSL_CTX_set1_groups_list(raw, "X25519:P-256") != 1) return fail_openssl("TLS groups");
   SSL_CTX_set_options(raw, SSL_OP_CIPHER_SERVER_PREFERENCE);
   MOSE_TRY(use_certificate(raw, files.certificate, own));
   MOSE_TRY(use_key(raw, files));
@@ -157,14 +161,18 @@ Result<std::shared_ptr<Tls>> Tls::load(TlsFiles files) {
 std::shared_ptr<Tls::Contexts> Tls::current() {
   std::lock_guard lock(mutex_);
   std::string look = look_of(files_);
-  if (look == seen_) return contexts_;
+  const bool changed = look != seen_, again = unusable_since_ && now() - *unusable_since_ >= kReadAgain;
+  if (!changed && !again) return contexts_;
   seen_ = std::move(look);
   auto contexts = std::make_shared<Contexts>();
   auto made = make_context(files_, contexts->own);
   if (!made) {
-    log::warn("the changed certificates cannot be used; the old ones go on", {{"reason", made.error().what}});
+    // What was wrong may be gone without a change of the files: no descriptors, or the pair is being copied.
+    if (changed) log::warn("the changed certificates cannot be used; the old ones go on", {{"reason", made.error().what}});
+    unusable_since_ = now();
     return contexts_;
   }
+  unusable_since_.reset();
   contexts->context = std::move(*made);
   contexts_ = std::move(contexts);
   log::info("certificates read anew", {{"certificate", files_.certificate}, {"valid_until", format_unix_time(contexts_->own.ends_unix_s)}});

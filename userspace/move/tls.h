@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -48,6 +49,7 @@ class Tls {
   const TlsFiles files_;
   mutable std::mutex mutex_;
   std::shared_ptr<Contexts> contexts_;
+  std::optional<Timestamp> unusable_since_;
   std::string seen_;  // what the files looked like when they were read last
 };
 
