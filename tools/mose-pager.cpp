@@ -54,12 +54,24 @@ Result<std::string> token_from_environment() {
   return out;
 }
 
+// A certificate and its key are two files: while they are replaced they do not fit each other.
+Result<std::shared_ptr<move::Tls>> load_tls(const move::TlsFiles& files) {
+  constexpr int kTries = 20;
+  constexpr auto kPause = std::chrono::milliseconds(100);
+  auto tls = move::Tls::load(files);
+  for (int i = 1; !tls && i < kTries; ++i) {
+    std::this_thread::sleep_for(kPause);
+    tls = move::Tls::load(files);
+  }
+  return tls;
+}
+
 Result<move::Connector> connector(const Options& options, const move::StreamId& stream, const std::string& token) {
   move::Hello mine = move::local_hello(options.node, move::Purpose::unspecified);
   mine.token = token;
   std::shared_ptr<move::Tls> tls;
   if (!options.tls.certificate.empty()) {
-    MOSE_ASSIGN(tls, move::Tls::load(options.tls));
+    MOSE_ASSIGN(tls, load_tls(options.tls));
   }
   return move::connect_to_source(options.source, stream, std::move(mine), kConnectBound, std::move(tls), options.peer_node);
 }
@@ -101,6 +113,8 @@ Status run(const Options& options) {
   MOSE_ASSIGN(std::string token, token_from_environment());
   // First of all, while there is one thread and little memory.
   MOSE_ASSIGN(restore::Guardian guardian, restore::Guardian::start());
+  // Before a dead pager's guardian gives up anything.
+  MOSE_ASSIGN(move::Connector connect, connector(options, {id, options.epoch}, token));
 
   Memory memory;
   if (options.adopt != 0) {
@@ -113,7 +127,7 @@ Status run(const Options& options) {
 
   restore::PagerProcess* process_now = nullptr;
   move::PageReceiverOptions receiver_options;
-  MOSE_ASSIGN(receiver_options.connect, connector(options, {id, options.epoch}, token));
+  receiver_options.connect = std::move(connect);
   receiver_options.on_failure = [&](const Error& error) { process_now->fail(error); };
   receiver_options.on_sealed = [&] { process_now->notice_sealed(); };
   move::PageReceiver receiver(*memory.store, std::move(receiver_options));

@@ -19,7 +19,7 @@
 #include "kernel/probe.h"
 #include "kernel/xdp_features.h"
 #include "mose/control/control.pb.h"
-#include "move/node_certificate.h"
+#include "move/tls.h"
 #include "restore/canary.h"
 #include "restore/criu_setup.h"
 
@@ -42,9 +42,10 @@ void add(control::v1::CheckResult& out, std::string_view name, ProbeState state,
 void add_tls(const Config& config, control::v1::CheckResult& out) {
   constexpr const char* kLost = "other nodes are believed by their names, and memory travels in plain text; see `mose pki`";
   if (config.tls.plain_text) return add(out, "tls", ProbeState::no, "tls.plain_text = true", kLost, false);
-  auto pem = read_file(config.tls.certificate);
-  auto own = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
+  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
+  auto own = tls ? Result<move::NodeCertificate>((*tls)->own()) : Result<move::NodeCertificate>(std::unexpected(tls.error()));
   Status usable = own ? own->check_time(std::time(nullptr)) : Status(std::unexpected(own.error()));
+  if (usable && !own->is_of(config.node.name)) usable = fail(fmt::format("the certificate {} is not of node {}", config.tls.certificate, config.node.name));
   if (!usable) return add(out, "tls", ProbeState::no, usable.error().what, "no other node believes this one", true);
   add(out, "tls", ProbeState::yes, fmt::format("roles: {}; valid until {}", to_string(own->roles), move::format_unix_time(own->ends_unix_s)),
       kLost, false);

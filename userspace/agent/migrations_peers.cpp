@@ -15,6 +15,8 @@ namespace {
 
 // An answer that nobody waits for any more is dropped after that.
 constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
+// Of one node: some migrations at a time, each with a verdict to ask.
+constexpr long kLooseOfANodeMax = 32;
 // PREPARE waits so long for the name of its workload; shorter than its source waits for the answer.
 constexpr Nanoseconds kNameWaitMax = std::chrono::seconds(10);
 static_assert(kNameWaitMax < plan::kPrepareDeadline);
@@ -53,8 +55,12 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
     case move::Purpose::unspecified:
       return;
   }
+  const auto waiting = std::ranges::count_if(loose_, [&](const auto& entry) { return entry.second->peer_node() == incoming.hello.node; });
+  if (waiting >= kLooseOfANodeMax) {
+    return log::warn("a node has too many connections here that say nothing", {{"node", incoming.hello.node}, {"connections", waiting}});
+  }
   auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
-  connection->limit_images(core_.config.limits.images_bytes_max);
+  connection->limit_images(0);  // until it belongs to a migration
   PeerConnection* raw = connection.get();
   const uint64_t number = loose_next_++;
   loose_[number] = std::move(connection);
@@ -95,6 +101,7 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
   }
   if (it != destinations_.end()) {
     // The source again, after a loss: its first frame is its verdict.
+    connection->limit_images(core_.config.limits.images_bytes_max);
     it->second->adopt_connection(std::move(connection));
     it->second->on_frame(type, payload);
     return;
@@ -163,6 +170,7 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
                    core_.config.peers.at(connection->peer_node()).address, stream.epoch};
   auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*prepare), destination_handlers(stream.migration));
   DestinationMigration& started = *migration;
+  connection->limit_images(core_.config.limits.images_bytes_max);
   destinations_[stream.migration] = std::move(migration);
   started.begin(std::move(connection));
 }

@@ -31,7 +31,7 @@ class PeerConnection {
   PeerConnection(const PeerConnection&) = delete;
   PeerConnection& operator=(const PeerConnection&) = delete;
 
-  // Before open(): longer images are not taken (FrameReader).
+  // Between two frames: longer images are not taken (FrameReader).
   void limit_images(uint64_t bytes_max) { reader_.limit_images(bytes_max); }
   // Begins to watch; once.
   [[nodiscard]] Status open(Handlers handlers);

@@ -201,7 +201,7 @@ Error TlsSession::reason_of(const char* doing, int result) {
   if (socket_error_ != 0) return fail_errno(doing, socket_error_).error();
   if (closed_ && !shaken_) return fail_errno("peer has closed the connection during the TLS handshake", ECONNRESET).error();
   if (closed_) return fail_errno("peer has closed the connection", ECONNRESET).error();
-  const int reason = ERR_GET_REASON(code);
+  const int reason = ERR_GET_LIB(code) == ERR_LIB_SSL ? ERR_GET_REASON(code) : 0;  // other parts count from the same numbers
   const long verified = SSL_get_verify_result(ssl_.get());
   if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) return {EACCES, verify_sentence(verified)};
   if (const char* sentence = alert_sentence(reason)) return {EACCES, sentence};
