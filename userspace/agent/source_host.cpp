@@ -362,11 +362,11 @@ Result<ImagesPayload> SourceHost::complete_images() {
 
 // Without it the dump takes longer, nothing else.
 void SourceHost::tell_mappings() {
-  const restore::MappingFlags* flags = criu_->mapping_flags();
+  const MappingFlags* flags = criu_->mapping_flags();
   if (flags == nullptr) return;
   auto told = [&]() -> Status {
     MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
-    return swrk_->tell_mappings(restore::mapping_table(restore::mapped_processes(*flags, tree, kTellBound)));
+    return swrk_->tell_mappings(mapping_table(mapped_processes(*flags, tree, kTellBound)));
   }();
   if (!told) log::info("CRIU reads smaps", {{"workload", spec_.name}, {"reason", told.error().what}});
 }

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
-#include "restore/mapping_flags.h"
+#include "kernel/mapping_flags.h"
 
 namespace mose::restore {
 

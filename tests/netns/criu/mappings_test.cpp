@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "restore/images.h"
-#include "restore/mapping_flags.h"
+#include "kernel/mapping_flags.h"
 #include "steps.h"
 #include "support/support.h"
 
@@ -15,7 +15,7 @@ namespace mose::test {
 namespace {
 
 using restore::ImageVma;
-using restore::MappedProcess;
+
 using restore::Swrk;
 
 class CriuMappings : public ::testing::Test {
@@ -61,7 +61,7 @@ class CriuMappings : public ::testing::Test {
     }
     changed_ = row->start;
     change(*row);
-    return restore::mapping_table({MappedProcess{bed_.a.first.pid(), rows}});
+    return mapping_table({MappedProcess{bed_.a.first.pid(), rows}});
   }
 
   static bool locked(const std::vector<ImageVma>& vmas, uint64_t start) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Flags of mappings: their names are learned, and what is told is what smaps says.
-#include "restore/mapping_flags.h"
+#include "kernel/mapping_flags.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -11,7 +11,7 @@
 
 #include "base/fd.h"
 
-namespace mose::restore {
+namespace mose {
 namespace {
 
 TEST(FlagNamesTest, AWordIsTheNameOfItsBit) {
@@ -80,4 +80,4 @@ TEST(MappingFlagsTest, AreThoseOfSmaps) {
 }
 
 }  // namespace
-}  // namespace mose::restore
+}  // namespace mose

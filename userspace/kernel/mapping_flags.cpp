@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "restore/mapping_flags.h"
+#include "kernel/mapping_flags.h"
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -25,7 +25,7 @@
 
 static_assert(sizeof(mose_mapping) == 24 && sizeof(mose_mapping_row) == 128);
 
-namespace mose::restore {
+namespace mose {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
@@ -276,4 +276,4 @@ std::string mapping_table(const std::vector<MappedProcess>& processes) {
   return out;
 }
 
-}  // namespace mose::restore
+}  // namespace mose

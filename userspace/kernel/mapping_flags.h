@@ -14,13 +14,13 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "kernel/process.h"
-#include "restore/mapping_table.h"
+#include "kernel/mapping_table.h"
 
 // The flags of a process' mappings as CRIU wants to read them, without /proc/PID/smaps. The kernel walks every page of a
 // mapping before smaps tells its flags: 24 ms a gigabyte here, half of the time that the tree is frozen for a dump. A BPF
 // iterator gives the same flags as bits, in some 20 us a process; what a bit is called is learned from mappings of our own,
 // because it is no part of the kernel's interface.
-namespace mose::restore {
+namespace mose {
 
 // What smaps calls each bit, "rd" and "wr" for two. Learned, never assumed.
 class FlagNames {
@@ -65,4 +65,4 @@ struct MappedProcess {
 // As bytes (mapping_table.h).
 [[nodiscard]] std::string mapping_table(const std::vector<MappedProcess>& processes);
 
-}  // namespace mose::restore
+}  // namespace mose
