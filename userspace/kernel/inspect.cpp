@@ -246,7 +246,7 @@ class Inspection {
     if (own_pipes_.empty() && own_sockets_.empty()) return;
     // Who outside holds the same pipe or socket: all processes that we can see.
     for (int pid : numbers_in("/proc")) {
-      if (is_ours(pid) || pid == ::getpid()) continue;  // we hold what we look at
+      if (is_ours(pid)) continue;
       for (int fd : numbers_in(proc_path(pid, "fd"))) {
         std::string link = link_of(proc_path(pid, fmt::format("fd/{}", fd)));
         if (auto inode = inode_of(link, "socket:[")) outside_sockets_.emplace(*inode, pid);
@@ -410,6 +410,7 @@ class Inspection {
     if (mount && !mount_ids_.contains(*mount))
       return add(TieKind::outside_file, &process, descriptor.fd, descriptor.link);
     if (!S_ISFIFO(info.st_mode)) return;
+    held->reset();  // or we would be found as its other end
     for (int pid : numbers_in("/proc")) {
       if (is_ours(pid)) continue;
       for (int fd : numbers_in(proc_path(pid, "fd"))) {
