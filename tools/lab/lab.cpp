@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 #include <ctime>
-#include <map>
 #include <filesystem>
+#include <map>
 
 #include "base/log.h"
 #include "base/rollback.h"

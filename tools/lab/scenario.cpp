@@ -22,6 +22,7 @@
 #include "lab/move_phases.h"
 #include "lab/mover.h"
 #include "lab/run_report.h"
+#include "lab/stock_criu.h"
 
 namespace mose::lab {
 namespace {
@@ -170,11 +171,9 @@ Result<Json> run_one(const LabState& state, Contestant& who, Nanoseconds quiet) 
   return run;
 }
 
-std::string criu_version(const LabState& state) {
-  (void)state;
-  const char* prefix = std::getenv("MOSE_PREFIX");
+std::string criu_version() {
   ProgramSpec spec;
-  spec.argv = {std::string(prefix ? prefix : "/opt/mose") + "/criu/bin/criu", "--version"};
+  spec.argv = {stock_criu_path(), "--version"};
   auto result = run_program(spec, "", std::chrono::seconds(10));
   constexpr std::string_view kLabel = "Version: ";
   if (!result || !result->out.starts_with(kLabel)) return {};
@@ -260,7 +259,7 @@ Result<bool> run_scenario(const CommandLine& line) {
   head.scenario = "redis";
   head.command = command_text(line);
   head.seed = line.seed;
-  head.criu = criu_version(lab->state());
+  head.criu = criu_version();
   head.tls = line.tls;
   head.rate_mbit = line.link_rate_mbit;
   head.rtt_ms = line.link_rtt_ms;

@@ -88,8 +88,9 @@ BackgroundCriu::~BackgroundCriu() {
   (void)process_.reap(kKillBound);
 }
 
-Error BackgroundCriu::failure(const ProcessHandle::Exit& exit) const {
-  return {0, "criu " + call_.arguments[0] + " ended with " + describe(exit) + ": " + log_tail(call_.log)};
+std::unexpected<Error> BackgroundCriu::ended_with(const ProcessHandle::Exit& exit) {
+  process_ = {};
+  return fail("criu " + call_.arguments[0] + " ended with " + describe(exit) + ": " + log_tail(call_.log));
 }
 
 Status BackgroundCriu::wait_ready() {
@@ -102,9 +103,7 @@ Status BackgroundCriu::wait_ready() {
   char byte;
   if (::read(status_.get(), &byte, 1) == 1) return {};
   MOSE_ASSIGN(auto exit, process_.reap(kKillBound));
-  Error error = failure(exit);
-  process_ = {};
-  return std::unexpected(error);
+  return ended_with(exit);
 }
 
 Status BackgroundCriu::wait_listening(const std::string& name) {
@@ -112,8 +111,7 @@ Status BackgroundCriu::wait_listening(const std::string& name) {
   while (!listens(name)) {
     if (!process_.alive()) {
       MOSE_ASSIGN(auto exit, process_.reap(kKillBound));
-      process_ = {};
-      return std::unexpected(failure(exit));
+      return ended_with(exit);
     }
     if (now() > deadline) return fail_errno("criu " + call_.arguments[0] + " does not listen", ETIMEDOUT);
     timespec pause = to_timespec(kListenPoll.count());
@@ -124,9 +122,9 @@ Status BackgroundCriu::wait_listening(const std::string& name) {
 
 Status BackgroundCriu::wait_ended() {
   MOSE_ASSIGN(auto exit, process_.reap(kCriuBound));
+  if (!exit.success()) return ended_with(exit);
   process_ = {};
-  if (exit.success()) return {};
-  return std::unexpected(failure(exit));
+  return {};
 }
 
 }  // namespace mose::lab

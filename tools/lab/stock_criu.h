@@ -41,7 +41,7 @@ class BackgroundCriu {
   explicit operator bool() const { return process_.valid(); }
 
  private:
-  [[nodiscard]] Error failure(const ProcessHandle::Exit& exit) const;
+  [[nodiscard]] std::unexpected<Error> ended_with(const ProcessHandle::Exit& exit);
 
   ProcessHandle process_;
   Fd status_;

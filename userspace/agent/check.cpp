@@ -11,6 +11,7 @@
 
 #include "agent/host_calibration.h"
 #include "agent/node_uplink.h"
+#include "agent/peer_access.h"
 #include "handover/steering.h"
 #include "handover/uplink_steering.h"
 #include "kernel/cgroup.h"
@@ -19,7 +20,6 @@
 #include "kernel/probe.h"
 #include "kernel/xdp_features.h"
 #include "mose/control/control.pb.h"
-#include "move/tls.h"
 #include "restore/canary.h"
 #include "restore/criu_setup.h"
 
@@ -42,12 +42,11 @@ void add(control::v1::CheckResult& out, std::string_view name, ProbeState state,
 void add_tls(const Config& config, control::v1::CheckResult& out) {
   constexpr const char* kLost = "other nodes are believed by their names, and memory travels in plain text; see `mose pki`";
   if (config.tls.plain_text) return add(out, "tls", ProbeState::no, "tls.plain_text = true", kLost, false);
-  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
-  auto own = tls ? Result<move::NodeCertificate>((*tls)->own()) : Result<move::NodeCertificate>(std::unexpected(tls.error()));
-  Status usable = own ? own->check_time(std::time(nullptr)) : Status(std::unexpected(own.error()));
-  if (usable && !own->is_of(config.node.name)) usable = fail(fmt::format("the certificate {} is not of node {}", config.tls.certificate, config.node.name));
+  auto tls = load_tls(config);
+  const move::NodeCertificate own = tls ? (*tls)->own() : move::NodeCertificate{};
+  Status usable = tls ? own.check_time(std::time(nullptr)) : Status(std::unexpected(tls.error()));
   if (!usable) return add(out, "tls", ProbeState::no, usable.error().what, "no other node believes this one", true);
-  add(out, "tls", ProbeState::yes, fmt::format("roles: {}; valid until {}", to_string(own->roles), move::format_unix_time(own->ends_unix_s)),
+  add(out, "tls", ProbeState::yes, fmt::format("roles: {}; valid until {}", to_string(own.roles), move::format_unix_time(own.ends_unix_s)),
       kLost, false);
 }
 

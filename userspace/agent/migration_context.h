@@ -7,7 +7,6 @@
 
 #include "agent/core.h"
 #include "agent/migration_service.h"
-#include "agent/peer_access.h"
 #include "move/hello.h"
 #include "restore/criu_setup.h"
 
@@ -18,7 +17,6 @@ inline constexpr const char* kCriuBeingPrepared = "CRIU is still being prepared:
 // What every migration of this agent shares; outlives them all.
 struct MigrationContext {
   Core& core;
-  const PeerAccess& peers;
   // Null until CRIU has been prepared and proven at start, or with the reason why it cannot be used.
   std::shared_ptr<const restore::CriuSetup> criu;
   std::string criu_problem = kCriuBeingPrepared;

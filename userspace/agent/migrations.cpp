@@ -31,7 +31,7 @@ Result<std::unique_ptr<MigrationService>> make_migration_service(Core& core) {
 }
 
 Migrations::Migrations(Core& core)
-    : core_(core), context_{core, core.peers, nullptr, kCriuBeingPrepared, true,
+    : core_(core), context_{core, nullptr, kCriuBeingPrepared, true,
                             move::local_hello(core.config.node.name, move::Purpose::unspecified), {}} {
   context_.progress = [this](const MigrationProgress& progress) {
     if (listener_.on_progress) listener_.on_progress(progress);
@@ -225,7 +225,7 @@ void Migrations::preflight(const std::string& workload, const std::string& node,
   JournalMeta meta{MigrationId::random(), Role::source, workload, node, core_.config.peers.at(node).address, 1};
   core_.workers.run(
       [&config = core_.config, spec = found->spec, init = found->init, cgroup = found->cgroup, meta,
-       hello = context_.hello, &peers = context_.peers, bound = core_.config.limits.peer_connect_max] {
+       hello = context_.hello, &peers = core_.peers, bound = core_.config.limits.peer_connect_max] {
         auto reasons = check_workload(spec, *init, cgroup);
         if (auto link = connect_to_peer(peers, meta, hello, bound); !link) reasons.push_back(link.error().what);
         if (auto path = path_to_peer(config, spec.name, meta.peer); !path) reasons.push_back(path.error().what);

@@ -33,22 +33,24 @@ void tell_certificate(const move::NodeCertificate& own, const std::string& path)
 
 }  // namespace
 
+Result<std::shared_ptr<move::Tls>> load_tls(const Config& config) {
+  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
+  if (!tls) return context("[tls]", tls.error());
+  const move::NodeCertificate own = (*tls)->own();
+  if (own.is_of(config.node.name)) return tls;
+  return fail(fmt::format("[tls]: the certificate {} is of {}, and this node is called {} (node.name): issue one with `mose pki issue {}`",
+                          config.tls.certificate, own.whose(), config.node.name, config.node.name));
+}
+
 Result<PeerAccess> PeerAccess::create(const Config& config) {
   MOSE_TRY(check_transport(config));
   if (config.tls.plain_text) {
     tell_plain_text(config);
     return PeerAccess(config, nullptr);
   }
-  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
-  if (!tls) return context("[tls]", tls.error());
-  const move::NodeCertificate own = (*tls)->own();
-  if (!own.is_of(config.node.name)) {
-    return fail(fmt::format("[tls]: the certificate {} is of {}, and this node is called {} (node.name): issue one with `mose pki issue {}`",
-                            config.tls.certificate, own.names.empty() ? "no node" : fmt::format("{}", fmt::join(own.names, ", ")),
-                            config.node.name, config.node.name));
-  }
-  tell_certificate(own, config.tls.certificate);
-  return PeerAccess(config, std::move(*tls));
+  MOSE_ASSIGN(auto tls, load_tls(config));
+  tell_certificate(tls->own(), config.tls.certificate);
+  return PeerAccess(config, std::move(tls));
 }
 
 Result<move::StreamSocket> PeerAccess::connect(const std::string& endpoint, const std::string& peer, Nanoseconds bound) const {

@@ -11,6 +11,9 @@
 
 namespace mose::agent {
 
+// The certificates of [tls], which are this node's. Not whether they are valid now.
+[[nodiscard]] Result<std::shared_ptr<move::Tls>> load_tls(const Config& config);
+
 // How this node speaks with its peers, and what they may do here: certificates of [tls] and roles, or plain text where
 // the configuration says so. Any thread.
 class PeerAccess {

@@ -21,8 +21,6 @@ constexpr int kAcceptsAtOnce = 16;
 // A refused peer has so long to hear why. Closed with something unread, the kernel would take the words back.
 constexpr Nanoseconds kLeaveBound = std::chrono::seconds(1);
 
-std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
-
 // Who takes TLS for plain text hears why in plain text.
 Error plain_text_error() {
   return {EPROTONOSUPPORT, "this node speaks TLS only: either both have [tls] with certificates or both plain_text = true"};
@@ -175,8 +173,7 @@ Status PeerServer::check(const Pending& pending, const move::StreamId& stream, c
   const move::NodeCertificate* certificate = pending.socket.peer();
   if (tls_ && certificate == nullptr) return fail_errno("it has shown no certificate", EACCES);
   if (certificate != nullptr && !certificate->is_of(hello.node)) {
-    return fail(fmt::format("it calls itself \"{}\" and its certificate is of {}", hello.node,
-                            certificate->names.empty() ? "no node" : fmt::format("{}", fmt::join(certificate->names, ", "))));
+    return fail(fmt::format("it calls itself \"{}\" and its certificate is of {}", hello.node, certificate->whose()));
   }
   MOSE_TRY(move::check_peer(mine_, hello));
   return handlers_.accept(stream, hello, certificate);

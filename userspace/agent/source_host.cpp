@@ -26,6 +26,7 @@
 #include "kernel/tracers.h"
 #include "restore/images.h"
 #include "restore/shared_memory.h"
+#include "restore/told_mappings.h"
 
 namespace mose::agent {
 namespace {
@@ -366,7 +367,7 @@ void SourceHost::tell_mappings() {
   if (flags == nullptr) return;
   auto told = [&]() -> Status {
     MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
-    return swrk_->tell_mappings(mapping_table(mapped_processes(*flags, tree, kTellBound)));
+    return swrk_->tell_mappings(restore::mapping_table(restore::mapped_processes(*flags, tree, kTellBound)));
   }();
   if (!told) log::info("CRIU reads smaps", {{"workload", spec_.name}, {"reason", told.error().what}});
 }

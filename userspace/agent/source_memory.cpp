@@ -115,11 +115,10 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   Nanoseconds looking = std::max(sent.duration - sending, Nanoseconds(0));
   // What was protected in this round was read as a whole; the next one looks at the kernel's record of each page instead.
   if (sent.scan.pages_armed != 0) {
-    const Nanoseconds recorded = kRecordedLook + kRecordedPage * static_cast<int64_t>(sent.scan.pages_armed);
-    const double reread = sent.scan.pages_read == 0 ? 0
-                                                    : 1 - std::min(1.0, static_cast<double>(sent.scan.pages_armed) /
-                                                                            static_cast<double>(sent.scan.pages_read));
-    looking = std::min(looking, recorded + Nanoseconds(static_cast<int64_t>(static_cast<double>(looking.count()) * reread)));
+    const auto armed = static_cast<int64_t>(sent.scan.pages_armed), read = static_cast<int64_t>(sent.scan.pages_read);
+    const Nanoseconds recorded = kRecordedLook + kRecordedPage * armed;
+    const Nanoseconds reread = read > armed ? looking / read * (read - armed) : Nanoseconds(0);
+    looking = std::min(looking, recorded + reread);
   }
   stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
   return stats;

@@ -34,7 +34,6 @@ constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 
 // "192.0.2.1:7946" -> "192.0.2.1", ":7946"; "[2001:db8::1]:7946" keeps its brackets.
-std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
 std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
 
 // What record() has noted of the commit.
@@ -289,7 +288,7 @@ void SourceMigration::connect() {
   const AskRoles ask = prepare_ && !std::exchange(began_, true) ? AskRoles::yes : AskRoles::no;
   peer_lane_.run(
       [this, hello, ask] {
-        return connect_to_peer(context_.peers, meta_, hello, context_.core.config.limits.peer_connect_max, ask);
+        return connect_to_peer(context_.core.peers, meta_, hello, context_.core.config.limits.peer_connect_max, ask);
       },
       [this](Result<PeerLink> connected) {
         if (!connected) return done(SourceActionKind::connect, std::unexpected(connected.error()));

@@ -11,27 +11,23 @@
 #include <unistd.h>
 
 #include <bit>
-#include <cstdio>
 #include <cstring>
 #include <map>
 #include <sstream>
 
 #include "base/fd.h"
-#include "base/log.h"
 #include "kernel/bpf_object.h"
+#include "kernel/procfs.h"
 #include "mose/bpf/mappings.h"
 
 #include "mappings.skel.h"  // uses the contract
 
-static_assert(sizeof(mose_mapping) == 24 && sizeof(mose_mapping_row) == 128);
+static_assert(sizeof(mose_mapping) == 24);
 
 namespace mose {
 namespace {
 
-constexpr uint64_t kPageBytes = 4096;
-// Below it smaps is as fast: its cost is that of the pages.
-constexpr uint64_t kResidentPagesMin = 4096;
-constexpr size_t kSmapsBytesMax = 64u << 20;
+constexpr size_t kBytesMax = 64u << 20;
 
 struct SkeletonFree {
   void operator()(mappings* skeleton) const { mappings__destroy(skeleton); }
@@ -48,28 +44,10 @@ Result<std::vector<mose_mapping>> iterate(int program, pid_t pid) {
   if (!link) return fail_errno("attach the iterator of mappings");
   Fd reader(bpf_iter_create(link.get()));
   if (!reader) return fail_errno("begin the iterator of mappings");
-  MOSE_ASSIGN(std::string bytes, read_all(reader.get(), kSmapsBytesMax));
+  MOSE_ASSIGN(std::string bytes, read_all(reader.get(), kBytesMax));
   if (bytes.size() % sizeof(mose_mapping) != 0) return fail("the iterator of mappings gave part of a record");
   std::vector<mose_mapping> out(bytes.size() / sizeof(mose_mapping));
   std::memcpy(out.data(), bytes.data(), bytes.size());
-  return out;
-}
-
-// The words behind "VmFlags: " by the address of the mapping.
-std::map<uint64_t, std::pair<uint64_t, std::string>> words_of(const std::string& smaps) {
-  constexpr std::string_view kLabel = "VmFlags: ";
-  std::map<uint64_t, std::pair<uint64_t, std::string>> out;
-  std::istringstream lines(smaps);
-  uint64_t start = 0, end = 0;
-  for (std::string line; std::getline(lines, line);) {
-    unsigned long from = 0, to = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx ", &from, &to) == 2) {
-      start = from;
-      end = to;
-    } else if (line.starts_with(kLabel)) {
-      out[start] = {end, line.substr(kLabel.size())};
-    }
-  }
   return out;
 }
 
@@ -84,20 +62,20 @@ class Samples {
     add(PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
     for (int advice : {MADV_DONTFORK, MADV_DONTDUMP, MADV_WIPEONFORK, MADV_MERGEABLE, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_SEQUENTIAL,
                        MADV_RANDOM}) {
-      if (void* at = add(PROT_READ | PROT_WRITE, kPrivate)) (void)::madvise(at, kPageBytes, advice);
+      if (void* at = add(PROT_READ | PROT_WRITE, kPrivate)) (void)::madvise(at, kPageSize, advice);
     }
     // What is tracked has this while it is dumped, and what a lazy restore fills in.
     for (uint64_t mode : {UFFDIO_REGISTER_MODE_WP, UFFDIO_REGISTER_MODE_MISSING}) register_one(mode);
   }
   ~Samples() {
-    for (void* at : all_) ::munmap(at, kPageBytes);
+    for (void* at : all_) ::munmap(at, kPageSize);
   }
   Samples(const Samples&) = delete;
   Samples& operator=(const Samples&) = delete;
 
  private:
   void* add(int protection, int flags) {
-    void* at = ::mmap(nullptr, kPageBytes, protection, flags, -1, 0);
+    void* at = ::mmap(nullptr, kPageSize, protection, flags, -1, 0);
     if (at == MAP_FAILED) return nullptr;
     all_.push_back(at);
     return at;
@@ -109,7 +87,7 @@ class Samples {
     void* at = uffd && ::ioctl(uffd.get(), UFFDIO_API, &api) == 0 ? add(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS) : nullptr;
     if (!at) return;
     uffdio_register range{};
-    range.range = {reinterpret_cast<uint64_t>(at), kPageBytes};
+    range.range = {reinterpret_cast<uint64_t>(at), kPageSize};
     range.mode = mode;
     (void)::ioctl(uffd.get(), UFFDIO_REGISTER, &range);
     descriptors_.push_back(std::move(uffd));  // its end would be that of the registration
@@ -118,18 +96,6 @@ class Samples {
   std::vector<void*> all_;
   std::vector<Fd> descriptors_;
 };
-
-uint64_t resident_pages(const ProcessHandle& process) {
-  auto text = read_file("/proc/" + std::to_string(process.pid()) + "/statm");
-  unsigned long size = 0, resident = 0;
-  if (!text || std::sscanf(text->c_str(), "%lu %lu", &size, &resident) != 2) return 0;
-  return resident;
-}
-
-template <typename T>
-void append_bytes(std::string& out, const T& value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
 
 }  // namespace
 
@@ -161,50 +127,45 @@ std::optional<std::string> FlagNames::words(uint64_t bits) const {
 struct MappingFlags::Kernel {
   Skeleton skeleton;
   FlagNames names;
-  std::vector<mose_mapping_row> everywhere;  // that no iterator shows: the page for old system calls
+  std::vector<MappingWords> everywhere;  // that no iterator shows: the page for old system calls
 
   [[nodiscard]] int program() const { return bpf_program__fd(skeleton->progs.mose_mappings); }
 };
 
 namespace {
 
-Result<mose_mapping_row> row_of(uint64_t start, uint64_t end, const std::string& words) {
-  mose_mapping_row row{start, end, {}};
-  if (words.size() >= sizeof row.flags) return fail("the flags of a mapping are too long: " + words);
-  std::memcpy(row.flags, words.data(), words.size());
-  return row;
-}
-
 // Also what smaps has and the iterator has not.
-Status learn_names(int program, FlagNames& names, std::vector<mose_mapping_row>& everywhere) {
+Status learn_names(int program, FlagNames& names, std::vector<MappingWords>& everywhere) {
   Samples samples;
-  MOSE_ASSIGN(std::string smaps, read_file("/proc/self/smaps", kSmapsBytesMax));
+  MOSE_ASSIGN(std::string smaps, read_file("/proc/self/smaps", kBytesMax));
   MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(program, ::getpid()));
-  auto words = words_of(smaps);
+  std::map<uint64_t, MappingWords> told;
+  for_each_flags(smaps, [&](PageRun pages, std::string_view words) {
+    const uint64_t start = pages.first * kPageSize;
+    told[start] = {start, pages.end() * kPageSize, std::string(words)};
+  });
   std::vector<std::pair<uint64_t, std::string>> both;
   for (const mose_mapping& mapping : bits) {
-    auto known = words.find(mapping.start);
+    auto known = told.find(mapping.start);
     // Another thread of ours has changed it between the two looks.
-    if (known == words.end() || known->second.first != mapping.end) continue;
-    if (!names.learn(mapping.flags, known->second.second)) {
-      return fail("the order of the kernel's flags is not that of smaps: " + known->second.second);
+    if (known == told.end() || known->second.end != mapping.end) continue;
+    if (!names.learn(mapping.flags, known->second.words)) {
+      return fail("the order of the kernel's flags is not that of smaps: " + known->second.words);
     }
-    both.emplace_back(mapping.flags, known->second.second);
+    both.emplace_back(mapping.flags, known->second.words);
   }
-  size_t told = 0;
+  size_t named = 0;
   for (const auto& [flags, text] : both) {
     auto said = names.words(flags);
     if (!said) continue;
-    ++told;
+    ++named;
     if (*said != text) return fail("smaps says \"" + text + "\" of a mapping that is known as \"" + *said + "\"");
   }
-  if (told * 2 < both.size() || told == 0) return fail("the names of the kernel's flags could not be learned");
+  if (named * 2 < both.size() || named == 0) return fail("the names of the kernel's flags could not be learned");
   // The highest half is the kernel's: what is shown there is the same for every process.
   constexpr uint64_t kKernelHalf = 1ull << 63;
-  for (const auto& [start, rest] : words) {
-    if (start < kKernelHalf) continue;
-    MOSE_ASSIGN(mose_mapping_row row, row_of(start, rest.first, rest.second));
-    everywhere.push_back(row);
+  for (const auto& [start, mapping] : told) {
+    if (start >= kKernelHalf) everywhere.push_back(mapping);
   }
   return {};
 }
@@ -235,44 +196,16 @@ Result<MappingFlags> MappingFlags::prepare() {
   return std::unexpected(learned.error());
 }
 
-Result<std::vector<mose_mapping_row>> MappingFlags::of(pid_t pid) const {
+Result<std::vector<MappingWords>> MappingFlags::of(pid_t pid) const {
   MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(kernel_->program(), pid));
-  std::vector<mose_mapping_row> out;
+  std::vector<MappingWords> out;
   out.reserve(bits.size() + kernel_->everywhere.size());
   for (const mose_mapping& mapping : bits) {
     auto words = kernel_->names.words(mapping.flags);
     if (!words) return fail("a mapping of process " + std::to_string(pid) + " has a flag whose name is not known");
-    MOSE_ASSIGN(mose_mapping_row row, row_of(mapping.start, mapping.end, *words));
-    out.push_back(row);
+    out.push_back({mapping.start, mapping.end, std::move(*words)});
   }
   out.insert(out.end(), kernel_->everywhere.begin(), kernel_->everywhere.end());
-  return out;
-}
-
-std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree, Nanoseconds bound) {
-  std::vector<MappedProcess> out;
-  const Timestamp deadline = now() + bound;
-  for (const ProcessHandle& process : tree) {
-    if (now() >= deadline) break;
-    if (resident_pages(process) < kResidentPagesMin) continue;
-    auto rows = flags.of(process.pid());
-    if (rows) out.push_back({process.pid(), std::move(*rows)});
-    else log::debug("CRIU reads smaps", {{"pid", process.pid()}, {"reason", rows.error().what}});
-  }
-  return out;
-}
-
-std::string mapping_table(const std::vector<MappedProcess>& processes) {
-  std::string out;
-  append_bytes(out, mose_mapping_head{MOSE_MAPPING_TABLE_MAGIC, processes.size()});
-  uint64_t first = 0;
-  for (const MappedProcess& process : processes) {
-    append_bytes(out, mose_mapped_process{static_cast<uint64_t>(process.pid), first, process.rows.size()});
-    first += process.rows.size();
-  }
-  for (const MappedProcess& process : processes) {
-    for (const mose_mapping_row& row : process.rows) append_bytes(out, row);
-  }
   return out;
 }
 

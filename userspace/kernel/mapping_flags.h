@@ -11,10 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "base/clock.h"
 #include "base/result.h"
-#include "kernel/process.h"
-#include "kernel/mapping_table.h"
 
 // The flags of a process' mappings as CRIU wants to read them, without /proc/PID/smaps. The kernel walks every page of a
 // mapping before smaps tells its flags: 24 ms a gigabyte here, half of the time that the tree is frozen for a dump. A BPF
@@ -35,6 +32,11 @@ class FlagNames {
   std::array<std::string, 64> names_;
 };
 
+struct MappingWords {
+  uint64_t start = 0, end = 0;  // addresses
+  std::string words;            // its flags as smaps names them, a blank behind each
+};
+
 class MappingFlags {
  public:
   // Loads the iterator and learns from mappings of this process, among them some made for it. Fails where the kernel has no
@@ -46,23 +48,12 @@ class MappingFlags {
 
   // Of every mapping, in the order of addresses, as /proc/PID/maps has them. For a process that cannot change meanwhile. An error
   // where a mapping has a flag whose name is not known.
-  [[nodiscard]] Result<std::vector<mose_mapping_row>> of(pid_t pid) const;
+  [[nodiscard]] Result<std::vector<MappingWords>> of(pid_t pid) const;
 
  private:
   struct Kernel;
   explicit MappingFlags(std::unique_ptr<Kernel> kernel);
   std::unique_ptr<Kernel> kernel_;
 };
-
-struct MappedProcess {
-  pid_t pid = 0;
-  std::vector<mose_mapping_row> rows;
-};
-// Those of the tree whose resident memory makes it worth it, as far as `bound` allows. One whose flags cannot be told is left
-// out: CRIU reads its smaps.
-[[nodiscard]] std::vector<MappedProcess> mapped_processes(const MappingFlags& flags, const std::vector<ProcessHandle>& tree,
-                                                          Nanoseconds bound);
-// As bytes (mapping_table.h).
-[[nodiscard]] std::string mapping_table(const std::vector<MappedProcess>& processes);
 
 }  // namespace mose

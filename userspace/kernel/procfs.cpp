@@ -163,23 +163,27 @@ Result<std::vector<Vma>> parse_maps(std::string_view text) {
   return vmas;
 }
 
-Status add_vma_flags(std::vector<Vma>& vmas, std::string_view smaps) {
-  Vma* current = nullptr;
+void for_each_flags(std::string_view smaps, const std::function<void(PageRun, std::string_view)>& visit) {
+  constexpr std::string_view kLabel = "VmFlags: ";
+  std::optional<PageRun> current;
   while (!smaps.empty()) {
     std::string_view line = take_until(smaps, '\n');
     std::string_view head = line;
-    if (auto range = parse_range(take_until(head, ' '))) {
-      const Vma* found = find_vma(vmas, range->first);
-      current = const_cast<Vma*>(found);
-    } else if (current != nullptr && line.starts_with("VmFlags:")) {
-      std::string_view flags = line.substr(strlen("VmFlags:"));
-      while (!flags.empty()) {
-        std::string_view flag = take_until(flags, ' ');
-        if (flag == "lo") current->locked = true;
-        if (flag == "ht") current->hugetlb = true;
-      }
-    }
+    if (auto range = parse_range(take_until(head, ' '))) current = range;
+    else if (current && line.starts_with(kLabel)) visit(*current, line.substr(kLabel.size()));
   }
+}
+
+Status add_vma_flags(std::vector<Vma>& vmas, std::string_view smaps) {
+  for_each_flags(smaps, [&](PageRun pages, std::string_view words) {
+    auto* vma = const_cast<Vma*>(find_vma(vmas, pages.first));
+    if (vma == nullptr) return;
+    while (!words.empty()) {
+      std::string_view word = take_until(words, ' ');
+      if (word == "lo") vma->locked = true;
+      if (word == "ht") vma->hugetlb = true;
+    }
+  });
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,8 @@ struct Vma {
 
 // One text of /proc/PID/maps. Lines that do not parse are an error.
 [[nodiscard]] Result<std::vector<Vma>> parse_maps(std::string_view text);
+// Of every mapping that a text of /proc/PID/smaps describes: its pages, and the words behind "VmFlags: ", a blank behind each.
+void for_each_flags(std::string_view smaps, const std::function<void(PageRun, std::string_view)>& visit);
 // Sets `locked` and `hugetlb` from a text of /proc/PID/smaps of the same moment.
 [[nodiscard]] Status add_vma_flags(std::vector<Vma>& vmas, std::string_view smaps);
 // maps, and smaps only when the process has locked or huge pages at all (about ten times dearer). A process without

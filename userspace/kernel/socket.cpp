@@ -143,6 +143,8 @@ Result<std::string> local_endpoint(int socket) {
   return format_endpoint(address);
 }
 
+std::string host_of(const std::string& endpoint) { return endpoint.substr(0, endpoint.rfind(':')); }
+
 Status set_blocking(int socket, bool blocking) {
   int flags = fcntl(socket, F_GETFL);
   if (flags < 0) return fail_errno("F_GETFL");

@@ -24,6 +24,8 @@ struct Accepted {
 };
 [[nodiscard]] Result<Accepted> tcp_accept(int listener, bool non_blocking);
 [[nodiscard]] Result<std::string> local_endpoint(int socket);
+// "192.0.2.1" of "192.0.2.1:7946"; an address of IPv6 keeps its brackets.
+[[nodiscard]] std::string host_of(const std::string& endpoint);
 [[nodiscard]] Status set_blocking(int socket, bool blocking);
 // Bytes that were written and that the peer's kernel has not acknowledged yet.
 [[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);

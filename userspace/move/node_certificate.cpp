@@ -65,6 +65,12 @@ Status read_names(const X509& certificate, NodeCertificate& out) {
 
 bool NodeCertificate::is_of(std::string_view node) const { return std::ranges::find(names, node) != names.end(); }
 
+std::string NodeCertificate::whose() const {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+  return out.empty() ? "no node" : out;
+}
+
 Status NodeCertificate::check_time(int64_t now_unix_s) const {
   if (now_unix_s > ends_unix_s) return fail("the certificate has expired on " + format_unix_time(ends_unix_s));
   if (now_unix_s < begins_unix_s) {

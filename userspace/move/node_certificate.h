@@ -28,6 +28,8 @@ struct NodeCertificate {
   std::string serial;              // hex
 
   [[nodiscard]] bool is_of(std::string_view node) const;
+  // Its names for a sentence, "no node" without one.
+  [[nodiscard]] std::string whose() const;
   [[nodiscard]] Status check_time(int64_t now_unix_s) const;
 };
 

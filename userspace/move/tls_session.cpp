@@ -258,10 +258,7 @@ Status TlsSession::check_peer() {
   peer_ = std::move(*read);
   if (auto timely = peer_.check_time(::time(nullptr)); !timely) return std::unexpected(Error{EACCES, "the peer: " + timely.error().what});
   if (!role_.connects || role_.peer.empty() || peer_.is_of(role_.peer)) return {};
-  std::string names;
-  for (const std::string& name : peer_.names) names += (names.empty() ? "" : ", ") + name;
-  return std::unexpected(Error{EACCES, "the peer's certificate is of " + (names.empty() ? "no node" : names) + ", not of node " +
-                                           role_.peer + ": check its address in [peers." + role_.peer + "]"});
+  return std::unexpected(Error{EACCES, "the peer's certificate is of " + peer_.whose() + ", not of node " + role_.peer + ": check its address in [peers." + role_.peer + "]"});
 }
 
 // ---- bytes ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 
 #include "base/check.h"
 #include "restore/criu_messages.h"
-#include "kernel/mapping_table.h"
+#include "restore/mapping_table.h"
 
 namespace mose::restore {
 namespace {

@@ -92,7 +92,7 @@ class Swrk {
   using Event = std::variant<Hook, Done, Died, TimedOut>;
 
   // Of a dump, before its pre-dump hook is answered: the mappings of the frozen tree, so that CRIU need not read smaps
-  // (mapping_flags.h). What is not told it reads itself.
+  // (told_mappings.h). What is not told it reads itself.
   [[nodiscard]] Status tell_mappings(const std::string& table);
 
   // The next event within `timeout` (0: only what is there). An Error is a protocol violation: kill it.

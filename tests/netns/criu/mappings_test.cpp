@@ -4,10 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "restore/images.h"
-#include "kernel/mapping_flags.h"
+#include "restore/told_mappings.h"
 #include "steps.h"
 #include "support/support.h"
 
@@ -51,17 +50,17 @@ class CriuMappings : public ::testing::Test {
   // Of the first process, with what `change` does to its first writable mapping that has `flag`.
   template <typename Change>
   std::string table_with(Change change, const char* flag = "wr") {
-    auto rows = bed_.criu().mapping_flags()->of(bed_.a.first.pid()).value();
-    auto row = std::ranges::find_if(rows, [&](const auto& r) {
-      return std::strstr(r.flags, flag) && std::strstr(r.flags, "wr") && !std::strstr(r.flags, "gd");
+    auto mappings = bed_.criu().mapping_flags()->of(bed_.a.first.pid()).value();
+    auto mapping = std::ranges::find_if(mappings, [&](const auto& m) {
+      return m.words.contains(flag) && m.words.contains("wr") && !m.words.contains("gd");
     });
-    if (row == rows.end()) {
+    if (mapping == mappings.end()) {
       ADD_FAILURE() << "the workload has no mapping with " << flag;
       return {};
     }
-    changed_ = row->start;
-    change(*row);
-    return mapping_table({MappedProcess{bed_.a.first.pid(), rows}});
+    changed_ = mapping->start;
+    change(*mapping);
+    return restore::mapping_table({restore::MappedProcess{bed_.a.first.pid(), mappings}});
   }
 
   static bool locked(const std::vector<ImageVma>& vmas, uint64_t start) {
@@ -75,7 +74,7 @@ class CriuMappings : public ::testing::Test {
 
 // A flag that the kernel does not know of shows whom CRIU has listened to.
 TEST_F(CriuMappings, AreWhatTheAgentHasTold) {
-  auto told = dumped(table_with([](mose_mapping_row& row) { std::strcat(row.flags, "lo "); }));
+  auto told = dumped(table_with([](MappingWords& mapping) { mapping.words += "lo "; }));
   ASSERT_TRUE(ok(told));
   EXPECT_TRUE(locked(told->vmas, changed_));
   auto real = dumped("");
@@ -84,14 +83,14 @@ TEST_F(CriuMappings, AreWhatTheAgentHasTold) {
 }
 
 TEST_F(CriuMappings, AreTheSameAsOfSmaps) {
-  auto told = dumped(table_with([](mose_mapping_row&) {}));
+  auto told = dumped(table_with([](MappingWords&) {}));
   auto real = dumped("");
   ASSERT_TRUE(ok(told));
   ASSERT_TRUE(ok(real));
   EXPECT_TRUE(told->image == real->image) << "byte for byte";
   // Which would show what has been advised of them:
   for (const char* advice : {"dc", "dd", "wf", "nh"}) {
-    auto other = dumped(table_with([&](mose_mapping_row& row) { std::memcpy(std::strstr(row.flags, advice), "??", 2); }, advice));
+    auto other = dumped(table_with([&](MappingWords& mapping) { mapping.words.replace(mapping.words.find(advice), 2, "??"); }, advice));
     ASSERT_TRUE(ok(other)) << advice;
     EXPECT_FALSE(other->image == real->image) << advice;
   }
@@ -100,10 +99,10 @@ TEST_F(CriuMappings, AreTheSameAsOfSmaps) {
 // Nothing of a table counts that is not of these very mappings.
 TEST_F(CriuMappings, AreReadFromSmapsWhereTheTableDiffers) {
   for (int which = 0; which < 3; ++which) {
-    std::string table = table_with([&](mose_mapping_row& row) {
-      std::strcat(row.flags, "lo ");
-      if (which == 0) row.end += 4096;
-      if (which == 1) row.start -= 4096;
+    std::string table = table_with([&](MappingWords& mapping) {
+      mapping.words += "lo ";
+      if (which == 0) mapping.end += 4096;
+      if (which == 1) mapping.start -= 4096;
     });
     if (which == 2) table.resize(table.size() - 1);  // the last row is not whole
     auto vmas = dumped(table);

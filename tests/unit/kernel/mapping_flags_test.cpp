@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include <map>
-#include <sstream>
 
 #include "base/fd.h"
+#include "kernel/procfs.h"
 
 namespace mose {
 namespace {
@@ -53,22 +53,18 @@ TEST(MappingFlagsTest, AreThoseOfSmaps) {
   auto rows = flags->of(getpid());
   ASSERT_TRUE(rows) << rows.error().what;
   // Looked at afterwards: what the reading maps is in neither, what it had mapped before in both.
-  std::istringstream lines(read_file("/proc/self/smaps").value());
   std::map<std::pair<uint64_t, uint64_t>, std::string> words;
-  std::pair<uint64_t, uint64_t> range;
-  for (std::string line; std::getline(lines, line);) {
-    unsigned long start = 0, end = 0;
-    if (line.starts_with("VmFlags: ")) words[range] = line.substr(9);
-    else if (sscanf(line.c_str(), "%lx-%lx ", &start, &end) == 2) range = {start, end};
-  }
+  for_each_flags(read_file("/proc/self/smaps").value(), [&](PageRun pages, std::string_view told) {
+    words[{pages.first * kPageSize, pages.end() * kPageSize}] = told;
+  });
   size_t compared = 0;
   bool saw_advised = false;
-  for (const mose_mapping_row& row : *rows) {
+  for (const MappingWords& row : *rows) {
     auto found = words.find({row.start, row.end});
     if (found == words.end()) continue;
     ++compared;
-    EXPECT_EQ(std::string(row.flags), found->second) << std::hex << row.start;
-    saw_advised |= row.start == reinterpret_cast<uint64_t>(advised) && std::string(row.flags).find("dd") != std::string::npos;
+    EXPECT_EQ(row.words, found->second) << std::hex << row.start;
+    saw_advised |= row.start == reinterpret_cast<uint64_t>(advised) && row.words.find("dd") != std::string::npos;
   }
   EXPECT_GT(compared + 3, rows->size());
   EXPECT_TRUE(saw_advised);
