@@ -220,8 +220,8 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     EXPECT_THAT(report["tracking"]["reason"].get<std::string>(),
                 ::testing::StartsWith(std::string("asked for ") + GetParam() + "; "));
     if (!more_words().empty())
-      std::printf("downtime %s ms, standby %s, phases %s\n", report["downtime_ms"].dump().c_str(),
-                  report["standby"].dump().c_str(), report["phases_ms"].dump().c_str());
+      std::printf("downtime %s ms, standby %s, phases %s, tracking %s\n", report["downtime_ms"].dump().c_str(),
+                  report["standby"].dump().c_str(), report["phases_ms"].dump().c_str(), report["tracking"].dump().c_str());
     standbys_ += report["standby"]["used"] == true ? 1 : 0;
     pages_after_ += report["lazy"]["pages"].get<uint64_t>();
     // Every writer goes on, and what it writes is right.

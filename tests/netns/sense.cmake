@@ -4,6 +4,8 @@
 if(NOT MOSE_SANITIZE MATCHES "address")
   mose_test(dirty_table_test LABEL netns TIMEOUT 180 DEPS sense kernel
     SOURCES sense/dirty_table_test.cpp sense/sense_bed.cpp)
+  mose_test(shared_tracking_test LABEL netns DEPS sense kernel
+    SOURCES sense/shared_tracking_test.cpp sense/sense_bed.cpp)
   mose_test(arming_round_test LABEL netns DEPS sense kernel
     SOURCES sense/arming_round_test.cpp sense/sense_bed.cpp)
   mose_test(fault_monitor_test LABEL netns DEPS sense kernel

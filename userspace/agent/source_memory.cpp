@@ -165,6 +165,12 @@ Result<std::map<SpaceId, PageSet>> lazy_areas(std::span<const SpaceProcess> proc
 
 }  // namespace
 
+Status SourceMemory::tree_stopped() {
+  MOSE_ASSIGN(auto processes, cgroup_spaces(cgroup_));
+  source_->tree_stopped(processes);
+  return {};
+}
+
 Status SourceMemory::serve_frozen() {
   MOSE_ASSIGN(auto listed, cgroup_spaces(cgroup_));
   MOSE_ASSIGN(frozen_, with_shared_objects(std::move(listed)));

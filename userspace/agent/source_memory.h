@@ -44,6 +44,8 @@ class SourceMemory {
 
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
   [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
+  // The tree has just been frozen, nobody has touched it. No round is under way. From any thread.
+  [[nodiscard]] Status tree_stopped();
   // The exact rest, of the frozen tree; PAGE_MAP is out when it returns.
   [[nodiscard]] Result<plan::FinalStats> final_scan();
   // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest. `tell` is called once,

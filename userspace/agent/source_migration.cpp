@@ -175,7 +175,10 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::quiesce:
       return on_host(action.kind, [this] { return host_->quiesce(); });
     case SourceActionKind::freeze:
-      return on_host(action.kind, [this] { return host_->freeze(); });
+      return on_host(action.kind, [this]() -> Status {
+        MOSE_TRY(host_->freeze());
+        return memory_->tree_stopped();
+      });
     case SourceActionKind::dump:
       return dump();
     case SourceActionKind::final_scan:

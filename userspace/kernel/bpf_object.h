@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -86,6 +88,9 @@ enum class XdpMode : uint8_t { native, generic };
 
 // How often a tracing program was skipped because it ran already on that CPU.
 [[nodiscard]] Result<uint64_t> program_misses(int program);
+
+// What an iterator over tasks writes about one process: of each of its threads, one after the other.
+[[nodiscard]] Result<std::string> iterate_process(int program, pid_t pid);
 
 // The program behind a link.
 [[nodiscard]] Result<Fd> program_of_link(int link);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/mapping_flags.h"
 
-#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -35,16 +34,7 @@ struct SkeletonFree {
 using Skeleton = std::unique_ptr<mappings, SkeletonFree>;
 
 Result<std::vector<mose_mapping>> iterate(int program, pid_t pid) {
-  bpf_iter_link_info only{};
-  only.task.pid = static_cast<__u32>(pid);
-  LIBBPF_OPTS(bpf_link_create_opts, options);
-  options.iter_info = &only;
-  options.iter_info_len = sizeof only;
-  Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
-  if (!link) return fail_errno("attach the iterator of mappings");
-  Fd reader(bpf_iter_create(link.get()));
-  if (!reader) return fail_errno("begin the iterator of mappings");
-  MOSE_ASSIGN(std::string bytes, read_all(reader.get(), kBytesMax));
+  MOSE_ASSIGN(std::string bytes, bpf::iterate_process(program, pid));
   if (bytes.size() % sizeof(mose_mapping) != 0) return fail("the iterator of mappings gave part of a record");
   std::vector<mose_mapping> out(bytes.size() / sizeof(mose_mapping));
   std::memcpy(out.data(), bytes.data(), bytes.size());

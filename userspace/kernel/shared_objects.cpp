@@ -153,6 +153,66 @@ Result<std::vector<SpaceProcess>> with_shared_objects(std::vector<SpaceProcess> 
   return processes;
 }
 
+namespace {
+
+// The part of `set` that lies in `count` pages from `from` on, counted from `to` instead.
+PageSet moved(const PageSet& set, uint64_t from, uint64_t count, uint64_t to) {
+  PageSet out;
+  const PageSet part = set.intersect(PageSet::from_runs({{from, count}}));
+  for (const PageRun& run : part.runs()) out.add({run.first - from + to, run.count});
+  return out;
+}
+
+}  // namespace
+
+PageSet SharedMapping::to_process(const PageSet& object_pages) const { return moved(object_pages, first, pages.count, pages.first); }
+PageSet SharedMapping::to_object(const PageSet& process_pages) const { return moved(process_pages, pages.first, pages.count, first); }
+
+Result<std::vector<SharedMapping>> shared_mappings(pid_t pid) {
+  using Kind = SharedMapping::Kind;
+  MOSE_ASSIGN(std::vector<Vma> vmas, read_vmas(pid));
+  std::vector<SharedMapping> out;
+  for (const Vma& vma : vmas) {
+    if (vma.kind != VmaKind::shared || !may_be_object(vma.name)) continue;
+    const bool segment = is_segment(vma.name);
+    const Kind kind = segment ? Kind::segment : is_memfd(vma.name) ? Kind::memfd : Kind::anonymous;
+    out.push_back({shared_space(segment, vma.inode), kind, vma.write, vma.pages, vma.file_offset / kPageSize});
+  }
+  return out;
+}
+
+namespace {
+
+// A socket tells how many descriptors wait in it.
+bool holds_descriptors(int pid, const char* number) {
+  auto text = read_file(fmt::format("/proc/{}/fdinfo/{}", pid, number));
+  if (!text) return false;
+  constexpr std::string_view kField = "scm_fds:";
+  const size_t at = text->find(kField);
+  if (at == std::string::npos) return false;
+  const size_t digit = text->find_first_of("0123456789\n", at + kField.size());
+  return digit != std::string::npos && (*text)[digit] > '0';
+}
+
+}  // namespace
+
+OpenMemfds open_memfds(pid_t pid) {
+  OpenMemfds out;
+  Directory dir = open_directory(fmt::format("/proc/{}/fd", pid));
+  while (const dirent* entry = dir ? readdir(dir.get()) : nullptr) {
+    char target[64];
+    ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
+    std::string_view name(target, length > 0 ? static_cast<size_t>(length) : 0);
+    struct stat st{};
+    if (name.starts_with("socket:")) {
+      out.on_the_way |= holds_descriptors(pid, entry->d_name);
+    } else if (name.starts_with("/memfd:") && fstatat(dirfd(dir.get()), entry->d_name, &st, 0) == 0) {
+      out.open.push_back(shared_space(false, st.st_ino));
+    }
+  }
+  return out;
+}
+
 Result<Fd> open_shared_object(const std::string& path, int flags) {
   auto file = open_file(path, flags);
   if (file || file.error().code != ENOENT) return file;

@@ -37,6 +37,28 @@ struct SharedObject {
 // The processes, and behind them the objects that they share.
 [[nodiscard]] Result<std::vector<SpaceProcess>> with_shared_objects(std::vector<SpaceProcess> processes);
 
+// A shared mapping of such an object.
+struct SharedMapping {
+  enum class Kind : uint8_t { anonymous, memfd, segment };
+  SpaceId object = 0;
+  Kind kind = Kind::anonymous;
+  bool write = false;
+  PageRun pages;       // of the process
+  uint64_t first = 0;  // page of the object at its beginning
+
+  // Pages of the object that lie in it, as those of the process, and the other way.
+  [[nodiscard]] PageSet to_process(const PageSet& object_pages) const;
+  [[nodiscard]] PageSet to_object(const PageSet& process_pages) const;
+};
+[[nodiscard]] Result<std::vector<SharedMapping>> shared_mappings(pid_t pid);
+
+// Through what a process can write to memfds without mapping them.
+struct OpenMemfds {
+  std::vector<SpaceId> open;
+  bool on_the_way = false;  // one of its sockets holds descriptors that nobody has received yet
+};
+[[nodiscard]] OpenMemfds open_memfds(pid_t pid);
+
 // ESRCH when it is not there any more.
 [[nodiscard]] Result<Fd> open_shared_object(const std::string& path, int flags);
 // The one that process `pid` has open as `fd` or, with -1, mapped at `address`.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <set>
 #include <string>
 #include <string_view>
@@ -152,6 +153,18 @@ std::vector<PageRun> steps_of(pid_t pid) {
   return steps;
 }
 
+std::vector<PageRun> even_steps(const PageSet& pages) {
+  std::vector<PageRun> steps;
+  for (PageRun run : pages.runs()) {
+    while (run.count != 0) {
+      const uint64_t take = std::min(run.count, kStepPages);
+      steps.push_back({run.first, take});
+      run = {run.first + take, run.count - take};
+    }
+  }
+  return steps;
+}
+
 Status make_asynchronous(const Fd& uffd) {
   uffdio_api api{};
   api.api = UFFD_API;
@@ -186,6 +199,7 @@ WriteTracking& WriteTracking::operator=(WriteTracking&& other) noexcept {
     uffd_ = std::move(other.uffd_);
     pid_ = other.pid_;
     number_ = other.number_;
+    shared_ = std::move(other.shared_);
   }
   return *this;
 }
@@ -195,6 +209,25 @@ Status WriteTracking::add(PageRun run) {
   request.range = uffd_range(run);
   request.mode = UFFDIO_REGISTER_MODE_WP;
   if (ioctl(uffd_.get(), UFFDIO_REGISTER, &request) != 0) return fail_errno("UFFDIO_REGISTER");
+  return {};
+}
+
+Status WriteTracking::protect_shared(const PageSet& pages) {
+  const std::vector<PageRun> steps = even_steps(pages);
+  shared_ = shared_.unite(pages);
+  const Unpreempted unpreempted;
+  LockTurns turns;
+  for (const PageRun& run : steps) {
+    uffdio_writeprotect request{};
+    request.range = uffd_range(run);
+    request.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+    const Timestamp start = now();
+    // EAGAIN: its mappings are being changed at this moment.
+    while (ioctl(uffd_.get(), UFFDIO_WRITEPROTECT, &request) != 0) {
+      if (errno != EAGAIN && errno != EINTR) return fail_errno("UFFDIO_WRITEPROTECT");
+    }
+    turns.held(now() - start);
+  }
   return {};
 }
 
@@ -222,7 +255,8 @@ void WriteTracking::end() {
   if (!uffd_) return;
   if (number_ == kOwnDescriptor) return uffd_.reset();  // of a few pages, in no process that is dumped
   (void)close_copies();
-  const std::vector<PageRun> steps = steps_of(pid_);
+  std::vector<PageRun> steps = steps_of(pid_);
+  std::ranges::copy(even_steps(shared_), std::back_inserter(steps));
   const Unpreempted unpreempted;
   LockTurns turns;
   auto each_step = [&](auto take_off) {

@@ -36,6 +36,10 @@ class WriteTracking {
 
   // One mapping, or a part of it. Not yet protected.
   [[nodiscard]] Status add(PageRun run);
+  // Protects pages of shared memory, in a mapping that was added, whatever they are now. Also one that this process has not
+  // touched: it is there all the same, and what is not in the page tables shows no write. In steps of a few tenths of a
+  // millisecond. (Pagemap::protect() protects what is populated, as private memory needs it.)
+  [[nodiscard]] Status protect_shared(const PageSet& pages);
   // A fork by another thread while the descriptor lay in the process has given a copy to the child, which no dump can
   // take: closes it there, with a borrowed thread of the child. A child is seen only when its fork is over, so ask
   // again some time after take(). Gives how many copies were closed; an error where one is left. Not of a frozen tree.
@@ -46,6 +50,7 @@ class WriteTracking {
   WriteTracking(Fd uffd, pid_t pid, int number) : uffd_(std::move(uffd)), pid_(pid), number_(number) {}
   Fd uffd_;
   pid_t pid_ = 0;
+  PageSet shared_;   // protected by protect_shared()
   int number_ = -1;  // of the descriptor in the process, while it was there; -1 of this process
 };
 

@@ -16,8 +16,9 @@
 
 namespace mose {
 
-// One process whose memory is moved. The caller lists them anew for every round: processes that fork, exit or exec
-// between rounds are nothing special (what counts is the contents last sent for a space and a page).
+// One process whose memory is moved. The caller lists them anew for every round, the root of the tree first and what they
+// share behind them: processes that fork, exit or exec between rounds are nothing special (what counts is the contents last
+// sent for a space and a page).
 struct SpaceProcess {
   SpaceId space = 0;        // pid in its own (innermost) pid namespace
   int pid = 0;              // pid here
@@ -86,6 +87,9 @@ class DirtySource {
   virtual void read_last(std::span<const SpaceHeat>) {}
   // The next round, and those after it, may be the last before the freeze: the time to make the final scan cheap.
   virtual void expect_last() {}
+  // The tree has just been frozen and nobody has touched it since: what can be told of it only now. Before final_scan(), which
+  // then runs while CRIU maps its own code into the processes. Without it final_scan() is as exact and takes longer.
+  virtual void tree_stopped(std::span<const SpaceProcess>) {}
   // The tree is frozen. Exact; a process that cannot be read is an error (a zombie has no pages).
   virtual Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) = 0;
   // The tree runs on, or has gone: takes away what was put on the processes, without stalling them; may take 100 ms per

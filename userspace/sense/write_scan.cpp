@@ -121,7 +121,8 @@ std::string WriteScan::reason() const {
   std::string text;
   for (const auto& [id, space] : spaces_) {
     if (space->refused.empty()) continue;
-    text += (text.empty() ? "" : "; ") + ("process " + std::to_string(id) + " is hashed: " + space->refused);
+    const std::string what = id < kSharedSpaces ? "process " + std::to_string(id) : "shared memory " + std::to_string(id - kSharedSpaces);
+    text += (text.empty() ? "" : "; ") + what + " is hashed: " + space->refused;
   }
   if (!text.empty()) return text;
   if (name() == "hash-scan") return "no round was expected to be the last: everything is hashed";
@@ -153,12 +154,50 @@ void WriteScan::arm(const SpaceProcess& process, Space& space) {
   arm_.stop_longest = std::max(arm_.stop_longest, stop.borrowed);
 }
 
+WriteTracking* WriteScan::tracking_of(SpaceId process) {
+  auto it = spaces_.find(process);
+  return it == spaces_.end() || !it->second->tracking ? nullptr : &*it->second->tracking;
+}
+
+Status WriteScan::round_of_object(const SpaceProcess& object, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
+  Space& space = space_of(object.space);
+  const bool was_complete = space.complete && shared_.holds(object.space);
+  space.complete = false;
+  Reading reading{.threads = options_.hash.round_threads, .hot = levels_of(hot_, object.space)};
+  MOSE_ASSIGN(Populated populated, populated_pages(object, ScanPace::gentle));
+  PageSet pages = std::move(populated.pages), zero;
+  if (!shared_.tracks(object.space)) {
+    space.refused = shared_.refused(object.space);
+    return send_changed(object, pages, reading, space.hashes, sink, stop, stats);
+  }
+  if (was_complete) {
+    MOSE_ASSIGN(PageSet clean, shared_.clean(object.space, pages, ScanPace::gentle));
+    const PageSet clean_zero = clean.intersect(space.zero);
+    const PageSet sent = known_pages(clean.minus(clean_zero), space.hashes);
+    pages = pages.minus(sent).minus(clean_zero);
+    stats.pages_present += sent.pages();
+    stats.pages_zero += clean_zero.pages();
+  }
+  auto tracking = [this](SpaceId process) { return tracking_of(process); };
+  reading.zero = &zero;
+  reading.before = [&](const PageSet& next) -> Status {
+    shared_.protect(object.space, next, tracking);
+    return {};
+  };
+  MOSE_TRY(send_changed(object, pages, reading, space.hashes, sink, stop, stats));
+  space.refused = shared_.refused(object.space);
+  if (!space.refused.empty()) return {};
+  space.zero = space.zero.minus(pages).unite(zero);
+  if (!was_complete) stats.pages_armed += pages.pages();
+  space.complete = true;
+  return {};
+}
+
 Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
   MOSE_TRY(check_same_process(process));
   Space& space = space_of(process.space);
   Reading reading{.threads = options_.hash.round_threads, .hot = levels_of(hot_, process.space)};
-  // A shared object is hashed: it is written through mappings of many processes, and without any by write(2).
-  if (process.object.empty() && (!options_.late || expected_last_)) arm(process, space);
+  if (arming()) arm(process, space);
   if (!space.tracking) {
     MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
     return send_changed(process, populated.pages, reading, space.hashes, sink, stop, stats);
@@ -225,11 +264,19 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   MOSE_TRY(check_same_process(process));
   if (is_zombie(process.pid)) return out;
   Space& space = space_of(process.space);
-  const bool armed = space.complete && space.pid == process.pid && space.start_time == process.start_time;
-  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once, !armed));
+  const bool object = !process.object.empty();
+  const bool armed = object ? space.complete && shared_.certain(process.space)
+                            : space.complete && space.pid == process.pid && space.start_time == process.start_time;
+  if (object && !armed) space.refused = shared_.refused(process.space);
+  MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once, object || !armed));
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
-  if (armed) {
+  if (armed && object) {
+    MOSE_ASSIGN(PageSet clean, shared_.clean(process.space, populated.pages, ScanPace::at_once));
+    unread_zero = clean.intersect(space.zero);
+    unread = known_pages(clean.minus(unread_zero), space.hashes);
+    populated.pages = populated.pages.minus(unread).minus(unread_zero);
+  } else if (armed) {
     MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
     MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(populated.areas));
     unread_zero = tracked.clean.intersect(space.zero);
@@ -248,8 +295,13 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
 }
 
 Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
-  return round_over(processes,
-                    [&](const SpaceProcess& process, ScanStats& stats) { return round_of(process, sink, stop, stats); });
+  bool begun = !arming();  // of the objects, which stand behind the processes
+  return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
+    if (process.object.empty()) return round_of(process, sink, stop, stats);
+    if (!begun) shared_.begin_round(processes, [this](SpaceId space) { return tracking_of(space); });
+    begun = true;
+    return round_of_object(process, sink, stop, stats);
+  });
 }
 
 Result<FinalPages> WriteScan::final_scan(std::span<const SpaceProcess> processes) {

@@ -8,6 +8,7 @@
 
 #include "model/dirty_source.h"
 #include "sense/hash_scan.h"
+#include "sense/shared_tracking.h"
 
 namespace mose::sense {
 
@@ -34,6 +35,7 @@ struct WriteScanOptions {
 //   whatever an exec brings until the next round arms them; processes that cannot be tracked, with the reason in
 //   reason(): no thread to borrow, a page that a device may write behind the page tables (direct I/O, asynchronous
 //   I/O).
+// * tracked where it is certain (sense/shared_tracking.h), else read in full: objects of shared memory.
 // * absent: pages given back (MADV_DONTNEED, munmap).
 //
 // Memory: 8 bytes per page ever sent.
@@ -48,6 +50,7 @@ class WriteScan final : public DirtySource {
   Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
   void read_last(std::span<const SpaceHeat> hot) override { hot_.assign(hot.begin(), hot.end()); }
   void expect_last() override { expected_last_ = true; }
+  void tree_stopped(std::span<const SpaceProcess> processes) override { shared_.tree_stopped(processes); }
   Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
   void end_tracking() override;
 
@@ -61,14 +64,18 @@ class WriteScan final : public DirtySource {
   struct Space;
   Space& space_of(SpaceId id);
   Status round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats);
+  Status round_of_object(const SpaceProcess& object, PageSink& sink, std::stop_token& stop, ScanStats& stats);
   Result<SpacePages> final_of(const SpaceProcess& process, ScanStats& stats);
   void arm(const SpaceProcess& process, Space& space);
+  [[nodiscard]] bool arming() const { return !options_.late || expected_last_; }
+  [[nodiscard]] WriteTracking* tracking_of(SpaceId process);
 
   WriteScanOptions options_;
   bool expected_last_ = false;
   ArmStats arm_;
   std::vector<SpaceHeat> hot_;  // see read_last
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;
+  SharedTracking shared_;
 };
 
 }  // namespace mose::sense

@@ -11,7 +11,6 @@
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 #endif
 
-struct mm_struct;
 struct seq_file;
 
 enum {
@@ -315,6 +314,12 @@ typedef __u32 __be32;
 typedef __u32 __le32;
 typedef __u32 __wsum;
 
+struct seqcount {
+	unsigned int sequence;
+};
+
+typedef struct seqcount seqcount_t;
+
 struct in6_addr {
 	union {
 		__u8 u6_addr8[16];
@@ -568,6 +573,15 @@ struct bpf_flow_keys {
 	__be32 flow_label;
 };
 
+struct bpf_iter__task {
+	union {
+		struct bpf_iter_meta *meta;
+	};
+	union {
+		struct task_struct *task;
+	};
+};
+
 struct bpf_iter__task_vma {
 	union {
 		struct bpf_iter_meta *meta;
@@ -683,6 +697,10 @@ struct trace_entry {
 	int pid;
 };
 
+struct idr {
+	unsigned int idr_next;
+};
+
 struct ethhdr {
 	unsigned char h_dest[6];
 	unsigned char h_source[6];
@@ -784,10 +802,18 @@ struct ipv6hdr {
 	};
 };
 
+struct mm_struct {
+	seqcount_t mm_lock_seq;
+};
+
 struct nd_msg {
 	struct icmp6hdr icmph;
 	struct in6_addr target;
 	__u8 opt[0];
+};
+
+struct nsproxy {
+	struct pid_namespace *pid_ns_for_children;
 };
 
 struct upid {
@@ -799,6 +825,10 @@ struct pid {
 	struct upid numbers[0];
 };
 
+struct pid_namespace {
+	struct idr idr;
+};
+
 struct task_struct {
 	struct mm_struct *mm;
 	pid_t pid;
@@ -807,6 +837,7 @@ struct task_struct {
 	struct pid *thread_pid;
 	u64 start_boottime;
 	char comm[16];
+	struct nsproxy *nsproxy;
 };
 
 struct tcphdr {

@@ -18,6 +18,7 @@
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/procfs.h"
+#include "kernel/shared_objects.h"
 #include "support/support.h"
 
 namespace mose::test {
@@ -129,6 +130,19 @@ Status SentPages::send_pages(SpaceId space, std::span<const PageRun> runs,
   return {};
 }
 
+namespace {
+
+// Everything that has contents, in the kernel's words, independent of how the source looks at it.
+PageSet populated_now(const SpaceProcess& process) {
+  if (!process.object.empty()) return shared_object_pages(open_shared_object(process.object, O_RDONLY).value().get()).value();
+  const PageSet areas = lazy_pages(read_vmas(process.pid).value());
+  if (areas.empty()) return {};
+  const uint64_t first = areas.runs().front().first;
+  return Pagemap::open(process.pid).value().populated({first, areas.runs().back().end() - first}).value().intersect(areas);
+}
+
+}  // namespace
+
 std::vector<std::string> SentPages::wrong_pages(const FinalPages& final,
                                                 std::span<const SpaceProcess> processes) const {
   std::vector<std::string> wrong;
@@ -141,19 +155,10 @@ std::vector<std::string> SentPages::wrong_pages(const FinalPages& final,
       continue;
     }
     auto sent = pages_.find(process.space);
-    const PageSet areas = lazy_pages(read_vmas(process.pid).value());
-    // Everything that has contents, in the kernel's words, independent of how the source looks at it.
-    PageSet populated;
-    if (!areas.empty()) {
-      populated = Pagemap::open(process.pid)
-                      .value()
-                      .populated({areas.runs().front().first, areas.runs().back().end() - areas.runs().front().first})
-                      .value()
-                      .intersect(areas);
-    }
+    const PageSet populated = populated_now(process);
     if (!space->present.minus(populated).empty()) wrong.push_back("a page is present that is not populated");
     if (!space->remote.minus(space->present).empty()) wrong.push_back("a page is remote that is not present");
-    auto memory = ProcessMemory::open(process.pid).value();
+    auto memory = ProcessMemory::open(process).value();
     std::vector<std::byte> page(kPageSize);
     std::vector<uint64_t> unreadable;
     const PageSet to_compare = populated.minus(space->remote);
