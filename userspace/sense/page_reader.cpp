@@ -214,14 +214,8 @@ Result<Populated> populated_pages(const SpaceProcess& process, ScanPace pace, bo
   populated.areas = lazy_pages(populated.vmas);
   if (populated.areas.empty() || !with_pages) return populated;
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, pace));
-  if (pace == ScanPace::gentle) {
-    MOSE_ASSIGN(populated.pages, pagemap.populated(populated.areas));
-    return populated;
-  }
-  // One call for everything, and what lies between the regions.
-  uint64_t first = populated.areas.runs().front().first;
-  MOSE_ASSIGN(PageSet present, pagemap.populated({first, populated.areas.runs().back().end() - first}));
-  populated.pages = present.intersect(populated.areas);
+  // Not what lies between the regions: terabytes of nothing are a long way in bounded steps.
+  MOSE_ASSIGN(populated.pages, pagemap.populated(populated.areas));
   return populated;
 }
 
@@ -269,6 +263,8 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, const Rea
 }
 
 Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, unsigned threads) {
+  // Nothing was sent: all of it is to be brought, and what is zero shows when it is read for that. Not in the frozen tree.
+  if (hashes.blocks() == 0) return Compared{{}, pages};
   if (pages.empty()) return Compared{};
   MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
   std::vector<Unit> units = make_units(pages);

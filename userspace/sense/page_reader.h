@@ -43,7 +43,7 @@ struct Reading {
 struct Compared {
   PageSet zero, changed;
 };
-// The same of a frozen process, without sending: a page that cannot be read is an error.
+// The same of a frozen process, without sending: a page that cannot be read is an error. Without any hash nothing is read.
 [[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
                                        unsigned threads);
 
