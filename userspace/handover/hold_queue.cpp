@@ -2,8 +2,6 @@
 #include "handover/hold_queue.h"
 
 #include <poll.h>
-#include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include "kernel/bpf_object.h"
 #include "kernel/netlink.h"
 #include "kernel/packet_socket.h"
+#include "kernel/urgently.h"
 #include "mose/bpf/steer.h"
 
 namespace mose::handover {
@@ -24,33 +23,6 @@ constexpr uint64_t kPumpBatch = 256;
 constexpr Nanoseconds kLostAfter = std::chrono::milliseconds(50);
 constexpr unsigned kLostSamplesMin = 10;  // of an empty tap, for a machine that stands still in between
 constexpr Nanoseconds kNoRoomPause = std::chrono::microseconds(50);
-
-// The pump must be faster than what arrives, also on a busy machine, or the drain ends by dropping. First among equals for as
-// long as it lasts: a real-time thread where that is allowed, else as nice as possible, else as it is.
-class Urgently {
- public:
-  Urgently() {
-    policy_ = sched_getscheduler(0);
-    if (policy_ < 0 || sched_getparam(0, &parameters_) != 0) return;
-    sched_param lowest_realtime{.sched_priority = 1};
-    changed_ = sched_setscheduler(0, SCHED_FIFO, &lowest_realtime) == 0;
-    if (changed_) return;
-    nice_ = getpriority(PRIO_PROCESS, 0);
-    niced_ = setpriority(PRIO_PROCESS, 0, -20) == 0;
-  }
-  Urgently(const Urgently&) = delete;
-  Urgently& operator=(const Urgently&) = delete;
-  ~Urgently() {
-    if (changed_) (void)sched_setscheduler(0, policy_, &parameters_);
-    if (niced_) (void)setpriority(PRIO_PROCESS, 0, nice_);
-  }
-
- private:
-  int policy_ = -1;
-  sched_param parameters_{};
-  bool changed_ = false, niced_ = false;
-  int nice_ = 0;
-};
 
 // What an empty tap leaves of the count: frames that are just entering it, and frames that never will: those in the hands of
 // an agent that was killed, or dropped by the tap. New frames keep coming meanwhile, so what counts is not that nothing

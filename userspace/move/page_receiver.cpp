@@ -7,6 +7,7 @@
 #include <deque>
 #include <map>
 
+#include "kernel/urgently.h"
 #include "move/page_contents.h"
 
 namespace mose::move {
@@ -383,6 +384,7 @@ void PageReceiver::Impl::send_queued_locked() {
 }
 
 void PageReceiver::Impl::run_urgent() {
+  const Urgently urgently;  // while the fill and the bulk stream have the processors
   Nanoseconds backoff = options.backoff_min;
   bool connected_before = false;
   while (!stopped() && !complete()) {

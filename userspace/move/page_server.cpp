@@ -10,12 +10,15 @@
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
 #include "kernel/procfs.h"
+#include "kernel/urgently.h"
 #include "move/hello.h"
 
 namespace mose::move {
 namespace {
 
 constexpr Nanoseconds kFrameWait = std::chrono::milliseconds(200);
+// Somebody waits for a few pages. Larger requests are those of a destination that has lost its bulk stream.
+constexpr uint64_t kUrgentPagesMax = 64;
 
 struct OpenProcess {
   ProcessMemory memory;
@@ -105,6 +108,8 @@ PageServer::PageServer(std::vector<SpaceProcess> processes, UrgentGate* gate, Ba
 
 Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
+  // While the push of the rest has the processors.
+  std::optional<Urgently> urgently(std::in_place);
   for (;;) {
     if (stop.stop_requested()) return fail_errno("page server", ECANCELED);
     auto frame = channel.receive(kFrameWait);
@@ -115,6 +120,7 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
     }
     if (frame->type != wire::FrameType::request) return fail(std::string("unexpected ") + to_string(frame->type));
     MOSE_ASSIGN(PageRequest request, decode_request(frame->payload));
+    if (PageSet::from_runs(request.runs).pages() > kUrgentPagesMax) urgently.reset();
     std::optional<UrgentGate::Pass> pass;
     if (gate_) pass.emplace(*gate_);
     const uint64_t before = channel.bytes_sent();
