@@ -275,6 +275,7 @@ void SourceMigration::record(plan::Record record) {
         if (commit) {
           // The last moment to find out that a page would be lost.
           MOSE_TRY(memory_->check_areas(host_->lazy_areas()));
+          if (!recovered_ && !host_->tree_alive()) return fail("the workload has ended while it stood still");
           timeline_.begin("commit");
         }
         // After the loss of the machine the destination is asked again whether it is complete.

@@ -94,8 +94,21 @@ Result<std::string> read_proc(pid_t pid, const char* leaf) {
 
 struct Stat {
   char state = '?';
+  uint64_t flags = 0;  // of the kernel's task
   uint64_t start_time = 0;
 };
+constexpr uint64_t kFlagExiting = 0x4;  // PF_EXITING, which no header of user space has
+
+// A signal that is on its way to the process, or to its first thread.
+bool is_pending(std::string_view status, int number) {
+  for (std::string_view field : {"\nSigPnd:\t", "\nShdPnd:\t"}) {
+    size_t at = status.find(field);
+    if (at == std::string_view::npos) continue;
+    std::string_view rest = status.substr(at + field.size());
+    if ((parse_number(take_until(rest, '\n'), 16).value_or(0) >> (number - 1) & 1) != 0) return true;
+  }
+  return false;
+}
 
 // The command name may hold anything, so fields are counted from behind the last parenthesis.
 Result<Stat> read_stat(pid_t pid) {
@@ -105,8 +118,11 @@ Result<Stat> read_stat(pid_t pid) {
   std::string_view rest = std::string_view(text).substr(at + 2);
   Stat stat;
   stat.state = rest[0];
-  constexpr int kStartTimeFieldsBehindState = 19;
-  for (int i = 0; i < kStartTimeFieldsBehindState; ++i) take_until(rest, ' ');
+  constexpr int kFlags = 6, kStartTime = 19;  // fields behind the command's name
+  for (int i = 0; i < kStartTime; ++i) {
+    std::string_view field = take_until(rest, ' ');
+    if (i == kFlags) stat.flags = parse_number(field, 10).value_or(0);
+  }
   auto start = parse_number(take_until(rest, ' '), 10);
   if (!start) return fail("/proc/PID/stat is not understood");
   stat.start_time = *start;
@@ -219,6 +235,16 @@ Status check_same_process(const SpaceProcess& process) {
     return std::unexpected(Error{ESRCH, "process " + std::to_string(process.pid) + " has ended"});
   }
   return {};
+}
+
+Status check_not_ending(const SpaceProcess& process) {
+  if (!process.object.empty()) return {};  // it keeps what it holds as long as it is open
+  MOSE_TRY(check_same_process(process));
+  MOSE_ASSIGN(Stat stat, read_stat(process.pid));
+  MOSE_ASSIGN(std::string status, read_proc(process.pid, "status"));
+  const bool ending = (stat.flags & kFlagExiting) != 0 || stat.state == 'Z' || stat.state == 'X' || is_pending(status, SIGKILL);
+  if (!ending) return {};
+  return std::unexpected(Error{ESRCH, "process " + std::to_string(process.pid) + " is ending"});
 }
 
 bool is_zombie(pid_t pid) {

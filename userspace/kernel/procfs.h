@@ -52,6 +52,9 @@ void for_each_flags(std::string_view smaps, const std::function<void(PageRun, st
 [[nodiscard]] Result<uint64_t> process_start_time(pid_t pid);
 // ESRCH when the process is gone or its number names another one.
 [[nodiscard]] Status check_same_process(const SpaceProcess& process);
+// ESRCH as well when its end has begun or is certain: its page tables empty themselves from then on, and what they say is
+// missing means nothing. Asked after a look at them, success makes that look good.
+[[nodiscard]] Status check_not_ending(const SpaceProcess& process);
 // True for a process that has ended but was not reaped.
 [[nodiscard]] bool is_zombie(pid_t pid);
 // The processes of a cgroup directory with their spaces, ascending by space. Processes that end meanwhile are left out.

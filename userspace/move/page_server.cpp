@@ -52,7 +52,10 @@ class Answerer {
       }
     PageSet absent = asked.minus(populated);
     if (!populated.empty()) MOSE_TRY(send_contents(channel, request.space, *process, populated));
-    if (!absent.empty()) MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));
+    if (!absent.empty()) {
+      MOSE_TRY(check_whole(request.space));
+      MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));
+    }
     ++stats_.requests;
     stats_.pages += asked.pages();
     return {};
@@ -65,14 +68,30 @@ class Answerer {
     auto process =
         std::find_if(processes_.begin(), processes_.end(), [&](const SpaceProcess& p) { return p.space == space; });
     if (process == processes_.end()) return fail("no process of space " + std::to_string(space));
-    MOSE_ASSIGN(OpenProcess opened, open_process(*process));
-    return &open_.emplace(space, std::move(opened)).first->second;
+    auto opened = open_process(*process);
+    if (!opened && opened.error().code == ESRCH) return lost(space, opened.error());
+    if (!opened) return std::unexpected(opened.error());
+    return &open_.emplace(space, std::move(*opened)).first->second;
+  }
+
+  // Of a process that is dying every page is absent.
+  Status check_whole(SpaceId space) const {
+    auto process = std::ranges::find(processes_, space, &SpaceProcess::space);
+    if (auto whole = check_not_ending(*process); !whole) return lost(space, whole.error());
+    return {};
+  }
+
+  static std::unexpected<Error> lost(SpaceId space, const Error& error) {
+    return fail("the stopped process " + std::to_string(space) + " has ended here, and with it the pages that were not sent yet (" +
+                error.what + ")");
   }
 
   Status send_contents(Channel& channel, SpaceId space, OpenProcess& process, const PageSet& pages) {
     buffer_.resize(std::max<size_t>(buffer_.size(), pages.pages() * kPageSize));
     std::vector<uint64_t> unreadable;
-    MOSE_TRY(process.memory.read(pages.runs(), buffer_, unreadable));
+    Status read = process.memory.read(pages.runs(), buffer_, unreadable);
+    if (!read && read.error().code == ESRCH) return lost(space, read.error());
+    MOSE_TRY(std::move(read));
     // Never answered as zero: the page has contents that would be lost.
     if (!unreadable.empty()) return fail("page " + std::to_string(unreadable.front()) + " cannot be read");
     return send(channel, space, wire::Codec::raw, pages, std::span(buffer_).first(pages.pages() * kPageSize));

@@ -313,6 +313,8 @@ Result<FinalPages> final_over(std::span<const SpaceProcess> processes,
   for (const SpaceProcess& process : processes) {
     auto pages = one(process, final.stats);
     if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
+    // One that was killed meanwhile would have no pages, and its copy zeros in their place.
+    if (auto whole = check_not_ending(process); !whole) return context("final scan of space " + std::to_string(process.space), whole.error());
     final.spaces.push_back(std::move(*pages));
   }
   final.stats.duration = now() - start;

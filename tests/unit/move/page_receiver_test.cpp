@@ -2,14 +2,17 @@
 #include "move/page_receiver.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <future>
 #include <set>
 
+#include "kernel/procfs.h"
 #include "move/page_sender.h"
 #include "move/page_server.h"
 #include "stream.h"
@@ -386,6 +389,43 @@ TEST(Server, AnswersWithContentsAndWithZeroWhereNothingIs) {
   serving.join();
   EXPECT_FALSE(served);
   EXPECT_EQ(server.stats().pages, 8u);
+  munmap(at, kPages * kPageSize);
+}
+
+// A process that dies while it is served has no pages any more, and its number stays until it is reaped. What it had is lost,
+// and must not arrive as zeros.
+TEST(Server, ADeadProcessHasNoZeroPages) {
+  constexpr uint64_t kPages = 4;
+  auto* at = static_cast<std::byte*>(mmap(nullptr, kPages * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  memset(at, 7, kPages * kPageSize);
+  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPageSize;
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    memset(at, 8, kPages * kPageSize);
+    for (;;) pause();
+  }
+  int fds[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+  Channel mine(Fd{fds[0]}, kStream), theirs(Fd{fds[1]}, kStream);
+  PageServer server({{kSpace, child, process_start_time(child).value_or(0)}});
+  Status served;
+  std::jthread serving([&] { served = server.serve(theirs, {}); });
+
+  ASSERT_TRUE(mine.send(wire::FrameType::request, encode_request({kSpace, {{first, 1}}})));
+  auto contents = mine.receive(seconds(5));
+  ASSERT_TRUE(contents);
+  EXPECT_EQ(contents->type, wire::FrameType::pages);
+  ASSERT_EQ(kill(child, SIGKILL), 0);
+  siginfo_t ended{};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT), 0);
+  ASSERT_TRUE(mine.send(wire::FrameType::request, encode_request({kSpace, {{first + 1, 2}}})));
+  auto lost = mine.receive(seconds(5));
+  ASSERT_TRUE(lost);
+  EXPECT_EQ(lost->type, wire::FrameType::error);
+  serving.join();
+  EXPECT_FALSE(served);
+  EXPECT_EQ(waitpid(child, nullptr, 0), child);
   munmap(at, kPages * kPageSize);
 }
 
