@@ -139,7 +139,7 @@ Status run(const Options& options) {
   process_options.adopted = options.adopt != 0;
   process_options.source = [&] {
     auto stats = receiver.stats();
-    return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages};
+    return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages, std::move(stats.trouble)};
   };
   process_options.on_pages_complete = [&] { receiver.stop(); };
   MOSE_ASSIGN(auto process, restore::PagerProcess::start(std::move(process_options), *memory.state, receiver,

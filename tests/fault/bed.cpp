@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,8 +36,7 @@ using control::v1::Response;
 constexpr Nanoseconds kCallBound = std::chrono::seconds(5);
 constexpr Nanoseconds kRunBound = std::chrono::seconds(20);
 constexpr Nanoseconds kCriuBound = std::chrono::seconds(10);  // an agent that has just started proves its CRIU first
-constexpr double kMegabytes = 20;
-constexpr uint32_t kConnections = 4, kProbes = 2;
+constexpr uint32_t kConnections = 4;
 constexpr const char* kFaultDir = "/var/lib/mose-fault";
 constexpr int kLockSeconds = 60;
 constexpr const char* kProxyAddress = "198.51.100.3";  // of the switch: taken away, it is as if the node were gone
@@ -53,6 +53,19 @@ std::string proxy_endpoint(const std::string& node) {
   return std::string(kProxyAddress) + (node == "a" ? ":7411" : ":7412");
 }
 
+std::vector<std::string> workload_command(bool neighbour) {
+  std::vector<std::string> redis = lab::redis_command();
+  if (!neighbour) return redis;
+  auto quoted = [](const std::vector<std::string>& words) {
+    std::string line;
+    for (const std::string& word : words) line += "'" + word + "' ";
+    return line;
+  };
+  std::vector<std::string> second = redis;
+  second[2] = std::to_string(kNeighbourPort);
+  return {"/bin/sh", "-c", quoted(second) + "& exec " + quoted(redis)};
+}
+
 // What stays the same over all cases, so that a hung dump is noticed in time.
 std::string extra_config(const std::string& node) {
   return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\n";
@@ -62,11 +75,11 @@ std::string extra_config(const std::string& node) {
 
 // ---- Making it
 
-Result<std::unique_ptr<FaultBed>> FaultBed::up() {
+Result<std::unique_ptr<FaultBed>> FaultBed::up(const BedOptions& options) {
   if (::geteuid() != 0) skip_process("fault tests need root");
   if (::access(criu_path().c_str(), X_OK) != 0) skip_process("CRIU is not installed (" + criu_path() + ")");
   if (::access("/usr/bin/redis-server", X_OK) != 0) skip_process("redis-server is not installed");
-  std::unique_ptr<FaultBed> bed(new FaultBed());
+  std::unique_ptr<FaultBed> bed(new FaultBed(options));
   MOSE_ASSIGN(auto lock, lab::LabLock::acquire(bed->names_, kLockSeconds));
   bed->lock_.emplace(std::move(lock));
   MOSE_TRY(bed->build());
@@ -136,14 +149,14 @@ Status FaultBed::start_workload() {
   auto& run = *request.mutable_run();
   run.set_name(kWorkload);
   run.add_addresses(std::string(lab::kServiceAddress) + "/" + lab::kPrefixLength);
-  for (const std::string& word : lab::redis_command()) run.add_command(word);
+  for (const std::string& word : workload_command(options_.neighbour)) run.add_command(word);
   MOSE_TRY(client.call(request, response, kRunBound));
   if (response.has_failure()) return fail("mose run: " + response.failure().reason());
   lab::LoadRequest load;
   load.server = lab::kServiceAddress;
-  load.megabytes = kMegabytes;
+  load.megabytes = options_.megabytes;
   load.connections = kConnections;
-  load.probes = kProbes;
+  load.probes = options_.probes;
   MOSE_ASSIGN(auto process, lab::LoadProcess::start(names_, load));
   load_.emplace(std::move(process));
   MOSE_TRY(load_->prepare());
@@ -295,6 +308,18 @@ Result<std::vector<std::string>> FaultBed::under_way(const std::string& node) {
   return out;
 }
 
+uint64_t FaultBed::missing_pages(const std::string& node) {
+  auto socket = lab::control_socket(state_, node);
+  auto client = socket ? agent::ControlClient::connect(*socket, kCallBound) : Result<agent::ControlClient>(fail("no socket"));
+  Request request;
+  Response response;
+  request.mutable_status();
+  if (!client || !client->call(request, response, kCallBound)) return 0;
+  uint64_t pages = 0;
+  for (const auto& m : response.migration_list().migrations()) pages += m.memory().missing_pages();
+  return pages;
+}
+
 Result<std::string> FaultBed::report(const std::string& node, const std::string& id) {
   MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
   MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
@@ -306,12 +331,12 @@ Result<std::string> FaultBed::report(const std::string& node, const std::string&
   return response.json().text();
 }
 
-Result<Fd> FaultBed::connect_client() {
+Result<Fd> FaultBed::connect_client(uint16_t port) {
   MOSE_ASSIGN(Fd netns, open_file(names_.netns_path("client"), O_RDONLY));
-  return in_netns_get<Fd>(netns.get(), []() -> Result<Fd> {
+  return in_netns_get<Fd>(netns.get(), [port]() -> Result<Fd> {
     sockaddr_in address{};
     address.sin_family = AF_INET;
-    address.sin_port = htons(lab::kRedisPort);
+    address.sin_port = htons(port);
     inet_pton(AF_INET, lab::kServiceAddress, &address.sin_addr);
     Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!socket) return fail_errno("socket");
@@ -380,6 +405,25 @@ Result<ProcessHandle> FaultBed::start_command(const std::string& node, const std
   spec.err = out;
   return lab::start_program(spec);
 }
+
+Result<FaultBed::Said> FaultBed::command(const std::string& node, const std::vector<std::string>& words) {
+  Fd out(::memfd_create("said", MFD_CLOEXEC));
+  if (!out) return fail_errno("memfd_create");
+  MOSE_ASSIGN(auto process, start_command(node, words, out.get()));
+  MOSE_ASSIGN(auto end, process.reap(kRunBound));
+  MOSE_ASSIGN(std::string text, read_file("/proc/self/fd/" + std::to_string(out.get())));
+  return Said{end.value, std::move(text)};
+}
+
+Result<nlohmann::json> FaultBed::progress(const std::string& node) {
+  MOSE_ASSIGN(Said said, command(node, {"status", "--json"}));
+  auto status = nlohmann::json::parse(said.text, nullptr, false);
+  if (!status.is_object() || !status["migrations"].is_array()) return fail("mose status: " + said.text);
+  return status["migrations"].empty() ? nlohmann::json() : status["migrations"].front();
+}
+
+// The first process of its pid namespace takes all others with it.
+void FaultBed::kill_node(const std::string& node) const { (void)::kill(state_.keepers.at(node).pid, SIGKILL); }
 
 Status FaultBed::set_run_size(const std::string& node, const std::string& size) {
   MOSE_ASSIGN(auto place, lab::open_node(state_, node));

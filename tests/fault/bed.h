@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,10 +34,17 @@ struct Harm {  // a line of the interposer's plan
   std::string role, point, moment, action;
 };
 
+struct BedOptions {
+  double megabytes = 20;   // of the Redis that the client loads
+  uint32_t probes = 2;     // connections that ask for ever other keys, each a thousand times a second
+  bool neighbour = false;  // a second, small Redis in the workload, at kNeighbourPort
+};
+inline constexpr uint16_t kNeighbourPort = 6380;
+
 class FaultBed {
  public:
   // Skips the test process (77) where a prerequisite is missing.
-  [[nodiscard]] static Result<std::unique_ptr<FaultBed>> up();
+  [[nodiscard]] static Result<std::unique_ptr<FaultBed>> up(const BedOptions& options = {});
   ~FaultBed();
 
   lab::LoadProcess& load() { return *load_; }
@@ -80,10 +88,15 @@ class FaultBed {
   void recover(const std::string& node, const std::string& id);
   // Migrations under way: "ID role phase" each; an error when the agent does not answer.
   [[nodiscard]] Result<std::vector<std::string>> under_way(const std::string& node);
+  // The one migration under way at that node as `mose status --json` has it; an error when the agent does not answer, null
+  // when there is none.
+  [[nodiscard]] Result<nlohmann::json> progress(const std::string& node);
+  // Pages that only the source has, of the workload that runs at that node; 0: none is missing, or it does not run yet.
+  [[nodiscard]] uint64_t missing_pages(const std::string& node);
   // The run object of a migration that has ended.
   [[nodiscard]] Result<std::string> report(const std::string& node, const std::string& id);
   // One more connection of the client to the service.
-  [[nodiscard]] Result<Fd> connect_client();
+  [[nodiscard]] Result<Fd> connect_client(uint16_t port = lab::kRedisPort);
   // State of the workload at that node ("running", "away", ...), empty: unknown there.
   [[nodiscard]] Result<std::string> workload_state(const std::string& node);
   // Ends when both agents have nothing under way and the workload runs at exactly one node; that node.
@@ -100,19 +113,28 @@ class FaultBed {
 
   // Runs `mose` in the node; for what only the command line does.
   [[nodiscard]] Result<ProcessHandle> start_command(const std::string& node, const std::vector<std::string>& words, int out);
+  // The same to its end, with what it has written.
+  struct Said {
+    int exit_code = -1;
+    std::string text;
+  };
+  [[nodiscard]] Result<Said> command(const std::string& node, const std::vector<std::string>& words);
+  // Every process of the node is killed at once, the frozen ones too; only the end of the bed follows.
+  void kill_node(const std::string& node) const;
   // Size of the node's /run ("8m"), where images and page stores lie.
   [[nodiscard]] Status set_run_size(const std::string& node, const std::string& size);
   // The node and the proxies say nothing any more, not even in their kernels; false: they are back.
   [[nodiscard]] Status vanish(const std::string& node, bool gone);
 
  private:
-  FaultBed() : names_(kLab) {}
+  explicit FaultBed(const BedOptions& options) : options_(options), names_(kLab) {}
   [[nodiscard]] Status build();
   [[nodiscard]] Status install(const std::string& node);
   [[nodiscard]] Status start_proxies();
   [[nodiscard]] Status start_workload();
   [[nodiscard]] std::string fault_dir(const std::string& node) const;
 
+  BedOptions options_;
   lab::Names names_;
   std::optional<lab::LabLock> lock_;
   lab::LabState state_;

@@ -79,7 +79,7 @@ class Stage {
  public:
   static FaultBed* get() {
     if (!bed_) {
-      auto bed = FaultBed::up();
+      auto bed = FaultBed::up(options());
       if (!bed) {
         error_ = bed.error().what;
         return nullptr;
@@ -91,6 +91,10 @@ class Stage {
     return bed_.get();
   }
   static void drop() { bed_.reset(); }
+  static BedOptions& options() {  // of the next one; before the first test
+    static BedOptions all;
+    return all;
+  }
   static const std::string& error() { return error_; }
   static std::string& node() { return node_; }  // where the workload is
 
@@ -194,6 +198,7 @@ class Faults : public ::testing::Test {
     auto figures = end_unharmed(*bed_);
     ASSERT_TRUE(figures);
     client_tcp_ = figures->client_tcp;
+    figures_ = figures;
     // The gap itself, not what is left of it after the normal gaps are taken off.
     EXPECT_TRUE(figures->interruption_any_ms) << "the gap was not measured";
     row_.gap_ms = figures->interruption_any_ms.value_or(-1);
@@ -212,6 +217,7 @@ class Faults : public ::testing::Test {
   std::string source_, destination_, id_;
   Row row_;
   std::optional<client::TcpCounters> client_tcp_;  // of the case, at its end
+  std::optional<client::Figures> figures_;
 };
 
 }  // namespace mose::test

@@ -147,6 +147,8 @@ std::string to_json(const Figures& f) {
                {"interruption_any_ms", number(f.interruption_any_ms)},
                {"quiet_gap_p99_ms", number(f.quiet_gap_p99_ms)},
                {"retransmits", f.retransmits},
+               {"answers", f.answers},
+               {"unanswered", f.unanswered},
                {"all_answered", f.all_answered}});
 }
 
@@ -181,6 +183,8 @@ Result<Figures> figures_from_json(const std::string& line) {
   f.interruption_any_ms = optional_number(in, "interruption_any_ms");
   f.quiet_gap_p99_ms = optional_number(in, "quiet_gap_p99_ms");
   f.retransmits = count(in, "retransmits");
+  f.answers = count(in, "answers");
+  f.unanswered = count(in, "unanswered");
   f.all_answered = in.value("all_answered", false);
   return f;
 }

@@ -37,6 +37,8 @@ struct Figures {
   Phases phases;                                        // of the load without the probes
   std::optional<TcpCounters> client_tcp, workload_tcp;  // over the window, of their network namespaces
   std::optional<uint64_t> resets_received;              // by the client, on the wire
+  uint64_t answers = 0;     // that came in the window: each was judged by what it says
+  uint64_t unanswered = 0;  // requests of open connections, among the errors
   bool all_answered = false;  // every connection answered a request that was sent after the window
 };
 

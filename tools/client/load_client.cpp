@@ -28,6 +28,7 @@ struct LoadClient::Impl {
   int64_t resumed_ns = 0;
   Window window;
   Counts before;
+  uint64_t answers_before = 0;
   uint64_t retransmits_before = 0;
   std::optional<TcpCounters> tcp_before;
   std::optional<ResetWatch> resets;  // absent: we may not look
@@ -128,6 +129,7 @@ Status LoadClient::begin_window() {
   c.streams.forget_before(c.window.begin_ns - kQuietNs - kQuietNs / 5);
   c.streams.shared.latencies_us.clear();
   c.before = c.streams.shared.counts;
+  c.answers_before = c.streams.answers();
   c.retransmits_before = c.streams.retransmits();
   c.tcp_before = read_tcp_counters("self");
   if (c.resets) (void)c.resets->take();
@@ -142,7 +144,9 @@ Figures LoadClient::end_window(const PhaseBounds& bounds) {
   bool answered = c.poll_until([&] { return c.streams.all_open_answered_since(c.window.end_ns); }, kAnswersBound);
   out.all_answered = answered && c.streams.all_open();
   out.counts = c.streams.shared.counts - c.before;
-  out.counts.errors += c.streams.unanswered_since(c.window.end_ns);
+  out.unanswered = c.streams.unanswered_since(c.window.end_ns);
+  out.counts.errors += out.unanswered;
+  out.answers = c.streams.answers() - c.answers_before;
   uint64_t retransmits = c.streams.retransmits();
   out.retransmits = retransmits > c.retransmits_before ? retransmits - c.retransmits_before : 0;
   c.server.sample(now_ns(), c.streams.answers());

@@ -54,6 +54,22 @@ json value_of(const control::v1::Workload& workload) {
           {"since_unix_ms", workload.since_unix_ms()}};
 }
 
+json value_of(const control::v1::Memory& memory) {
+  auto or_null = [](int64_t unix_ms) { return unix_ms == 0 ? json() : json(unix_ms); };
+  json waiting = json::array();
+  for (const auto& page : memory.waiting()) {
+    waiting.push_back({{"process", page.process()}, {"address", fmt::format("{:#x}", page.address())}, {"since_unix_ms", page.since_unix_ms()}});
+  }
+  return {{"missing_pages", memory.missing_pages()},
+          {"missing_bytes", memory.missing_bytes()},
+          {"alarm", memory.alarm()},
+          {"waiting_faults", memory.waiting_faults()},
+          {"waiting_since_unix_ms", or_null(memory.waiting_since_unix_ms())},
+          {"waiting", waiting},
+          {"source_problem", memory.source_problem().empty() ? json() : json(memory.source_problem())},
+          {"source_problem_since_unix_ms", or_null(memory.source_problem_since_unix_ms())}};
+}
+
 json value_of(const control::v1::Progress& progress) {
   return {{"migration_id", progress.migration_id()},
           {"workload", progress.workload()},
@@ -65,7 +81,8 @@ json value_of(const control::v1::Progress& progress) {
           {"bytes_done", progress.bytes_done()},
           {"bytes_total", progress.bytes_total() == 0 ? json() : json(progress.bytes_total())},
           {"before_commit", progress.before_commit()},
-          {"elapsed_ms", progress.elapsed_ms()}};
+          {"elapsed_ms", progress.elapsed_ms()},
+          {"memory", progress.has_memory() ? value_of(progress.memory()) : json()}};
 }
 
 json value_of(const control::v1::Closed& item) {

@@ -88,6 +88,7 @@ class Agent {
                    [this](const Workload& workload, const std::string& sentence) {
                      announce({unix_now_ms(), fmt::format("workload.{}", to_string(workload.state)), workload.spec.name,
                                sentence});
+                     if (workload.state == WorkloadState::exited && service_) service_->workload_ended(workload.spec.name, sentence);
                    }),
         core_{config,
               peers,

@@ -465,9 +465,9 @@ Status DestinationHost::discard() {
   std::string bpffs = network_config(config_, payload_.spec).bpffs;
   // Its sockets may have left repair mode: what they send on their death must not leave.
   if (network_) (void)network_->shut(handover::Direction::egress, true);
-  if (!cgroup_.valid()) {
-    if (auto found = Cgroup::open(workload_paths(config_, name).cgroup)) cgroup_ = std::move(*found);
-  }
+  // Whoever has stopped the workload has removed it, and who has not opened it looks for it.
+  if (auto found = Cgroup::open(workload_paths(config_, name).cgroup); found) cgroup_ = std::move(*found);
+  else if (found.error().code == ENOENT) cgroup_ = {};
   if (cgroup_.valid()) {
     MOSE_TRY(cgroup_.kill());
     MOSE_TRY(cgroup_.wait_empty(kExitBound));
@@ -488,6 +488,13 @@ Status DestinationHost::discard() {
   }
   fs::remove_all(paths.dir, error);
   return {};
+}
+
+bool DestinationHost::tree_gone() const {
+  auto cgroup = Cgroup::open(workload_paths(config_, payload_.spec.name).cgroup);
+  if (!cgroup) return cgroup.error().code == ENOENT;
+  auto populated = cgroup->populated();
+  return populated && !*populated;
 }
 
 Result<ProcessHandle> DestinationHost::init() const {

@@ -65,6 +65,8 @@ class DestinationHost {
   // Egress dropped, tree killed, network, cgroup and directories removed; idempotent. The pager is the caller's.
   [[nodiscard]] Status discard();
 
+  // No process of it is left; where that cannot be told: false.
+  [[nodiscard]] bool tree_gone() const;
   // The first process of the restored tree.
   [[nodiscard]] Result<ProcessHandle> init() const;
   [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }

@@ -16,6 +16,7 @@ using plan::DestinationActionKind;
 
 namespace {
 
+constexpr const char* kNotedReason = "reason";  // with lost
 constexpr Nanoseconds kFenceBound = std::chrono::seconds(5);
 constexpr Nanoseconds kArrivingPause = std::chrono::seconds(5);  // the plan is told of arriving pages this often at most
 // From the thaw until the source has redirected what it held: a round trip and a few ms. A source that has died never says so.
@@ -75,7 +76,11 @@ void DestinationMigration::recover(Journal journal) {
       });
     }
   }
+  const Notes& notes = journal_->contents().notes;
+  if (auto it = notes.find(kNotedReason); it != notes.end()) trouble_ = it->second;
   driver_.start(plan::recover_destination(records, now()));
+  // The machine was started again, for one: with the tree went its userfaultfds.
+  if (committed && host_->tree_gone()) tree_ended("workload " + payload_.spec.name + " had ended when the agent was started");
 }
 
 void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
@@ -153,6 +158,7 @@ void DestinationMigration::done(DestinationActionKind kind, const Status& status
 void DestinationMigration::record(plan::Record record) {
   Notes notes;
   if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
+  if (record == plan::Record::lost) notes = {{kNotedReason, driver_.state().reason}};
   // A restored tree that waits for its verdict does not outlive this machine, and neither need its record: it stands in the
   // critical path.
   auto survives = record == plan::Record::ready ? Journal::Survives::agent : Journal::Survives::power_loss;
@@ -244,7 +250,10 @@ void DestinationMigration::watch_pager() {
     post_([this] { restored_if_waiting(); });
   };
   handlers.on_standby_gone = [this] { standby_let_go(); };
-  handlers.on_progress = [this] { note_arriving(); };
+  handlers.on_progress = [this] {
+    note_arriving();
+    note_waits();
+  };
   handlers.on_filled = [this] {
     filled_ = true;
     filled_at_ = now();
@@ -276,6 +285,47 @@ void DestinationMigration::note_arriving() {
   arrived_bytes_ = received;
   arriving_told_ = now();
   post_([this] { driver_.dispatch(plan::PagesArriving{}); });
+}
+
+std::optional<MemoryWait> DestinationMigration::memory_wait() const {
+  const plan::DestinationState& state = driver_.state();
+  const bool runs = state.phase == plan::DestinationPhase::running || (state.phase == plan::DestinationPhase::activating && thawed_at_);
+  if (!runs || !pager_ || state.lost) return std::nullopt;
+  const restore::PagerProgress& pager = pager_->status().progress;
+  return MemoryWait{pager.remote_left, pager.present_pages, pager.waits, pager.trouble};
+}
+
+// Its clients wait with it: whoever watches must hear of it, and when it is over.
+void DestinationMigration::note_waits() {
+  auto wait = memory_wait();
+  const bool alarm = wait && alarming(*wait, now());
+  if (alarm == std::exchange(alarm_told_, alarm)) return;
+  if (alarm) {
+    log::warn("a workload waits for pages of its source", {{"migration", meta_.id.hex()}, {"reason", explain(*wait, payload_.spec.name, meta_.peer)}});
+  } else {
+    log::info("pages come again", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}});
+  }
+  context_.progress(progress());
+}
+
+std::string DestinationMigration::recover_sentence() const {
+  if (auto wait = memory_wait()) {
+    return fmt::format("migration {} is committed and goes on by itself, there is nothing to decide: {}", meta_.id.hex(),
+                       explain(*wait, payload_.spec.name, meta_.peer));
+  }
+  return fmt::format("node {} is asked how migration {} was decided", meta_.peer, meta_.id.hex());
+}
+
+void DestinationMigration::tree_ended(const std::string& how) {
+  std::string reason = how + " before its memory was complete";
+  if (pager_ && pager_->status().sealed) {
+    const restore::PagerProgress& pager = pager_->status().progress;
+    if (pager.remote_left == 0) return;  // it needs no source any more, and finds the end of the tree by itself
+    MemoryWait wait{pager.remote_left, pager.present_pages, {}, pager.trouble};
+    reason += ": " + what_is_missing(wait, payload_.spec.name, meta_.peer);
+    if (!wait.trouble.reason.empty()) reason += " (" + wait.trouble.reason + ")";
+  }
+  driver_.dispatch(plan::TreeEnded{reason});
 }
 
 void DestinationMigration::restore() {
@@ -362,11 +412,12 @@ void DestinationMigration::schedule_announcements() {
 
 void DestinationMigration::discard() {
   // Refused before anything was made: what has the workload's name here is somebody else's.
-  if (!arrived_) return post_([this] { done(DestinationActionKind::discard, {}); });
+  if (!arrived_ && !driver_.state().lost) return post_([this] { done(DestinationActionKind::discard, {}); });
   host_->kill_restore();
   if (standby_ != Standby::refreshed) standby_ = Standby::gone;  // its lane ends what it does, nothing follows from it
   if (std::exchange(restore_waits_, false)) done(DestinationActionKind::restore, fail("discarded"));
   if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));
+  if (pager_) pager_status_ = pager_->status();
   pager_.reset();
   criu_lane_.run([this] { return host_->discard(); },
                  [this](const Status& status) {
@@ -393,7 +444,11 @@ void DestinationMigration::finish() {
 // From the thaw on the workload is this node's.
 Status DestinationMigration::register_here() {
   const Workload* workload = context_.core.workloads.find(payload_.spec.name);
-  if (workload && workload->state == WorkloadState::running) return {};  // activated before
+  // Before, or it has come and gone since then.
+  if (!workload || workload->state == WorkloadState::running || workload->state == WorkloadState::stopping ||
+      workload->state == WorkloadState::exited) {
+    return {};
+  }
   MOSE_ASSIGN(ProcessHandle init, host_->init());
   return context_.core.workloads.arrived(payload_.spec.name, std::move(init));
 }
@@ -446,7 +501,9 @@ MigrationProgress DestinationMigration::progress() const {
   out.destination = context_.core.config.node.name;
   out.role = Role::destination;
   out.phase = plan::to_string(state.phase);
+  out.memory = memory_wait();
   if (!trouble_.empty()) out.phase += ": " + trouble_;
+  else if (out.memory && alarming(*out.memory, now())) out.phase += ": " + explain(*out.memory, out.workload, out.source);
   out.before_commit = state.phase <= plan::DestinationPhase::fenced;
   const restore::PagerStatus& pager = pager_ ? pager_->status() : pager_status_;
   out.bytes_done = pager.progress.installed_pages * kPageSize;

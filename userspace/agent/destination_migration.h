@@ -39,6 +39,11 @@ class DestinationMigration {
   void on_frame(wire::FrameType type, const std::string& payload);
   // Asks the source now, for `mose recover`.
   void ask_now();
+  // What that does, as its operator is told.
+  [[nodiscard]] std::string recover_sentence() const;
+  // The workload has ended here, `how` a sentence of it. Where its memory is not complete that is given up: the pager goes once
+  // the tree is dead, and the source hears that nothing is needed of it any more.
+  void tree_ended(const std::string& how);
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }
@@ -46,7 +51,9 @@ class DestinationMigration {
   [[nodiscard]] const std::string& reason() const { return driver_.state().reason; }
   [[nodiscard]] bool ended() const { return ended_; }
   // It will not run here; what has come of it is being thrown away.
-  [[nodiscard]] bool given_up() const { return driver_.state().phase >= plan::DestinationPhase::discarding && !driver_.state().committed; }
+  [[nodiscard]] bool given_up() const {
+    return driver_.state().lost || (driver_.state().phase >= plan::DestinationPhase::discarding && !driver_.state().committed);
+  }
   // Every page is here; only tidying up is left.
   [[nodiscard]] bool memory_complete() const { return driver_.state().pages_complete; }
   [[nodiscard]] std::string report_json() const;
@@ -76,6 +83,9 @@ class DestinationMigration {
   void ask(std::function<void(const Status&)> then);
   void watch_pager();
   void note_arriving();
+  void note_waits();
+  // Of a workload that runs here before its memory is complete.
+  [[nodiscard]] std::optional<MemoryWait> memory_wait() const;
   void restored(const Status& status);
   void restored_if_waiting();
   void lose_pager(const std::string& reason);
@@ -133,6 +143,7 @@ class DestinationMigration {
   std::string trouble_;  // what keeps it from going on, for the operator; empty: nothing
   uint64_t arrived_bytes_ = 0;  // of pages, as the plan has been told
   Timestamp arriving_told_{};
+  bool alarm_told_ = false;     // that it waits for pages
   std::vector<EventLoop::TimerId> timers_;
 
   StepDriver<Machine> driver_;

@@ -40,7 +40,7 @@ std::string dump(const nlohmann::json& value) {
 std::optional<plan::Record> record_from(const std::string& name) {
   using plan::Record;
   for (Record record :
-       {Record::begun, Record::ready, Record::commit, Record::aborted, Record::complete, Record::finished}) {
+       {Record::begun, Record::ready, Record::commit, Record::aborted, Record::complete, Record::finished, Record::lost}) {
     if (name == plan::to_string(record)) return record;
   }
   return std::nullopt;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/memory_wait.h"
 #include "agent/refusal.h"
 #include "base/result.h"
 #include "model/migration.h"
@@ -29,6 +30,7 @@ struct MigrationProgress {
   bool before_commit = true;
   int64_t elapsed_ms = 0;
   std::string note;  // a sentence that the operator should hear; empty: none
+  std::optional<MemoryWait> memory;  // of a workload that runs here before its memory is complete
 };
 
 struct MigrationEnd {
@@ -62,6 +64,10 @@ class MigrationService {
   // Calls `next` when nothing of a departure of `workload` is left here: at once, or when its packets are no longer
   // redirected and its network is gone. Before that nothing of its name may be started here.
   virtual void after_departure(const std::string& workload, std::function<void()> next) = 0;
+
+  // The workload has ended here, by itself or stopped, and its processes are dead; `how`: a sentence. A migration that still
+  // brings its memory has nothing more to bring.
+  virtual void workload_ended(const std::string& workload, const std::string& how) = 0;
 
   // Migrations under way or undecided on this node, both roles.
   [[nodiscard]] virtual std::vector<MigrationProgress> list() const = 0;

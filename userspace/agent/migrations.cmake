@@ -6,6 +6,7 @@ target_sources(mose_agent PRIVATE
   destination_standby.cpp
   file_sync.cpp
   free_space.cpp
+  memory_wait.cpp
   migration_paths.cpp
   migrations.cpp
   migrations_peers.cpp

@@ -238,13 +238,24 @@ void Migrations::after_departure(const std::string& workload, std::function<void
   const Workload* found = core_.workloads.find(workload);
   // One that is still moving is refused by its name.
   bool away = found != nullptr && found->state == WorkloadState::away;
-  if (!away || !is_leaving(workload)) return next();
+  if (!(away && is_leaving(workload)) && !is_given_up(workload)) return next();
   waiting_starts_.emplace(workload, std::move(next));
 }
 
 bool Migrations::is_leaving(const std::string& workload) const {
   return departing_.contains(workload) ||
          std::ranges::any_of(sources_, [&](const auto& entry) { return entry.second->progress().workload == workload; });
+}
+
+bool Migrations::is_given_up(const std::string& workload) const {
+  return std::ranges::any_of(
+      destinations_, [&](const auto& entry) { return entry.second->meta().workload == workload && entry.second->given_up(); });
+}
+
+void Migrations::workload_ended(const std::string& workload, const std::string& how) {
+  for (const auto& [id, arrival] : destinations_) {
+    if (arrival->meta().workload == workload && !arrival->ended()) arrival->tree_ended(how);
+  }
 }
 
 // For those who wait for it.

@@ -29,6 +29,7 @@ class Migrations : public MigrationService {
   void preflight(const std::string& workload, const std::string& node,
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
   void after_departure(const std::string& workload, std::function<void()> next) override;
+  void workload_ended(const std::string& workload, const std::string& how) override;
   [[nodiscard]] std::vector<MigrationProgress> list() const override;
   [[nodiscard]] Answer<std::string> show(const MigrationId& id) const override;
   void subscribe(Listener listener) override { listener_ = std::move(listener); }
@@ -46,6 +47,8 @@ class Migrations : public MigrationService {
   void on_end(const MigrationEnd& end);
   // The last trace of a workload's departure has not gone.
   [[nodiscard]] bool is_leaving(const std::string& workload) const;
+  // An arrival of it is being thrown away.
+  [[nodiscard]] bool is_given_up(const std::string& workload) const;
   void name_is_free(const std::string& workload);
   void keep_if_undone(const MigrationId& id, Role role, const std::string& reason);
   // False: the journal cannot decide; it stays, and its migration is listed as undecided.

@@ -113,9 +113,7 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
 // The workload may just have left this node: its network still redirects stragglers. Or an arrival of it has been given
 // up, whose source is free for the next attempt before everything is thrown away here.
 bool Migrations::name_is_being_freed(const std::string& workload) const {
-  return is_leaving(workload) || std::ranges::any_of(destinations_, [&](const auto& entry) {
-           return entry.second->meta().workload == workload && entry.second->given_up();
-         });
+  return is_leaving(workload) || is_given_up(workload);
 }
 
 // Meanwhile the connection is watched: whoever has sent PREPARE may change his mind, or go.
@@ -188,7 +186,8 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
     auto report = core_.history.find(id.hex());
     auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
     const bool its_own = parsed && parsed->source_node == connection->peer_node();
-    if (!undecided && its_own && parsed->outcome == to_string(Outcome::complete)) {
+    const bool ran_here = parsed && (parsed->outcome == to_string(Outcome::complete) || parsed->outcome == to_string(Outcome::lost));
+    if (!undecided && its_own && ran_here) {
       connection->send(wire::FrameType::committed, encode_committed(0));
       connection->send(wire::FrameType::complete, encode_complete(*report));
     } else {

@@ -40,7 +40,7 @@ void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::s
     text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
   } else if (destination != destinations_.end()) {
     destination->second->ask_now();
-    text = fmt::format("node {} is asked how migration {} was decided", destination->second->meta().peer, id.hex());
+    text = destination->second->recover_sentence();
   } else {
     // It has ended without everything done, or its journal could not be used: once more from the journal.
     for (Role role : {Role::source, Role::destination}) {

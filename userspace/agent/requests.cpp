@@ -46,6 +46,22 @@ void fill(control::v1::Workload& out, const Workload& workload) {
   out.set_since_unix_ms(workload.since_unix_ms);
 }
 
+void fill(control::v1::Memory& out, const MemoryWait& wait) {
+  out.set_missing_pages(wait.missing_pages);
+  out.set_missing_bytes(wait.missing_pages * kPageSize);
+  out.set_alarm(alarming(wait, now()));
+  out.set_waiting_faults(wait.waits.faults);
+  if (wait.waits.faults != 0) out.set_waiting_since_unix_ms(to_unix_ms(wait.waits.since_us()));
+  for (const WaitingPage& page : wait.waits.oldest) {
+    auto& item = *out.add_waiting();
+    item.set_process(page.space);
+    item.set_address(page.page * kPageSize);
+    item.set_since_unix_ms(to_unix_ms(page.since_us));
+  }
+  out.set_source_problem(wait.trouble.reason);
+  if (!wait.trouble.reason.empty()) out.set_source_problem_since_unix_ms(to_unix_ms(wait.trouble.since_us));
+}
+
 void fill(control::v1::Progress& out, const MigrationProgress& progress) {
   out.set_migration_id(progress.id.hex());
   out.set_workload(progress.workload);
@@ -58,6 +74,7 @@ void fill(control::v1::Progress& out, const MigrationProgress& progress) {
   out.set_bytes_total(progress.bytes_total);
   out.set_before_commit(progress.before_commit);
   out.set_elapsed_ms(progress.elapsed_ms);
+  if (progress.memory) fill(*out.mutable_memory(), *progress.memory);
 }
 
 int64_t whole_ms(Nanoseconds duration) {

@@ -10,12 +10,14 @@
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
 #include "kernel/socket.h"
+#include "move/hello.h"
 #include "plan/strategy.h"
 
 namespace mose::agent {
 namespace {
 
 // The pager connects as soon as it runs, before PREPARED is sent.
+constexpr size_t kTurnedAwayMax = 4;  // the two connections of a pager, and its next two
 constexpr auto kConnectBound = std::chrono::seconds(10);
 // Between two looks at what the kernel still has to send.
 constexpr auto kLookPause = std::chrono::milliseconds(1);
@@ -58,6 +60,13 @@ void SourceMemory::attach_urgent(move::StreamSocket socket) {
   std::lock_guard lock(mutex_);
   urgent_.push_back(channel);
   if (server_) servers_.emplace_back([this, channel] { serve(channel); });
+}
+
+// The connection stays for a while: closed with a request unread, it would be reset and the reason lost.
+void SourceMemory::turn_away(move::StreamSocket socket, const std::string& reason) {
+  turned_away_.emplace_back(std::move(socket), stream_);
+  (void)move::turn_away(turned_away_.back(), reason);
+  if (turned_away_.size() > kTurnedAwayMax) turned_away_.pop_front();
 }
 
 void SourceMemory::serve(const std::shared_ptr<move::Channel>& channel) {

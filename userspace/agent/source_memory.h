@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <list>
 #include <map>
@@ -41,6 +42,8 @@ class SourceMemory {
   // `features`: of the connecting end's HELLO.
   void attach_bulk(move::StreamSocket socket, uint64_t features);
   void attach_urgent(move::StreamSocket socket);
+  // In its place: the other end hears why there is nothing for it.
+  void turn_away(move::StreamSocket socket, const std::string& reason);
 
   // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
   [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
@@ -102,6 +105,7 @@ class SourceMemory {
   std::condition_variable arrived_;
   std::unique_ptr<move::Channel> bulk_;
   std::list<std::shared_ptr<move::Channel>> urgent_;
+  std::deque<move::Channel> turned_away_;  // of the loop thread
   std::vector<std::jthread> servers_;
   std::shared_ptr<move::PageServer> server_;  // once the tree is frozen
   std::vector<SpaceProcess> frozen_;

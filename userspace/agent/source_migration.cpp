@@ -148,7 +148,19 @@ void SourceMigration::cancel() {
 
 bool SourceMigration::accepts(const std::string& token) const { return move::same_token(token, token_); }
 
+// Frozen, it goes only if somebody kills it; the machine was restarted, for one.
+bool SourceMigration::tree_is_lost() const {
+  const plan::SourcePhase phase = driver_.state().phase;
+  return (phase == plan::SourcePhase::committed || phase == plan::SourcePhase::serving) && !host_->tree_alive();
+}
+
+std::string SourceMigration::lost_tree() const {
+  return fmt::format("the stopped {0} has ended on node {1}, and with it the pages that node {2} does not have", spec_.name,
+                     context_.core.config.node.name, meta_.peer);
+}
+
 void SourceMigration::attach(const move::Hello& hello, move::StreamSocket socket) {
+  if (tree_is_lost()) return memory_->turn_away(std::move(socket), lost_tree());
   if (hello.purpose == move::Purpose::bulk) {
     memory_->attach_bulk(std::move(socket), hello.features);
   } else {
@@ -362,8 +374,13 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       return received(plan::Message::committed);
     case wire::FrameType::complete: {
       auto report = decode_complete(payload);
-      if (report) destination_report_ = std::move(*report);
-      return received(plan::Message::complete);
+      std::string lost;
+      if (report) {
+        destination_report_ = std::move(*report);
+        auto theirs = report_from_json(destination_report_);
+        if (theirs && theirs->outcome == to_string(Outcome::lost)) lost = fmt::format("node {}: {}", meta_.peer, theirs->reason);
+      }
+      return received(plan::Message::complete, lost);
     }
     case wire::FrameType::aborted:
       return received(plan::Message::aborted);
@@ -491,7 +508,7 @@ void SourceMigration::changed() {
   auto& workloads = context_.core.workloads;
   // An undecided one, and one whose tree could not be killed, stays "moving": nobody may start, stop or move it before
   // `mose recover` has done the rest.
-  const bool left = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed ||
+  const bool left = state.outcome == Outcome::complete || state.outcome == Outcome::target_missed || state.outcome == Outcome::lost ||
                     state.outcome == Outcome::failed_after_commit;
   const bool undone = state.outcome == Outcome::unknown ||
                       (state.outcome == Outcome::failed_after_commit && !plan::nothing_left(state));
@@ -506,7 +523,7 @@ void SourceMigration::changed() {
 void SourceMigration::close() {
   // Packets that could not be redirected are lost, but the workload has left all the same.
   const Outcome outcome = driver_.state().outcome;
-  bool moved_away = outcome == Outcome::complete || outcome == Outcome::target_missed ||
+  bool moved_away = outcome == Outcome::complete || outcome == Outcome::target_missed || outcome == Outcome::lost ||
                     (outcome == Outcome::failed_after_commit && plan::nothing_left(driver_.state()));
   auto finish = [this] {
     if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
@@ -546,7 +563,11 @@ MigrationProgress SourceMigration::progress() const {
   out.bytes_total = prepare_ ? prepare_->memory_bytes : 0;
   out.before_commit = plan::before_commit(state);
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
-  if (trouble_) out.phase += ": " + trouble_->reason + "; it is tried again";
+  if (tree_is_lost()) {
+    out.phase += fmt::format(": {}; `mose status` there says which, and `mose stop {}` there gives them up", lost_tree(), spec_.name);
+  } else if (trouble_) {
+    out.phase += ": " + trouble_->reason + "; it is tried again";
+  }
   if (state.rounds_ended != plan::RoundVerdict::another) out.note = state.strategy_reason;
   else if (state.throttle_percent != 0) out.note = plan::explain_slowdown(state.throttle_percent);
   return out;

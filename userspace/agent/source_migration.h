@@ -70,6 +70,9 @@ class SourceMigration {
   void on_host(plan::SourceActionKind kind, std::function<Status()> job);
   void note_trouble(std::optional<plan::SourceActionKind> kind, const std::string& reason);
 
+  [[nodiscard]] bool tree_is_lost() const;
+  [[nodiscard]] std::string lost_tree() const;
+
   void preflight();
   void record(plan::Record record);
   void connect();

@@ -130,6 +130,8 @@ std::string_view to_string(Outcome outcome) {
       return "unknown";
     case Outcome::target_missed:
       return "target_missed";
+    case Outcome::lost:
+      return "lost";
   }
   return "?";
 }
@@ -143,6 +145,7 @@ int exit_code(Outcome outcome) {
     case Outcome::refused:
       return 3;
     case Outcome::failed_after_commit:
+    case Outcome::lost:
       return 4;
     case Outcome::cancelled:
       return 5;

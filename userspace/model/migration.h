@@ -56,6 +56,7 @@ enum class Outcome : uint8_t {
   cancelled,            // 5: the source still runs
   unknown,              // 6: agent unreachable, or undecided until both journals meet
   target_missed,        // 7
+  lost,                 // 4: committed, and the workload has ended before its memory was complete
 };
 [[nodiscard]] std::string_view to_string(Outcome outcome);
 [[nodiscard]] int exit_code(Outcome outcome);

@@ -88,6 +88,9 @@ struct PageReceiver::Impl {
   std::mutex listener_mutex;
   Listener listener;
 
+  mutable std::mutex trouble_mutex;
+  SourceTrouble trouble;
+
   std::mutex heat_mutex;
   std::map<SpaceId, std::vector<PageSet>> heat;  // as the source said last
 
@@ -159,7 +162,18 @@ struct PageReceiver::Impl {
   }
 
   void tell_trouble(const Error& error) {
-    if (!stopped() && !complete() && options.on_trouble) options.on_trouble(error);
+    if (stopped() || complete()) return;
+    {
+      std::lock_guard lock(trouble_mutex);
+      if (trouble.reason.empty()) trouble.since_us = to_us(now());
+      trouble.reason = error.what;
+    }
+    if (options.on_trouble) options.on_trouble(error);
+  }
+
+  void trouble_is_over() {
+    std::lock_guard lock(trouble_mutex);
+    trouble = {};
   }
 
   Result<uint64_t> receive_pages(Channel& channel, const wire::FrameHeader& frame, SpaceId& space, Inflater* inflater);
@@ -208,6 +222,7 @@ Result<uint64_t> PageReceiver::Impl::receive_pages(Channel& channel, const wire:
     return std::unexpected(std::move(received.error()));
   }
   const bool was_sealed = store.sealed();
+  if (was_sealed) trouble_is_over();
   std::vector<PageRun> local = store.publish(std::move(pending));
   bytes += sizeof(frame) + frame.length;
   pages += header.pages;
@@ -449,6 +464,10 @@ ReceiverStats PageReceiver::stats() const {
   stats.missing_pages = store_.missing_pages();
   stats.requests = impl_->requests;
   stats.reconnects = impl_->reconnects;
+  {
+    std::lock_guard lock(impl_->trouble_mutex);
+    stats.trouble = impl_->trouble;
+  }
   return stats;
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "model/page_provider.h"
+#include "model/page_wait.h"
 #include "move/channel.h"
 #include "move/hello.h"
 #include "move/page_store.h"
@@ -37,6 +38,7 @@ struct ReceiverStats {
   uint64_t missing_pages = 0;   // of those, not here yet
   uint64_t requests = 0;        // REQUEST frames sent
   uint64_t reconnects = 0;
+  SourceTrouble trouble;        // once sealed
 };
 
 struct PageReceiverOptions {

@@ -27,6 +27,7 @@ class Machine {
   void on(const ConnectionLost&);
   void on(const PagesArriving&);
   void on(const PagesComplete&);
+  void on(const TreeEnded& ended);
   void on(const Tick&);
 
   DestinationStep take() { return {std::move(s_), std::move(out_)}; }
@@ -50,12 +51,14 @@ class Machine {
   void abort_received(const std::string& why);
   void record_done(Record r, const std::string& error);
   void host_action_done(Kind kind, const std::string& error);
+  void finished_or_not(const std::string& error);
   void discard(std::string why);
   void retry(const std::string& what, const std::string& error);
 
   void advance();
   void advance_fenced();
   void advance_activating();
+  void advance_lost();
   void advance_finishing();
   void advance_discarding();
   void answer_abort();
@@ -83,6 +86,11 @@ void Machine::recover(const std::vector<Record>& records) {
   s_.committed = std::find(records.begin(), records.end(), Record::commit) != records.end();
   s_.commit_recorded = s_.committed;
   s_.outcome = s_.committed ? Outcome::complete : Outcome::failed;
+  s_.lost = std::find(records.begin(), records.end(), Record::lost) != records.end();
+  if (s_.lost) {
+    s_.outcome = Outcome::lost;
+    s_.reason = "the workload ended before its memory was complete";
+  }
   if (records.empty()) {
     s_.phase = Phase::done;
     s_.discarded = s_.finish_recorded = true;
@@ -106,6 +114,10 @@ void Machine::recover(const std::vector<Record>& records) {
       s_.phase = Phase::activating;
       break;
     case Record::complete:
+      s_.phase = Phase::finishing;
+      s_.complete_recorded = s_.pages_complete = true;
+      break;
+    case Record::lost:
       s_.phase = Phase::finishing;
       s_.complete_recorded = s_.pages_complete = true;
       break;
@@ -182,7 +194,7 @@ void Machine::commit_received() {
     case Phase::done:
       if (!s_.committed) return send(Message::failed, "COMMIT for a migration that has ended here: " + s_.reason);
       send(Message::committed);
-      if (s_.complete_recorded) send(Message::complete);
+      if (s_.complete_recorded) send(Message::complete, s_.lost ? s_.reason : "");
       return;
     default:
       return send(Message::failed, std::string("COMMIT in phase ") + to_string(s_.phase));
@@ -208,6 +220,16 @@ void Machine::on(const PagesArriving&) {
 
 void Machine::on(const PagesComplete&) {
   s_.pages_complete = true;
+  advance();
+}
+
+void Machine::on(const TreeEnded& ended) {
+  if ((s_.phase != Phase::activating && s_.phase != Phase::running) || s_.pages_complete || s_.lost) return;
+  s_.lost = true;
+  s_.outcome = Outcome::lost;
+  s_.reason = ended.reason;
+  s_.deadline.reset();
+  s_.failures = 0;
   advance();
 }
 
@@ -243,6 +265,8 @@ void Machine::record_done(Record r, const std::string& error) {
       return send(Message::failed, s_.reason);
     case Record::commit:
       s_.commit_recorded = error.empty();
+      if (s_.lost && !error.empty()) return wait_for(kRetryPause);
+      if (s_.lost) return;
       return retry("the commit could not be recorded", error);
     case Record::complete:
       s_.complete_recorded = error.empty();
@@ -250,6 +274,12 @@ void Machine::record_done(Record r, const std::string& error) {
       s_.failures = 0;
       s_.phase = Phase::finishing;
       return send(Message::complete);
+    case Record::lost:
+      s_.complete_recorded = error.empty();
+      if (!error.empty()) return wait_for(kRetryPause);
+      s_.failures = 0;
+      s_.phase = Phase::finishing;
+      return send(Message::complete, s_.reason);
     case Record::aborted:
       s_.abort_recorded = true;  // without the record the next start of the agent asks the source, or discards anyway
       return;
@@ -279,24 +309,16 @@ void Machine::host_action_done(Kind kind, const std::string& error) {
       discard("restore: " + error);
       return send(Message::failed, s_.reason);
     case Kind::activate:
+      if (s_.lost) return;
       if (!error.empty()) return retry("the workload could not be thawed", error);
       s_.failures = 0;
       s_.reason.clear();
       s_.phase = Phase::running;
       return send(Message::committed);
     case Kind::finish:
-      s_.finished_here = error.empty();
-      if (s_.finished_here) {
-        wait_for(kReleasedDeadline);
-      } else if (++s_.failures < kFinishAttempts) {
-        wait_for(kRetryPause);
-      } else {
-        s_.outcome = Outcome::failed_after_commit;
-        s_.reason = "the workload runs but could not be registered: " + error + kRecoverHint;
-        s_.phase = Phase::done;
-      }
-      return;
+      return finished_or_not(error);
     case Kind::discard:
+      if (s_.lost) return finished_or_not(error);
       s_.discarded = error.empty();
       if (s_.discarded) return;
       if (++s_.failures < kDiscardAttempts) return wait_for(kRetryPause);
@@ -310,6 +332,16 @@ void Machine::host_action_done(Kind kind, const std::string& error) {
     default:
       return;
   }
+}
+
+void Machine::finished_or_not(const std::string& error) {
+  s_.finished_here = error.empty();
+  if (s_.finished_here) return wait_for(kReleasedDeadline);
+  if (++s_.failures < kFinishAttempts) return wait_for(kRetryPause);
+  s_.outcome = Outcome::failed_after_commit;
+  s_.reason = (s_.lost ? s_.reason + "; what is left of it could not be removed: " : "the workload runs but could not be registered: ") +
+              error + kRecoverHint;
+  s_.phase = Phase::done;
 }
 
 // After the commit there is only forward: tried again without end, the source hears of it once.
@@ -336,6 +368,7 @@ void Machine::discard(std::string why) {
 
 void Machine::advance() {
   if (s_.phase == Phase::fenced) advance_fenced();
+  if (s_.lost && s_.phase < Phase::finishing) advance_lost();
   if (s_.phase == Phase::activating) advance_activating();
   if (s_.phase == Phase::running && s_.pages_complete && !s_.deadline && !running(Kind::record)) {
     record(Record::complete);
@@ -351,7 +384,7 @@ void Machine::advance_fenced() {
 }
 
 void Machine::advance_activating() {
-  if (s_.deadline) return;  // the pause after a failure
+  if (s_.deadline || s_.lost) return;  // the pause after a failure
   if (!s_.commit_recorded) {
     if (!running(Kind::record)) record(Record::commit);
   } else if (!running(Kind::activate)) {
@@ -359,11 +392,18 @@ void Machine::advance_activating() {
   }
 }
 
+void Machine::advance_lost() {
+  if (s_.deadline || running(Kind::record) || running(Kind::activate)) return;
+  record(s_.commit_recorded ? Record::lost : Record::commit);
+}
+
 void Machine::advance_finishing() {
+  const Kind last = s_.lost ? Kind::discard : Kind::finish;
   if (!s_.finished_here) {
-    if (!s_.deadline && !running(Kind::finish)) act(Kind::finish);
+    if (!s_.deadline && !running(last)) act(last);
     return;
   }
+  if (s_.lost && !s_.connected) s_.released_seen = true;  // nobody is there to say it; `done` answers who comes
   if (!s_.released_seen || running(Kind::record)) return;
   s_.deadline.reset();
   record(Record::finished);

@@ -15,6 +15,8 @@
 //
 // Life: preparing -> prepared -> restoring -> fenced (READY; only a verdict decides) -> activating -> running (pages
 // still come) -> finishing -> done; before READY a failure, an ABORT or a lost connection leads to discarding -> done.
+// A tree that ends while pages are missing takes the migration to finishing as well, with the outcome `lost`: the pager is
+// ended once the tree is dead, and the source hears COMPLETE.
 // In `fenced` a lost connection changes nothing: the tree stays stopped until COMMIT or ABORT arrives on a new connection,
 // or is the answer to query_verdict. At most one action of a kind is under way at a time; each ends in one ActionDone.
 //
@@ -38,7 +40,7 @@ enum class DestinationActionKind : uint8_t {
   prepare,    // checks, namespaces, silent address, cgroup, steering shut, restore process, pager and guardian
   restore,    // images written, RESTORE until swrk has exited and the cgroup is seen frozen
   activate,   // thaw, held egress released, announce, pass
-  discard,    // egress dropped, tree killed, pager ended, namespaces thrown away; idempotent
+  discard,    // egress dropped, tree killed, pager ended, namespaces thrown away; idempotent. Also of a tree that is lost
   finish,     // pager closed after the last page, workload registered as running here
   query_verdict,  // asks the source on a QUERY connection; a verdict arrives as MessageReceived commit or abort before
                   // ActionDone; "undecided" or an unreachable source is an ActionDone alone
@@ -59,13 +61,19 @@ struct DestinationActionDone {
 };
 struct PagesArriving {};  // since the last of these: pre-copy goes on
 struct PagesComplete {};  // the pager has every page
-using DestinationEvent = std::variant<DestinationActionDone, MessageReceived, ConnectionLost, PagesArriving, PagesComplete, Tick>;
+// After the commit, with pages still missing: the tree has ended, by itself or by its operator's hand.
+struct TreeEnded {
+  std::string reason;
+};
+using DestinationEvent =
+    std::variant<DestinationActionDone, MessageReceived, ConnectionLost, PagesArriving, PagesComplete, TreeEnded, Tick>;
 
 struct DestinationState {
   DestinationPhase phase = DestinationPhase::preparing;
   std::vector<DestinationActionKind> running;
   bool connected = true;
   bool pages_complete = false;
+  bool lost = false;  // the tree has ended before they were: what is missing is given up
   Outcome outcome = Outcome::failed;
   std::string reason;
   std::optional<Timestamp> deadline;

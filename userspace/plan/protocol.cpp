@@ -49,6 +49,8 @@ const char* to_string(Record record) {
       return "complete";
     case Record::finished:
       return "finished";
+    case Record::lost:
+      return "lost";
   }
   return "?";
 }

@@ -30,6 +30,7 @@ enum class Record : uint8_t {
   aborted,    // both: the verdict is abort
   complete,   // destination: every page is in
   finished,   // both: nothing is left to do
+  lost,       // destination, in place of complete: the tree has ended before every page was in, and nobody needs them now
 };
 [[nodiscard]] const char* to_string(Record record);
 // What a source's journal has decided: a commit that no abort has overruled.

@@ -123,6 +123,11 @@ void SourceMachine::on(const MessageReceived& message) {
     case Message::complete:
       if ((s_.phase == Phase::committed || s_.phase == Phase::serving) && s_.verdict_out) {
         s_.committed_seen = s_.complete_seen = true;
+        // The tree there has ended before it had every page: nobody will ask for the rest.
+        if (!why.empty()) {
+          s_.outcome = Outcome::lost;
+          s_.reason = why;
+        }
       }
       break;
     case Message::aborted:

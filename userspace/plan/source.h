@@ -108,7 +108,7 @@ struct PagesLeft {
 };
 struct MessageReceived {
   Message message;
-  std::string reason;  // refused, failed
+  std::string reason;  // refused, failed; complete: why it is lost, empty where it is not
 };
 struct ConnectionLost {
   std::string reason;  // a sentence, as the operator shall read it

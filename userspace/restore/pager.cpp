@@ -156,6 +156,12 @@ void Pager::running() {
   wake_filler();
 }
 
+void Pager::add_waits(uint32_t index, PageWaits& waits) const {
+  Space& one = *spaces_[index];
+  std::lock_guard lock(one.lock);
+  for (const Waiting& fault : one.waiting) waits.add({one.source, fault.page, to_us(fault.since)});
+}
+
 PagerStats Pager::stats() const {
   PagerStats out;
   uint64_t missing = 0;
@@ -165,6 +171,7 @@ PagerStats Pager::stats() const {
     ++out.spaces;
     out.present_pages += s.pages;
     missing += s.missing;
+    if (running_ && s.missing != 0) add_waits(i, out.waits);
   }
   out.installed_pages = out.present_pages - std::min(missing, out.present_pages);
   out.unregistered_pages = unregistered_;

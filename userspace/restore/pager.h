@@ -21,6 +21,7 @@
 #include "base/result.h"
 #include "kernel/process.h"
 #include "model/page_provider.h"
+#include "model/page_wait.h"
 #include "restore/latency.h"
 #include "restore/pager_state.h"
 #include "restore/shared_memory.h"
@@ -80,6 +81,7 @@ struct PagerStats {
   uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
   int64_t first_fault_us = 0, complete_us = 0;
   bool filled = false;  // every page of the map is in
+  PageWaits waits;      // while the tree runs
   struct Standby {
     bool standby = false, staged = false, refreshed = false;
     uint64_t staged_pages = 0;    // put into the standby before the seal, each counted once
@@ -160,6 +162,7 @@ class Pager {
   [[nodiscard]] Status serve_next(uint32_t index);
   [[nodiscard]] Space* space(uint32_t index) const;
   [[nodiscard]] uint32_t space_count() const { return space_count_.load(std::memory_order_acquire); }
+  void add_waits(uint32_t index, PageWaits& waits) const;
   void fail_once(Error error);
   void drop(Space& space);
 

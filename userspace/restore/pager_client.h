@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "kernel/process.h"
+#include "model/page_wait.h"
 #include "restore/guardian_file.h"
 
 namespace mose::restore {
@@ -37,6 +38,8 @@ struct PagerProgress {
   uint64_t fork_events = 0, remap_events = 0, remove_events = 0;
   int64_t first_fault_us = 0, complete_us = 0;  // CLOCK_MONOTONIC, 0: not yet
   bool filled = false;                          // every page of the final map is in
+  PageWaits waits;                              // told while one of them lasts, and once when that is over
+  SourceTrouble trouble;                        // likewise
 };
 
 // See StandbyStatus in pager.proto.

@@ -24,6 +24,9 @@ PagerProgress read_progress(const pager::v1::Progress& in) {
   out.first_fault_us = in.first_fault_us();
   out.complete_us = in.complete_us();
   out.filled = in.filled();
+  for (const auto& page : in.waiting()) out.waits.oldest.push_back({page.space(), page.page(), page.since_us()});
+  out.waits.faults = in.waiting_faults();
+  out.trouble = {in.source_trouble(), in.source_trouble_since_us()};
   return out;
 }
 
@@ -46,6 +49,15 @@ void write_progress(const PagerProgress& in, pager::v1::Progress& out) {
   out.set_first_fault_us(in.first_fault_us);
   out.set_complete_us(in.complete_us);
   out.set_filled(in.filled);
+  out.set_waiting_faults(in.waits.faults);
+  for (const WaitingPage& page : in.waits.oldest) {
+    auto& told = *out.add_waiting();
+    told.set_space(page.space);
+    told.set_page(page.page);
+    told.set_since_us(page.since_us);
+  }
+  out.set_source_trouble(in.trouble.reason);
+  out.set_source_trouble_since_us(in.trouble.since_us);
 }
 
 PagerStandby read_standby(const pager::v1::StandbyStatus& in) {

@@ -16,6 +16,7 @@ namespace {
 
 constexpr Nanoseconds kFenceCheck = std::chrono::microseconds(200);
 constexpr Nanoseconds kLeaveCheck = std::chrono::milliseconds(20);
+constexpr Nanoseconds kStallTold = std::chrono::milliseconds(300);
 constexpr Nanoseconds kIdleCheck = std::chrono::seconds(1);
 
 }  // namespace
@@ -173,6 +174,7 @@ PagerStatus PagerProcess::status() const {
     auto source = options_.source();
     p.bytes_received = source.bytes_received;
     p.remote_left = source.remote_left;
+    p.trouble = std::move(source.trouble);
   }
   PagerStats s = pager_->stats();
   p.spaces = s.spaces;
@@ -191,6 +193,7 @@ PagerStatus PagerProcess::status() const {
   p.first_fault_us = s.first_fault_us;
   p.complete_us = s.complete_us;
   p.filled = s.filled;
+  p.waits = s.waits;
   out.standby = {.standby = s.standby.standby,
                  .staged = s.standby.staged,
                  .refreshed = s.standby.refreshed,
@@ -426,8 +429,15 @@ void PagerProcess::check_requests() {
     progress_at_ = time;
     PagerStats stats = pager_->stats();
     uint64_t mark = stats.installed_pages + stats.faults + stats.present_pages;
-    if (options_.source) mark += options_.source().bytes_received;
-    if (mark != std::exchange(progress_told_, mark)) server_->post(PagerEventKind::progress);
+    // Who stands still moves nothing, and must be told of all the same: once more when it is over.
+    bool stalled = stats.waits.since_us() != 0 && stats.waits.since_us() <= to_us(time - kStallTold);
+    if (options_.source) {
+      auto source = options_.source();
+      mark += source.bytes_received;
+      stalled = stalled || !source.trouble.reason.empty();
+    }
+    const bool was_stalled = std::exchange(stall_told_, stalled);
+    if (mark != std::exchange(progress_told_, mark) || stalled || was_stalled) server_->post(PagerEventKind::progress);
   }
   // By its own mark, not by complete_: another thread may have set that one since it was looked at above.
   if (complete_since_ != Timestamp{}) {

@@ -43,6 +43,7 @@ struct PagerProcessOptions {
   struct Source {
     uint64_t bytes_received = 0;
     uint64_t remote_left = 0;
+    SourceTrouble trouble;
   };
   std::function<Source()> source;           // from any thread
   std::function<void()> on_pages_complete;  // the provider has served its purpose; in the loop's thread
@@ -123,6 +124,7 @@ class PagerProcess {
   bool dropping_ = false;  // a standby: nothing that is still said of it counts
   Timestamp fence_since_{}, complete_since_{}, progress_at_{};
   uint64_t progress_told_ = ~uint64_t{0};
+  bool stall_told_ = false;
 };
 
 }  // namespace mose::restore

@@ -124,6 +124,44 @@ TEST(PlanDestination, FinishesWhenEveryPageIsIn) {
   EXPECT_TRUE(nothing_left(d.state));
 }
 
+TEST(PlanDestination, ATreeThatEndsBeforeItsMemoryIsCompleteIsLost) {
+  DestinationDrive d = running();
+  EXPECT_THAT(d.play(TreeEnded{"stopped"}), ElementsAre("record lost"));
+  EXPECT_THAT(d.done(record), ElementsAre("send complete", "discard"));
+  EXPECT_EQ(d.state.phase, DestinationPhase::finishing);
+  d.done(send);
+  EXPECT_THAT(d.done(discard), IsEmpty());
+  EXPECT_THAT(d.hears(Message::released), ElementsAre("record finished"));
+  d.done(record);
+  EXPECT_EQ(d.state.outcome, Outcome::lost);
+  EXPECT_EQ(d.state.reason, "stopped");
+  EXPECT_TRUE(nothing_left(d.state));
+}
+
+TEST(PlanDestination, ALostTreeWaitsForNoSourceThatIsGone) {
+  DestinationDrive d = running();
+  d.play(ConnectionLost{});
+  d.play(TreeEnded{"stopped"});
+  d.done(record);
+  d.done(send);
+  EXPECT_THAT(d.done(discard), ElementsAre("record finished"));
+}
+
+TEST(PlanDestination, ATreeThatEndsCompleteIsNotLost) {
+  DestinationDrive d = running();
+  d.play(PagesComplete{});
+  EXPECT_THAT(d.play(TreeEnded{"stopped"}), IsEmpty());
+  EXPECT_EQ(d.state.outcome, Outcome::complete);
+}
+
+TEST(PlanDestinationRecovery, ALostTreeIsThrownAwayAndTheSourceHearsOfIt) {
+  DestinationDrive d = recovers({Record::begun, Record::ready, Record::commit, Record::lost});
+  EXPECT_THAT(d.actions, ElementsAre("discard"));
+  EXPECT_THAT(d.hears(Message::commit), ElementsAre("send committed"));
+  EXPECT_THAT(d.done(send), ElementsAre("send complete"));
+  EXPECT_EQ(d.state.outcome, Outcome::lost);
+}
+
 TEST(PlanDestination, PagesMayBeCompleteBeforeItRuns) {
   DestinationDrive d = prepared();
   EXPECT_THAT(d.play(PagesComplete{}), IsEmpty());

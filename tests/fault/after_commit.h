@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+
+#include "faults.h"
+#include "neighbour.h"
+
+// What the tests of the time between commit and completion share: a Redis that is thawed with all of its pages missing, and a
+// client whose answers need them.
+namespace mose::test {
+
+// At most twelve pages come with a fault, and each of the probes' thousand a second meets another place: with that the memory is
+// complete some two to four seconds after the commit, most of it by faults.
+inline constexpr double kMissingMegabytes = 96;
+inline constexpr uint64_t kPostCopyBps = 60'000'000;
+
+// The sample that is tried each time leaves these to MOSE_FULL: they wait for seconds.
+#define MOSE_ONLY_IN_FULL() \
+  if (std::getenv("MOSE_FULL") == nullptr) GTEST_SKIP() << "with MOSE_FULL=1"
+
+class AfterCommit : public Faults {
+ protected:
+  // Ends where the destination has said COMMITTED.
+  void move_until_committed() {
+    committed_us_ = 0;
+    FrameRule rule;
+    rule.type = wire::FrameType::committed;
+    rule.direction = Direction::from_target;
+    rule.action = [this] { committed_us_ = to_us(now()); };
+    bed_->proxy_of(destination_).set_rule(rule);
+    start({"postcopy", kPostCopyBps});
+    if (HasFatalFailure()) return;
+    ASSERT_TRUE(wait_until([&] { return committed_us_ != 0; }, kReachBound)) << "the moment never came";
+  }
+  [[nodiscard]] double since_commit_ms() const { return static_cast<double>(to_us(now()) - committed_us_) / 1e3; }
+  void sleep_until_ms(double since_commit) {
+    while (since_commit_ms() < since_commit) ::usleep(500);
+  }
+  void start_what_is_dead() {
+    auto restarted = bed_->start_agents();
+    ASSERT_TRUE(restarted) << restarted.error().what;
+  }
+  void kill_agents(const std::vector<std::string>& nodes) {
+    for (const std::string& node : nodes) bed_->kill_agent(node);
+    for (const std::string& node : nodes) {
+      ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(node); }, kDeathBound)) << "the agent of " << node << " was not killed";
+    }
+  }
+  // `mose` at that node; its words.
+  std::string said(const std::string& node, const std::vector<std::string>& words, int exit_code = 0) {
+    auto said = bed_->command(node, words);
+    EXPECT_TRUE(said) << said.error().what;
+    if (!said) return "";
+    EXPECT_EQ(said->exit_code, exit_code) << said->text;
+    return said->text;
+  }
+
+  std::atomic<int64_t> committed_us_{0};
+};
+
+}  // namespace mose::test
