@@ -137,6 +137,7 @@ std::string to_json(const Figures& f) {
                {"duplicated", c.duplicated},
                {"reordered", c.reordered},
                {"not_sent", c.not_sent},
+               {"impossible", c.impossible},
                {"phases", phases_json(f.phases)},
                {"client_tcp", tcp_json(f.client_tcp, f.resets_received)},
                {"workload_tcp", tcp_json(f.workload_tcp)},
@@ -169,7 +170,7 @@ Result<Figures> figures_from_json(const std::string& line) {
   MOSE_ASSIGN(Json in, parse(line));
   Figures f;
   f.counts = {count(in, "requests"), count(in, "errors"),     count(in, "resets"),  count(in, "lost"),
-              count(in, "duplicated"), count(in, "reordered"), count(in, "not_sent")};
+              count(in, "duplicated"), count(in, "reordered"), count(in, "not_sent"), count(in, "impossible")};
   f.phases = phases_of(in);
   f.client_tcp = tcp_of(in, "client_tcp");
   f.workload_tcp = tcp_of(in, "workload_tcp");

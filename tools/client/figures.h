@@ -20,10 +20,11 @@ struct Counts {
   uint64_t reordered = 0;   // answers that belong to a later request of their connection
   uint64_t not_sent =
       0;  // requests that were due and could not be made (send buffer full, client late): neither requests nor errors
+  uint64_t impossible = 0;  // of the errors: answers that no server with these data gives, and refusals
 
   Counts operator-(const Counts& o) const {
     return {requests - o.requests, errors - o.errors,           resets - o.resets,      lost - o.lost,
-            duplicated - o.duplicated, reordered - o.reordered, not_sent - o.not_sent};
+            duplicated - o.duplicated, reordered - o.reordered, not_sent - o.not_sent, impossible - o.impossible};
   }
 };
 

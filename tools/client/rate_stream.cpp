@@ -53,7 +53,7 @@ void RateStream::judge_get(const Request& request, const Reply& reply) {
   } else if (reply.kind == Reply::Kind::null || (ours && version < shared_.data.acknowledged(key))) {
     ++shared_.counts.lost;
   } else if (!ours || version > request.version) {
-    ++shared_.counts.errors;
+    shared_.impossible();
   }
 }
 
@@ -71,7 +71,7 @@ void RateStream::answered(const Reply& reply, int64_t now_ns) {
   } else if (reply.kind == Reply::Kind::status) {
     shared_.data.acknowledge(request.key, request.version);
   } else {
-    ++shared_.counts.errors;
+    shared_.impossible();
   }
 }
 

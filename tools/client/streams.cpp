@@ -98,10 +98,10 @@ void Worker::answered(const Reply& reply, int64_t now_ns) {
     } else if (version < shared_.data.acknowledged(key_)) {
       ++shared_.counts.lost;
     } else if (version > shared_.data.sent(key_)) {
-      ++shared_.counts.errors;
+      shared_.impossible();
     }
   } else {
-    ++shared_.counts.errors;
+    shared_.impossible();
   }
 }
 
@@ -136,7 +136,7 @@ void Probe::misplaced(uint32_t key) {
   } else if (std::find(recent_.begin(), recent_.end(), key) != recent_.end()) {
     ++shared_.counts.duplicated;
   } else {
-    ++shared_.counts.errors;
+    shared_.impossible();
   }
 }
 
@@ -161,7 +161,7 @@ void Probe::answered(const Reply& reply, int64_t now_ns) {
   if (reply.kind == Reply::Kind::null || (ours && version < request.acknowledged)) {
     ++shared_.counts.lost;
   } else if (!ours || version > shared_.data.sent(request.key)) {
-    ++shared_.counts.errors;
+    shared_.impossible();
   }
 }
 

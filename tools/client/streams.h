@@ -22,6 +22,10 @@ struct Context {
   std::vector<uint32_t> latencies_us;
   std::vector<LoadSample> samples = {};  // of the load without the probes
 
+  void impossible() {
+    ++counts.errors;
+    ++counts.impossible;
+  }
   void latency(int64_t sent_ns, int64_t now_ns);
   void load_latency(int64_t due_ns, int64_t now_ns);
 };

@@ -227,6 +227,8 @@ Result<std::vector<FileIdentity>> identify_files(const WorkloadSpec& spec, const
       const WorkloadMount* mount = mount_of(spec, path);
       if (found.contains(path) || (mount && mount->mode != MountMode::identical)) continue;
       if (below(path, "/var/log/mose-workload") || below(path, "/dev")) continue;
+      // Its own on each node, and not of files: Redis, for one, reads its own numbers there ten times a second.
+      if (below(path, "/proc")) continue;
       auto fd = open_file("/proc/" + std::to_string(process.pid()) + "/root" + path, O_RDONLY);
       if (!fd) continue;  // shared memory and the like: preflight names what cannot be moved
       MOSE_ASSIGN(FileIdentity identity, identify(fd->get(), path));

@@ -166,9 +166,18 @@ Result<Nanoseconds> round_trip_time(int socket) {
   return std::chrono::microseconds(info.tcpi_rtt);
 }
 
+// Of Linux 6.15; older headers do not name it.
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44
+#endif
+
 Status tune_migration_socket(int socket) {
   // Without these the connection still works, only slower to notice or to carry: their failure is none of ours.
   static_cast<void>(setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, "cubic", strlen("cubic")));
+  // Pauses between retransmissions double without it: a link that was away for five seconds was used again after another five,
+  // and a workload may stand still meanwhile. A kernel that does not know it keeps the doubling.
+  constexpr int kRetransmitEachMs = 1000;
+  static_cast<void>(setsockopt(socket, IPPROTO_TCP, TCP_RTO_MAX_MS, &kRetransmitEachMs, sizeof kRetransmitEachMs));
   MOSE_TRY(set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
   MOSE_TRY(set_option(socket, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE"));
   MOSE_TRY(set_option(socket, IPPROTO_TCP, TCP_KEEPIDLE, 2, "TCP_KEEPIDLE"));
