@@ -216,8 +216,11 @@ TEST_F(WhileAway, ACutLinkIsAnAlarmAndWhatHasItsPagesAnswers) {
   check_end(Side::destination);
 }
 
-TEST_F(WhileAway, ADeadSourceAgentIsAnAlarmWithItsReason) {
-  MOSE_ONLY_IN_FULL();
+class WhileAwayInFull : public WhileAway, public ::testing::WithParamInterface<int> {};
+INSTANTIATE_TEST_SUITE_P(All, WhileAwayInFull, ::testing::ValuesIn(once_in_full()));
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(WhileAwayInFull);
+
+TEST_P(WhileAwayInFull, ADeadSourceAgentIsAnAlarmWithItsReason) {
   reach();
   if (HasFatalFailure()) return;
   const int64_t began = unix_now_ms();

@@ -59,6 +59,10 @@ class SourceLost : public AfterCommit {
   }
 };
 
+class SourceLostInFull : public SourceLost, public ::testing::WithParamInterface<int> {};
+INSTANTIATE_TEST_SUITE_P(All, SourceLostInFull, ::testing::ValuesIn(once_in_full()));
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SourceLostInFull);
+
 TEST_F(SourceLost, TheWholeNodeIsGoneAndTheOperatorGivesUp) {
   reach();
   if (HasFatalFailure()) return;
@@ -81,8 +85,7 @@ TEST_F(SourceLost, TheWholeNodeIsGoneAndTheOperatorGivesUp) {
 }
 
 // The agent comes back, and what it had kept has ended meanwhile.
-TEST_F(SourceLost, TheFrozenTreeIsGoneAndBothNodesSaySo) {
-  MOSE_ONLY_IN_FULL();
+TEST_P(SourceLostInFull, TheFrozenTreeIsGoneAndBothNodesSaySo) {
   reach();
   if (HasFatalFailure()) return;
   kill_agents({source_});
@@ -102,8 +105,7 @@ TEST_F(SourceLost, TheFrozenTreeIsGoneAndBothNodesSaySo) {
 }
 
 // The tree dies while an agent that knows nothing of it answers requests: never with zeros.
-TEST_F(SourceLost, ATreeThatIsKilledBesideItsAgentGivesNoZeros) {
-  MOSE_ONLY_IN_FULL();
+TEST_P(SourceLostInFull, ATreeThatIsKilledBesideItsAgentGivesNoZeros) {
   reach();
   if (HasFatalFailure()) return;
   std::ofstream(bed_->cgroup(source_) + "/cgroup.kill") << "1";

@@ -83,6 +83,7 @@ class DestinationMigration {
   void ask(std::function<void(const Status&)> then);
   void watch_pager();
   void note_arriving();
+  // destination_waits.cpp
   void note_waits();
   // Of a workload that runs here before its memory is complete.
   [[nodiscard]] std::optional<MemoryWait> memory_wait() const;

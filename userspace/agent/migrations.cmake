@@ -4,6 +4,7 @@ target_sources(mose_agent PRIVATE
   destination_host.cpp
   destination_migration.cpp
   destination_standby.cpp
+  destination_waits.cpp
   file_sync.cpp
   free_space.cpp
   memory_wait.cpp
