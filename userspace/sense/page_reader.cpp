@@ -311,10 +311,12 @@ Result<FinalPages> final_over(std::span<const SpaceProcess> processes,
   const Timestamp start = now();
   FinalPages final;
   for (const SpaceProcess& process : processes) {
+    // One that has ended before is moved as that; it has no pages.
+    const bool ended = process.object.empty() && is_zombie(process.pid);
     auto pages = one(process, final.stats);
     if (!pages) return context("final scan of space " + std::to_string(process.space), pages.error());
     // One that was killed meanwhile would have no pages, and its copy zeros in their place.
-    if (auto whole = check_not_ending(process); !whole) return context("final scan of space " + std::to_string(process.space), whole.error());
+    if (auto whole = check_not_ending(process); !ended && !whole) return context("final scan of space " + std::to_string(process.space), whole.error());
     final.spaces.push_back(std::move(*pages));
   }
   final.stats.duration = now() - start;
