@@ -97,11 +97,7 @@ Times remote_faults(bool pushed) {
     touch(toy_page(0), *times);
     return 0;
   });
-  rig.take_tasks(1);
-  toy.wait_registered();
-  rig.pager().restore_ended();
-  rig.pager().running();
-  toy.go();
+  rig.run(toy);
   std::jthread pusher([&] {
     if (!pushed) return;
     EXPECT_TRUE(sender.push(final, processes));

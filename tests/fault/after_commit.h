@@ -2,10 +2,10 @@
 #pragma once
 
 #include <atomic>
-#include <cstdlib>
 
 #include "faults.h"
 #include "neighbour.h"
+#include "support/support.h"
 
 // What the tests of the time between commit and completion share: a Redis that is thawed with all of its pages missing, and a
 // client whose answers need them.
@@ -17,7 +17,7 @@ inline constexpr double kMissingMegabytes = 96;
 inline constexpr uint64_t kPostCopyBps = 60'000'000;
 
 // What the sample that is tried each time leaves out has this for its parameters: it waits for many seconds.
-inline std::vector<int> once_in_full() { return std::getenv("MOSE_FULL") != nullptr ? std::vector{1} : std::vector<int>(); }
+inline std::vector<int> once_in_full() { return in_full() ? std::vector{1} : std::vector<int>(); }
 
 class AfterCommit : public Faults {
  protected:

@@ -38,7 +38,7 @@ struct Strike {
 std::ostream& operator<<(std::ostream& out, const Strike& strike) { return out << name_of(strike.part) << strike.number; }
 
 std::vector<Strike> strikes() {
-  const bool full = std::getenv("MOSE_FULL") != nullptr;
+  const bool full = in_full();
   std::vector<Strike> out;
   for (Part part : kParts) {
     const unsigned sample = part == Part::destination_agent || part == Part::source_agent ? 2 : 1;

@@ -47,12 +47,12 @@ class SourceLost : public AfterCommit {
     EXPECT_THAT(said(destination_, {"stop", kWorkload, "--grace", "200ms"}), HasSubstr("stopped"));
     EXPECT_TRUE(wait_until([&] { return idle(destination_); }, kSettleBound)) << said(destination_, {"status"});
     EXPECT_TRUE(bed_->pagers(destination_).empty());
-    check_clean("");
+    expect_nothing_left();
     EXPECT_THAT(said(destination_, {"history"}), AllOf(HasSubstr(id_.substr(0, 8)), HasSubstr("lost")));
     EXPECT_THAT(said(destination_, {"show", id_}),
                 AllOf(HasSubstr("lost: workload redis was stopped before its memory was complete"), HasSubstr("are only at node " + source_)));
   }
-  void check_clean(const std::string&) {
+  void expect_nothing_left() {
     std::vector<std::string> left;
     wait_until([&] { return (left = bed_->leftovers(destination_, false)).empty(); }, kCleanBound);
     for (const std::string& what : left) ADD_FAILURE() << "left on " << destination_ << ": " << what;

@@ -50,7 +50,7 @@ std::ostream& operator<<(std::ostream& out, const Case& one) { return out << nam
 
 std::vector<Case> cases() {
   std::vector<Case> out;
-  if (std::getenv("MOSE_FULL") == nullptr) return out;
+  if (!in_full()) return out;
   for (Hit hit : {Hit::daemon, Hit::page_server, Hit::both, Hit::link}) {
     for (unsigned i = 0; i < kMoments; ++i) out.push_back({hit, i});
   }

@@ -17,8 +17,8 @@ namespace mose::agent {
 namespace {
 
 // The pager connects as soon as it runs, before PREPARED is sent.
-constexpr size_t kTurnedAwayMax = 4;  // the two connections of a pager, and its next two
 constexpr auto kConnectBound = std::chrono::seconds(10);
+constexpr size_t kTurnedAwayMax = 4;  // the two connections of a pager, and its next two
 // Between two looks at what the kernel still has to send.
 constexpr auto kLookPause = std::chrono::milliseconds(1);
 // A round of protected memory in which nothing has to be sent; measured 5 to 6 ms a gigabyte, and its threads' turns.

@@ -33,7 +33,7 @@ constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 // Stragglers are redirected that long after the source tree has gone.
 constexpr Nanoseconds kLinger = std::chrono::milliseconds(500);
 
-// "192.0.2.1:7946" -> "192.0.2.1", ":7946"; "[2001:db8::1]:7946" keeps its brackets.
+// "192.0.2.1:7946" -> ":7946".
 std::string port_of(const std::string& endpoint) { return endpoint.substr(endpoint.rfind(':')); }
 
 // What record() has noted of the commit.

@@ -17,6 +17,7 @@ class Unpreempted {
   ~Unpreempted();
   Unpreempted(const Unpreempted&) = delete;
   Unpreempted& operator=(const Unpreempted&) = delete;
+  [[nodiscard]] bool granted() const { return policy_ >= 0; }
 
  private:
   int policy_ = -1;

@@ -228,19 +228,25 @@ Result<uint64_t> process_start_time(pid_t pid) {
   return stat.start_time;
 }
 
+namespace {
+
+Status check_same(const SpaceProcess& process, const Stat& stat) {
+  if (process.start_time == 0 || stat.start_time == process.start_time) return {};
+  return std::unexpected(Error{ESRCH, "process " + std::to_string(process.pid) + " has ended"});
+}
+
+}  // namespace
+
 Status check_same_process(const SpaceProcess& process) {
   if (process.start_time == 0) return {};
-  MOSE_ASSIGN(uint64_t start_time, process_start_time(process.pid));
-  if (start_time != process.start_time) {
-    return std::unexpected(Error{ESRCH, "process " + std::to_string(process.pid) + " has ended"});
-  }
-  return {};
+  MOSE_ASSIGN(Stat stat, read_stat(process.pid));
+  return check_same(process, stat);
 }
 
 Status check_not_ending(const SpaceProcess& process) {
   if (!process.object.empty()) return {};  // it keeps what it holds as long as it is open
-  MOSE_TRY(check_same_process(process));
   MOSE_ASSIGN(Stat stat, read_stat(process.pid));
+  MOSE_TRY(check_same(process, stat));
   MOSE_ASSIGN(std::string status, read_proc(process.pid, "status"));
   const bool ending = (stat.flags & kFlagExiting) != 0 || stat.state == 'Z' || stat.state == 'X' || is_pending(status, SIGKILL);
   if (!ending) return {};

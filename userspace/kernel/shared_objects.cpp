@@ -62,6 +62,17 @@ std::string plain_name(std::string_view name) {
   return std::string(name);
 }
 
+// Calls visit(number, where it leads) for each descriptor of a process; for none where it has ended.
+template <typename Visit>
+void for_each_descriptor(int pid, Visit visit) {
+  Directory dir = open_directory(fmt::format("/proc/{}/fd", pid));
+  while (const dirent* entry = dir ? readdir(dir.get()) : nullptr) {
+    char target[64];
+    ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
+    if (length > 0) visit(std::string_view(entry->d_name), std::string_view(target, static_cast<size_t>(length)));
+  }
+}
+
 class Search {
  public:
   explicit Search(dev_t device) : device_(device) {}
@@ -89,21 +100,15 @@ class Search {
 
  private:
   Status look_at_descriptors(const SpaceProcess& process) {
-    const std::string directory = fmt::format("/proc/{}/fd", process.pid);
-    Directory dir = open_directory(directory);
-    if (!dir) return {};  // it has ended
-    while (const dirent* entry = readdir(dir.get())) {
-      char target[64];
-      ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
-      std::string_view name(target, length > 0 ? static_cast<size_t>(length) : 0);
-      if (!is_memfd(name)) continue;
+    Status added;
+    for_each_descriptor(process.pid, [&](std::string_view number, std::string_view name) {
+      if (!added || !is_memfd(name)) return;
       SharedObject object;
-      std::string_view number = entry->d_name;
       std::from_chars(number.data(), number.data() + number.size(), object.fd);
       object.name = plain_name(name);
-      MOSE_TRY(add(process, directory + "/" + entry->d_name, std::move(object)));
-    }
-    return {};
+      added = add(process, fmt::format("/proc/{}/fd/{}", process.pid, number), std::move(object));
+    });
+    return added;
   }
 
   Status add(const SpaceProcess& process, std::string path, SharedObject object) {
@@ -184,7 +189,7 @@ Result<std::vector<SharedMapping>> shared_mappings(pid_t pid) {
 namespace {
 
 // A socket tells how many descriptors wait in it.
-bool holds_descriptors(int pid, const char* number) {
+bool holds_descriptors(int pid, std::string_view number) {
   auto text = read_file(fmt::format("/proc/{}/fdinfo/{}", pid, number));
   if (!text) return false;
   constexpr std::string_view kField = "scm_fds:";
@@ -198,18 +203,14 @@ bool holds_descriptors(int pid, const char* number) {
 
 OpenMemfds open_memfds(pid_t pid) {
   OpenMemfds out;
-  Directory dir = open_directory(fmt::format("/proc/{}/fd", pid));
-  while (const dirent* entry = dir ? readdir(dir.get()) : nullptr) {
-    char target[64];
-    ssize_t length = readlinkat(dirfd(dir.get()), entry->d_name, target, sizeof target);
-    std::string_view name(target, length > 0 ? static_cast<size_t>(length) : 0);
+  for_each_descriptor(pid, [&](std::string_view number, std::string_view name) {
     struct stat st{};
     if (name.starts_with("socket:")) {
-      out.on_the_way |= holds_descriptors(pid, entry->d_name);
-    } else if (name.starts_with("/memfd:") && fstatat(dirfd(dir.get()), entry->d_name, &st, 0) == 0) {
+      out.on_the_way |= holds_descriptors(pid, number);
+    } else if (name.starts_with("/memfd:") && stat(fmt::format("/proc/{}/fd/{}", pid, number).c_str(), &st) == 0) {
       out.open.push_back(shared_space(false, st.st_ino));
     }
-  }
+  });
   return out;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <sched.h>
+#include "kernel/lock_turns.h"
 
 namespace mose {
 
@@ -15,9 +15,8 @@ class Urgently {
   Urgently& operator=(const Urgently&) = delete;
 
  private:
-  int policy_ = -1;
-  sched_param parameters_{};
-  bool changed_ = false, niced_ = false;
+  Unpreempted unpreempted_;
+  bool niced_ = false;
   int nice_ = 0;
 };
 

@@ -114,9 +114,6 @@ void Machine::recover(const std::vector<Record>& records) {
       s_.phase = Phase::activating;
       break;
     case Record::complete:
-      s_.phase = Phase::finishing;
-      s_.complete_recorded = s_.pages_complete = true;
-      break;
     case Record::lost:
       s_.phase = Phase::finishing;
       s_.complete_recorded = s_.pages_complete = true;
@@ -265,21 +262,16 @@ void Machine::record_done(Record r, const std::string& error) {
       return send(Message::failed, s_.reason);
     case Record::commit:
       s_.commit_recorded = error.empty();
-      if (s_.lost && !error.empty()) return wait_for(kRetryPause);
-      if (s_.lost) return;
-      return retry("the commit could not be recorded", error);
+      if (!s_.lost) return retry("the commit could not be recorded", error);
+      if (!error.empty()) wait_for(kRetryPause);
+      return;
     case Record::complete:
-      s_.complete_recorded = error.empty();
-      if (!error.empty()) return retry("completion could not be recorded", error);
-      s_.failures = 0;
-      s_.phase = Phase::finishing;
-      return send(Message::complete);
     case Record::lost:
       s_.complete_recorded = error.empty();
-      if (!error.empty()) return wait_for(kRetryPause);
+      if (!error.empty()) return r == Record::lost ? wait_for(kRetryPause) : retry("completion could not be recorded", error);
       s_.failures = 0;
       s_.phase = Phase::finishing;
-      return send(Message::complete, s_.reason);
+      return send(Message::complete, r == Record::lost ? s_.reason : "");
     case Record::aborted:
       s_.abort_recorded = true;  // without the record the next start of the agent asks the source, or discards anyway
       return;

@@ -271,17 +271,19 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once, object || !armed));
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
-  if (armed && object) {
-    MOSE_ASSIGN(PageSet clean, shared_.clean(process.space, populated.pages, ScanPace::at_once));
+  if (armed) {
+    PageSet clean;
+    if (object) {
+      MOSE_ASSIGN(clean, shared_.clean(process.space, populated.pages, ScanPace::at_once));
+    } else {
+      MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(populated.areas));
+      populated.pages = tracked.clean.unite(tracked.written).unite(tracked.untracked);
+      clean = std::move(tracked.clean);
+    }
     unread_zero = clean.intersect(space.zero);
     unread = known_pages(clean.minus(unread_zero), space.hashes);
     populated.pages = populated.pages.minus(unread).minus(unread_zero);
-  } else if (armed) {
-    MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
-    MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(populated.areas));
-    unread_zero = tracked.clean.intersect(space.zero);
-    unread = known_pages(tracked.clean.minus(unread_zero), space.hashes);
-    populated.pages = tracked.clean.minus(unread).minus(unread_zero).unite(tracked.written).unite(tracked.untracked);
   }
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
   out.remote = std::move(compared.changed);

@@ -40,6 +40,14 @@ class PagerRig {
           ++got;
         }
   }
+  // The one task, restored, and on its way.
+  void run(Toy& toy) {
+    take_tasks(1);
+    toy.wait_registered();
+    pager().restore_ended();
+    pager().running();
+    toy.go();
+  }
   int criu() const { return criu_.get(); }
   // Whose memory a standby's pages are rewritten in.
   void stands_by(pid_t pid) { standby_pid_ = pid; }

@@ -198,11 +198,7 @@ TEST_F(PagerEvents, ForksRemovalsAndFaultsAllAtOnce) {
     for (auto& thread : threads) thread.join();
     return bad == 0 ? 0 : 1;
   });
-  rig.take_tasks(1);
-  toy.wait_registered();
-  rig.pager().restore_ended();
-  rig.pager().running();
-  toy.go();
+  rig.run(toy);
   EXPECT_EQ(toy.wait(), 0);
 }
 

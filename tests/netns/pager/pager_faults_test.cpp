@@ -179,11 +179,7 @@ TEST_F(PagerFaults, ManyThreadsAgainstFillAndLateRemotePages) {
       for (auto& thread : threads) thread.join();
       return bad == 0 ? 0 : 1;
     });
-    rig.take_tasks(1);
-    toy.wait_registered();
-    rig.pager().restore_ended();
-    rig.pager().running();
-    toy.go();
+    rig.run(toy);
     EXPECT_EQ(toy.wait(), 0);
     // Its pages need nobody any more: the descriptor of a process that is gone is dropped.
     for (uint64_t i = 0; i + 7 < kPages; i += 7) provider.push(kSpace, {kToyPage + i, 6});

@@ -48,11 +48,7 @@ uint64_t faults_with(bool ordered) {
     }
     return 0;
   });
-  rig.take_tasks(1);
-  toy.wait_registered();
-  rig.pager().restore_ended();
-  rig.pager().running();
-  toy.go();
+  rig.run(toy);
   EXPECT_EQ(toy.wait(), 0);
   EXPECT_TRUE(rig.wait_complete());
   return rig.pager().stats().faults;

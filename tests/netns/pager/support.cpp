@@ -255,23 +255,6 @@ void send_word(int socket, int32_t word) { ASSERT_EQ(::send(socket, &word, sizeo
 
 namespace {
 
-void send_fd(int socket, int fd) {
-  char byte = 0;
-  iovec part{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof control;
-  cmsghdr* c = CMSG_FIRSTHDR(&header);
-  c->cmsg_level = SOL_SOCKET;
-  c->cmsg_type = SCM_RIGHTS;
-  c->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  if (::sendmsg(socket, &header, MSG_NOSIGNAL) != 1) _exit(120);
-}
-
 [[noreturn]] void toy_main(int lazy, int32_t vpid, uint64_t pages, int control, const Toy::Scenario& scenario) {
   void* at = ::mmap(reinterpret_cast<void*>(kToyAddress), pages * kPageSize, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
@@ -279,7 +262,7 @@ void send_fd(int socket, int fd) {
   auto uffd = uffd_open();
   if (!uffd) _exit(122);
   if (::send(lazy, &vpid, sizeof vpid, MSG_NOSIGNAL) != 4) _exit(123);
-  send_fd(lazy, uffd->get());
+  if (!send_descriptor(lazy, uffd->get())) _exit(120);
   ::usleep(2000);  // handed over before anything is registered, as CRIU does
   if (!uffd_register(uffd->get(), {kToyPage, pages})) _exit(124);
   uffd->reset();

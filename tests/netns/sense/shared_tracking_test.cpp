@@ -22,6 +22,7 @@
 #include "kernel/shared_objects.h"
 #include "netns/sense/sense_bed.h"
 #include "sense/write_scan.h"
+#include "support/support.h"
 
 namespace mose::sense {
 namespace {
@@ -97,21 +98,7 @@ void in_child(const std::function<void()>& work) {
 
 void send_to_itself(int fd) {
   int pair[2];
-  if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0) _exit(3);
-  char byte = 'f';
-  iovec bytes{&byte, 1};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof fd)] = {};
-  msghdr message{};
-  message.msg_iov = &bytes;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof fd);
-  memcpy(CMSG_DATA(header), &fd, sizeof fd);
-  if (sendmsg(pair[0], &message, 0) != 1) _exit(3);
+  if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0 || !test::send_descriptor(pair[0], fd)) _exit(3);
   close(fd);
 }
 
