@@ -56,8 +56,8 @@ PeerServer::PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers 
       handlers_(std::move(handlers)),
       hello_bound_(hello_bound),
       tls_(std::move(tls)),
-      refusals_(loop),
-      silent_(loop) {}
+      refusals_(loop, refused_),
+      silent_(loop, refused_) {}
 
 PeerServer::~PeerServer() {
   loop_.unwatch(listener_.get());
@@ -81,7 +81,7 @@ Result<std::unique_ptr<PeerServer>> PeerServer::listen(EventLoop& loop, const st
 void PeerServer::on_listener() {
   for (int i = 0; i < kAcceptsAtOnce; ++i) {
     auto accepted = tcp_accept(listener_.get(), /*non_blocking=*/true);
-    if (!accepted) return refusals_.add("a connection could not be accepted", "", "", accepted.error().what);
+    if (!accepted) return refusals_.add(RefusalKind::local, "a connection could not be accepted", "", "", accepted.error().what);
     if (!accepted->socket.valid()) return;
     take(std::move(accepted->socket), std::move(accepted->peer));
   }
@@ -96,17 +96,17 @@ void PeerServer::take(Fd socket, std::string peer) {
   pending->reader.take_only(wire::FrameType::hello);
   if (tls_) {
     auto session = tls_->accept(std::move(socket));
-    if (!session) return refusals_.add("a connection could not be taken", pending->address, "", session.error().what);
+    if (!session) return refusals_.add(RefusalKind::local, "a connection could not be taken", pending->address, "", session.error().what);
     pending->socket = std::move(*session);
   } else {
     pending->socket = move::StreamSocket(std::move(socket));
   }
   if (auto watched = loop_.watch(fd, EPOLLIN, [this, fd](uint32_t) { on_pending(fd); }); !watched) {
-    return refusals_.add("a connection could not be watched", pending->address, "", watched.error().what);  // closes it
+    return refusals_.add(RefusalKind::local, "a connection could not be watched", pending->address, "", watched.error().what);  // closes it
   }
   pending->timer = loop_.after(hello_bound_, [this, fd] {
     const Pending& late = *pending_.at(fd);
-    if (!late.leaving) silent_.add("a connection said no HELLO in time", late.address, "", "silence");
+    if (!late.leaving) silent_.add(RefusalKind::silent, "a connection said no HELLO in time", late.address, "", "silence");
     drop(fd);
   });
   pending_[fd] = std::move(pending);
@@ -121,7 +121,7 @@ void PeerServer::make_room() {
     return of_a != of_b ? of_a < of_b : a.second->number > b.second->number;
   };
   auto victim = std::ranges::max_element(pending_, later);
-  silent_.add("a connection makes room for newer ones", victim->second->address, "",
+  silent_.add(RefusalKind::crowded, "a connection makes room for newer ones", victim->second->address, "",
                 fmt::format("{} connections have said no HELLO yet", pending_.size()));
   drop(victim->first);
 }
@@ -135,7 +135,8 @@ void PeerServer::drop(int fd) {
 }
 
 // The frame, once it is whole. On the way there the descriptor is watched for what the stream waits for.
-Result<std::optional<move::Frame>> PeerServer::hello_of(int fd, Pending& pending) {
+Result<std::optional<move::Frame>> PeerServer::hello_of(int fd, Pending& pending, RefusalKind& kind) {
+  kind = RefusalKind::handshake;
   if (tls_ && !std::exchange(pending.looked, true)) {
     if (auto header = plain_header(fd)) {
       pending.stream = {MigrationId{header->migration}, header->epoch};
@@ -144,6 +145,7 @@ Result<std::optional<move::Frame>> PeerServer::hello_of(int fd, Pending& pending
   }
   MOSE_ASSIGN(move::Wait wait, pending.socket.handshake());
   if (wait == move::Wait::nothing) {
+    kind = RefusalKind::hello;
     MOSE_ASSIGN(auto frame, pending.reader.read(pending.socket));
     if (frame) return frame;
   }
@@ -159,23 +161,27 @@ void PeerServer::on_pending(int fd) {
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) drop(fd);
     return;
   }
-  auto frame = hello_of(fd, pending);
-  if (!frame) return turn_away(fd, "", frame.error());
+  RefusalKind kind{};
+  auto frame = hello_of(fd, pending, kind);
+  if (!frame) return turn_away(fd, kind, "", frame.error());
   if (!*frame) return;
   pending.stream = (*frame)->stream;
   auto hello = move::decode_hello((*frame)->payload);
-  if (!hello) return turn_away(fd, "", hello.error());
-  if (auto fits = check(pending, pending.stream, *hello); !fits) return turn_away(fd, hello->node, fits.error());
+  if (!hello) return turn_away(fd, RefusalKind::hello, "", hello.error());
+  if (auto fits = check(pending, pending.stream, *hello, kind); !fits) return turn_away(fd, kind, hello->node, fits.error());
   answer(fd, (*frame)->stream, std::move(*hello));
 }
 
-Status PeerServer::check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello) const {
+Status PeerServer::check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello, RefusalKind& kind) const {
+  kind = RefusalKind::identity;
   const move::NodeCertificate* certificate = pending.socket.peer();
   if (tls_ && certificate == nullptr) return fail_errno("it has shown no certificate", EACCES);
   if (certificate != nullptr && !certificate->is_of(hello.node)) {
     return fail(fmt::format("it calls itself \"{}\" and its certificate is of {}", hello.node, certificate->whose()));
   }
+  kind = RefusalKind::version;
   MOSE_TRY(move::check_peer(mine_, hello));
+  kind = RefusalKind::access;
   return handlers_.accept(stream, hello, certificate);
 }
 
@@ -193,9 +199,9 @@ void PeerServer::answer(int fd, const move::StreamId& stream, move::Hello hello)
 }
 
 // Told as far as the other end can hear it, then closed.
-void PeerServer::turn_away(int fd, const std::string& node, const Error& reason) {
+void PeerServer::turn_away(int fd, RefusalKind kind, const std::string& node, const Error& reason) {
   Pending& pending = *pending_.at(fd);
-  refusals_.add(node.empty() ? "a connection said no HELLO" : "a node is turned away", pending.address, node, reason.what);
+  refusals_.add(kind, node.empty() ? "a connection said no HELLO" : "a node is turned away", pending.address, node, reason.what);
   if (reason.code == EPROTONOSUPPORT) {
     const auto frame = move::encode_frame(wire::FrameType::error, pending.stream, move::as_bytes(reason.what));
     (void)!::send(fd, frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);

@@ -46,6 +46,8 @@ class PeerServer {
   PeerServer(const PeerServer&) = delete;
   PeerServer& operator=(const PeerServer&) = delete;
 
+  [[nodiscard]] const RefusalCounts& refused() const { return refused_; }
+
  private:
   struct Pending;
   PeerServer(EventLoop& loop, Fd listener, move::Hello mine, Handlers handlers, Nanoseconds hello_bound, std::shared_ptr<move::Tls> tls);
@@ -53,10 +55,11 @@ class PeerServer {
   void take(Fd socket, std::string peer);
   void make_room();
   void on_pending(int fd);
-  [[nodiscard]] Result<std::optional<move::Frame>> hello_of(int fd, Pending& pending);
-  [[nodiscard]] Status check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello) const;
+  // What an error of them counts as stands in `kind`.
+  [[nodiscard]] Result<std::optional<move::Frame>> hello_of(int fd, Pending& pending, RefusalKind& kind);
+  [[nodiscard]] Status check(const Pending& pending, const move::StreamId& stream, const move::Hello& hello, RefusalKind& kind) const;
   void answer(int fd, const move::StreamId& stream, move::Hello hello);
-  void turn_away(int fd, const std::string& node, const Error& reason);
+  void turn_away(int fd, RefusalKind kind, const std::string& node, const Error& reason);
   void drop(int fd);
 
   EventLoop& loop_;
@@ -65,6 +68,7 @@ class PeerServer {
   Handlers handlers_;
   Nanoseconds hello_bound_;
   std::shared_ptr<move::Tls> tls_;
+  RefusalCounts refused_{};
   RefusalLog refusals_;
   RefusalLog silent_;  // of those that said nothing: a flood of them must not hide the other reasons
   uint64_t number_next_ = 0;
