@@ -31,6 +31,7 @@ namespace mose::agent {
 namespace {
 
 constexpr unsigned kWorkers = 3;
+constexpr Nanoseconds kDay = std::chrono::hours(24);
 constexpr Nanoseconds kShutDownBound = std::chrono::seconds(15);  // for migrations to abort or park
 
 // What holds for the whole process and its children.
@@ -117,6 +118,7 @@ class Agent {
     if (auto period = watchdog_period()) {
       loop_.every(*period, [this] { tell("WATCHDOG=1"); });
     }
+    loop_.every(kDay, [this] { core_.peers.tell_expiry(); });
     log::info("agent ready", {{"node", config_.node.name},
                               {"version", kVersion},
                               {"socket", config_.control.socket},

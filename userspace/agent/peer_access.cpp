@@ -10,7 +10,7 @@
 namespace mose::agent {
 namespace {
 
-constexpr int64_t kWarnBeforeEndS = 14 * 24 * 3600;
+constexpr int64_t kWarnBeforeEndS = 30 * 24 * 3600;
 
 // Said at every start: whoever reads the log should not have to ask.
 void tell_plain_text(const Config& config) {
@@ -19,15 +19,21 @@ void tell_plain_text(const Config& config) {
             {{"listen", config.node.listen}});
 }
 
-void tell_certificate(const move::NodeCertificate& own, const std::string& path) {
+// False: there is nothing that the operator should do.
+bool tell_trouble(const move::NodeCertificate& own, const std::string& path) {
   const int64_t now_s = std::time(nullptr);
   if (auto timely = own.check_time(now_s); !timely) {
-    return log::error("this node's certificate cannot be used: other nodes refuse it", {{"certificate", path}, {"reason", timely.error().what}});
+    log::error("this node's certificate cannot be used: other nodes refuse it", {{"certificate", path}, {"reason", timely.error().what}});
+    return true;
   }
-  if (own.ends_unix_s - now_s < kWarnBeforeEndS) {
-    return log::warn("this node's certificate ends soon: issue a new one (mose pki rotate)",
-                     {{"certificate", path}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
-  }
+  if (own.ends_unix_s - now_s >= kWarnBeforeEndS) return false;
+  log::warn("this node's certificate ends soon: issue a new one (mose pki rotate)",
+            {{"certificate", path}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
+  return true;
+}
+
+void tell_certificate(const move::NodeCertificate& own, const std::string& path) {
+  if (tell_trouble(own, path)) return;
   log::info("other nodes are spoken to by TLS", {{"roles", to_string(own.roles)}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
 }
 
@@ -51,6 +57,10 @@ Result<PeerAccess> PeerAccess::create(const Config& config) {
   MOSE_ASSIGN(auto tls, load_tls(config));
   tell_certificate(tls->own(), config.tls.certificate);
   return PeerAccess(config, std::move(tls));
+}
+
+void PeerAccess::tell_expiry() const {
+  if (tls_) (void)tell_trouble(tls_->own(), config_->tls.certificate);
 }
 
 Result<move::StreamSocket> PeerAccess::connect(const std::string& endpoint, const std::string& peer, Nanoseconds bound) const {

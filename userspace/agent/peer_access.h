@@ -28,6 +28,8 @@ class PeerAccess {
   // on the connection in question; null in plain text.
   [[nodiscard]] Status check_source(const std::string& peer, const move::NodeCertificate* certificate) const;
   [[nodiscard]] Status check_destination(const std::string& peer, const move::NodeCertificate* certificate) const;
+  // Once a day: that this node's certificate has expired, or ends within a month.
+  void tell_expiry() const;
   // Null: plain text.
   [[nodiscard]] const std::shared_ptr<move::Tls>& tls() const { return tls_; }
 

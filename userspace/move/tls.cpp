@@ -200,10 +200,7 @@ Result<StreamSocket> Tls::accept(Fd socket) {
   return StreamSocket(std::move(socket), std::move(session));
 }
 
-NodeCertificate Tls::own() const {
-  std::lock_guard lock(mutex_);
-  return contexts_->own;
-}
+NodeCertificate Tls::own() { return current()->own; }
 
 Result<StreamSocket> connect_stream(const std::string& endpoint, const std::shared_ptr<Tls>& tls, const std::string& peer,
                                     Nanoseconds bound) {

@@ -37,8 +37,8 @@ class Tls {
   [[nodiscard]] Result<StreamSocket> connect(Fd socket, const std::string& peer);
   // Any node whose certificate is believed: who it is stands in StreamSocket::peer().
   [[nodiscard]] Result<StreamSocket> accept(Fd socket);
-  // Of this node, as of the last connection.
-  [[nodiscard]] NodeCertificate own() const;
+  // Of this node, as its files are now.
+  [[nodiscard]] NodeCertificate own();
   [[nodiscard]] const TlsFiles& files() const { return files_; }
 
  private:
