@@ -19,6 +19,8 @@
 #include "agent/core.h"
 #include "agent/durable_file.h"
 #include "agent/host_calibration.h"
+#include "agent/metrics.h"
+#include "agent/metrics_server.h"
 #include "agent/migration_service.h"
 #include "agent/node_uplink.h"
 #include "agent/notify.h"
@@ -114,6 +116,7 @@ class Agent {
     MOSE_ASSIGN(server_, ControlServer::start(loop_, config_, [this](const control::v1::Request& request, const Reply& reply) {
                   requests_->handle(request, reply);
                 }));
+    serve_metrics();
     tell("READY=1\nSTATUS=node " + config_.node.name);
     if (auto period = watchdog_period()) {
       loop_.every(*period, [this] { tell("WATCHDOG=1"); });
@@ -142,6 +145,22 @@ class Agent {
 
  private:
   void announce(const AgentEvent& event) { requests_->publish(event); }
+
+  // What it is for goes on without it: migrations may be waiting for this agent.
+  void serve_metrics() {
+    if (!config_.metrics.enabled) return;
+    auto pages = [this](const std::string& path) -> std::optional<MetricsServer::Page> {
+      constexpr std::string_view kExposition = "text/plain; version=0.0.4; charset=utf-8";
+      if (path == "/metrics") return MetricsServer::Page{{.type = kExposition}, format_metrics(take_metrics(core_, *service_))};
+      if (path == "/healthz") return MetricsServer::Page{{}, "ok\n"};  // the event loop answers
+      if (path != "/readyz") return std::nullopt;
+      Readiness readiness = readiness_of(service_->figures(), ending_);
+      return MetricsServer::Page{{.status = readiness.ready ? HttpStatus::ok : HttpStatus::unavailable}, std::move(readiness.text)};
+    };
+    auto server = MetricsServer::start(loop_, config_.metrics, pages);
+    if (!server) return log::error("figures cannot be served", {{"reason", server.error().what}});
+    metrics_ = std::move(*server);
+  }
 
   // After everything that somebody waits for: it may take 50 ms of a processor. A migration that comes before it ends
   // goes without.
@@ -216,6 +235,7 @@ class Agent {
   std::unique_ptr<MigrationService> service_;
   std::optional<Requests> requests_;
   std::unique_ptr<ControlServer> server_;
+  std::unique_ptr<MetricsServer> metrics_;
   bool ending_ = false;
 };
 

@@ -185,6 +185,10 @@ const std::vector<Section>& sections() {
        {text_key("certificate", &Config::tls, &TlsConfig::certificate), text_key("key", &Config::tls, &TlsConfig::key),
         text_key("authorities", &Config::tls, &TlsConfig::authorities),
         flag_key("plain_text", &Config::tls, &TlsConfig::plain_text)}},
+      {"metrics",
+       {flag_key("enabled", &Config::metrics, &MetricsConfig::enabled),
+        text_key("socket", &Config::metrics, &MetricsConfig::socket),
+        text_key("listen", &Config::metrics, &MetricsConfig::listen)}},
       {"limits",
        {bytes_key("images_bytes_max", &LimitsConfig::images_bytes_max, kImagesBytesLeast, wire::kImagesPayloadMax),
         bytes_key("store_bytes_max", &LimitsConfig::store_bytes_max, kStoreBytesLeast, kAnySize, Zero::means_default),
@@ -382,13 +386,15 @@ Status complete_config(Config& config) {
     node.criu = std::string(prefix != nullptr && *prefix != '\0' ? prefix : "/opt/mose") + "/criu/bin/criu";
   }
   if (config.control.socket.empty()) config.control.socket = node.runtime_dir + "/mosed.sock";
+  if (config.metrics.socket.empty()) config.metrics.socket = node.runtime_dir + "/metrics.sock";
   const std::pair<const char*, const std::string*> paths[] = {{"node.cgroup", &node.cgroup},
                                                               {"node.state_dir", &node.state_dir},
                                                               {"node.runtime_dir", &node.runtime_dir},
                                                               {"node.criu", &node.criu},
                                                               {"node.workloads_dir", &node.workloads_dir},
                                                               {"node.bpffs", &node.bpffs},
-                                                              {"control.socket", &config.control.socket}};
+                                                              {"control.socket", &config.control.socket},
+                                                              {"metrics.socket", &config.metrics.socket}};
   for (const auto& [key, path] : paths) {
     if (path->empty() || path->front() != '/')
       return fail(fmt::format("{} = \"{}\" is not an absolute path", key, *path));
@@ -400,7 +406,11 @@ Status complete_config(Config& config) {
   if (config.control.socket.size() > kSocketPathMax) {
     return fail(fmt::format("control.socket is longer than {} bytes", kSocketPathMax));
   }
+  if (config.metrics.socket.size() > kSocketPathMax) {
+    return fail(fmt::format("metrics.socket is longer than {} bytes", kSocketPathMax));
+  }
   MOSE_TRY(check_address("node.listen", node.listen));
+  if (!config.metrics.listen.empty()) MOSE_TRY(check_address("metrics.listen", config.metrics.listen));
   for (const auto& [name, peer] : config.peers) {
     if (!node_name_ok(name)) return fail(fmt::format("peers.\"{}\" is not a node name", name));
     if (name == node.name) return fail(fmt::format("peers.{} is this node itself", name));

@@ -72,6 +72,13 @@ struct TlsConfig {
   bool plain_text = false;  // no encryption, and nodes are believed by their names
 };
 
+// Figures for Prometheus, and whether the agent is ready; whoever can connect reads them.
+struct MetricsConfig {
+  bool enabled = true;
+  std::string socket;  // for root; default: runtime_dir/metrics.sock
+  std::string listen;  // for everybody of this machine: a loopback address with its port; empty: not by TCP
+};
+
 struct PeerConfig {
   std::string address;  // numeric, with the port: names are not resolved
   // Numeric, without a port: on its uplink, where redirected packets go. Empty: that of `address`.
@@ -83,6 +90,7 @@ struct Config {
   NodeConfig node;
   ControlConfig control;
   TlsConfig tls;
+  MetricsConfig metrics;
   LimitsConfig limits;
   log::Level log_level = log::Level::info;
   std::map<std::string, PeerConfig> peers;  // by node name

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What each value alone does not show: values that are well-formed and could never work.
 #include <fmt/format.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -47,6 +48,10 @@ struct Endpoint {
   [[nodiscard]] bool wildcard() const {
     return std::all_of(address.bytes.begin(), address.bytes.end(), [](auto byte) { return byte == 0; });
   }
+  [[nodiscard]] bool loopback() const {
+    if (address.family == AF_INET) return address.bytes[0] == 127;
+    return address.bytes.back() == 1 && std::all_of(address.bytes.begin(), address.bytes.end() - 1, [](auto byte) { return byte == 0; });
+  }
 };
 
 // Of a text that check_endpoint() has taken.
@@ -86,6 +91,18 @@ Status check_tls(const TlsConfig& tls) {
   return {};
 }
 
+// Names of workloads and what they do, in plain text and for whoever asks: for this machine only.
+Status check_metrics(const Config& config) {
+  const MetricsConfig& metrics = config.metrics;
+  if (metrics.socket == config.control.socket) return fail(fmt::format("metrics.socket and control.socket are both \"{}\": give each its own", metrics.socket));
+  if (metrics.listen.empty()) return {};
+  MOSE_ASSIGN(Endpoint endpoint, endpoint_of(metrics.listen));
+  if (endpoint.loopback()) return {};
+  return fail(fmt::format("metrics.listen = \"{}\" can be reached from other machines, where nobody is asked who he is: take an address of this "
+                          "machine alone, such as 127.0.0.1:9477, and let a proxy that knows its readers, or an agent of the monitoring, pass it on",
+                          metrics.listen));
+}
+
 }  // namespace
 
 Status check_transport(const Config& config) {
@@ -106,6 +123,7 @@ Status check_rules(const Config& config) {
         fmt::format("node.runtime_dir and node.state_dir are both \"{}\": give each its own", config.node.state_dir));
   }
   MOSE_TRY(check_tls(config.tls));
+  MOSE_TRY(check_metrics(config));
   return check_peers(config);
 }
 

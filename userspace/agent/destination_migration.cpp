@@ -464,10 +464,24 @@ MigrationProgress DestinationMigration::progress() const {
   if (!trouble_.empty()) out.phase += ": " + trouble_;
   else if (out.memory && alarming(*out.memory, now())) out.phase += ": " + explain(*out.memory, out.workload, out.source);
   out.before_commit = state.phase <= plan::DestinationPhase::fenced;
-  const restore::PagerStatus& pager = pager_ ? pager_->status() : pager_status_;
+  const restore::PagerStatus& pager = pager_status();
   out.bytes_done = pager.progress.installed_pages * kPageSize;
   out.bytes_total = pager.progress.present_pages * kPageSize;
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
+  return out;
+}
+
+MigrationFigures DestinationMigration::figures() const {
+  const restore::PagerStatus& pager = pager_status();
+  MigrationFigures out;
+  out.progress = progress();
+  out.bytes_processed = pager.progress.bytes_received;
+  if (!pager.sealed) return out;
+  out.bytes_remaining = pager.progress.remote_left * kPageSize;
+  out.pages_missing = pager.progress.remote_left;
+  out.faults = pager.progress.faults;
+  const int64_t since = pager.progress.waiting_since_us;
+  out.fault_waiting_s = since == 0 ? 0 : static_cast<double>(std::max<int64_t>(to_us(now()) - since, 0)) / 1e6;
   return out;
 }
 
@@ -487,7 +501,7 @@ std::string DestinationMigration::report_json() const {
   report.standby.used = standby_ == Standby::refreshed;
   report.standby.reason = standby_problem_;
   report.standby.refresh_ms = timeline_.milliseconds("refresh");
-  const restore::PagerProgress& pager = (pager_ ? pager_->status() : pager_status_).progress;
+  const restore::PagerProgress& pager = pager_status().progress;
   report.lazy.faults = pager.faults;
   if (pager.faults > 0) {
     report.lazy.fault_p50_us = static_cast<double>(pager.fault_p50_us);

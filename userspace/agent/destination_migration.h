@@ -46,6 +46,7 @@ class DestinationMigration {
   void tree_ended(const std::string& how);
 
   [[nodiscard]] MigrationProgress progress() const;
+  [[nodiscard]] MigrationFigures figures() const;
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }
   // Of its end; empty: none is needed.
   [[nodiscard]] const std::string& reason() const { return driver_.state().reason; }
@@ -101,6 +102,7 @@ class DestinationMigration {
   void refresh();
   void refreshed(const Status& status);
   void await_fresh_memory();
+  [[nodiscard]] const restore::PagerStatus& pager_status() const { return pager_ ? pager_->status() : pager_status_; }
   [[nodiscard]] Status register_here();
   void release_egress();
   void schedule_announcements();

@@ -10,6 +10,7 @@
 
 #include "agent/memory_wait.h"
 #include "agent/refusal.h"
+#include "agent/refusal_log.h"
 #include "base/result.h"
 #include "model/migration.h"
 
@@ -42,6 +43,28 @@ struct MigrationEnd {
   std::string report_json;  // the run object of the report
 };
 
+// What is measured of a migration while it is under way. Absent: not known yet, or the other end's to know.
+struct MigrationFigures {
+  MigrationProgress progress;
+  bool undecided = false;  // it waits for `mose recover`
+  std::optional<uint64_t> bytes_processed;  // sent, or received
+  std::optional<uint64_t> bytes_remaining;  // source: to be sent before the workload stops; destination: after it
+  std::optional<double> dirty_bytes_per_s, link_bytes_per_s;
+  std::optional<uint64_t> pages_missing, faults;  // destination, of the final map
+  std::optional<double> fault_waiting_s;          // destination: the oldest fault without an answer; 0: there is none
+};
+
+class MigrationTally;
+
+// Of all of them, and of the door for other nodes.
+struct ServiceFigures {
+  std::vector<MigrationFigures> migrations;
+  const MigrationTally* ended = nullptr;  // valid as long as the service
+  RefusalCounts refused{};
+  bool listening = false;                     // other nodes can connect
+  std::string journal_problem, criu_problem;  // empty: read; ready
+};
+
 class MigrationService {
  public:
   virtual ~MigrationService() = default;
@@ -71,6 +94,8 @@ class MigrationService {
 
   // Migrations under way or undecided on this node, both roles.
   [[nodiscard]] virtual std::vector<MigrationProgress> list() const = 0;
+  // For `metrics`: what list() says and what is measured.
+  [[nodiscard]] virtual ServiceFigures figures() const = 0;
   // JSON of one migration, under way or finished (from the history); refused with exit code 2 when unknown.
   [[nodiscard]] virtual Answer<std::string> show(const MigrationId& id) const = 0;
 

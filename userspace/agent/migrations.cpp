@@ -175,6 +175,7 @@ DestinationMigration::Handlers Migrations::destination_handlers(const MigrationI
 }
 
 void Migrations::on_end(const MigrationEnd& end) {
+  ended_.add(end);
   if (auto added = core_.history.add(end.report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
   if (listener_.on_end) listener_.on_end(end);
 }
@@ -273,6 +274,19 @@ std::vector<MigrationProgress> Migrations::list() const {
   return out;
 }
 
+ServiceFigures Migrations::figures() const {
+  ServiceFigures out;
+  for (const auto& [id, migration] : sources_) out.migrations.push_back(migration->figures());
+  for (const auto& [id, migration] : destinations_) out.migrations.push_back(migration->figures());
+  for (const Undecided& undecided : undecided_) out.migrations.push_back({.progress = progress_of(undecided), .undecided = true});
+  out.ended = &ended_;
+  out.refused = server_ ? server_->refused() : refused_;
+  out.listening = server_ != nullptr;
+  out.journal_problem = journal_problem_;
+  if (!context_.criu) out.criu_problem = context_.criu_problem;
+  return out;
+}
+
 Answer<std::string> Migrations::show(const MigrationId& id) const {
   if (auto it = sources_.find(id); it != sources_.end()) return it->second->report_json();
   if (auto it = destinations_.find(id); it != destinations_.end()) return it->second->report_json();
@@ -282,6 +296,7 @@ Answer<std::string> Migrations::show(const MigrationId& id) const {
 }
 
 void Migrations::shut_down(std::function<void()> done) {
+  if (server_) refused_ = server_->refused();
   server_.reset();
   bool waiting = false;
   for (auto& [id, migration] : sources_) {

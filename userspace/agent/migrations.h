@@ -10,6 +10,7 @@
 
 #include "agent/destination_migration.h"
 #include "agent/migration_context.h"
+#include "agent/migration_tally.h"
 #include "agent/migration_service.h"
 #include "agent/peer_server.h"
 #include "agent/source_migration.h"
@@ -31,6 +32,7 @@ class Migrations : public MigrationService {
   void after_departure(const std::string& workload, std::function<void()> next) override;
   void workload_ended(const std::string& workload, const std::string& how) override;
   [[nodiscard]] std::vector<MigrationProgress> list() const override;
+  [[nodiscard]] ServiceFigures figures() const override;
   [[nodiscard]] Answer<std::string> show(const MigrationId& id) const override;
   void subscribe(Listener listener) override { listener_ = std::move(listener); }
   void recover_all() override;
@@ -77,6 +79,9 @@ class Migrations : public MigrationService {
   MigrationContext context_;
   Listener listener_;
   std::unique_ptr<PeerServer> server_;
+  RefusalCounts refused_{};  // by a server that is no more
+  MigrationTally ended_;
+  std::string journal_problem_;
   std::map<MigrationId, std::unique_ptr<SourceMigration>> sources_;
   std::map<MigrationId, std::unique_ptr<DestinationMigration>> destinations_;
   // Connections whose first frame has not come, or whose last answer is still leaving.

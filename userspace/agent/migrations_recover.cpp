@@ -111,7 +111,8 @@ std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
 void Migrations::recover_all() {
   auto entries = list_journals(core_.journal_dir);
   if (!entries) {
-    log::error("the journals cannot be read", {{"reason", entries.error().what}});
+    journal_problem_ = entries.error().what;
+    log::error("the journals cannot be read", {{"reason", journal_problem_}});
     return;
   }
   for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));

@@ -573,6 +573,24 @@ MigrationProgress SourceMigration::progress() const {
   return out;
 }
 
+MigrationFigures SourceMigration::figures() const {
+  const plan::SourceState& state = driver_.state();
+  const SourceMemory::Totals totals = memory_->totals();
+  MigrationFigures out;
+  out.progress = progress();
+  out.bytes_processed = totals.bytes_sent;
+  if (totals.link_bps != 0) out.link_bytes_per_s = static_cast<double>(totals.link_bps) / 8;
+  if (state.outlook) out.dirty_bytes_per_s = state.outlook->written_per_second * kPageSize;
+  // From the final map on the destination knows what it lacks.
+  if (state.map_sent) return out;
+  if (state.outlook) {
+    out.bytes_remaining = static_cast<uint64_t>(state.outlook->left_now * kPageSize);
+  } else if (prepare_ && state.round == 1) {
+    out.bytes_remaining = prepare_->memory_bytes - std::min(totals.stream.contents, prepare_->memory_bytes);
+  }
+  return out;
+}
+
 Report SourceMigration::report() const {
   const plan::SourceState& state = driver_.state();
   Report report;

@@ -47,6 +47,7 @@ class SourceMigration {
   void attach(const move::Hello& hello, move::StreamSocket socket);
 
   [[nodiscard]] MigrationProgress progress() const;
+  [[nodiscard]] MigrationFigures figures() const;
   [[nodiscard]] plan::Verdict verdict() const { return plan::verdict(driver_.state()); }
   [[nodiscard]] bool before_commit() const { return plan::before_commit(driver_.state()); }
   [[nodiscard]] const JournalMeta& meta() const { return meta_; }

@@ -109,7 +109,7 @@ Status Channel::wait_to_send(Wait wanted) {
 Status Channel::send_all(std::span<iovec> parts) {
   while (!parts.empty()) {
     MOSE_ASSIGN(Moved sent, socket_.write(parts));
-    bytes_sent_ += sent.bytes;
+    std::atomic_ref(bytes_sent_).fetch_add(sent.bytes, std::memory_order_relaxed);
     skip_bytes(parts, sent.bytes);
     if (sent.bytes == 0 && sent.wait != Wait::nothing) MOSE_TRY(wait_to_send(sent.wait));
   }

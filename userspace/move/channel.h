@@ -3,6 +3,7 @@
 
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -58,7 +59,8 @@ class Channel {
   [[nodiscard]] const NodeCertificate* peer() const { return socket_.peer(); }
   [[nodiscard]] bool valid() const { return socket_.valid(); }
   [[nodiscard]] const StreamId& stream() const { return stream_; }
-  [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
+  // From any thread.
+  [[nodiscard]] uint64_t bytes_sent() const { return std::atomic_ref(bytes_sent_).load(std::memory_order_relaxed); }
   [[nodiscard]] uint64_t bytes_received() const { return bytes_received_; }
   // How long sends have stood because the socket was full.
   [[nodiscard]] Nanoseconds send_blocked() const { return send_blocked_; }
@@ -72,7 +74,7 @@ class Channel {
   StreamSocket socket_;
   StreamId stream_;
   Nanoseconds stall_max_ = kStallMax;
-  uint64_t bytes_sent_ = 0;
+  mutable uint64_t bytes_sent_ = 0;  // whoever asks reads it while another thread sends
   uint64_t bytes_received_ = 0;
   Nanoseconds send_blocked_{0};
 };

@@ -36,7 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"UnknownKey", "[node]\nname = \"a\"\nnam = \"a\"\n",
                   "m.toml:3: unknown key \"nam\" in [node]; known are name, listen"},
         BadConfig{"UnknownSection", "\n[nodes]\n",
-                  "m.toml:2: unknown section \"nodes\"; known sections are node, control, tls, limits, log, peers"},
+                  "m.toml:2: unknown section \"nodes\"; known sections are node, control, tls, metrics, limits, log, peers"},
         BadConfig{"KeyOutsideSection", "name = \"a\"\n", "m.toml:1: unknown key \"name\""},
         BadConfig{"SectionIsValue", "node = 3\n", "m.toml:1: \"node\" must be a section"},
         BadConfig{"WrongType", "[node]\nname = 3\n", "m.toml:2: node.name must be a string"},
@@ -123,6 +123,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"PeerIsOwnListen",
                   "[node]\nname=\"a\"\nlisten = \"192.0.2.1:7400\"\n[peers.b]\naddress = \"192.0.2.1:7400\"\n",
                   "peers.b.address = \"192.0.2.1:7400\" is where this node itself listens"},
+        BadConfig{"MetricsForOthers", "[node]\nname=\"a\"\n[metrics]\nlisten = \"192.0.2.1:9477\"\n",
+                  "metrics.listen = \"192.0.2.1:9477\" can be reached from other machines"},
+        BadConfig{"MetricsForAll", "[node]\nname=\"a\"\n[metrics]\nlisten = \"0.0.0.0:9477\"\n", "can be reached from other machines"},
+        BadConfig{"MetricsForAllByIpv6", "[node]\nname=\"a\"\n[metrics]\nlisten = \"[::]:9477\"\n", "can be reached from other machines"},
+        BadConfig{"MetricsMapped", "[node]\nname=\"a\"\n[metrics]\nlisten = \"[::ffff:192.0.2.1]:9477\"\n", "can be reached from other machines"},
+        BadConfig{"MetricsPort", "[node]\nname=\"a\"\n[metrics]\nlisten = \"127.0.0.1\"\n", "metrics.listen: '127.0.0.1' is not an address with a port"},
+        BadConfig{"MetricsPath", "[node]\nname=\"a\"\n[metrics]\nsocket = \"m.sock\"\n", "metrics.socket = \"m.sock\" is not an absolute path"},
+        BadConfig{"MetricsAtControl", "[node]\nname=\"a\"\n[metrics]\nsocket = \"/run/mose/mosed.sock\"\n",
+                  "metrics.socket and control.socket are both \"/run/mose/mosed.sock\""},
         BadConfig{"NotToml", "[node\n", "m.toml:1:"}),
     [](const auto& param) { return param.param.name; });
 
@@ -204,8 +213,19 @@ TEST(Config, DefaultsThatFollowFromOtherKeys) {
   ASSERT_TRUE(merge_config(config, "[node]\nname = \"a\"\nruntime_dir = \"/run/x\"\n", "m.toml"));
   ASSERT_TRUE(complete_config(config));
   EXPECT_EQ(config.control.socket, "/run/x/mosed.sock");
+  EXPECT_EQ(config.metrics.socket, "/run/x/metrics.sock");
   EXPECT_THAT(config.node.cgroup, testing::EndsWith("/mose"));
   EXPECT_THAT(config.node.criu, testing::EndsWith("criu/bin/criu"));
+}
+
+TEST(Config, MetricsAreForThisMachineAlone) {
+  for (const char* listen : {"127.0.0.1:9477", "127.9.9.9:9477", "[::1]:9477"}) {
+    Config config;
+    ASSERT_TRUE(merge_config(config, std::string("[node]\nname = \"a\"\n[metrics]\nenabled = false\nlisten = \"") + listen + "\"\n", "m.toml"));
+    ASSERT_TRUE(complete_config(config)) << listen;
+    EXPECT_FALSE(config.metrics.enabled);
+    EXPECT_THAT(format_config(config), HasSubstr(listen));
+  }
 }
 
 TEST(Config, LaterFilesOverrideSingleKeys) {
