@@ -27,7 +27,7 @@ Json unknown_run() {
                     "interruption_any_ms", "downtime_ms"});
   out["phases_ms"] = nulls({"quiesce", "freeze", "scan", "dump", "transfer", "restore", "commit", "drain"});
   out["timeline"] = Json::array();
-  out["total_ms"] = nullptr;
+  out["total_ms"] = out["tls"] = nullptr;
   out["precopy"] = nulls({"rounds", "bytes", "pages", "ended", "link_mbit", "written_mbit", "forecast_left_pages",
                           "throttle_percent", "throttled_ms"});
   out["precopy"]["windows"] = Json::array();

@@ -85,6 +85,7 @@ void DestinationMigration::recover(Journal journal) {
 
 void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
   connection_ = std::move(connection);
+  tls_used_ = connection_->tls_used();
   PeerConnection::Handlers handlers;
   handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
   handlers.on_closed = [this](const std::string& reason) {
@@ -495,6 +496,7 @@ std::string DestinationMigration::report_json() const {
   const bool ended = state.phase == plan::DestinationPhase::finishing || state.phase == plan::DestinationPhase::done;
   if (ended) report.outcome = to_string(state.outcome);  // null: nobody knows yet
   report.reason = trouble_.empty() ? state.reason : trouble_;
+  report.tls = tls_used_;
   report.packets.dropped = host_->egress_lost();
   report.packets.first_out_us = first_out_us_;
   report.phases_ms.restore = timeline_.milliseconds(standby_ == Standby::refreshed ? "refresh" : "restore");

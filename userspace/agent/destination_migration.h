@@ -137,6 +137,7 @@ class DestinationMigration {
   std::optional<Journal> journal_;
   std::unique_ptr<DestinationHost> host_;
   std::unique_ptr<PeerConnection> connection_;
+  std::optional<TlsUsed> tls_used_;  // of the newest connection
   std::unique_ptr<PagerLink> pager_;
   restore::PagerStatus pager_status_;
   PreparedPayload prepared_;

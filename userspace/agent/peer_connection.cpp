@@ -96,6 +96,12 @@ void PeerConnection::flush() {
   (void)loop_.change(socket_.fd(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
 }
 
+std::optional<TlsUsed> PeerConnection::tls_used() const {
+  const move::NodeCertificate* peer = socket_.peer();
+  if (peer == nullptr) return std::nullopt;
+  return TlsUsed{socket_.tls_version(), socket_.tls_cipher(), peer->whose()};
+}
+
 Nanoseconds PeerConnection::round_trip() const { return round_trip_time(socket_.fd()).value_or(Nanoseconds(0)); }
 
 void PeerConnection::expect_life(Nanoseconds silence_max) {

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "agent/event_loop.h"
 #include "base/clock.h"
+#include "model/report.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
 
@@ -42,6 +44,8 @@ class PeerConnection {
   [[nodiscard]] const std::string& peer_node() const { return peer_node_; }
   // Null: plain text.
   [[nodiscard]] const move::NodeCertificate* certificate() const { return socket_.peer(); }
+  // For the report; nothing: plain text.
+  [[nodiscard]] std::optional<TlsUsed> tls_used() const;
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
   // From now on the peer must show that it is there: silence for `silence_max` closes the connection. PINGs are sent as
   // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has

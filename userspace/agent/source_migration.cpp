@@ -317,6 +317,7 @@ void SourceMigration::connect() {
 
 void SourceMigration::adopt_connection(move::StreamSocket socket) {
   connection_ = std::make_unique<PeerConnection>(context_.core.loop, std::move(socket), stream_of(meta_), meta_.peer);
+  tls_used_ = connection_->tls_used();
   PeerConnection::Handlers handlers;
   handlers.on_frame = [this](wire::FrameType type, const std::string& payload) { on_frame(type, payload); };
   handlers.on_closed = [this](const std::string& reason) {
@@ -603,6 +604,7 @@ Report SourceMigration::report() const {
   report.strategy = recovered_ ? noted_strategy_ : to_string(state.strategy);
   if (plan::settled(state)) report.outcome = to_string(state.outcome);  // null: nobody knows yet
   report.reason = state.reason;
+  report.tls = tls_used_;
   report.steer.layer = host_->at_xdp() ? "xdp" : "tc";
   report.steer.mode = path_.tunnel ? "vxlan" : "l2";
   if (options_.max_bandwidth_bps != 0) report.bulk.bandwidth_max_bps = options_.max_bandwidth_bps;

@@ -125,6 +125,7 @@ class SourceMigration {
   std::unique_ptr<SourceMemory> memory_;
   ProcessHandle throttle_;  // what slows the workload down; watched while it is valid
   std::unique_ptr<PeerConnection> connection_;
+  std::optional<TlsUsed> tls_used_;  // of the newest connection
   std::optional<PreparePayload> prepare_;
   bool began_ = false;  // the destination has been asked once
   std::optional<std::string> images_;  // IMAGES, encoded

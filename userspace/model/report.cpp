@@ -23,6 +23,12 @@ struct Writer {
     out[key] = std::move(inner);
   }
   template <typename T, typename F>
+  void object_or_null(const char* key, const std::optional<T>& value, F&& fill) {
+    Json inner = value ? Json::object() : Json(nullptr);
+    if (value) fill(Writer{inner}, *value);
+    out[key] = std::move(inner);
+  }
+  template <typename T, typename F>
   void list(const char* key, const std::vector<T>& values, F&& fill) {
     Json items = Json::array();
     for (const T& value : values) {
@@ -64,6 +70,11 @@ struct Reader {
     auto it = in.find(key);
     if (it != in.end() && it->is_object()) fill(Reader{*it});
   }
+  template <typename T, typename F>
+  void object_or_null(const char* key, std::optional<T>& value, F&& fill) {
+    auto it = in.find(key);
+    if (it != in.end() && it->is_object()) fill(Reader{*it}, value.emplace());
+  }
   // What is no object in it is left out.
   template <typename T, typename F>
   void list(const char* key, std::vector<T>& values, F&& fill) {
@@ -88,6 +99,11 @@ void visit(Visitor v, R& r) {
   v.field("reason", r.reason);
   v.field("downtime_ms", r.downtime_ms);
   v.field("total_ms", r.total_ms);
+  v.object_or_null("tls", r.tls, [](auto o, auto& tls) {
+    o.field("version", tls.version);
+    o.field("cipher", tls.cipher);
+    o.field("peer", tls.peer);
+  });
   v.object("phases_ms", [&](auto o) {
     o.field("quiesce", r.phases_ms.quiesce);
     o.field("freeze", r.phases_ms.freeze);

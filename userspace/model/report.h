@@ -45,6 +45,12 @@ struct PacketCounts {
   std::optional<double> silence_ms;  // between those two; on two machines too long by one way of the link
 };
 
+// What the control connection of a migration was protected by.
+struct TlsUsed {
+  std::string version, cipher;  // "TLSv1.3", "TLS_AES_128_GCM_SHA256"
+  std::string peer;             // names in the certificate of the other node
+};
+
 // What one migration did, as `mose migrate --json`, `history` and the run object of design.md 9 give it (without the
 // client's figures). Filled while it runs by the agents, finished once, then immutable.
 struct Report {
@@ -52,6 +58,7 @@ struct Report {
   std::string strategy_requested, strategy, strategy_reason, outcome,
       reason;                                   // strategy_reason: why that one, and how its rounds ended
   std::optional<double> downtime_ms, total_ms;  // downtime: freeze at the source to thaw at the destination
+  std::optional<TlsUsed> tls;  // of the end that tells; nothing: plain text, or the other node was never reached
   PhaseTimes phases_ms;
   std::vector<TimelineEntry> timeline;
   struct {

@@ -53,6 +53,8 @@ Result<Moved> StreamSocket::write(std::span<const iovec> parts, bool more) {
 Result<bool> StreamSocket::flush() { return session_ ? session_->flush() : true; }
 bool StreamSocket::has_pending() const { return session_ && session_->has_pending(); }
 size_t StreamSocket::unsent() const { return session_ ? session_->unsent() : 0; }
+std::string StreamSocket::tls_version() const { return session_ ? session_->version() : ""; }
+std::string StreamSocket::tls_cipher() const { return session_ ? session_->cipher() : ""; }
 const NodeCertificate* StreamSocket::peer() const { return session_ ? session_->peer() : nullptr; }
 
 void StreamSocket::shut_down() const {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -63,6 +64,9 @@ class StreamSocket {
   [[nodiscard]] bool encrypted() const { return session_ != nullptr; }
   // Who the peer is, after the handshake; null: nobody knows, in plain text.
   [[nodiscard]] const NodeCertificate* peer() const;
+  // OpenSSL's names of what was agreed on, after the handshake; empty: plain text.
+  [[nodiscard]] std::string tls_version() const;
+  [[nodiscard]] std::string tls_cipher() const;
   // The handshake was the short one of a later connection.
   [[nodiscard]] bool resumed() const;
 

@@ -130,6 +130,16 @@ bool TlsSession::resumed() const {
   return SSL_session_reused(ssl_.get()) == 1;
 }
 
+std::string TlsSession::version() const {
+  std::lock_guard lock(mutex_);
+  return shaken_ ? SSL_get_version(ssl_.get()) : "";
+}
+
+std::string TlsSession::cipher() const {
+  std::lock_guard lock(mutex_);
+  return shaken_ ? SSL_get_cipher_name(ssl_.get()) : "";
+}
+
 // ---- between OpenSSL and the socket; under the lock of the call that led here --------------------------------------
 
 // True: there is something in in_.

@@ -41,6 +41,8 @@ class TlsSession {
   [[nodiscard]] size_t unsent() const;
   [[nodiscard]] const NodeCertificate* peer() const { return shaken_ ? &peer_ : nullptr; }
   [[nodiscard]] bool resumed() const;
+  [[nodiscard]] std::string version() const;
+  [[nodiscard]] std::string cipher() const;
 
   // Of OpenSSL's callbacks only.
   void on_ticket(SslSessionPtr ticket);

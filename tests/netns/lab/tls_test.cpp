@@ -81,6 +81,9 @@ TEST(Tls, CarriesAMoveBackAndForth) {
   EXPECT_EQ(report["tls"], true);
   for (const Json& run : report["runs"]) {
     EXPECT_EQ(run["client"]["errors"], 0);
+    EXPECT_EQ(run["tls"]["version"], "TLSv1.3");
+    EXPECT_EQ(run["tls"]["peer"], run["destination_node"]) << run["tls"];
+    EXPECT_THAT(run["tls"]["cipher"].get<std::string>(), ::testing::StartsWith("TLS_"));
     EXPECT_GE(run["precopy"]["rounds"], 2) << "the pager's streams";
   }
   EXPECT_THAT(test::traces(kLab), ::testing::IsEmpty());

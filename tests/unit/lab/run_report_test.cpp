@@ -30,6 +30,7 @@ Report finished_move() {
   r.outcome = "complete";
   r.downtime_ms = 42.5;
   r.total_ms = 900;
+  r.tls = {.version = "TLSv1.3", .cipher = "TLS_AES_128_GCM_SHA256", .peer = "b"};
   r.phases_ms.dump = 11;
   r.timeline = {{"a", "dump", 100, 200}};
   r.precopy.rounds = 2;
@@ -148,7 +149,7 @@ TEST(RunReport, UnknownIsNullNeverZeroAndNoKeyIsMissing) {
   record.report = R"({"outcome":"refused","strategy":null,"reason":"no such node"})";
   Json run = run_of(record);
   EXPECT_EQ(mose::test::schema_violation(schema(), report_of(Json::array({run}))), "");
-  for (const char* key : {"service_interruption_ms", "interruption_any_ms", "downtime_ms", "total_ms", "bytes_sent", "baseline"}) {
+  for (const char* key : {"service_interruption_ms", "interruption_any_ms", "downtime_ms", "total_ms", "tls", "bytes_sent", "baseline"}) {
     EXPECT_TRUE(run[key].is_null()) << key;
   }
   for (const char* object :

@@ -24,6 +24,7 @@ Report full() {
   r.reason = "a \"reason\"\nof two lines";
   r.downtime_ms = 71.25;
   r.total_ms = 900.5;
+  r.tls = {.version = "TLSv1.3", .cipher = "TLS_AES_128_GCM_SHA256", .peer = "b"};
   r.phases_ms = {
       .quiesce = 1, .freeze = 0.4, .scan = 3, .dump = 24, .transfer = 2, .restore = 30, .commit = 4, .drain = 0.5};
   r.timeline = {{"a", "freeze", 1000, 1400}, {"b", "restore", -5, 3}};
@@ -66,6 +67,9 @@ TEST(Report, SurvivesItsText) {
   EXPECT_EQ(again->bytes_sent, std::numeric_limits<uint64_t>::max());
   EXPECT_EQ(again->timeline.at(1).start_us, -5);
   EXPECT_EQ(again->reason, full().reason);
+  ASSERT_TRUE(again->tls);
+  EXPECT_EQ(again->tls->cipher, full().tls->cipher);
+  EXPECT_EQ(again->tls->peer, "b");
   EXPECT_EQ(again->precopy.windows.at(1).forecast_pages, 3.5);
   EXPECT_EQ(again->tracking.processes.at(0).threads, 3u);
   EXPECT_EQ(text.find('\n'), std::string::npos) << "one line";
@@ -83,12 +87,13 @@ TEST(Report, WhatIsUnknownIsNullAndNeverZero) {
     }
   };
   all_null(json, "");
-  for (const char* key : {"downtime_ms", "phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "bulk", "packets", "timeline"}) {
+  for (const char* key : {"downtime_ms", "tls", "phases_ms", "precopy", "lazy", "tracking", "standby", "steer", "bulk", "packets", "timeline"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
   auto again = report_from_json(to_json(Report{}));
   ASSERT_TRUE(again);
   EXPECT_FALSE(again->downtime_ms);
+  EXPECT_FALSE(again->tls);
   EXPECT_FALSE(again->packets.dropped);
   EXPECT_EQ(to_json(*again), to_json(Report{}));
 }
@@ -120,11 +125,12 @@ TEST(Report, WhatIsNoReportIsAnError) {
 
 TEST(Report, WrongTypesFromAPeerAreUnknown) {
   auto report =
-      report_from_json(R"({"workload":7,"downtime_ms":"fast","bytes_sent":-1,"phases_ms":[],"precopy":{"pages":1.5,
+      report_from_json(R"({"workload":7,"downtime_ms":"fast","bytes_sent":-1,"phases_ms":[],"tls":true,"precopy":{"pages":1.5,
       "bytes":1e300,"rounds":true},"lazy":null,"tracking":{"processes":[7,{"process":-1}]},"timeline":[{"node":1,"start_us":1e300,"end_us":18446744073709551615}]})");
   ASSERT_TRUE(report);
   EXPECT_EQ(report->workload, "");
   EXPECT_FALSE(report->downtime_ms);
+  EXPECT_FALSE(report->tls);
   EXPECT_FALSE(report->bytes_sent) << "a negative count is not a huge one";
   EXPECT_FALSE(report->precopy.pages);
   EXPECT_FALSE(report->precopy.bytes);
