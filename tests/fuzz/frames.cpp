@@ -15,6 +15,7 @@
 #include "move/compression.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
+#include "fuzz/targets.h"
 #include "move/page_receiver.h"
 
 namespace mose::fuzz {
@@ -163,6 +164,8 @@ uint64_t feed_receiver(std::span<const std::byte> stream) {
 }
 
 }  // namespace
+
+void feed_frames(Input input) { feed(input); }
 
 void feed(std::span<const std::byte> input) {
   feed_decoders(input);

@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: MIT
-#include "fuzz/frames.h"
+// One libFuzzer program per target, which MOSE_FUZZ_TARGET names (tests/fuzz/CMakeLists.txt).
+#include <google/protobuf/stubs/logging.h>
 
-// clang++ -fsanitize=fuzzer calls this for every input it invents:
-//   cmake --preset clang -DMOSE_FUZZ=ON && ninja -C build-clang frames_fuzzer && build-clang/bin/frames_fuzzer CORPUS
+#include "base/log.h"
+#include "fuzz/targets.h"
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  mose::log::init("fuzzer", mose::log::Level::error);
+  google::protobuf::SetLogHandler(nullptr);
+  return 0;
+}
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  mose::fuzz::feed({reinterpret_cast<const std::byte*>(data), size});
+  mose::fuzz::MOSE_FUZZ_TARGET({reinterpret_cast<const std::byte*>(data), size});
   return 0;
 }

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <google/protobuf/stubs/common.h>
+#include <google/protobuf/stubs/logging.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
@@ -42,6 +44,8 @@ Status prepare_process(const Config& config) {
   signal(SIGPIPE, SIG_IGN);
   // Workloads and restored trees outlive their starters; their end must come to us and to nobody else.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return fail_errno("become the reaper of orphans");
+  // What a peer or a client sends wrongly is told by us, with a bound, and not by the library for each message.
+  google::protobuf::SetLogHandler(nullptr);
   // Holds sockets and memory of workloads: nobody's debugger and no core file.
   if (prctl(PR_SET_DUMPABLE, 0) != 0) return fail_errno("forbid core dumps");
   rlimit files{};

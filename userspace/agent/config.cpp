@@ -6,11 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <functional>
 #include <limits>
 
+#include "agent/toml.h"
 #include "base/directory.h"
 #include "base/fd.h"
 #include "base/units.h"
@@ -41,11 +41,19 @@ struct Key {
 std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < ' ' || byte == 0x7f) {
+      out += fmt::format("\\u{:04x}", byte);
+      continue;
+    }
     if (c == '"' || c == '\\') out += '\\';
     out += c;
   }
   return out + "\"";
 }
+
+// As a key: a dot in a bare one would begin a table below.
+std::string quoted_key(const std::string& name) { return name.find('.') == std::string::npos ? name : quoted(name); }
 
 std::string format_duration(Nanoseconds value) {
   auto count = value.count();
@@ -440,7 +448,7 @@ std::string format_config(const Config& config) {
     out += "\n";
   }
   for (const auto& [name, peer] : config.peers) {
-    out += fmt::format("[peers.{}]\naddress = {}\n", name, quoted(peer.address));
+    out += fmt::format("[peers.{}]\naddress = {}\n", quoted_key(name), quoted(peer.address));
     if (!peer.data_address.empty()) out += fmt::format("data_address = {}\n", quoted(peer.data_address));
     if (peer.roles != NodeRoles{}) out += fmt::format("roles = [{}]\n", quoted(to_string(peer.roles)));
     out += "\n";

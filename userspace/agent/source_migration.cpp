@@ -12,6 +12,7 @@
 #include "agent/peer_query.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "kernel/socket.h"
 #include "plan/rounds.h"
 #include "plan/strategy.h"
 #include "sense/tracker.h"

@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <toml++/toml.h>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "agent/toml.h"
 #include "base/fd.h"
 
 namespace mose::agent {

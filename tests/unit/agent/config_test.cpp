@@ -132,6 +132,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"MetricsPath", "[node]\nname=\"a\"\n[metrics]\nsocket = \"m.sock\"\n", "metrics.socket = \"m.sock\" is not an absolute path"},
         BadConfig{"MetricsAtControl", "[node]\nname=\"a\"\n[metrics]\nsocket = \"/run/mose/mosed.sock\"\n",
                   "metrics.socket and control.socket are both \"/run/mose/mosed.sock\""},
+        BadConfig{"LetterOutsideOfText", "[node]\nlisten\xc9\xb2 = 3\n", "m.toml:2:"},
         BadConfig{"NotToml", "[node\n", "m.toml:1:"}),
     [](const auto& param) { return param.param.name; });
 
@@ -164,6 +165,22 @@ TEST(Config, GivesEveryKeyItsValueBack) {
   ASSERT_TRUE(merge_config(again, text, "printed")) << text;
   EXPECT_EQ(format_config(again), text);
   EXPECT_EQ(again.peers.at("b").address, "192.0.2.2:7946");
+}
+
+TEST(Config, PrintsWhateverAnOperatorMayHaveWritten) {
+  Config config;
+  ASSERT_TRUE(merge_config(config,
+                           "[node]\nname = \"a.example\"\nworkloads_dir = \"/a\\nb\\t\\u0001\\u007f\\\\\\\"c\"\n"
+                           "[peers.\"b.example\"]\naddress = \"192.0.2.2:7946\"\n",
+                           "m.toml"));
+  ASSERT_TRUE(complete_config(config));
+  const std::string text = format_config(config);
+  Config again;
+  auto read = merge_config(again, text, "printed");
+  ASSERT_TRUE(read) << read.error().what << "\n" << text;
+  EXPECT_EQ(again.node.workloads_dir, "/a\nb\t\x01\x7f\\\"c");
+  EXPECT_EQ(again.peers.at("b.example").address, "192.0.2.2:7946");
+  EXPECT_EQ(format_config(again), text);
 }
 
 TEST(Config, APeersDataAddressIsThatOfItsEndpointUnlessGiven) {
