@@ -481,7 +481,7 @@ MigrationFigures DestinationMigration::figures() const {
   out.bytes_remaining = pager.progress.remote_left * kPageSize;
   out.pages_missing = pager.progress.remote_left;
   out.faults = pager.progress.faults;
-  const int64_t since = pager.progress.waiting_since_us;
+  const int64_t since = pager.progress.waits.since_us();
   out.fault_waiting_s = since == 0 ? 0 : static_cast<double>(std::max<int64_t>(to_us(now()) - since, 0)) / 1e6;
   return out;
 }

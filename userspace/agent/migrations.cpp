@@ -13,6 +13,7 @@
 #include "agent/peer_query.h"
 #include "base/heap.h"
 #include "base/log.h"
+#include "kernel/socket.h"
 #include "handover/tap_holder.h"
 #include "restore/canary.h"
 
@@ -52,6 +53,9 @@ Result<std::unique_ptr<Migrations>> Migrations::create(Core& core) {
     return raw->accept(stream, hello, certificate);
   };
   handlers.on_connection = [raw = service.get()](PeerServer::Incoming incoming) { raw->on_connection(std::move(incoming)); };
+  handlers.is_known = [&peers = core.config.peers](const std::string& host) {
+    return std::ranges::any_of(peers, [&](const auto& peer) { return host_of(peer.second.address) == host; });
+  };
   MOSE_ASSIGN(service->server_, PeerServer::listen(core.loop, core.config.node.listen, service->context_.hello, std::move(handlers),
                                                    PeerServer::kHelloBound, core.peers.tls()));
   service->prepare_criu();

@@ -32,12 +32,17 @@ Status PeerConnection::open(Handlers handlers) {
   MOSE_TRY(loop_.watch(socket_.fd(), EPOLLIN, [this](uint32_t events) { on_events(events); }));
   watched_ = true;
   // What came together with the HELLO shows on no descriptor any more.
-  if (socket_.has_pending()) {
-    loop_.post([this, alive = alive_] {
-      if (*alive) read_frames();
-    });
-  }
+  if (socket_.has_pending()) read_later();
   return {};
+}
+
+void PeerConnection::read_later() {
+  if (std::exchange(later_, true)) return;
+  loop_.post([this, alive = alive_] {
+    if (!*alive) return;
+    later_ = false;
+    read_frames();
+  });
 }
 
 void PeerConnection::send(wire::FrameType type, std::string_view payload) {
@@ -56,18 +61,29 @@ void PeerConnection::send(wire::FrameType type, std::string_view payload) {
 void PeerConnection::on_events(uint32_t events) {
   auto alive = alive_;
   if (events & EPOLLOUT) flush();
-  if (*alive && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_frames();
+  // What TLS had to say has left: what waited behind it shows on no descriptor any more.
+  const bool goes_on = *alive && (events & EPOLLOUT) && watched_ && socket_.has_pending();
+  if (*alive && (goes_on || (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))) read_frames();
 }
 
 void PeerConnection::read_frames() {
   auto alive = alive_;
-  while (*alive && watched_) {
+  for (int turn = 0; *alive && watched_; ++turn) {
+    if (turn == kFramesPerTurn) {
+      // What is still in the kernel shows on the descriptor.
+      if (socket_.has_pending()) read_later();
+      return;
+    }
     auto frame = reader_.read(socket_);
     if (!frame) {
       close(frame.error().what);
       return;
     }
-    if (!*frame) return;
+    if (!*frame) {
+      // Reading may have made TLS answer (new keys), and its answer, or more of it, waits for room in the socket.
+      if (socket_.unsent() > 0) watch_output(true);
+      return;
+    }
     heard_ = now();
     pinged_ = false;
     if ((*frame)->type == wire::FrameType::ping) {
@@ -91,8 +107,12 @@ void PeerConnection::flush() {
     });
     return;
   }
-  if (*done == !writing_) return;
-  writing_ = !*done;
+  watch_output(!*done);
+}
+
+void PeerConnection::watch_output(bool wanted) {
+  if (wanted == writing_) return;
+  writing_ = wanted;
   (void)loop_.change(socket_.fd(), EPOLLIN | (writing_ ? static_cast<uint32_t>(EPOLLOUT) : 0u));
 }
 

@@ -33,6 +33,9 @@ class PeerConnection {
   PeerConnection(const PeerConnection&) = delete;
   PeerConnection& operator=(const PeerConnection&) = delete;
 
+  // Frames that are read at once; a peer that sends more has its next turn when everybody else has had one.
+  static constexpr int kFramesPerTurn = 64;
+
   // Between two frames: longer images are not taken (FrameReader).
   void limit_images(uint64_t bytes_max) { reader_.limit_images(bytes_max); }
   // Begins to watch; once.
@@ -57,7 +60,9 @@ class PeerConnection {
  private:
   void on_events(uint32_t events);
   void read_frames();
+  void read_later();
   void flush();
+  void watch_output(bool wanted);
   void close(std::string reason);
   void check_life();
 
@@ -70,6 +75,7 @@ class PeerConnection {
   move::FrameWriter writer_;
   bool watched_ = false;
   bool writing_ = false;
+  bool later_ = false;  // reading goes on in a post
   uint64_t bytes_sent_ = 0;
   Nanoseconds silence_max_{0};
   EventLoop::TimerId life_timer_ = 0;

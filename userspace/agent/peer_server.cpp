@@ -87,7 +87,21 @@ void PeerServer::on_listener() {
   }
 }
 
+// Beyond what is taken of those in a second.
+bool PeerServer::is_one_stranger_more(const std::string& peer) {
+  if (!handlers_.is_known || handlers_.is_known(host_of(peer))) return false;
+  if (now() - strangers_since_ >= kStrangersWindow) {
+    strangers_since_ = now();
+    strangers_ = 0;
+  }
+  return ++strangers_ > kStrangersMax;
+}
+
 void PeerServer::take(Fd socket, std::string peer) {
+  if (is_one_stranger_more(peer)) {
+    return silent_.add(RefusalKind::crowded, "a connection of an unknown address is one too many", peer, "",
+                       fmt::format("{} of them have come within a second", kStrangersMax));
+  }
   if (pending_.size() >= kPendingMax) make_room();
   const int fd = socket.get();
   auto pending = std::make_unique<Pending>();

@@ -35,9 +35,15 @@ class PeerServer {
   struct Handlers {
     std::function<Status(const move::StreamId&, const move::Hello&, const move::NodeCertificate*)> accept;
     std::function<void(Incoming)> on_connection;
+    // Whether one of our nodes is at this address (without a port). Empty: all are.
+    std::function<bool(const std::string& host)> is_known = {};
   };
   static constexpr Nanoseconds kHelloBound = std::chrono::seconds(5);
   static constexpr size_t kPendingMax = 64;
+  // Of addresses where no node of ours is, in each second: a handshake costs the event loop a millisecond, and those who
+  // come behind an address of another's are let in as well, as long as there are not so many of them.
+  static constexpr unsigned kStrangersMax = 50;
+  static constexpr Nanoseconds kStrangersWindow = std::chrono::seconds(1);
   // A connection without HELLO is closed after `hello_bound`. Without `tls`: plain text.
   static Result<std::unique_ptr<PeerServer>> listen(EventLoop& loop, const std::string& endpoint, const move::Hello& mine,
                                                     Handlers handlers, Nanoseconds hello_bound = kHelloBound,
@@ -54,6 +60,7 @@ class PeerServer {
   void on_listener();
   void take(Fd socket, std::string peer);
   void make_room();
+  [[nodiscard]] bool is_one_stranger_more(const std::string& peer);
   void on_pending(int fd);
   // What an error of them counts as stands in `kind`.
   [[nodiscard]] Result<std::optional<move::Frame>> hello_of(int fd, Pending& pending, RefusalKind& kind);
@@ -72,6 +79,8 @@ class PeerServer {
   RefusalLog refusals_;
   RefusalLog silent_;  // of those that said nothing: a flood of them must not hide the other reasons
   uint64_t number_next_ = 0;
+  Timestamp strangers_since_{};
+  unsigned strangers_ = 0;  // since then
   std::map<int, std::unique_ptr<Pending>> pending_;
 };
 

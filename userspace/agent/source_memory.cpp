@@ -39,7 +39,7 @@ SourceMemory::SourceMemory(std::string cgroup, std::unique_ptr<DirtySource> sour
 
 SourceMemory::~SourceMemory() {
   cancel();
-  servers_.clear();  // joins
+  urgent_.clear();  // joins
 }
 
 void SourceMemory::attach_bulk(move::StreamSocket socket, uint64_t features) {
@@ -57,9 +57,20 @@ void SourceMemory::attach_bulk(move::StreamSocket socket, uint64_t features) {
 
 void SourceMemory::attach_urgent(move::StreamSocket socket) {
   auto channel = std::make_shared<move::Channel>(std::move(socket), stream_);
+  std::list<Urgent> ended;  // joined without the lock
   std::lock_guard lock(mutex_);
-  urgent_.push_back(channel);
-  if (server_) servers_.emplace_back([this, channel] { serve(channel); });
+  for (auto it = urgent_.begin(); it != urgent_.end();) {
+    auto next = std::next(it);
+    if (*it->ended) ended.splice(ended.end(), urgent_, it);
+    it = next;
+  }
+  if (urgent_.size() >= kUrgentMax) {
+    log::warn("more urgent connections than a destination needs: the oldest is closed", {{"migration", stream_.migration.hex()}});
+    urgent_.front().channel->shut_down();
+    ended.splice(ended.end(), urgent_, urgent_.begin());
+  }
+  urgent_.push_back({std::move(channel)});
+  if (server_) begin_serving(urgent_.back());
 }
 
 // The connection stays for a while: closed with a request unread, it would be reset and the reason lost.
@@ -69,8 +80,16 @@ void SourceMemory::turn_away(move::StreamSocket socket, const std::string& reaso
   if (turned_away_.size() > kTurnedAwayMax) turned_away_.pop_front();
 }
 
-void SourceMemory::serve(const std::shared_ptr<move::Channel>& channel) {
-  auto served = server_->serve(*channel, stop_.get_token());
+// Under mutex_.
+void SourceMemory::begin_serving(Urgent& urgent) {
+  urgent.server = std::jthread([this, channel = urgent.channel, ended = urgent.ended] {
+    serve(*channel);
+    *ended = true;
+  });
+}
+
+void SourceMemory::serve(move::Channel& channel) {
+  auto served = server_->serve(channel, stop_.get_token());
   if (!served && !stop_.stop_requested()) {
     log::info("an urgent connection ended", {{"migration", stream_.migration.hex()}, {"reason", served.error().what}});
   }
@@ -79,7 +98,7 @@ void SourceMemory::serve(const std::shared_ptr<move::Channel>& channel) {
 void SourceMemory::start_waiting_servers() {
   std::lock_guard lock(mutex_);
   server_ = std::make_shared<move::PageServer>(frozen_, &gate_, &bandwidth_);
-  for (const auto& channel : urgent_) servers_.emplace_back([this, channel] { serve(channel); });
+  for (Urgent& urgent : urgent_) begin_serving(urgent);
 }
 
 Result<move::Channel*> SourceMemory::bulk() {
@@ -268,7 +287,7 @@ void SourceMemory::cancel() {
   stop_.request_stop();
   std::lock_guard lock(mutex_);
   if (bulk_) bulk_->shut_down();
-  for (const auto& channel : urgent_) channel->shut_down();
+  for (const Urgent& urgent : urgent_) urgent.channel->shut_down();
   arrived_.notify_all();
 }
 

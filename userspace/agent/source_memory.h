@@ -39,8 +39,12 @@ class SourceMemory {
                uint64_t bandwidth_bps_max, Timeline& timeline);
   ~SourceMemory();
 
+  // The pager has one, one more to fill in what bulk has lost, and those of connections that died unseen.
+  static constexpr size_t kUrgentMax = 8;
+
   // `features`: of the connecting end's HELLO.
   void attach_bulk(move::StreamSocket socket, uint64_t features);
+  // Beyond kUrgentMax the oldest is closed: the destination has given it up, or asks for more than it needs.
   void attach_urgent(move::StreamSocket socket);
   // In its place: the other end hears why there is nothing for it.
   void turn_away(move::StreamSocket socket, const std::string& reason);
@@ -85,7 +89,13 @@ class SourceMemory {
 
  private:
   [[nodiscard]] Result<move::Channel*> bulk();
-  void serve(const std::shared_ptr<move::Channel>& channel);
+  struct Urgent {
+    std::shared_ptr<move::Channel> channel;
+    std::shared_ptr<std::atomic<bool>> ended = std::make_shared<std::atomic<bool>>(false);
+    std::jthread server;  // once the tree is frozen
+  };
+  void serve(move::Channel& channel);
+  void begin_serving(Urgent& urgent);
   void start_waiting_servers();
   [[nodiscard]] Status send_heat(move::PageSender& sender);
   [[nodiscard]] Status check_scanned(SpaceId space, const PageSet& area) const;
@@ -104,9 +114,8 @@ class SourceMemory {
   mutable std::mutex mutex_;
   std::condition_variable arrived_;
   std::unique_ptr<move::Channel> bulk_;
-  std::list<std::shared_ptr<move::Channel>> urgent_;
+  std::list<Urgent> urgent_;  // the oldest first
   std::deque<move::Channel> turned_away_;  // of the loop thread
-  std::vector<std::jthread> servers_;
   std::shared_ptr<move::PageServer> server_;  // once the tree is frozen
   std::vector<SpaceProcess> frozen_;
   WriteWatch writes_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A real mosed with certificates, and others at its port: who is not of the fleet, or may not do what he asks for, is told
 // no with the reason in the log; a flood takes no memory and keeps no node out.
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -10,6 +11,8 @@
 #include <fstream>
 #include <thread>
 
+#include "agent/peer_server.h"
+#include "agent/source_memory.h"
 #include "agent/wire_messages.h"
 #include "bed.h"
 #include "kernel/socket.h"
@@ -51,6 +54,8 @@ class HostilePeers : public testing::Test {
     text.insert(text.find("bridge ="), "uplink = \"up\"\n");
     // c takes workloads and sends none, by its certificate; d by what this node is told of it.
     text += "[peers.c]\naddress = \"192.0.2.201:7946\"\n[peers.d]\naddress = \"192.0.2.202:7946\"\nroles = [\"destination\"]\n";
+    // The address that these tests come from is one of a node, too.
+    text += "[peers.f]\naddress = \"127.0.0.1:7999\"\n";
     bed->start_agent_with(text);
     seen_ = bed->agent_log().size();
   }
@@ -200,6 +205,17 @@ TEST_F(HostilePeers, ThatSpeakNothingOfOursAreRefused) {
   EXPECT_EQ(refusal(fleet.node("b"), "b", move::Purpose::query), "");
 }
 
+// The library has a line of its own for each text that is none, and no bound on them.
+TEST_F(HostilePeers, WhatTheySendWronglyIsNotToldForEachMessage) {
+  auto channel = let_in(move::Purpose::control);
+  const std::string wrong = "\x0a\x04\x0a\x02\xff\xfe";  // a workload whose name is no text
+  ASSERT_TRUE(channel.send(wire::FrameType::prepare, move::as_bytes(wrong)));
+  auto answer = channel.receive(kBound);
+  ASSERT_TRUE(answer) << answer.error().what;
+  EXPECT_EQ(answer->type, wire::FrameType::refused);
+  EXPECT_THAT(bed->agent_log(), Not(HasSubstr("libprotobuf")));
+}
+
 TEST_F(HostilePeers, AFloodTakesLittleMemoryAndKeepsNoNodeOut) {
   rlimit files{};
   getrlimit(RLIMIT_NOFILE, &files);
@@ -238,6 +254,44 @@ TEST_F(HostilePeers, AFloodTakesLittleMemoryAndKeepsNoNodeOut) {
   // 10 of each kind in 10 s, and what else an agent says.
   const auto windows = (now() - begun) / 10s + 2;
   EXPECT_LT(std::count(log.begin(), log.end(), '\n'), 20 + 20 * windows) << "a flood must not fill the disk";
+}
+
+// Each asks for a handshake, which is what costs: from where no node of ours is so many a second and no more.
+TEST_F(HostilePeers, StrangersGetSoManyHandshakesASecond) {
+  constexpr int kTries = 300;
+  const move::TlsFiles b = fleet.node("b");
+  auto tls = move::Tls::load(b).value();
+  auto from_elsewhere = [&] {
+    Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in from{.sin_family = AF_INET}, to{.sin_family = AF_INET, .sin_port = htons(7946)};
+    inet_pton(AF_INET, "127.0.0.77", &from.sin_addr);
+    inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+    EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&from), sizeof from), 0);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    auto stream = tls->connect(std::move(socket), "a");
+    for (Timestamp end = now() + kBound; stream && now() < end;) {
+      auto wait = stream->handshake();
+      if (!wait) return false;
+      if (*wait == move::Wait::nothing) return true;
+      pollfd readable{stream->fd(), POLLIN, 0};
+      (void)::poll(&readable, 1, 100);
+    }
+    return false;
+  };
+  const Timestamp begun = now();
+  int shaken = 0, known_in = 0, known = 0;
+  for (int i = 0; i < kTries; ++i) {
+    shaken += from_elsewhere() ? 1 : 0;
+    if (i % 50 != 25) continue;
+    ++known;
+    known_in += refusal(b, "b", move::Purpose::query).empty() ? 1 : 0;
+  }
+  const auto windows = (now() - begun) / agent::PeerServer::kStrangersWindow + 2;
+  EXPECT_GT(shaken, 0);
+  EXPECT_LE(shaken, windows * agent::PeerServer::kStrangersMax);
+  EXPECT_LT(shaken, kTries) << "so slow a machine that nothing was asked of it: " << windows;
+  EXPECT_EQ(known_in, known) << "the others hear nothing of it";
+  EXPECT_THAT(wait_for_news("one too many"), HasSubstr("one too many"));
 }
 
 TEST_F(HostilePeers, APeerThatReadsSlowlyIsLetGo) {
@@ -324,6 +378,21 @@ TEST_F(HostilePeers, ATokenIsNoUseToAnotherNode) {
         EXPECT_THAT(refusal(b, "b", purpose, peer->token + "x", wire::kVersionMax, peer->stream), HasSubstr("no such migration here"));
       }
       EXPECT_EQ(refusal(b, "b", move::Purpose::urgent, peer->token, wire::kVersionMax, peer->stream), "") << "its own node has it for this";
+      // More connections than it can need: the oldest are closed.
+      std::vector<move::Channel> many;
+      for (size_t i = 0; i < 2 * agent::SourceMemory::kUrgentMax; ++i) {
+        auto stream = move::connect_stream(kEndpoint, move::Tls::load(b).value(), "a", kBound);
+        ASSERT_TRUE(stream) << stream.error().what;
+        many.emplace_back(std::move(*stream), peer->stream);
+        move::Hello hello = move::local_hello("b", move::Purpose::urgent);
+        hello.token = peer->token;
+        ASSERT_TRUE(move::greet(many.back(), hello, kBound));
+      }
+      for (size_t i = 0; i < many.size(); ++i) {
+        auto header = many[i].receive_header(i < agent::SourceMemory::kUrgentMax ? kBound : 100ms);
+        ASSERT_FALSE(header);
+        EXPECT_EQ(header.error().code == ETIMEDOUT, i >= agent::SourceMemory::kUrgentMax) << i << ": " << header.error().what;
+      }
       peer->socket.reset();
     }
   }
