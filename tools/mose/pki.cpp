@@ -132,13 +132,31 @@ Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair
   return {};
 }
 
+// What rotate() replaces: only what is known to be of that node.
+std::expected<move::NodeCertificate, Ended> certificate_of(const Command& command, const Place& place) {
+  const std::string& node = command.subject;
+  const std::string path = place.file(node + ".crt");
+  if (node == "ca") {
+    return std::unexpected(Ended{kExitUsage, "ca is the authority, not a node: another one is made by `mose pki init --dir` in another directory, and every "
+                                               "node must know both (tls.authorities) until all have certificates of it"});
+  }
+  auto pem = read_file(path, kPemMax);
+  if (!pem && pem.error().code == ENOENT) {
+    return std::unexpected(Ended{kExitUsage, fmt::format("there is no certificate of node {} in {}: `mose pki issue {}` makes one", node, place.directory, node)});
+  }
+  if (!pem) return std::unexpected(Ended{kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
+  auto old = move::parse_certificate(*pem);
+  if (!old) {
+    return std::unexpected(Ended{kFailed, fmt::format("{}: {}; its roles are not known: move it and its key away and issue a new one, with --roles", path, old.error().what)});
+  }
+  if (old->is_of(node)) return std::move(*old);
+  return std::unexpected(Ended{kFailed, fmt::format("{} is of {}, not of node {}: it was put there by somebody else; move it and its key away", path, old->whose(), node)});
+}
+
 int rotate(const Command& command, const Place& place) {
   const std::string stem = place.file(command.subject);
-  auto pem = read_file(stem + ".crt", kPemMax);
-  auto old = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
-  if (!old || command.subject == "ca") {
-    return report(command, {kExitUsage, fmt::format("there is no certificate of node {} in {}: issue one", command.subject, place.directory)});
-  }
+  auto old = certificate_of(command, place);
+  if (!old) return report(command, old.error());
   auto roles = command.roles.empty() ? Result<NodeRoles>(old->roles) : parse_roles(command.roles);
   if (!roles) return report(command, {kExitUsage, roles.error().what});
   auto pair = issue_for(command, place, *roles);

@@ -426,7 +426,22 @@ TEST_F(HostilePeers, CertificatesOfMosePkiServe) {
   ASSERT_EQ(pki({"issue", "a", "--roles", "source"}).exit_code, 0);
   EXPECT_EQ(pki({"issue", "a"}).exit_code, 3);
   EXPECT_EQ(pki({"issue", "b", "--roles", "admin"}).exit_code, 2);
-  EXPECT_EQ(pki({"rotate", "nobody"}).exit_code, 2);
+  // Why not is said as it is.
+  auto rotate = [&](const std::string& node) { return pki({"rotate", node}); };
+  EXPECT_EQ(rotate("nobody").exit_code, 2);
+  EXPECT_THAT(rotate("nobody").error, HasSubstr("there is no certificate of node nobody in " + directory));
+  EXPECT_EQ(rotate("ca").exit_code, 2);
+  EXPECT_THAT(rotate("ca").error, HasSubstr("ca is the authority, not a node"));
+  std::ofstream(directory + "/damaged.crt") << "no certificate";
+  EXPECT_EQ(rotate("damaged").exit_code, 1);
+  EXPECT_THAT(rotate("damaged").error, HasSubstr("damaged.crt: "));
+  std::filesystem::copy_file(directory + "/a.crt", directory + "/other.crt");
+  EXPECT_EQ(rotate("other").exit_code, 1);
+  EXPECT_THAT(rotate("other").error, HasSubstr("other.crt is of a, not of node other"));
+  std::filesystem::create_directory(directory + "/directory.crt");
+  EXPECT_EQ(rotate("directory").exit_code, 1);
+  EXPECT_THAT(rotate("directory").error, HasSubstr("directory.crt cannot be read: "));
+  for (const char* made : {"damaged", "other", "directory"}) std::filesystem::remove(directory + "/" + made + ".crt");
   struct stat status{};
   ASSERT_EQ(stat((directory + "/a.key").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
