@@ -441,7 +441,7 @@ TEST_F(HostilePeers, CertificatesOfMosePkiServe) {
   std::filesystem::create_directory(directory + "/directory.crt");
   EXPECT_EQ(rotate("directory").exit_code, 1);
   EXPECT_THAT(rotate("directory").error, HasSubstr("directory.crt cannot be read: "));
-  for (const char* made : {"damaged", "other", "directory"}) std::filesystem::remove(directory + "/" + made + ".crt");
+  for (const char* wrong : {"damaged", "other", "directory"}) std::filesystem::remove(directory + "/" + wrong + ".crt");
   struct stat status{};
   ASSERT_EQ(stat((directory + "/a.key").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
