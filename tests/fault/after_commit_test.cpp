@@ -41,7 +41,7 @@ std::vector<Strike> strikes() {
   const bool full = in_full();
   std::vector<Strike> out;
   for (Part part : kParts) {
-    const unsigned sample = part == Part::destination_agent || part == Part::source_agent ? 2 : 1;
+    const unsigned sample = part == Part::link ? 0 : 1;  // the link is cut below as well
     for (unsigned i = 0; i < (full ? kFullCases : sample); ++i) out.push_back({part, i});
   }
   return out;
