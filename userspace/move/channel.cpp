@@ -10,12 +10,17 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/relax.h"
 
 namespace mose::move {
 namespace {
 
 // Payloads larger than this grow as their bytes arrive: a length in a header alone takes no memory.
 constexpr size_t kGrowBytes = 4u << 20;
+// A page with its headers, and some.
+constexpr size_t kAheadBytes = 16u << 10;
+// Between two looks at the socket: half a microsecond.
+constexpr int kPauses = 10;
 
 }  // namespace
 
@@ -120,23 +125,65 @@ Status Channel::send_all(std::span<iovec> parts) {
   }
 }
 
-// What is there now, having waited at most `bound` until something is.
-Result<size_t> Channel::receive_some(std::span<const iovec> parts, Nanoseconds bound) {
-  const Timestamp end = now() + bound;
+void Channel::be_eager(Nanoseconds time) {
+  eager_ = time;
+  ahead_.resize(kAheadBytes);
+}
+
+StreamSocket Channel::release() {
+  MOSE_CHECK(ahead_begin_ == ahead_end_, "nothing of the next frame is here");
+  return std::move(socket_);
+}
+
+size_t Channel::take_ahead(std::span<const iovec> parts) {
+  size_t taken = 0;
+  for (const iovec& part : parts) {
+    const size_t size = std::min(part.iov_len, ahead_end_ - ahead_begin_);
+    if (size == 0) break;
+    std::memcpy(part.iov_base, ahead_.data() + ahead_begin_, size);
+    ahead_begin_ += size;
+    taken += size;
+  }
+  return taken;
+}
+
+// As StreamSocket::read(), and what lies behind the parts is kept for the next time.
+Result<Moved> Channel::read(std::span<const iovec> parts) {
+  if (const size_t taken = take_ahead(parts); taken != 0) return Moved{taken};
+  if (eager_ == Nanoseconds(0) || parts.size() != 1) return socket_.read(parts);
+  const std::array<iovec, 2> both{parts.front(), {ahead_.data(), ahead_.size()}};
+  MOSE_ASSIGN(Moved got, socket_.read(both));
+  ahead_begin_ = 0;
+  ahead_end_ = got.bytes - std::min(got.bytes, parts.front().iov_len);
+  got.bytes -= ahead_end_;
+  return got;
+}
+
+// What is there now, having waited at most `bound` until something is, the first `eager` of it awake.
+Result<size_t> Channel::receive_some(std::span<const iovec> parts, Nanoseconds bound, Nanoseconds eager) {
+  const Timestamp start = now(), end = start + bound, awake_until = start + std::min(eager, bound);
   for (;;) {
-    MOSE_ASSIGN(Moved got, socket_.read(parts));
+    MOSE_ASSIGN(Moved got, read(parts));
     if (got.bytes > 0) {
       bytes_received_ += got.bytes;
       return got.bytes;
     }
-    MOSE_TRY(wait(got.wait, std::max(end - now(), Nanoseconds(0))));
+    const Timestamp time = now();
+    if (got.wait == Wait::to_read && time < awake_until) {
+      for (int i = 0; i < kPauses; ++i) relax();
+      continue;
+    }
+    MOSE_TRY(wait(got.wait, std::max(end - time, Nanoseconds(0))));
   }
 }
 
 Result<wire::FrameHeader> Channel::receive_header(Nanoseconds bound) {
   wire::FrameHeader header{};
   iovec part{&header, sizeof(header)};
-  MOSE_ASSIGN(size_t got, receive_some({&part, 1}, bound));
+  const Timestamp start = now();
+  auto first = receive_some({&part, 1}, bound, last_wait_ / 2 <= eager_ ? eager_ : Nanoseconds(0));
+  last_wait_ = now() - start;
+  MOSE_ASSIGN(size_t got, std::move(first));
   MOSE_TRY(receive_into(reinterpret_cast<std::byte*>(&header) + got, sizeof(header) - got));
   MOSE_TRY(check_header(header, stream_));
   return header;

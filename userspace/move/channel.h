@@ -10,6 +10,7 @@
 #include <span>
 #include <stop_token>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -51,10 +52,18 @@ class Channel {
   // receive_header + receive_payload.
   [[nodiscard]] Result<Frame> receive(Nanoseconds bound);
 
+  // For small frames that somebody waits for. From now on a frame is read in one go, and a wait for one asks the socket
+  // again and again for up to `time` before it sleeps, as long as the last wait was about as short: a peer that answers in
+  // no more than it takes to fall asleep and be woken is worth a processor. Zero: as it was. The connection cannot be
+  // given away by release() any more.
+  void be_eager(Nanoseconds time);
+  // Whether something can be received without waiting that poll(2) does not show.
+  [[nodiscard]] bool has_pending() const { return ahead_begin_ != ahead_end_ || socket_.has_pending(); }
+
   void shut_down() const;
   [[nodiscard]] int fd() const { return socket_.fd(); }
   // Gives the connection to another owner; nothing beyond what was received is lost.
-  [[nodiscard]] StreamSocket release() { return std::move(socket_); }
+  [[nodiscard]] StreamSocket release();
   // Who the peer is; null in plain text.
   [[nodiscard]] const NodeCertificate* peer() const { return socket_.peer(); }
   [[nodiscard]] bool valid() const { return socket_.valid(); }
@@ -69,7 +78,9 @@ class Channel {
   [[nodiscard]] Status wait(Wait wanted, Nanoseconds bound) const;
   [[nodiscard]] Status wait_to_send(Wait wanted);
   [[nodiscard]] Status send_all(std::span<iovec> parts);
-  [[nodiscard]] Result<size_t> receive_some(std::span<const iovec> parts, Nanoseconds bound);
+  [[nodiscard]] size_t take_ahead(std::span<const iovec> parts);
+  [[nodiscard]] Result<Moved> read(std::span<const iovec> parts);
+  [[nodiscard]] Result<size_t> receive_some(std::span<const iovec> parts, Nanoseconds bound, Nanoseconds eager = {});
 
   StreamSocket socket_;
   StreamId stream_;
@@ -77,6 +88,9 @@ class Channel {
   mutable uint64_t bytes_sent_ = 0;  // whoever asks reads it while another thread sends
   uint64_t bytes_received_ = 0;
   Nanoseconds send_blocked_{0};
+  Nanoseconds eager_{0}, last_wait_ = Nanoseconds::max();  // for a frame's first byte
+  std::vector<std::byte> ahead_;  // of an eager one: read already, not received
+  size_t ahead_begin_ = 0, ahead_end_ = 0;
 };
 
 }  // namespace mose::move

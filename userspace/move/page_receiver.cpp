@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "move/page_receiver.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
+
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -13,11 +17,13 @@
 namespace mose::move {
 namespace {
 
-constexpr Nanoseconds kHeaderWait = std::chrono::milliseconds(500);
+constexpr std::chrono::milliseconds kHeaderWait{500};
 // Requests under way on one connection: enough to fill a link of 1 Gbit/s and 50 ms, few enough that a page asked for
 // urgently does not wait long behind them.
 constexpr size_t kRefillWindow = 4;
 constexpr size_t kUrgentWindow = 64;
+// A source that is near answers within this.
+constexpr Nanoseconds kEager = std::chrono::microseconds(100);
 
 }  // namespace
 
@@ -82,6 +88,7 @@ struct PageReceiver::Impl {
   // The urgent side. `stream` is set while connected; requests go out from the asking thread.
   std::mutex urgent_mutex;
   RequestStream* stream = nullptr;
+  Fd asked_bell{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   std::deque<PageRequest> queue;
   std::map<SpaceId, PageTable<uint8_t>> asked;
 
@@ -185,6 +192,7 @@ struct PageReceiver::Impl {
   Status refill(RequestStream& refill_stream);
   void run_urgent();
   Status urgent_answers(RequestStream& urgent);
+  bool rest(RequestStream& urgent);
   void send_queued_locked();
   std::vector<PageRequest> missing_requests() const;
 };
@@ -383,10 +391,26 @@ Status PageReceiver::Impl::urgent_answers(RequestStream& urgent) {
   return {};
 }
 
+// Until an answer is on its way, so that its receiver is awake when it comes. False: look again.
+bool PageReceiver::Impl::rest(RequestStream& urgent) {
+  {
+    std::lock_guard lock(urgent_mutex);
+    if (!urgent.outstanding.empty()) return true;
+  }
+  if (urgent.channel.has_pending()) return true;
+  std::array<pollfd, 2> fds{{{urgent.channel.fd(), POLLIN, 0}, {asked_bell.get(), POLLIN, 0}}};
+  if (::poll(fds.data(), fds.size(), kHeaderWait.count()) <= 0) return false;
+  uint64_t rung;
+  if (fds[1].revents != 0) [[maybe_unused]] ssize_t got = ::read(asked_bell.get(), &rung, sizeof rung);
+  return fds[0].revents != 0;
+}
+
 // Sends what waits, as far as the window allows. Under urgent_mutex. An error shows up in the receiving thread too.
 void PageReceiver::Impl::send_queued_locked() {
   if (!store.sealed()) return;
-  while (stream != nullptr && !queue.empty() && stream->outstanding.size() < kUrgentWindow) {
+  if (stream == nullptr || queue.empty()) return;
+  const bool rested = stream->outstanding.empty();
+  while (!queue.empty() && stream->outstanding.size() < kUrgentWindow) {
     PageRequest request = std::move(queue.front());
     queue.pop_front();
     ++requests;
@@ -396,6 +420,8 @@ void PageReceiver::Impl::send_queued_locked() {
       return;
     }
   }
+  const uint64_t one = 1;
+  if (rested) [[maybe_unused]] ssize_t n = ::write(asked_bell.get(), &one, sizeof one);
 }
 
 void PageReceiver::Impl::run_urgent() {
@@ -415,7 +441,10 @@ void PageReceiver::Impl::run_urgent() {
         send_queued_locked();
       }
       Status status;
-      while (status && !stopped() && !complete()) status = urgent_answers(urgent);
+      urgent.channel.be_eager(kEager);
+      while (status && !stopped() && !complete()) {
+        if (rest(urgent)) status = urgent_answers(urgent);
+      }
       if (pages != pages_before) backoff = options.backoff_min;
       std::lock_guard lock(urgent_mutex);
       stream = nullptr;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <string>
@@ -19,6 +20,8 @@ namespace {
 constexpr Nanoseconds kFrameWait = std::chrono::milliseconds(200);
 // Somebody waits for a few pages. Larger requests are those of a destination that has lost its bulk stream.
 constexpr uint64_t kUrgentPagesMax = 64;
+// A destination that is near asks for the next page within this.
+constexpr Nanoseconds kEager = std::chrono::microseconds(100);
 
 struct OpenProcess {
   ProcessMemory memory;
@@ -33,6 +36,10 @@ Result<OpenProcess> open_process(const SpaceProcess& process) {
   return OpenProcess{std::move(memory), std::move(pagemap)};
 }
 
+bool is_zero(std::span<const std::byte> page) {
+  return page.front() == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
 // The state of one connection: what is open, and a buffer.
 class Answerer {
  public:
@@ -42,6 +49,12 @@ class Answerer {
     MOSE_ASSIGN(OpenProcess * process, find(request.space));
     PageSet asked;
     for (const PageRun& run : request.runs) asked.add(run);
+    ++stats_.requests;
+    stats_.pages += asked.pages();
+    if (asked.pages() <= kUrgentPagesMax) {
+      MOSE_ASSIGN(bool full, read_full(*process, asked));
+      if (full) return send(channel, request.space, wire::Codec::raw, asked, std::span(buffer_).first(asked.pages() * kPageSize));
+    }
     PageSet populated;
     if (!process->pagemap)
       populated = asked;
@@ -56,12 +69,22 @@ class Answerer {
       MOSE_TRY(check_whole(request.space));
       MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));
     }
-    ++stats_.requests;
-    stats_.pages += asked.pages();
     return {};
   }
 
  private:
+  // Into the buffer. True: every page has something in it, so that it was there, without asking the page tables.
+  Result<bool> read_full(OpenProcess& process, const PageSet& pages) {
+    buffer_.resize(std::max<size_t>(buffer_.size(), pages.pages() * kPageSize));
+    const std::span<std::byte> contents = std::span(buffer_).first(pages.pages() * kPageSize);
+    std::vector<uint64_t> unreadable;
+    if (!process.memory.read(pages.runs(), contents, unreadable) || !unreadable.empty()) return false;
+    for (size_t at = 0; at < contents.size(); at += kPageSize) {
+      if (is_zero(contents.subspan(at, kPageSize))) return false;
+    }
+    return true;
+  }
+
   Result<OpenProcess*> find(SpaceId space) {
     auto it = open_.find(space);
     if (it != open_.end()) return &it->second;
@@ -129,6 +152,7 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
   // While the push of the rest has the processors.
   std::optional<Urgently> urgently(std::in_place);
+  channel.be_eager(kEager);
   for (;;) {
     if (stop.stop_requested()) return fail_errno("page server", ECANCELED);
     auto frame = channel.receive(kFrameWait);
@@ -139,7 +163,10 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
     }
     if (frame->type != wire::FrameType::request) return fail(std::string("unexpected ") + to_string(frame->type));
     MOSE_ASSIGN(PageRequest request, decode_request(frame->payload));
-    if (PageSet::from_runs(request.runs).pages() > kUrgentPagesMax) urgently.reset();
+    if (PageSet::from_runs(request.runs).pages() > kUrgentPagesMax) {
+      urgently.reset();
+      channel.be_eager({});
+    }
     std::optional<UrgentGate::Pass> pass;
     if (gate_) pass.emplace(*gate_);
     const uint64_t before = channel.bytes_sent();

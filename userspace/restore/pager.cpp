@@ -89,7 +89,7 @@ Status Pager::serve_space(uint32_t index) {
 }
 
 Status Pager::serve_next(uint32_t index) {
-  auto made = std::make_unique<Space>();
+  auto made = std::make_unique<Space>(policy_);
   made->index = index;
   made->source = state_.source(index);
   made->uffd = state_.uffd(index);

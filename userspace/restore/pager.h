@@ -60,7 +60,9 @@ struct PagerPolicy {
   uint64_t piece_after = 32;   // and while it runs: 128 KiB take about 30 us
   uint64_t piece_staged = 128; // into a standby: as much as the seal may have to wait for
   uint64_t fault_around = 16;  // pages answered with a fault whose contents are here
-  uint64_t remote_around = 8;  // pages asked for with a fault whose contents are not
+  uint64_t remote_around = 7;  // pages asked for behind one whose contents are not, where round trips take longer than
+  Nanoseconds remote_far = std::chrono::microseconds(400);  // this, which is about what they take at 1 Gbit/s
+  uint64_t remote_ahead_max = 15;                           // and behind one in a row of such, anywhere
   uint64_t zero_around = 4;    // pages given to a write into fresh memory
   unsigned servers = 1;        // one answers about 100 000 faults/s; each space belongs to one
   bool realtime = true;        // servers run before everything else where this is allowed
@@ -171,6 +173,7 @@ class Pager {
   bool look_again(Server& server, bool all);
   void read_messages(Server& server, Space& space);
   void retry_waiting(Space& space, std::vector<Request>& requests);
+  void note_remote(Nanoseconds waited);
   void keep_waiting(Space& space, const Waiting& fault);
   void take_fault(Space& space, const UffdEvent& event, std::vector<Request>& requests);
   [[nodiscard]] Answer answer(Space& space, Waiting& fault, std::vector<Request>& requests);
@@ -262,6 +265,7 @@ class Pager {
   std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0};
   std::atomic<int64_t> staged_us_{0}, sealed_us_{0}, refreshed_us_{0};
   std::atomic<uint64_t> unregistered_{0};
+  std::atomic<int64_t> remote_us_{INT64_MAX};  // what remote faults have waited of late
   std::atomic<int64_t> complete_us_{0};
   LatencyHistogram latency_;
 };

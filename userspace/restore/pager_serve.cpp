@@ -82,7 +82,8 @@ void Pager::read_messages(Server& server, Space& space) {
   {
     std::lock_guard lock(space.lock);
     bool changed = false;
-    for (int i = 0; i < kMessagesMax && space.uffd >= 0; ++i) {
+    // What must be asked for is asked for at once: epoll tells of the next message again.
+    for (int i = 0; i < kMessagesMax && space.uffd >= 0 && requests.empty(); ++i) {
       UffdMessage& slot = state_.begin_read(space.index);
       auto got = uffd_read(space.uffd, slot);
       if (!got) {
@@ -116,11 +117,19 @@ void Pager::take_fault(Space& space, const UffdEvent& event, std::vector<Request
 
 void Pager::keep_waiting(Space& space, const Waiting& fault) {
   if (fault.state == Answer::done) {
-    latency_.add(now() - fault.since);
+    const Nanoseconds waited = now() - fault.since;
+    latency_.add(waited);
+    if (fault.remote) note_remote(waited);
     return;
   }
   space.waiting.push_back(fault);
   if (fault.state != Answer::remote) space.stalled = true;
+}
+
+// A moving average: of one value as good as none, and of a few of them already right.
+void Pager::note_remote(Nanoseconds waited) {
+  const int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(waited).count(), before = remote_us_;
+  remote_us_ = before == INT64_MAX ? us : before + (us - before) / 4;
 }
 
 void Pager::retry_waiting(Space& space, std::vector<Request>& requests) {
@@ -176,8 +185,10 @@ Pager::Answer Pager::answer(Space& space, Waiting& fault, std::vector<Request>& 
     ++state_.header().remote_faults;
     // The page itself first, so that its answer does not wait for its neighbours.
     requests.push_back({space.source, {missing->source, 1}});
-    uint64_t more = std::min({extent.count, missing->now.count, policy_.remote_around});
-    if (more > 1) requests.push_back({space.source, {missing->source + 1, more - 1}});
+    const bool is_far = remote_us_ > std::chrono::duration_cast<std::chrono::microseconds>(policy_.remote_far).count();
+    const uint64_t behind = std::min(extent.count, missing->now.count) - 1;
+    const uint64_t more = std::min(space.ahead.behind(missing->source, is_far), behind);
+    if (more != 0) requests.push_back({space.source, {missing->source + 1, more}});
   }
   return Answer::remote;
 }
@@ -289,9 +300,11 @@ void Pager::ask(const std::vector<Request>& requests) {
   for (const Request& request : requests) provider_.request(request.source, request.run);
 }
 
-// The provider's thread: who waits for these pages gets them now, the rest is the filler's work.
+// The provider's thread: who waits for these pages gets them now; the rest, where there is one, is the filler's work.
 void Pager::arrived(SpaceId source, PageRun run) {
   std::vector<Request> requests;
+  std::vector<PagerState::Missing> left;
+  bool to_fill = standby_ || !shared_done_;
   for (uint32_t i = 0; i < space_count(); ++i) {
     Space& one = *space(i);
     if (one.source != source || one.closed) continue;
@@ -308,13 +321,16 @@ void Pager::arrived(SpaceId source, PageRun run) {
       keep_waiting(one, fault);
       if (fault.state == Answer::again) wake_servers();
     }
+    if (one.known && !to_fill) state_.missing_of_source(i, run, 1, left);
+    to_fill |= !one.known || !left.empty();
   }
+  ++arrivals_seen_;
+  ask(requests);
+  if (!to_fill) return;
   {
     std::lock_guard lock(fill_mutex_);
     arrivals_.emplace_back(source, run);
   }
-  ++arrivals_seen_;
-  ask(requests);
   wake_filler();
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "restore/pager.h"
+#include "restore/read_ahead.h"
 
 // Inside of the pager: what its three files share.
 namespace mose::restore {
@@ -45,6 +46,7 @@ struct Pager::Waiting {
 };
 
 struct Pager::Space {
+  explicit Space(const PagerPolicy& policy) : ahead(policy.remote_around, policy.remote_ahead_max) {}
   uint32_t index = 0;
   SpaceId source = 0;
   Server* server = nullptr;
@@ -52,6 +54,7 @@ struct Pager::Space {
   // Under the lock:
   int uffd = -1;  // a borrow from the descriptor table; -1: closed
   std::vector<Waiting> waiting;
+  ReadAhead ahead;
   std::vector<PageRun> early;  // removed or unmapped before the pages were known
   PageSet touched;             // of a standby: put in before the seal
   // Read without it:

@@ -86,8 +86,9 @@ TEST_F(PagerFaults, RemotePagesAreAskedForAndTheThreadWaits) {
   toy.wait_registered();
   toy.go();
   EXPECT_EQ(toy.wait(), 0);
-  EXPECT_GE(provider.requests(), 8u);
-  EXPECT_GE(rig.pager().stats().remote_faults, 8u);
+  // In order, so that at most 16 come with one.
+  EXPECT_GE(provider.requests(), 4u);
+  EXPECT_GE(rig.pager().stats().remote_faults, 4u);
 }
 
 TEST_F(PagerFaults, NothingIsAnsweredBeforeTheMapIsSealed) {

@@ -64,6 +64,38 @@ TEST_F(Channels, AFrameOfManyPartsArrivesWhole) {
   EXPECT_EQ(b_.receive(seconds(60))->payload, bytes);
 }
 
+TEST_F(Channels, AnEagerOneGivesFramesInTurnThoughItHasReadThemTogether) {
+  b_.be_eager(milliseconds(1));
+  EXPECT_FALSE(b_.has_pending());
+  std::vector<std::byte> large(100000);
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<std::byte>(i * 7 >> 2);
+  std::jthread sender([&] {
+    for (size_t size : {5u, 0u, 100000u, 30u, 16384u, 1u}) {
+      std::span<const std::byte> payload = std::span(large).first(size);
+      ASSERT_TRUE(a_.send(size == 0 ? wire::FrameType::ping : wire::FrameType::images, payload));
+    }
+  });
+  for (size_t size : {5u, 0u, 100000u}) {
+    auto frame = b_.receive(seconds(60));
+    ASSERT_TRUE(frame) << frame.error().what;
+    EXPECT_EQ(frame->payload, std::vector<std::byte>(large.begin(), large.begin() + static_cast<long>(size)));
+  }
+  sender.join();
+  b_.be_eager({});  // what it has read it still gives
+  for (size_t size : {30u, 16384u, 1u}) EXPECT_EQ(b_.receive(seconds(60))->payload.size(), size);
+  EXPECT_FALSE(b_.has_pending());
+  EXPECT_EQ(a_.bytes_sent(), b_.bytes_received());
+}
+
+TEST_F(Channels, AnEagerOneSleepsAndLosesNothingWhenNobodyAnswers) {
+  b_.be_eager(milliseconds(5));
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(b_.receive(milliseconds(20)).error().code, ETIMEDOUT);
+  ASSERT_TRUE(a_.send(wire::FrameType::ping, std::span<const std::byte>{}));
+  EXPECT_EQ(b_.receive(seconds(60))->type, wire::FrameType::ping);
+  a_ = Channel();
+  EXPECT_EQ(b_.receive(seconds(60)).error().code, ECONNRESET);
+}
+
 TEST_F(Channels, SilenceIsATimeoutAndLosesNothing) {
   auto nothing = b_.receive(milliseconds(10));
   ASSERT_FALSE(nothing);
