@@ -3,16 +3,20 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "kernel/lock_turns.h"
+#include "kernel/write_tracking.h"
 
 namespace mose {
 namespace {
@@ -76,6 +80,8 @@ namespace {
 struct Query {
   uint64_t flags = 0;
   uint64_t must = 0, must_not = 0;  // categories
+  uint64_t any_of = kPresent | kSwapped;
+  bool guard_pages = false;  // as well
   uint64_t report = 0;
 };
 
@@ -111,7 +117,7 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, 
   uint64_t at = range.first * kPageSize;
   const uint64_t end = range.end() * kPageSize;
   while (at < end) {
-    const uint64_t guard = guard_bit.load(std::memory_order_relaxed);
+    const uint64_t guard = query.guard_pages ? 0 : guard_bit.load(std::memory_order_relaxed);
     ScanArgument scan{};
     scan.size = sizeof(scan);
     scan.flags = query.flags;
@@ -122,7 +128,7 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, 
     scan.max_pages = steps.pages_found_max();
     scan.category_inverted = query.must_not | guard;
     scan.category_mask = query.must | query.must_not | guard;
-    scan.category_anyof_mask = kPresent | kSwapped;
+    scan.category_anyof_mask = query.any_of;
     scan.return_mask = query.report;
     const Timestamp start = now();
     int count = ioctl(pagemap, kPagemapScan, &scan);
@@ -184,6 +190,59 @@ Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {
   };
   MOSE_TRY(scan_areas(file_.get(), areas, query, pace_, visit));
   return out;
+}
+
+// The kernel has a loop of its own for exactly this question. It takes what is not in a page table for written.
+Result<PageSet> Pagemap::not_protected(const PageSet& areas) const {
+  PageSet set;
+  Query query{.must = kWritten, .any_of = 0, .guard_pages = true, .report = kWritten};
+  MOSE_TRY(scan_areas(file_.get(), areas, query, pace_, [&](PageRun run, uint64_t) { set.add(run); }));
+  return set;
+}
+
+Result<bool> Pagemap::is_tracked(uint64_t page) const {
+  bool tracked = false;
+  Query query{.must = kTracked, .any_of = 0, .guard_pages = true, .report = kTracked};
+  MOSE_TRY(scan_areas(file_.get(), PageSet::from_runs({{page, 1}}), query, pace_, [&](PageRun, uint64_t) { tracked = true; }));
+  return tracked;
+}
+
+namespace {
+
+// Of three page tables: some pages that are there and protected, of which one is written and one given back after that;
+// nothing; and pages of which all is given back after they were protected.
+Result<bool> try_quick_look() {
+  constexpr uint64_t kTable = 512;
+  constexpr size_t kBytes = 4 * kTable * kPageSize;
+  void* at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return fail_errno("mmap");
+  const auto unmap = [](void* memory) { ::munmap(memory, kBytes); };
+  const std::unique_ptr<void, decltype(unmap)> owner(at, unmap);
+  const uint64_t first = (reinterpret_cast<uintptr_t>(at) / kPageSize + kTable - 1) / kTable * kTable;
+  auto* bytes = reinterpret_cast<char*>(first * kPageSize);
+  // Small pages, of which some are there.
+  if (::madvise(at, kBytes, MADV_NOHUGEPAGE) != 0) return fail_errno("madvise");
+  for (uint64_t page : {0, 1, 2, 1024, 1535}) *reinterpret_cast<volatile char*>(bytes + page * kPageSize) = 1;
+  const PageRun run{first, 3 * kTable};
+  MOSE_ASSIGN(WriteTracking tracking, WriteTracking::of_self());
+  MOSE_TRY(tracking.add(run));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(::getpid()));
+  MOSE_ASSIGN(PageSet protected_now, pagemap.protect(PageSet::from_runs({run})));
+  *reinterpret_cast<volatile char*>(bytes + kPageSize) = 2;
+  if (::madvise(bytes + 2 * kPageSize, kPageSize, MADV_DONTNEED) != 0 ||
+      ::madvise(bytes + 2 * kTable * kPageSize, kTable * kPageSize, MADV_DONTNEED) != 0) {
+    return fail_errno("madvise");
+  }
+  MOSE_ASSIGN(PageSet found, pagemap.not_protected(PageSet::from_runs({run})));
+  MOSE_ASSIGN(bool tracked, pagemap.is_tracked(first));
+  return protected_now.pages() == 5 && found == PageSet::from_runs({{first + 1, run.count - 1}}) && tracked;
+}
+
+}  // namespace
+
+bool Pagemap::looks_quickly() {
+  static const bool works = try_quick_look().value_or(false);
+  return works;
 }
 
 Result<PageSet> Pagemap::protect(const PageSet& areas) const {

@@ -35,6 +35,15 @@ class Pagemap {
     PageSet huge;       // of all of them those that the page tables have as whole huge pages
   };
   [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
+  // The quick look at tracked regions, a quarter of the cost: pages that are written, or not there. What of `areas` is not
+  // among them is protected and as it was then. Only where looks_quickly().
+  [[nodiscard]] Result<PageSet> not_protected(const PageSet& areas) const;
+  // Whether the mapping that `page` lies in is tracked.
+  [[nodiscard]] Result<bool> is_tracked(uint64_t page) const;
+  // Whether this kernel's quick look is as said, tried out in this process once: there are such that pass over memory whose
+  // page table has gone, and with it what was given back since.
+  [[nodiscard]] static bool looks_quickly();
+
   // Protects what is `written` in `areas`, atomically with finding out: a page written after that is `written` again.
   // Always at the gentle pace. Gives the pages.
   [[nodiscard]] Result<PageSet> protect(const PageSet& areas) const;

@@ -12,6 +12,7 @@
 #include "kernel/pins.h"
 #include "kernel/write_tracking.h"
 #include "sense/page_reader.h"
+#include "sense/quick_look.h"
 
 namespace mose::sense {
 namespace {
@@ -147,6 +148,7 @@ void WriteScan::arm(const SpaceProcess& process, Space& space) {
     return;
   }
   space.refused.clear();
+  (void)Pagemap::looks_quickly();  // found out before anything stands still
   space.tracking.emplace(std::move(*taken));
   space.pid = process.pid;
   space.start_time = process.start_time;
@@ -272,18 +274,26 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
   if (armed) {
+    auto known = [&space](const PageSet& pages) {
+      const PageSet zero = pages.intersect(space.zero);
+      return known_pages(pages.minus(zero), space.hashes).unite(zero);
+    };
     PageSet clean;
     if (object) {
       MOSE_ASSIGN(clean, shared_.clean(process.space, populated.pages, ScanPace::at_once));
+      clean = known(clean);
     } else {
       MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
-      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(populated.areas));
+      if (Pagemap::looks_quickly()) {
+        MOSE_ASSIGN(clean, certainly_clean(pagemap, populated.vmas, known));
+      }
+      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, clean)));
       populated.pages = tracked.clean.unite(tracked.written).unite(tracked.untracked);
-      clean = std::move(tracked.clean);
+      clean = clean.unite(known(tracked.clean));
     }
     unread_zero = clean.intersect(space.zero);
-    unread = known_pages(clean.minus(unread_zero), space.hashes);
-    populated.pages = populated.pages.minus(unread).minus(unread_zero);
+    unread = clean.minus(unread_zero);
+    populated.pages = populated.pages.minus(clean);
   }
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
   out.remote = std::move(compared.changed);

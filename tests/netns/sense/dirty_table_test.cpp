@@ -2,10 +2,13 @@
 // What each dirty source makes of each way in which memory can change between the last round and the freeze. Every row
 // is checked against the truth: no page that counts as sent may differ from what was sent.
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,11 +19,13 @@
 #include <filesystem>
 #include <thread>
 
+#include "kernel/pagemap.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
 #include "kernel/write_tracking.h"
 #include "netns/sense/sense_bed.h"
 #include "sense/hash_scan.h"
+#include "sense/quick_look.h"
 #include "sense/write_scan.h"
 
 namespace mose::sense {
@@ -33,7 +38,7 @@ using test::Reserved;
 using test::SentPages;
 
 constexpr size_t kPage = 4096;
-constexpr size_t kPages = 512;
+constexpr size_t kPages = 2048;  // several page tables
 
 enum class Fate {
   tracked,  // only what changed is read and remote
@@ -67,6 +72,23 @@ void open_direct(char*) {
   unlink(path);
   close(fd);
   if (direct_fd < 0) _exit(4);
+}
+
+// Written after it was sent, and then protected like what is tracked.
+void protect_anew(char* region) {
+  constexpr size_t kBytes = 1024 * kPage;
+  char* at = region + 512 * kPage;
+  munmap(at, kBytes);
+  fill(map_at(at, kBytes), kBytes, 79);
+  const int uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP, .ioctls = 0};
+  const auto start = reinterpret_cast<uint64_t>(at);
+  uffdio_register whole{.range = {start, kBytes}, .mode = UFFDIO_REGISTER_MODE_WP, .ioctls = 0};
+  uffdio_writeprotect protect{.range = {start, kBytes}, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+  if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) != 0 || ioctl(uffd, UFFDIO_REGISTER, &whole) != 0 ||
+      ioctl(uffd, UFFDIO_WRITEPROTECT, &protect) != 0) {
+    _exit(5);
+  }
 }
 
 void nothing(char*) {}
@@ -125,6 +147,21 @@ const std::vector<Row>& rows() {
          memset(r + 72 * kPage, 'f', kPage);
        },
        1},
+      {"a whole page table given back", Fate::tracked, nothing,
+       [](char* r) { madvise(r + 512 * kPage, 512 * kPage, MADV_DONTNEED); }, 0},
+      {"page tables given back and filled in part", Fate::tracked, nothing,
+       [](char* r) {
+         madvise(r + 500 * kPage, 900 * kPage, MADV_DONTNEED);
+         memset(r + 1030 * kPage, 'f', kPage);
+       },
+       1},
+      {"mapped anew and never touched", Fate::tracked, nothing,
+       [](char* r) {
+         munmap(r + 512 * kPage, 1024 * kPage);
+         map_at(r + 512 * kPage, 1024 * kPage);
+       },
+       0},
+      {"mapped anew and protected by its own userfaultfd", Fate::resent, nothing, protect_anew, 1024},
       {"freed lazily", Fate::tracked, nothing,
        [](char* r) {
          madvise(r + 90 * kPage, 8 * kPage, MADV_FREE);
@@ -230,6 +267,32 @@ TEST_P(DirtyTable, EveryChangeIsFound) {
     }
   }
 }
+TEST(QuickLook, FindsTheCleanPagesThatTheFullOneFinds) {
+  if (!Pagemap::looks_quickly()) GTEST_SKIP() << "this kernel passes over memory without a page table";
+  const Reserved reserved(kPages * kPage);
+  char* const region = map_at(reserved.at, kPages * kPage);
+  madvise(region, kPages * kPage, MADV_NOHUGEPAGE);
+  fill(region, (kPages - 700) * kPage, 5);
+  const PageRun run{reinterpret_cast<uint64_t>(region) / kPage, kPages};
+  auto tracking = WriteTracking::of_self().value();
+  ASSERT_TRUE(tracking.add(run));
+  auto pagemap = Pagemap::open(getpid()).value();
+  const PageSet area = PageSet::from_runs({run});
+  ASSERT_EQ(pagemap.protect(area)->pages(), kPages - 700);
+  region[3 * kPage] ^= 1;
+  region[(kPages - 100) * kPage] = 1;
+  ASSERT_EQ(madvise(region + 512 * kPage, 512 * kPage, MADV_DONTNEED), 0);
+  const auto vmas = read_vmas(getpid()).value();
+  const PageSet full = pagemap.tracked(area)->clean;
+  const PageSet quick = certainly_clean(pagemap, vmas, [](const PageSet& pages) { return pages; }).value().intersect(area);
+  EXPECT_EQ(full.pages(), kPages - 700 - 512 - 1);
+  EXPECT_EQ(quick.runs(), full.runs());
+  // And what is left is all the rest.
+  const PageSet left = left_to_look_at(area, quick);
+  EXPECT_TRUE(area.minus(quick).minus(left).empty());
+  EXPECT_LT(left.pages(), 700 + 512 + 3 * 64u);
+}
+
 // Processes below `pid` that have a userfaultfd.
 unsigned holders(pid_t pid) {
   unsigned found = 0;
