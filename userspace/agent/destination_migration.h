@@ -102,6 +102,7 @@ class DestinationMigration {
   void refresh();
   void refreshed(const Status& status);
   void await_fresh_memory();
+  [[nodiscard]] uint64_t fresh_pages_max() const;
   [[nodiscard]] const restore::PagerStatus& pager_status() const { return pager_ ? pager_->status() : pager_status_; }
   [[nodiscard]] Status register_here();
   void release_egress();

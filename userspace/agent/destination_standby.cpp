@@ -32,8 +32,9 @@ constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
 // Together less than the source waits for STANDING, so that no switchover meets a standby that is being built.
 constexpr Nanoseconds kAnnounceBound = std::chrono::seconds(1);
 constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
-// For pages of the standby that only the source has: a lazy restore goes on without them, and costs about 50 ms.
-constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(100);
+// For pages of the standby that only the source has: a lazy restore goes on without them, but to end the standby and to
+// restore takes as long as this.
+constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(300);
 
 }  // namespace
 
@@ -230,8 +231,16 @@ void DestinationMigration::refreshed(const Status& status) {
   restored({});
 }
 
+// What can come within kFreshBound at the rate of the whole migration so far.
+uint64_t DestinationMigration::fresh_pages_max() const {
+  const double seconds = std::chrono::duration<double>(now() - started_).count();
+  const double rate = static_cast<double>(pager_->status().progress.bytes_received) / std::max(seconds, 1e-3);
+  const auto pages = static_cast<uint64_t>(rate * std::chrono::duration<double>(kFreshBound).count()) / kPageSize;
+  return std::max(pages, restore::kStandbyRemoteMax);
+}
+
 // What was written since the last round and is still at the source must not be waited for while the workload stands
-// still.
+// still, but for as long as doing without it would take.
 void DestinationMigration::await_fresh_memory() {
   if (payload_.memory_first) return;  // every page is waited for, and nothing is gained without the standby
   auto too_late = [this](const std::string& why) {
@@ -239,7 +248,7 @@ void DestinationMigration::await_fresh_memory() {
     restore_waits_ = true;
     drop_standby(why);
   };
-  if (pager_ && pager_->status().standby.remote_pages > restore::kStandbyRemoteMax) {
+  if (pager_ && pager_->status().standby.remote_pages > fresh_pages_max()) {
     return too_late(fmt::format("{} of its pages were written again and are still at the source",
                                 pager_->status().standby.remote_pages));
   }

@@ -23,7 +23,8 @@ namespace mose::restore {
 inline constexpr uint32_t kPagerFrameMax = 64u << 10;  // no message carries page contents or a list
 inline constexpr size_t kPagerOutputMax = 256u << 10;  // requests waiting to be written: more means the pager hangs
 
-// Pages of a standby that were written since and are still at the source: so many are worth waiting for at the switchover.
+// Pages of a standby that were written since and are still at the source: so many are asked for at once at the switchover and
+// waited for. More come with the rest.
 inline constexpr uint64_t kStandbyRemoteMax = 1024;
 
 enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };

@@ -291,8 +291,8 @@ void Pager::refresh_space(Space& space) {
   if (space.refresh == Space::Refresh::due) {
     // Before anything is written: the source works meanwhile.
     for (const PageRun& run : remote) stale_remote_ += run.count;
-    // More than that nobody waits for: the standby is dropped, and what was asked for would stand before the faults of the next
-    // tree. If it is not, they come with the rest.
+    // More than that come sooner with the rest; and if the standby is dropped for them, what was asked for would stand before
+    // the faults of the next tree.
     if (stale_remote_ <= kStandbyRemoteMax) provider_.request_all(space.source, remote);
     space.refresh = Space::Refresh::waiting;
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "sense/quick_look.h"
 
+#include <algorithm>
+#include <iterator>
 #include <vector>
 
 namespace mose::sense {
@@ -10,6 +12,8 @@ namespace {
 constexpr uint64_t kRegionPagesMin = 512;
 // As many pages cost about as much as one more system call.
 constexpr uint64_t kPiecePages = 64;
+// What is given back is mostly more at a time, and is worth a look: its zeros would be sent.
+constexpr uint64_t kWrittenRunMax = 16;
 
 // The regions of which the quick look is true. A userfaultfd of the process's own protects pages, too.
 Result<PageSet> tracked_regions(const Pagemap& pagemap, std::span<const Vma> vmas) {
@@ -29,16 +33,18 @@ PageRun outwards(PageRun run, uint64_t unit) {
 
 }  // namespace
 
-Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
-                                const std::function<PageSet(const PageSet&)>& known) {
+Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
+                               const std::function<PageSet(const PageSet&)>& known) {
   MOSE_ASSIGN(PageSet regions, tracked_regions(pagemap, vmas));
-  MOSE_ASSIGN(PageSet written, pagemap.not_protected(regions));
-  return known(regions.minus(written));
+  MOSE_ASSIGN(PageSet changed, pagemap.not_protected(regions));
+  std::vector<PageRun> small;
+  std::ranges::copy_if(changed.runs(), std::back_inserter(small), [](const PageRun& run) { return run.count <= kWrittenRunMax; });
+  return QuickLook{known(regions.minus(changed)), known(PageSet::from_runs(std::move(small)))};
 }
 
-PageSet left_to_look_at(const PageSet& areas, const PageSet& clean) {
+PageSet left_to_look_at(const PageSet& areas, const PageSet& seen) {
   std::vector<PageRun> pieces;
-  const PageSet rest = areas.minus(clean);
+  const PageSet rest = areas.minus(seen);
   for (const PageRun& run : rest.runs()) pieces.push_back(outwards(run, kPiecePages));
   return PageSet::from_runs(std::move(pieces)).intersect(areas);
 }
