@@ -243,7 +243,10 @@ std::vector<SpaceProcess> objects_of(const std::vector<SpaceProcess>& all) {
 
 // Whoever has got a number in the pid namespace of these tests may have attached a segment: beside other work on this
 // machine one that is tracked is read all the same.
-uint32_t next_pid() { return AddressSpaces::prepare().value().of(getpid()).value().next_pid; }
+uint32_t next_pid() {
+  static const AddressSpaces spaces = AddressSpaces::prepare().value();
+  return spaces.of(getpid()).value().next_pid;
+}
 
 void check_row(const Row& row, bool rounds_after) {
   SCOPED_TRACE(std::string(row.name) + (rounds_after ? ", and a round in between" : ""));
@@ -257,12 +260,12 @@ void check_row(const Row& row, bool rounds_after) {
                },
                [&] { at[300 * kPage] ^= 1; }, [&] { row.change(at); }});
   actor.step();
-  const uint32_t pid_before = next_pid();
-  auto strangers = [&] { return row.kind == Kind::segment && next_pid() != pid_before; };
   WriteScan source({.late = false});
   SentPages sent;
   auto armed = source.round(tree_of(actor), sent, {});
   ASSERT_TRUE(armed) << armed.error().what;
+  const uint32_t pid_before = next_pid();
+  auto strangers = [&] { return row.kind == Kind::segment && next_pid() != pid_before; };
   actor.step();
   if (rounds_after) {
     auto again = source.round(tree_of(actor), sent, {});
