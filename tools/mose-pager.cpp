@@ -16,6 +16,7 @@
 #include "move/page_store.h"
 #include "move/tls.h"
 #include "restore/guardian.h"
+#include "restore/pager_confinement.h"
 #include "restore/pager_process.h"
 #include "restore/pager_state.h"
 
@@ -111,6 +112,7 @@ Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore
 Status run(const Options& options) {
   MOSE_ASSIGN(MigrationId id, MigrationId::parse(options.id));
   MOSE_ASSIGN(std::string token, token_from_environment());
+  MOSE_TRY(restore::begin_confinement());
   // First of all, while there is one thread and little memory.
   MOSE_ASSIGN(restore::Guardian guardian, restore::Guardian::start());
   // Before a dead pager's guardian gives up anything.
@@ -124,6 +126,9 @@ Status run(const Options& options) {
   } else {
     MOSE_ASSIGN(memory, create_memory(id, options));
   }
+
+  // Nobody else's words have been read yet.
+  MOSE_TRY(restore::confine_pager());
 
   restore::PagerProcess* process_now = nullptr;
   move::PageReceiverOptions receiver_options;

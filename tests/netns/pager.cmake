@@ -7,6 +7,9 @@ target_link_libraries(mpager-host PRIVATE mose_pager_test_support)
 mose_test(pager_process_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_process_test.cpp)
 add_dependencies(pager_process_test mpager-host)
+mose_test(pager_confinement_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
+  SOURCES pager/confinement_test.cpp)
+add_dependencies(pager_confinement_test mpager-host)
 mose_test(pager_order_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/pager_order_test.cpp)
 mose_test(pager_events_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support

@@ -16,6 +16,7 @@
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/pager_link.h"
+#include "agent/pager_log.h"
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "base/rollback.h"
@@ -24,6 +25,8 @@
 #include "kernel/netns.h"
 #include "restore/images.h"
 #include "restore/pager_client.h"
+#include "restore/shared_memory.h"
+#include "restore/tree_process.h"
 
 namespace mose::agent {
 namespace {
@@ -347,7 +350,11 @@ Status DestinationHost::run_restore(Nanoseconds bound, const std::function<Statu
   }
   MOSE_TRY(swrk_->wait_exit(kExitBound));
   set_restore({});
-  return cgroup_.wait_frozen(kFreezeBound);
+  MOSE_TRY(cgroup_.wait_frozen(kFreezeBound));
+  return restore::mark_removed_segments(images_dir_.get(), [this](SpaceId space) -> Result<int> {
+    MOSE_ASSIGN(ProcessHandle process, restore::process_of_space(cgroup_, space));
+    return process.pid();
+  });
 }
 
 Status DestinationHost::store_images(int dir, const ImagesPayload& images) {
@@ -433,6 +440,7 @@ Status DestinationHost::settle() {
   // Every page is in and every userfaultfd closed: the pager only waits for this.
   MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
   if (pager_) (void)pager_.reap(kExitBound);
+  tell_refused_calls(payload_.spec.name, migration_paths(config_, id_).pager_log);
   std::error_code error;
   fs::remove_all(migration_paths(config_, id_).dir, error);
   return {};
@@ -486,6 +494,7 @@ Status DestinationHost::discard() {
     (void)pager_.signal(SIGKILL);
     (void)pager_.reap(kExitBound);
   }
+  tell_refused_calls(name, paths.pager_log);
   fs::remove_all(paths.dir, error);
   return {};
 }

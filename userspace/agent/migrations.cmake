@@ -14,6 +14,7 @@ target_sources(mose_agent PRIVATE
   migrations_recover.cpp
   node_uplink.cpp
   pager_link.cpp
+  pager_log.cpp
   peer_access.cpp
   peer_connection.cpp
   peer_query.cpp

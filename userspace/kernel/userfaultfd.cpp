@@ -165,6 +165,17 @@ Status uffd_unregister(int uffd, PageRun run) {
   return {};
 }
 
+std::span<const SyscallRule> uffd_service_calls() {
+  constexpr uint64_t kRequest = 0xffffffff;
+  static constexpr SyscallRule kCalls[] = {
+      {"ioctl", {1, kRequest, UFFDIO_COPY}},
+      {"ioctl", {1, kRequest, UFFDIO_ZEROPAGE}},
+      {"ioctl", {1, kRequest, UFFDIO_WAKE}},
+      {"ioctl", {1, kRequest, UFFDIO_UNREGISTER}},
+  };
+  return kCalls;
+}
+
 Result<Fd> uffd_open() {
   Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!fd) return fail_errno("userfaultfd");

@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "kernel/syscall_filter.h"
 #include "model/page_set.h"
 
 namespace mose {
@@ -67,6 +68,9 @@ inline constexpr uint64_t kUffdRunPagesMax = 512;
 // Whether the address space behind it still exists. Changes nothing in it.
 [[nodiscard]] bool uffd_owner_alive(int uffd);
 [[nodiscard]] Status uffd_unregister(int uffd, PageRun run);
+
+// The calls by which the functions above serve.
+[[nodiscard]] std::span<const SyscallRule> uffd_service_calls();
 
 // A userfaultfd of our own memory with fork, remap, remove and unmap events, and the registration of a run in it (tests,
 // probes). ENOSYS, EPERM: this host cannot.

@@ -14,6 +14,9 @@
 #include <cstdlib>
 
 #include "base/directory.h"
+#include "kernel/confinement.h"
+#include "kernel/syscall_filter.h"
+#include "restore/pager_confinement.h"
 #include "restore/pager_state.h"
 
 namespace mose::restore {
@@ -22,14 +25,21 @@ namespace {
 constexpr Nanoseconds kReapBound = std::chrono::seconds(5);
 
 // Between clone and here other threads' locks may be held for ever: system calls only.
-[[noreturn]] void guard() {
+[[noreturn]] void guard(const SyscallFilter& filter) {
   ::setsid();
   ::prctl(PR_SET_NAME, "mose-guardian", 0, 0, 0);
-  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_IGN);
+  for (int number = 1; number < NSIG; ++number) {
+    if (number != SIGSYS) ::signal(number, SIG_IGN);  // who ignores that one dies of a refused call, and it is no end by default
+  }
   // A process of a few pages that holds a whole workload's life: never the one to be killed for memory (best effort).
   if (int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); fd >= 0) {
     [[maybe_unused]] ssize_t n = ::write(fd, "-1000", 5);
     ::close(fd);
+  }
+  // One that cannot be confined still holds what it is for.
+  if (!forbid_dumps_and_privileges() || !keep_capabilities({}) || !filter.install()) {
+    constexpr std::string_view kText = "mose-guardian: error: it could not be confined\n";
+    [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, kText.data(), kText.size());
   }
   for (;;) ::pause();
 }
@@ -37,10 +47,11 @@ constexpr Nanoseconds kReapBound = std::chrono::seconds(5);
 }  // namespace
 
 Result<Guardian> Guardian::start() {
+  MOSE_ASSIGN(SyscallFilter filter, SyscallFilter::create(guardian_calls()));
   auto pid = static_cast<pid_t>(
       ::syscall(SYS_clone, static_cast<unsigned long>(CLONE_FILES | SIGCHLD), nullptr, nullptr, nullptr, 0));
   if (pid < 0) return fail_errno("start the guardian");
-  if (pid == 0) guard();
+  if (pid == 0) guard(filter);
   Guardian guardian;
   MOSE_ASSIGN(guardian.process_, ProcessHandle::open(pid));
   return guardian;

@@ -10,6 +10,7 @@
 #include <array>
 
 #include "base/log.h"
+#include "restore/tree_process.h"
 
 namespace mose::restore {
 namespace {
@@ -331,22 +332,13 @@ void PagerProcess::standby_gone() {
   server_->post(PagerEventKind::listening);
 }
 
-// The cgroup holds the tree and nothing else once the fence is closed, and ids are unique in its pid namespace.
+// The cgroup holds the tree and nothing else once the fence is closed.
 Result<SpaceMemory> PagerProcess::open_memory(SpaceId space) const {
-  MOSE_ASSIGN(std::vector<pid_t> pids, cgroup_.procs());
   SpaceMemory found;
-  for (pid_t pid : pids) {
-    auto process = ProcessHandle::open(pid);
-    if (!process) continue;
-    auto number = virtual_pid(*process);
-    if (!number || static_cast<SpaceId>(*number) != space) continue;
-    if (found.memory.valid()) return mose::fail("two processes have the id " + std::to_string(space));
-    MOSE_ASSIGN(found.memory, open_file("/proc/" + std::to_string(pid) + "/mem", O_RDWR));
-    found.process = std::move(*process);
-    // Still the one whose id was read.
-    if (!found.process.alive()) return mose::fail("process " + std::to_string(space) + " has ended");
-  }
-  if (!found.memory.valid()) return mose::fail("no process has the id " + std::to_string(space));
+  MOSE_ASSIGN(found.process, process_of_space(cgroup_, space));
+  MOSE_ASSIGN(found.memory, open_file("/proc/" + std::to_string(found.process.pid()) + "/mem", O_RDWR));
+  // Still the one whose id was read.
+  if (!found.process.alive()) return mose::fail("process " + std::to_string(space) + " has ended");
   return found;
 }
 
@@ -357,8 +349,8 @@ Result<SharedMemory> PagerProcess::open_shared() const {
     directory = options_.images_dir;
   }
   return SharedMemory::open(directory, [this](SpaceId space) -> Result<int> {
-    MOSE_ASSIGN(SpaceMemory found, open_memory(space));
-    return found.process.pid();
+    MOSE_ASSIGN(ProcessHandle found, process_of_space(cgroup_, space));
+    return found.pid();
   });
 }
 

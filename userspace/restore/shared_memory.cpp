@@ -54,6 +54,15 @@ std::optional<SharedPlace> parse_line(std::string_view line, bool with_removed) 
   return place;
 }
 
+// None where there is no image.
+Result<std::vector<SharedPlace>> read_shared_image(int dir) {
+  auto file = open_at(dir, kSharedImage, O_RDONLY | O_NOFOLLOW);
+  if (!file && file.error().code == ENOENT) return std::vector<SharedPlace>{};
+  if (!file) return std::unexpected(file.error());
+  MOSE_ASSIGN(std::string text, read_all(file->get(), kImageTextMax));
+  return parse_shared_places(text);
+}
+
 uint64_t pages_of(uint64_t bytes) {
   return (bytes + kPageSize - 1) / kPageSize;
 }
@@ -97,11 +106,8 @@ Status write_shared_image(int dir, std::span<const SharedObject> objects) {
 Result<SharedMemory> SharedMemory::open(const std::string& images_dir,
                                         const std::function<Result<int>(SpaceId)>& pid_of) {
   SharedMemory out;
-  auto file = open_file(images_dir + "/" + kSharedImage, O_RDONLY | O_NOFOLLOW);
-  if (!file && file.error().code == ENOENT) return out;
-  if (!file) return std::unexpected(file.error());
-  MOSE_ASSIGN(std::string text, read_all(file->get(), kImageTextMax));
-  MOSE_ASSIGN(std::vector<SharedPlace> places, parse_shared_places(text));
+  MOSE_ASSIGN(Fd dir, open_file(images_dir, O_RDONLY | O_DIRECTORY));
+  MOSE_ASSIGN(std::vector<SharedPlace> places, read_shared_image(dir.get()));
   for (const SharedPlace& place : places) {
     MOSE_ASSIGN(int pid, pid_of(place.holder));
     MOSE_ASSIGN(Fd object, open_shared_object(pid, place.fd, place.address, O_RDWR));
@@ -110,17 +116,27 @@ Result<SharedMemory> SharedMemory::open(const std::string& images_dir,
     // CRIU makes what nobody has open as long as it is mapped.
     if (static_cast<uint64_t>(st.st_size) != place.size)
       return fail(fmt::format("shared memory of {} bytes has been restored with {}", place.size, st.st_size));
-    if (place.removed_segment >= 0) {
-      // A segment's inode number is its id.
-      if (st.st_ino != static_cast<ino_t>(place.removed_segment))
-        return fail(std::string(kSharedImage) + " names another segment than the one that is there");
-      MOSE_ASSIGN(auto holder, ProcessHandle::open(pid));
-      MOSE_ASSIGN(Fd ipc, open_namespace(holder, NamespaceKind::ipc));
-      MOSE_TRY(remove_segment(ipc.get(), place.removed_segment));
-    }
     out.objects_.push_back({place.space, place.size, std::move(object), {}, false, {}});
   }
   return out;
+}
+
+Status mark_removed_segments(int dir, const std::function<Result<int>(SpaceId)>& pid_of) {
+  MOSE_ASSIGN(std::vector<SharedPlace> places, read_shared_image(dir));
+  for (const SharedPlace& place : places) {
+    if (place.removed_segment < 0) continue;
+    MOSE_ASSIGN(int pid, pid_of(place.holder));
+    MOSE_ASSIGN(Fd object, open_shared_object(pid, place.fd, place.address, O_RDONLY));
+    struct stat st{};
+    if (fstat(object.get(), &st) != 0) return fail_errno("look at shared memory");
+    // A segment's inode number is its id.
+    if (st.st_ino != static_cast<ino_t>(place.removed_segment))
+      return fail(std::string(kSharedImage) + " names another segment than the one that is there");
+    MOSE_ASSIGN(auto holder, ProcessHandle::open(pid));
+    MOSE_ASSIGN(Fd ipc, open_namespace(holder, NamespaceKind::ipc));
+    MOSE_TRY(remove_segment(ipc.get(), place.removed_segment));
+  }
+  return {};
 }
 
 // By number, out of a sanitizer's sight: what is staged may be received again at the same moment, and counts for

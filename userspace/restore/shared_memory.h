@@ -40,6 +40,10 @@ struct SharedPlace {
 // Writes the image into `dir`; none where nothing is shared.
 [[nodiscard]] Status write_shared_image(int dir, std::span<const SharedObject> objects);
 
+// CRIU restores segments, not that they go with their last mapping: marks them so in the frozen tree, whose processes `pid_of` finds.
+// Entering their namespace takes CAP_SYS_ADMIN, which the pager does not have: for mosed. Without an image in `dir` there are none.
+[[nodiscard]] Status mark_removed_segments(int dir, const std::function<Result<int>(SpaceId)>& pid_of);
+
 // The objects of one restored tree. One thread.
 class SharedMemory {
  public:

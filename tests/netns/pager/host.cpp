@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "netns/pager/support.h"
 #include "restore/guardian.h"
+#include "restore/pager_confinement.h"
 #include "restore/pager_process.h"
 
 using namespace mose;
@@ -43,6 +44,7 @@ void first_round(test::StoreProvider& provider, SpaceId space, uint64_t remote_f
 Status run(char** argv) {
   MOSE_ASSIGN(MigrationId id, MigrationId::parse(argv[1]));
   auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
+  MOSE_TRY(restore::begin_confinement());
   MOSE_ASSIGN(auto guardian, restore::Guardian::start());
   std::unique_ptr<restore::PagerState> state;
   if (number(9) != 0) {
@@ -62,6 +64,7 @@ Status run(char** argv) {
   restore::PagerProcessOptions options{.images_dir = argv[2], .socket = argv[3], .cgroup = argv[4], .adopted = adopted};
   if (argv[10] != nullptr) {
     test::StoreProvider provider(256u << 20, delay);
+    MOSE_TRY(restore::confine_pager());
     first_round(provider, space, remote_from, !adopted);
     // An adopted store is sealed before anybody looks at it.
     if (adopted) seal(provider, space, pages, remote_from);
@@ -77,6 +80,7 @@ Status run(char** argv) {
     sealer = {};
     return {};
   }
+  MOSE_TRY(restore::confine_pager());
   test::FakeProvider provider(test::kHostSalt, delay);
   if (remote_from > 0) provider.add(space, {test::kToyPage, std::min(remote_from, pages)}, false);
   if (remote_from < pages) provider.add(space, {test::kToyPage + remote_from, pages - remote_from}, true);

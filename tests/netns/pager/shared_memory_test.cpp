@@ -143,8 +143,11 @@ TEST_F(SharedMemoryTest, ASegmentIsFoundByItsIdAndRemovedAgain) {
   object->removed = true;
   Fd dir = std::move(open_file(directory_, O_RDONLY | O_DIRECTORY).value());
   ASSERT_TRUE(restore::write_shared_image(dir.get(), {&*object, 1}));
-  auto memory = SharedMemory::open(directory_, [](SpaceId) -> Result<int> { return getpid(); });
+  auto self = [](SpaceId) -> Result<int> { return getpid(); };
+  auto memory = SharedMemory::open(directory_, self);
   ASSERT_TRUE(memory) << memory.error().what;
+  auto marked = restore::mark_removed_segments(dir.get(), self);
+  ASSERT_TRUE(marked) << marked.error().what;
   ASSERT_TRUE(segment());
   EXPECT_TRUE(segment()->removed);
   shmdt(at);
