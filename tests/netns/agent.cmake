@@ -6,6 +6,9 @@ mose_test(hostile_peers_test LABEL netns TIMEOUT 180 DEPS move LIBS mose_agent_b
 add_dependencies(hostile_peers_test mosed mose mose-init mose-exec)
 mose_test(throttle_test LABEL netns DEPS agent SOURCES agent/throttle_test.cpp)
 add_dependencies(throttle_test mose-throttle)
+mose_test(helpers_confinement_test LABEL netns DEPS kernel SOURCES agent/helpers_confinement_test.cpp)
+target_include_directories(helpers_confinement_test PRIVATE ${CMAKE_SOURCE_DIR}/tools)
+add_dependencies(helpers_confinement_test mose-holder mose-throttle)
 mose_test(agent_inspect_test LABEL netns DEPS agent SOURCES agent/inspect_test.cpp LIBS util)
 mose_test(steer_verbs_test LABEL netns TIMEOUT 120 DEPS handover SOURCES agent/steer_verbs_test.cpp
   LIBS mose_agent_bed mose_older_steering)
