@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -32,6 +33,7 @@ namespace {
 
 constexpr int kExitFailed = 125;
 constexpr int kCloneNewTime = 0x80;
+constexpr int kCapPerfmon = 38, kCapBpf = 39, kCapCheckpointRestore = 40;  // younger than some headers
 constexpr int kErrorFd = 511;  // standard error as we got it, also after it has become the workload's log
 
 struct Bind {
@@ -42,7 +44,7 @@ struct Bind {
 
 struct Options {
   int net = -1, ipc = -1, uts = -1, time = -1, mnt = -1, cgroup = -1, send_mounts = -1, pid_fd = -1;
-  bool private_mounts = false, workload = false, root_ro = false;
+  bool private_mounts = false, workload = false, root_ro = false, all_capabilities = false;
   std::vector<std::string> tmpfs, environment;
   std::vector<Bind> binds;
   int death_signal = 0;
@@ -73,7 +75,7 @@ int number(const char* text, const char* option) {
 
 enum Option {
   kNet = 1000, kIpc, kUts, kTime, kMnt, kCgroup, kSendMounts, kPidFd, kPrivate, kWorkload, kRootRo, kTmpfs, kEnv, kBind,
-  kBindRo, kDeathSignal, kParent, kChdir, kRoot, kLog,
+  kBindRo, kDeathSignal, kParent, kChdir, kRoot, kLog, kAllCapabilities,
 };
 
 constexpr option kOptions[] = {
@@ -97,6 +99,7 @@ constexpr option kOptions[] = {
     {"chdir", required_argument, nullptr, kChdir},
     {"root", required_argument, nullptr, kRoot},
     {"log", required_argument, nullptr, kLog},
+    {"all-capabilities", no_argument, nullptr, kAllCapabilities},
     {nullptr, 0, nullptr, 0},
 };
 
@@ -127,6 +130,7 @@ Options parse(int argc, char** argv) {
       case kChdir: o.directory = optarg; break;
       case kRoot: o.root = optarg; break;
       case kLog: o.log = optarg; break;
+      case kAllCapabilities: o.all_capabilities = true; break;
       default: fail_text("unknown option");
     }
   }
@@ -266,6 +270,27 @@ int open_in_root(int root, const std::string& path) {
   return static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how));
 }
 
+// Capabilities by which root in a workload would reach the node in spite of its namespaces: take mounts away or make them, open files by
+// handle (past all mounts), disks and other devices by nodes of its own, the kernel's memory, its programs and its clock.
+constexpr int kNodesAlone[] = {
+    CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH, CAP_MKNOD, CAP_SYS_RAWIO, CAP_SYS_MODULE, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_SYSLOG, CAP_SYS_PACCT,
+    CAP_SYS_TTY_CONFIG, CAP_AUDIT_CONTROL, CAP_AUDIT_READ, CAP_MAC_ADMIN, CAP_MAC_OVERRIDE, CAP_LINUX_IMMUTABLE, CAP_WAKE_ALARM,
+    CAP_BLOCK_SUSPEND, kCapPerfmon, kCapBpf, kCapCheckpointRestore,
+};
+
+// Neither its program nor what that executes gets them.
+void leave_capabilities() {
+  for (int capability : kNodesAlone) {
+    // EINVAL: younger than the kernel.
+    if (::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 && errno != EINVAL) fail("give up capabilities");
+  }
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[2] = {};
+  if (::syscall(SYS_capget, &header, sets) < 0) fail("read the capabilities");
+  sets[0].inheritable = sets[1].inheritable = 0;
+  if (::syscall(SYS_capset, &header, sets) < 0) fail("give up inheritable capabilities");
+}
+
 // Inside the new pid and mount namespaces. What is left when the command starts: the root, the declared mounts, /proc.
 [[noreturn]] void become_workload(Options& o, Bind& root) {
   if (::setsid() < 0) fail("start a session");
@@ -300,6 +325,7 @@ int open_in_root(int root, const std::string& path) {
   environment.reserve(o.environment.size() + 1);
   for (std::string& entry : o.environment) environment.push_back(entry.data());
   environment.push_back(nullptr);
+  if (!o.all_capabilities) leave_capabilities();
   ::execve(o.command[0], o.command, environment.data());
   fail(std::string("execute ") + o.command[0] + " in the workload's root");
 }

@@ -93,6 +93,8 @@ class Grammar {
     run.add_option("--root", command_.root, "directory that becomes its read-only root (default /)");
     run.add_option("--gateway", command_.gateway, "next hop for other segments");
     run.add_option("--env", command_.environment, "NAME=VALUE; may be repeated");
+    run.add_flag("--all-capabilities", command_.all_capabilities,
+                 "root in it is root of this node (without: no mounts, devices, modules, BPF programs, ...)");
 
     CLI::App& stop = verb(app_, Verb::stop, "stop", "stop a workload and remove what was made for it");
     stop.add_option("name", command_.subject, "name of the workload")->required();

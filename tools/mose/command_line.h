@@ -50,6 +50,7 @@ struct Command {
   std::vector<std::string> addresses, environment, command;
   std::vector<WorkloadMount> mounts;
   std::string root, gateway;
+  bool all_capabilities = false;
   // stop
   Nanoseconds grace{0};
   // check, migrate

@@ -3,10 +3,12 @@
 // is there already serves as well (docs/protocol.md says what a certificate must hold).
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -59,7 +61,9 @@ Result<move::Authority> load_authority(const Place& place) {
   auto certificate = read_file(place.file("ca.crt"), kPemMax);
   auto key = certificate ? read_file(place.file("ca.key"), kPemMax) : Result<std::string>(std::unexpected(certificate.error()));
   if (!key) return fail(fmt::format("there is no authority in {} ({}): make one with `mose pki init`, or name its directory with --dir", place.directory, key.error().what));
-  return move::Authority::load(*certificate, *key);
+  auto authority = move::Authority::load(*certificate, *key);
+  explicit_bzero(key->data(), key->size());
+  return authority;
 }
 
 Result<NodeRoles> roles_of(const Command& command) {
@@ -202,6 +206,8 @@ int show_certificates(const Command& command, const Place& place) {
 }  // namespace
 
 int run_pki(const Command& command) {
+  // Keys pass through it: no core file.
+  (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   const Place place{command.directory};
   switch (command.verb) {
     case Verb::pki_init:

@@ -35,6 +35,7 @@ int run_workload(const Command& command) {
   for (const std::string& address : command.addresses) run.add_addresses(address);
   run.set_gateway(command.gateway);
   run.set_root(command.root);
+  run.set_all_capabilities(command.all_capabilities);
   for (const WorkloadMount& mount : command.mounts) {
     auto& item = *run.add_mounts();
     item.set_source(mount.source);

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <thread>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "agent/bounds.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
+#include "agent/node_secrets.h"
 #include "agent/pager_link.h"
 #include "agent/pager_log.h"
 #include "agent/workloads.h"
@@ -107,6 +109,14 @@ Status DestinationHost::check() {
     } else if (!fs::exists(mount.source, error)) {
       return fail(fmt::format("mount source {} of workload {} does not exist here", mount.source, spec.name));
     }
+    auto around = [&](const WorkloadMount& other) { return mount.target.starts_with(other.target + "/"); };
+    if (std::ranges::none_of(spec.mounts, around) && !fs::exists(spec.root + mount.target, error)) {
+      return fail(fmt::format("mount target {} of workload {} does not exist in root {} here: make it there", mount.target, spec.name, spec.root));
+    }
+  }
+  if (std::string shown = shown_node_secrets(config_, spec); !shown.empty()) {
+    log::warn("a workload that comes can read what is this node's alone: start it here anew, or keep that where it is hidden in it",
+              {{"workload", spec.name}, {"directories", shown}});
   }
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());

@@ -252,9 +252,10 @@ void Requests::handle(const Request& request, const Reply& reply) {
 void Requests::run(const control::v1::Run& request, const Reply& reply) {
   auto spec = spec_of(request);
   if (!spec) return send_refusal(reply, spec.error());
-  service_.after_departure(spec->name, [this, spec = *spec, reply] {
+  const StartOptions options{.all_capabilities = request.all_capabilities()};
+  service_.after_departure(spec->name, [this, spec = *spec, options, reply] {
     if (!reply.open()) return;  // nobody would know that it runs
-    core_.workloads.run(spec, [reply](const Answer<const Workload*>& answer) { send_workload(reply, answer); });
+    core_.workloads.run(spec, options, [reply](const Answer<const Workload*>& answer) { send_workload(reply, answer); });
   });
 }
 

@@ -19,6 +19,7 @@
 #include "agent/bounds.h"
 #include "agent/durable_file.h"
 #include "agent/migration_paths.h"
+#include "agent/node_secrets.h"
 #include "agent/node_uplink.h"
 #include "agent/workloads.h"
 #include "base/log.h"
@@ -224,6 +225,7 @@ Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec) {
   if (spec.command.empty()) return refuse(fmt::format("workload {} has no command; give one after --", spec.name), 2);
   auto root = open_root(spec);
   if (!root) return std::unexpected(root.error());
+  if (auto ok = hide_node_secrets(config, spec); !ok) return std::unexpected(ok.error());
   if (auto ok = check_root(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
   if (auto ok = check_mounts(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
   auto program = find_program(spec, spec.command[0]);
@@ -234,7 +236,7 @@ Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec) {
   return spec;
 }
 
-Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& spec, Nanoseconds bound) {
+Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& spec, StartOptions options, Nanoseconds bound) {
   WorkloadPaths paths = workload_paths(config, spec.name);
   Rollback rollback;
   MOSE_TRY(make_directories(paths.log_dir));
@@ -270,6 +272,7 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
   request.uts_fd = uts.get();
   request.cgroup_fd = cgroup.fd();
   request.root = spec.root;
+  request.all_capabilities = options.all_capabilities;
   for (const WorkloadMount& mount : spec.mounts) request.binds.push_back({mount.source, mount.target, mount.read_only});
   request.binds.push_back({paths.log_dir, kWorkloadLogTarget, false});
   request.log = std::string(kWorkloadLogTarget) + kLogName;

@@ -192,7 +192,7 @@ Answer<void> Workloads::free_addresses(const WorkloadSpec& spec) const {
 // ---- run and stop
 // ----------------------------------------------------------------------------------------------------
 
-void Workloads::run(const WorkloadSpec& spec, Done done) {
+void Workloads::run(const WorkloadSpec& spec, StartOptions options, Done done) {
   auto refuse_later = [&](const Refusal& refusal) { loop_.post([done, refusal] { done(std::unexpected(refusal)); }); };
   // A record's name is a file's name: nothing is done with a name that is not one.
   if (auto status = validate(spec); !status) return refuse_later({2, status.error().what});
@@ -228,7 +228,7 @@ void Workloads::run(const WorkloadSpec& spec, Done done) {
     done(&entry.workload);
   };
   workers_.run([config = &config_, spec] { return check_start(*config, spec); },
-               [this, name, done, forget, started, before](Answer<WorkloadSpec> checked) {
+               [this, name, options, done, forget, started, before](Answer<WorkloadSpec> checked) {
                  if (!checked) {
                    forget();
                    return done(std::unexpected(checked.error()));
@@ -242,10 +242,10 @@ void Workloads::run(const WorkloadSpec& spec, Done done) {
                  change(*entries_.at(name), WorkloadState::starting, fmt::format("workload {} is starting", name));
                  // What an earlier one of this name left is removed first.
                  workers_.run(
-                     [config = &config_, spec = *checked, leftovers = before != nullptr]() -> Result<ProcessHandle> {
+                     [config = &config_, spec = *checked, options, leftovers = before != nullptr]() -> Result<ProcessHandle> {
                        if (leftovers) MOSE_TRY(remove_workload_resources(*config, spec, kExitBound));
                        MOSE_TRY(forget_copies(*config, spec.name));
-                       return start_workload(*config, spec, kLaunchBound);
+                       return start_workload(*config, spec, options, kLaunchBound);
                      },
                      started);
                });

@@ -13,6 +13,7 @@
 #include "agent/left_network.h"
 #include "agent/refusal.h"
 #include "agent/worker.h"
+#include "agent/workload_start.h"
 #include "kernel/process.h"
 #include "model/migration.h"
 #include "model/workload.h"
@@ -79,7 +80,7 @@ class Workloads {
 
   // Blocking parts run in a worker; `done` in the loop. A refusal has touched nothing, a failure has undone all.
   using Done = std::function<void(Answer<const Workload*>)>;
-  void run(const WorkloadSpec& spec, Done done);
+  void run(const WorkloadSpec& spec, StartOptions options, Done done);
   // The Workload in `done` is a last look. One that is away is refused: it runs elsewhere.
   void stop(const std::string& name, Nanoseconds grace, Done done);
   // Forgets workloads that have exited or are away, with their resources; a line for each thing done.

@@ -102,6 +102,7 @@ Result<ProcessHandle> launch_workload(const WorkloadLaunch& request, Nanoseconds
   spawn_request.arguments.emplace_back("--workload");
   arguments.text("--root", request.root);
   if (request.root_read_only) spawn_request.arguments.emplace_back("--root-ro");
+  if (request.all_capabilities) spawn_request.arguments.emplace_back("--all-capabilities");
   arguments.fd("--net-fd", request.net_fd);
   arguments.fd("--ipc-fd", request.ipc_fd);
   arguments.fd("--uts-fd", request.uts_fd);

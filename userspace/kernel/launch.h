@@ -41,6 +41,7 @@ struct WorkloadLaunch {
   int cgroup_fd = -1;
   std::string root;               // directory or mount point; bound (not recursively)
   bool root_read_only = true;
+  bool all_capabilities = false;  // also those by which it reaches the node in spite of its namespaces
   std::vector<LaunchRequest::Bind> binds;  // target is a path in the workload and must exist there
   std::string log;
   std::string directory = "/";

@@ -89,6 +89,9 @@ int clone_flag(NamespaceKind kind) {
   return 0;
 }
 
+// Its number may be another's. EPERM says that it is there: who may not signal it asks as well.
+bool reaped(int pidfd) { return ::syscall(SYS_pidfd_send_signal, pidfd, 0, nullptr, 0u) < 0 && errno == ESRCH; }
+
 }  // namespace
 
 Result<ProcessHandle> ProcessHandle::open(pid_t pid) {
@@ -102,8 +105,7 @@ Result<ProcessHandle> ProcessHandle::open(pid_t pid) {
   }
   // The number may have been given to another process between the two steps, but only if the first one has been reaped,
   // and then its pidfd answers ESRCH.
-  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), 0, nullptr, 0u) < 0 && errno == ESRCH)
-    return fail_errno("open process " + std::to_string(pid));
+  if (reaped(pidfd.get())) return fail_errno("open process " + std::to_string(pid), ESRCH);
   return ProcessHandle(std::move(pidfd), pid, *start);
 }
 
@@ -175,7 +177,7 @@ Result<std::vector<ProcessHandle>> process_tree(const ProcessHandle& root) {
 
 Result<std::string> status_field(const ProcessHandle& process, const std::string& name) {
   MOSE_ASSIGN(std::string text, read_file(proc_path(process.pid(), "status"), 65536));
-  if (!process.valid() || ::syscall(SYS_pidfd_send_signal, process.fd(), 0, nullptr, 0u) < 0)
+  if (!process.valid() || reaped(process.fd()))
     return fail_errno("process " + std::to_string(process.pid()), ESRCH);
   size_t at = text.rfind("\n" + name + ":");
   if (at == std::string::npos) return fail("no field " + name + " in /proc/PID/status");
@@ -234,8 +236,7 @@ const char* to_string(NamespaceKind kind) {
 
 Result<Fd> open_namespace(const ProcessHandle& process, NamespaceKind kind) {
   MOSE_ASSIGN(Fd fd, open_file(proc_path(process.pid(), "ns/") + to_string(kind), O_RDONLY));
-  if (::syscall(SYS_pidfd_send_signal, process.fd(), 0, nullptr, 0u) < 0)
-    return fail_errno("namespace of process " + std::to_string(process.pid()));
+  if (reaped(process.fd())) return fail_errno("namespace of process " + std::to_string(process.pid()), ESRCH);
   return fd;
 }
 

@@ -48,7 +48,17 @@ Result<std::string> read_key_file(const std::string& path) {
   if ((status.st_uid != 0 && status.st_uid != geteuid()) || (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
     return fail_errno("the key " + path + " can be read or written by others: chown root " + path + " && chmod 600 " + path, EPERM);
   }
-  return read_all(file.get(), kPemFileMax);
+  // Straight into what is wiped afterwards: a text that grows leaves its smaller selves behind.
+  std::string pem(std::min(static_cast<size_t>(status.st_size), kPemFileMax), '\0');
+  size_t have = 0;
+  while (have < pem.size()) {
+    const ssize_t got = ::read(file.get(), pem.data() + have, pem.size() - have);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_errno("read " + path);
+    if (got == 0) break;
+    have += static_cast<size_t>(got);
+  }
+  return pem;
 }
 
 Status use_certificate(SSL_CTX* context, const std::string& path, NodeCertificate& own) {

@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <functional>
@@ -21,6 +22,7 @@
 #include "netns/pager/process_bed.h"
 #include "restore/guardian.h"
 #include "restore/pager_confinement.h"
+#include "restore/tree_process.h"
 
 namespace mose::test {
 namespace {
@@ -139,6 +141,38 @@ TEST_F(PagerConfinement, WhatItIsForGoesOn) {
     return ran && stream.valid() && memory.valid() && guardian.alive();
   });
   EXPECT_EQ(told, kSanitized ? told : "");
+}
+
+// Most workloads run as somebody else than root.
+TEST_F(PagerConfinement, AnotherUsersProcessIsFoundAndWrittenTo) {
+  auto* word = static_cast<std::atomic<uint64_t>*>(::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  const pid_t other = ::fork();
+  if (other == 0) {
+    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    ::prctl(PR_SET_DUMPABLE, 1);  // as an executed program is
+    while (*word != 3) ::usleep(1000);
+    ::_exit(0);
+  }
+  ASSERT_TRUE(cgroup_.add(other));
+  ASSERT_TRUE(eventually([&] { return field_of(static_cast<uint32_t>(other), "Uid").starts_with("65534"); }));
+  const auto space = static_cast<SpaceId>(virtual_pid(ProcessHandle::open(other).value()).value());
+  const std::string told = told_by_child([&] {
+    if (!restore::begin_confinement() || !restore::confine_pager()) return false;
+    auto process = restore::process_of_space(cgroup_, space);
+    if (!process) return ::write(STDERR_FILENO, process.error().what.data(), process.error().what.size()) < 0;
+    auto memory = open_file("/proc/" + std::to_string(other) + "/mem", O_RDWR);
+    auto object = ::open(("/proc/" + std::to_string(other) + "/map_files").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    uint64_t value = 1;
+    const iovec from{&value, sizeof value}, to{word, sizeof value};
+    const bool by_file = memory && ::pwrite(memory->get(), &value, sizeof value, reinterpret_cast<off_t>(word)) == sizeof value;
+    value = 3;
+    return by_file && object >= 0 && ::process_vm_writev(other, &from, 1, &to, 1, 0) == sizeof value;
+  });
+  if (!kSanitized) EXPECT_EQ(told, "");
+  int status = -1;
+  EXPECT_TRUE(eventually([&] { return ::waitpid(other, &status, WNOHANG) == other; }));
+  EXPECT_EQ(status, 0) << "it has not seen what was written";
+  ::munmap(word, 4096);
 }
 
 // As many as an attacker likes to make: the first hundred are told.

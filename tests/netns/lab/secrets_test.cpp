@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MIT
+// What a node keeps for itself: a workload that runs as root in the node's own root reads neither its key nor its state, there and
+// where it moves; and no other user of a node reads anything that a migration makes or leaves.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/capability.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "bed.h"
+#include "kernel/cgroup.h"
+#include "kernel/process.h"
+#include "lab/child_process.h"
+#include "lab/lab.h"
+#include "lab/names.h"
+#include "lab/node.h"
+
+namespace mose::test {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr const char* kLab = "t-lab-secrets";
+constexpr const char* kWorkload = "peek";
+constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
+constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);
+constexpr uid_t kStranger = 65534;
+
+// Tries for ever, as root, to read the keys, and to take away what hides them.
+constexpr const char* kScript =
+    "while sleep 0.1; do cat /etc/mose/pki/* /var/lib/mose/history.jsonl 2>&1; umount /etc/mose/pki 2>&1; echo looked; done";
+
+class Secrets : public ::testing::Test {
+ protected:
+  Secrets() : turn_(take_turn(kLab)), names_(kLab) {
+    need_criu_and_redis();
+    if (auto lock = lab::LabLock::acquire(names_, 60)) lock_.emplace(std::move(*lock));
+    EXPECT_TRUE(lab::down(names_));
+  }
+  ~Secrets() override {
+    EXPECT_TRUE(lab::down(names_));
+    lock_.reset();
+    EXPECT_THAT(traces(kLab), ::testing::IsEmpty());
+  }
+  void SetUp() override {
+    lab::LabOptions options;
+    options.lab = kLab;
+    options.tls = true;
+    auto state = lab::up(options);
+    ASSERT_TRUE(state) << state.error().what;
+    state_ = *state;
+  }
+
+  [[nodiscard]] std::string root(const std::string& node) const {
+    return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root";
+  }
+  lab::ProgramResult run(const std::string& node, std::vector<std::string> words) {
+    auto place = lab::open_node(state_, node);
+    EXPECT_TRUE(place);
+    if (!place) return {};
+    lab::ProgramSpec spec;
+    spec.argv = std::move(words);
+    spec.place = &place->place;
+    spec.cgroup = place->cgroup;
+    auto result = lab::run_program(spec, "", kCommandBound);
+    EXPECT_TRUE(result) << result.error().what;
+    return result ? *result : lab::ProgramResult{};
+  }
+  lab::ProgramResult start_peeking(std::vector<std::string> options, const char* script = kScript) {
+    std::vector<std::string> words = {"/usr/bin/mose", "run", kWorkload, "--address", std::string(lab::kServiceAddress) + "/" + lab::kPrefixLength};
+    words.insert(words.end(), options.begin(), options.end());
+    words.insert(words.end(), {"--", "/bin/sh", "-c", script});
+    return run("a", words);
+  }
+  void migrate(const std::string& from, const std::string& to, std::vector<std::string> options = {}) {
+    std::vector<std::string> words = {"/usr/bin/mose", "migrate", kWorkload, "--to", to, "--json"};
+    words.insert(words.end(), options.begin(), options.end());
+    // Again while an agent still prepares CRIU.
+    for (const Timestamp deadline = now() + kCriuBound;; ::usleep(100'000)) {
+      auto result = run(from, words);
+      if (result.exit_code == 0) return;
+      ASSERT_THAT(result.err, HasSubstr("still being prepared"));
+      ASSERT_LT(now(), deadline) << result.err;
+    }
+  }
+  [[nodiscard]] std::string workload_log(const std::string& node) const {
+    return read_file(root(node) + "/var/lib/mose/workloads/" + kWorkload + "/log/stdout.log").value_or("");
+  }
+  [[nodiscard]] std::optional<ProcessHandle> a_process(const std::string& node) const {
+    auto cgroup = Cgroup::open(state_.cgroup + "/" + node + "/workloads/" + kWorkload);
+    auto pids = cgroup ? cgroup->procs() : Result<std::vector<pid_t>>(std::unexpected(cgroup.error()));
+    if (!pids) return std::nullopt;
+    for (pid_t pid : *pids) {
+      if (auto process = ProcessHandle::open(pid)) return std::move(*process);
+    }
+    return std::nullopt;
+  }
+  [[nodiscard]] uint64_t bound_of(const std::string& node) const {
+    auto process = a_process(node);
+    return process ? std::strtoull(status_field(*process, "CapBnd").value_or("0").c_str(), nullptr, 16) : 0;
+  }
+
+  void expect_nothing_shown(const std::string& node) {
+    const size_t seen = workload_log(node).size();
+    std::string said;
+    // Three looks: the first may have begun elsewhere.
+    auto looks = [&] {
+      size_t count = 0;
+      for (size_t at = 0; (at = said.find("looked\n", at)) != std::string::npos; ++at) ++count;
+      return count;
+    };
+    for (int i = 0; i < 500 && looks() < 3; ++i, ::usleep(10'000)) {
+      const std::string text = workload_log(node);
+      said = text.substr(std::min(seen, text.size()));
+    }
+    EXPECT_THAT(said, HasSubstr("looked")) << "at " << node;
+    EXPECT_THAT(said, HasSubstr("must be superuser to unmount")) << "at " << node;
+    EXPECT_THAT(said, ::testing::Not(HasSubstr("PRIVATE KEY"))) << "at " << node;
+    EXPECT_THAT(said, ::testing::Not(HasSubstr("migration_id"))) << "at " << node;
+    auto process = a_process(node);
+    ASSERT_TRUE(process);
+    const std::string inside = "/proc/" + std::to_string(process->pid()) + "/root";
+    for (const char* hidden : {"/etc/mose/pki", "/var/lib/mose"}) {
+      EXPECT_FALSE(fs::is_empty(root(node) + hidden)) << node << hidden;
+      EXPECT_TRUE(fs::is_empty(inside + hidden)) << node << hidden;
+    }
+    EXPECT_EQ(bound_of(node) & (1ull << CAP_SYS_ADMIN | 1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_MKNOD | 1ull << CAP_SYS_MODULE), 0u);
+    EXPECT_NE(bound_of(node) & 1ull << CAP_SETUID, 0u);
+  }
+
+  Fd turn_;
+  lab::Names names_;
+  std::optional<lab::LabLock> lock_;
+  lab::LabState state_;
+};
+
+TEST_F(Secrets, AWorkloadReadsNothingOfItsNodeHereAndThere) {
+  auto shown = start_peeking({"--mount", "/etc:/mnt:identical:ro"});
+  EXPECT_EQ(shown.exit_code, 3);
+  EXPECT_THAT(shown.err, HasSubstr("shows the workload this node's key"));
+
+  auto started = start_peeking({});
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  expect_nothing_shown("a");
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  expect_nothing_shown("b");
+  ASSERT_NO_FATAL_FAILURE(migrate("b", "a", {"--standby", "never"}));
+  expect_nothing_shown("a");
+}
+
+TEST_F(Secrets, RootOfTheNodeIsAChoiceThatMovesAsWell) {
+  auto started = start_peeking({"--all-capabilities"});
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  const uint64_t all = bound_of("a");
+  EXPECT_NE(all & 1ull << CAP_SYS_ADMIN, 0u);
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  EXPECT_EQ(bound_of("b"), all);
+}
+
+// ---- What stays in memory.
+
+// In any memory of a process that it can write to.
+bool holds(pid_t pid, std::string_view text) {
+  const Fd memory = std::move(open_file("/proc/" + std::to_string(pid) + "/mem", O_RDONLY).value());
+  std::istringstream maps(read_file("/proc/" + std::to_string(pid) + "/maps").value_or(""));
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t from = 0, to = 0;
+    char mode[5] = {};
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &from, &to, mode) != 3 || mode[1] != 'w' || to - from > (256u << 20)) continue;
+    std::string bytes(to - from, '\0');
+    const ssize_t got = ::pread(memory.get(), bytes.data(), bytes.size(), static_cast<off_t>(from));
+    if (got > 0 && std::string_view(bytes).substr(0, static_cast<size_t>(got)).find(text) != std::string::npos) return true;
+  }
+  return false;
+}
+
+// The agent works with its key; the file's text it has read, and wiped.
+TEST_F(Secrets, TheTextOfTheKeyIsWiped) {
+  auto started = start_peeking({});
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  for (const char* node : lab::kNodes) {
+    const std::string pem = read_file(root(node) + "/etc/mose/pki/" + node + ".key").value_or("");
+    const size_t second = pem.find('\n', pem.find('\n') + 1);
+    const std::string line = pem.substr(pem.find('\n') + 1, second - pem.find('\n') - 1);
+    ASSERT_GT(line.size(), 40u);
+    EXPECT_FALSE(holds(state_.agents.at(node).pid, line)) << node;
+    EXPECT_TRUE(holds(state_.agents.at(node).pid, std::string(node) + ".key")) << "its name, which it knows, was not found either";
+    EXPECT_TRUE(holds(::getpid(), line)) << "a text that is there was not found";
+  }
+}
+
+// ---- Other users of a node.
+
+// What nothing comes of is not open: the memory of a process that has just ended, for one.
+bool opens(const std::string& place) {
+  const Fd file(::open(place.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  char byte;
+  return file.valid() && ::read(file.get(), &byte, 1) != 0;
+}
+
+bool connects(const std::string& place) {
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  if (!place.ends_with(".sock") || place.size() >= sizeof address.sun_path) return false;
+  place.copy(address.sun_path, place.size());
+  const Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
+// What of `places` another user can read, list or connect to.
+std::vector<std::string> readable_by_stranger(const std::string& root, const std::vector<std::string>& places) {
+  int ends[2];
+  EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool ready = ::chroot(root.c_str()) == 0 && ::chdir("/") == 0 && ::setresgid(kStranger, kStranger, kStranger) == 0 &&
+                       ::setresuid(kStranger, kStranger, kStranger) == 0;
+    auto tell = [&](const std::string& line) {
+      if (::write(ends[1], (line + "\n").c_str(), line.size() + 1) < 0) ::_exit(2);
+    };
+    if (!ready) tell("it could not become another user");
+    for (const std::string& place : places) {
+      if (opens(place) || connects(place)) tell(place);
+    }
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  const Fd reader(ends[0]);
+  std::string text = read_all(reader.get(), 1u << 20).value_or("the other user's answer cannot be read\n");
+  ::waitpid(child, nullptr, 0);
+  std::vector<std::string> out;
+  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1) out.push_back(text.substr(at, end - at));
+  return out;
+}
+
+// Everything below these directories of a node, as the node names it.
+std::vector<std::string> all_below(const std::string& root, const std::vector<std::string>& directories) {
+  std::vector<std::string> out;
+  for (const std::string& directory : directories) {
+    out.push_back(directory);
+    std::error_code error;
+    for (auto it = fs::recursive_directory_iterator(root + directory, error); it != fs::recursive_directory_iterator(); it.increment(error))
+      out.push_back(it->path().string().substr(root.size()));
+  }
+  return out;
+}
+
+// Memory, descriptors and arguments' environment of the agents and their helpers.
+std::vector<std::string> of_processes(const std::string& root, std::vector<std::string>& programs) {
+  std::vector<std::string> out;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(root + "/proc", error)) {
+    auto name = read_file(entry.path().string() + "/comm");
+    if (!name || !name->starts_with("mose")) continue;
+    programs.push_back(name->substr(0, name->find('\n')));
+    const std::string own = "/proc/" + entry.path().filename().string();
+    for (const char* file : {"/mem", "/maps", "/environ", "/fd", "/map_files", "/pagemap"}) out.push_back(own + file);
+  }
+  return out;
+}
+
+// A process that has memory, so that a slow move of it can be looked at.
+constexpr const char* kLarge = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); while sleep 0.1; do echo ${#x}; done";
+
+TEST_F(Secrets, NoOtherUserReadsWhatAMigrationMakesOrLeaves) {
+  auto started = start_peeking({}, kLarge);
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  const std::vector<std::string> ours = {"/etc/mose/pki", "/var/lib/mose", "/run/mose"};
+  std::set<std::string> programs, files;
+  auto look = [&](const std::string& when) {
+    for (const char* node : lab::kNodes) {
+      std::vector<std::string> names;
+      std::vector<std::string> places = all_below(root(node), ours);
+      for (const std::string& place : places) files.insert(fs::path(place).filename().string());
+      // The mode alone, too: what lies in a closed directory today may be moved.
+      for (const std::string& place : places) {
+        struct stat info {};
+        if (::lstat((root(node) + place).c_str(), &info) != 0) continue;
+        EXPECT_EQ(info.st_uid, 0u) << when << ", node " << node << ": " << place;
+        const bool sees_out = place.find("/workloads/") != std::string::npos && place.find("/log") != std::string::npos;  // the workload's own
+        if (sees_out || S_ISLNK(info.st_mode) || S_ISDIR(info.st_mode)) continue;
+        EXPECT_EQ(info.st_mode & 077, 0u) << when << ", node " << node << ": " << place;
+      }
+      for (std::string& place : of_processes(root(node), names)) places.push_back(std::move(place));
+      programs.insert(names.begin(), names.end());
+      auto readable = readable_by_stranger(root(node), places);
+      // The names of certificates are no secret; what is in them is closed.
+      std::erase(readable, "/etc/mose/pki");
+      EXPECT_THAT(readable, ::testing::IsEmpty()) << when << ", node " << node;
+    }
+  };
+  look("before");
+  // Each of its phases for long enough: a thin link.
+  std::jthread mover([&] { migrate("a", "b", {"--strategy", "postcopy", "--standby", "never", "--max-bandwidth", "40mbit"}); });
+  for (int i = 0; i < 400 && !programs.contains("mose-guardian"); ++i, ::usleep(5'000)) look("while it moves");
+  for (int i = 0; i < 40; ++i, ::usleep(50'000)) look("while it moves");
+  mover.join();
+  look("after");
+  for (const char* program : {"mosed", "mose-pager", "mose-guardian", "mose-holder"}) EXPECT_TRUE(programs.contains(program)) << program;
+  for (const char* file : {"a.key", "b.key", "history.jsonl", "mosed.sock", "pager.sock", "images", "core-2.img", "inventory.img"})
+    EXPECT_TRUE(files.contains(file)) << file << " was never there to be looked at: " << ::testing::PrintToString(files);
+}
+
+}  // namespace
+}  // namespace mose::test
