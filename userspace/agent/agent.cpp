@@ -27,6 +27,7 @@
 #include "agent/node_uplink.h"
 #include "agent/notify.h"
 #include "agent/orphan_reaper.h"
+#include "agent/privileges.h"
 #include "agent/requests.h"
 #include "agent/version.h"
 #include "base/log.h"
@@ -48,6 +49,7 @@ Status prepare_process(const Config& config) {
   google::protobuf::SetLogHandler(nullptr);
   // Holds sockets and memory of workloads: nobody's debugger and no core file.
   if (prctl(PR_SET_DUMPABLE, 0) != 0) return fail_errno("forbid core dumps");
+  MOSE_TRY(leave_other_capabilities());
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
     files.rlim_cur = files.rlim_max;

@@ -40,15 +40,6 @@ constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
 
-Status set_hostname(int uts, const std::string& name) {
-  int error = 0;
-  std::thread([&] {
-    if (setns(uts, CLONE_NEWUTS) < 0 || sethostname(name.c_str(), name.size()) < 0) error = errno;
-  }).join();
-  if (error != 0) return fail_errno("set the host name \"" + name + "\"", error);
-  return {};
-}
-
 Result<uint64_t> available_memory() {
   MOSE_ASSIGN(std::string text, read_file("/proc/meminfo"));
   size_t at = text.find("MemAvailable:");

@@ -7,14 +7,12 @@
 #include <fmt/format.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstring>
-#include <thread>
 
 #include "agent/bounds.h"
 #include "agent/durable_file.h"
@@ -178,16 +176,6 @@ Answer<void> check_addresses(const Config& config, const WorkloadSpec& spec) {
     }
   }
   return {};
-}
-
-// A thread's uts namespace is its own matter: a short-lived one enters, names and ends.
-Status set_hostname(int uts, const std::string& name) {
-  Status status;
-  std::thread([&] {
-    if (setns(uts, CLONE_NEWUTS) != 0 || sethostname(name.c_str(), name.size()) != 0)
-      status = fail_errno("set the host name");
-  }).join();
-  return status;
 }
 
 std::vector<std::string> full_environment(const WorkloadSpec& spec) {

@@ -257,6 +257,15 @@ Result<Fd> new_namespace(NamespaceKind kind) {
   return out;
 }
 
+Status set_hostname(int uts, const std::string& name) {
+  Status status;
+  std::thread([&] {
+    if (::setns(uts, CLONE_NEWUTS) != 0 || ::sethostname(name.c_str(), name.size()) != 0)
+      status = fail_errno("set the host name \"" + name + "\"");
+  }).join();
+  return status;
+}
+
 Result<bool> same_namespace(int a, int b) {
   struct stat sa{}, sb{};
   if (::fstat(a, &sa) < 0 || ::fstat(b, &sb) < 0) return fail_errno("compare namespaces");

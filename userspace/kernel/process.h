@@ -97,6 +97,8 @@ enum class NamespaceKind : uint8_t { net, ipc, uts, time, mnt, pid, user, cgroup
 [[nodiscard]] Result<Fd> own_namespace(NamespaceKind kind);
 // A fresh namespace (net, ipc or uts), made by a short-lived thread, so that the caller changes none of its own.
 [[nodiscard]] Result<Fd> new_namespace(NamespaceKind kind);
+// The host name of a uts namespace, by a short-lived thread likewise.
+[[nodiscard]] Status set_hostname(int uts, const std::string& name);
 // True when both files name the same namespace.
 [[nodiscard]] Result<bool> same_namespace(int a, int b);
 
