@@ -144,16 +144,16 @@ class Grammar {
     CLI::App& status = verb(app_, Verb::status, "status", "migrations under way or undecided");
     status.add_flag("--watch", command_.watch, "again each second");
     CLI::App& show = verb(app_, Verb::show, "show", "one migration, under way or finished");
-    show.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+    show.add_option("id", command_.subject, "id of the migration, or its first characters; of one under way also its workload")->required();
     CLI::App& events = verb(app_, Verb::events, "events", "what happens on this node");
     events.add_flag("--follow", command_.watch, "until interrupted, as without it");
     CLI::App& history = verb(app_, Verb::history, "history", "finished migrations, newest first");
     history.add_option("--count", command_.count_max, "at most so many");
     CLI::App& cancel = verb(app_, Verb::cancel, "cancel", "abort a migration before its commit");
-    cancel.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+    cancel.add_option("id", command_.subject, "id of the migration, its first characters, or its workload")->required();
     CLI::App& recover =
         verb(app_, Verb::recover, "recover", "ask the other node for the verdict of an undecided migration");
-    recover.add_option("id", command_.subject, "id of the migration, or its first characters")->required();
+    recover.add_option("id", command_.subject, "id of the migration, its first characters, or its workload")->required();
   }
 
   void host_verbs() {
@@ -162,7 +162,7 @@ class Grammar {
     auto* node = check.add_option("--to", command_.node, "node to move it to");
     workload->needs(node);
     node->needs(workload);
-    verb(app_, Verb::nodes, "nodes", "this node and its peers");
+    verb(app_, Verb::nodes, "nodes", "this node and its peers, and whether they would take its workloads");
     verb(app_, Verb::cleanup, "cleanup", "remove what workloads that have ended or left still have here");
     verb(app_, Verb::ping, "ping", "whether the agent answers, and its version");
 

@@ -147,9 +147,11 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
 
 std::string show(const control::v1::Workload& workload, bool as_json) {
   if (as_json) return line(value_of(workload));
-  std::string out = fmt::format("{} {} at {}", workload.name(), workload.state(), join(workload.addresses(), ", "));
+  constexpr std::string_view kAsAsked = "stopped";  // by `mose stop`: no failure that would need its reason
+  const bool stopped = workload.exit_status() == kAsAsked;
+  std::string out = fmt::format("{} {} at {}", workload.name(), stopped ? kAsAsked : workload.state(), join(workload.addresses(), ", "));
   if (workload.pid() != 0) out += fmt::format(", pid {}", workload.pid());
-  if (!workload.exit_status().empty()) out += ": " + workload.exit_status();
+  if (!stopped && !workload.exit_status().empty()) out += ": " + workload.exit_status();
   return out + "\n";
 }
 
@@ -174,11 +176,14 @@ std::string show(const control::v1::NodeList& list, bool as_json) {
   if (as_json) {
     json out = json::array();
     for (const auto& node : list.nodes())
-      out.push_back({{"name", node.name()}, {"address", node.address()}, {"self", node.self()}});
+      out.push_back({{"name", node.name()}, {"address", node.address()}, {"self", node.self()},
+                     {"problem", node.problem().empty() ? json() : json(node.problem())}});
     return line(out);
   }
-  std::vector<std::vector<std::string>> rows{{"NAME", "ADDRESS", ""}};
-  for (const auto& node : list.nodes()) rows.push_back({node.name(), node.address(), node.self() ? "this node" : ""});
+  std::vector<std::vector<std::string>> rows{{"NAME", "ADDRESS", "STATE"}};
+  for (const auto& node : list.nodes()) {
+    rows.push_back({node.name(), node.address(), node.self() ? "this node" : node.problem().empty() ? "ready for workloads of this node" : node.problem()});
+  }
   return format_table(rows);
 }
 
@@ -399,9 +404,13 @@ std::string show_precopy(const json& precopy) {
 std::string show_report(const std::string& text, bool as_json) {
   auto report = json::parse(text, nullptr, false);
   if (as_json || !report.is_object()) return show_json(text, true);
+  auto word = [&](const char* key, const char* unknown) {
+    std::string value = text_of(report, key);
+    return value == "-" ? std::string(unknown) : value;
+  };
   std::string out =
-      fmt::format("{} of {} from {} to {}: {}", text_of(report, "strategy"), text_of(report, "workload"),
-                  text_of(report, "source_node"), text_of(report, "destination_node"), text_of(report, "outcome"));
+      fmt::format("{} of {} from {} to {}: {}", word("strategy", "move"), text_of(report, "workload"),
+                  text_of(report, "source_node"), text_of(report, "destination_node"), word("outcome", "under way"));
   std::string reason = text_of(report, "reason");
   out += reason == "-" || reason.empty() ? "\n" : ": " + reason + "\n";
   out += fmt::format("  id        {}\n  downtime  {}\n  total     {}\n", text_of(report, "migration_id"),

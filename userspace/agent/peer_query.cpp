@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <thread>
+#include <vector>
 
 #include "kernel/socket.h"
 #include "mose/wire/wire.pb.h"
@@ -69,6 +71,24 @@ Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& me
     default:
       return plan::Verdict::undecided;
   }
+}
+
+std::map<std::string, Status> look_at_peers(const PeerAccess& access, const std::map<std::string, PeerConfig>& peers, const move::Hello& hello,
+                                            Nanoseconds bound) {
+  std::map<std::string, Status> out;
+  for (const auto& [name, peer] : peers) out[name];
+  std::vector<std::jthread> asking;
+  for (auto& [name, status] : out) {
+    asking.emplace_back([&, &name = name, &status = status] {
+      JournalMeta nothing;  // the other node keeps none of it: a migration begins with PREPARE
+      nothing.id = MigrationId::random();
+      nothing.peer = name;
+      nothing.peer_address = peers.at(name).address;
+      if (auto link = connect_to_peer(access, nothing, hello, bound); !link) status = std::unexpected(link.error());
+    });
+  }
+  asking.clear();
+  return out;
 }
 
 std::string encode_verdict(plan::Verdict verdict) {

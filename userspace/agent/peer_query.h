@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <map>
 #include <string>
 
 #include "agent/journal.h"
@@ -24,6 +25,9 @@ enum class AskRoles : uint8_t { yes, no };
 
 // Blocking: asks the source of a migration, on a QUERY connection, how it was decided.
 [[nodiscard]] Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+// Blocking: for each of `peers`, by name, whether it could be asked for a migration now; all at the same time.
+[[nodiscard]] std::map<std::string, Status> look_at_peers(const PeerAccess& access, const std::map<std::string, PeerConfig>& peers,
+                                                          const move::Hello& hello, Nanoseconds bound);
 [[nodiscard]] std::string encode_verdict(plan::Verdict verdict);
 
 // Bytes as hex text and back, for values that stand in a journal.

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "agent/control_frames.h"
+#include "agent/peer_query.h"
 #include "agent/throttle.h"
 #include "agent/version.h"
 #include "base/log.h"
@@ -273,18 +274,25 @@ void Requests::workloads(const Reply& reply) const {
 }
 
 void Requests::nodes(const Reply& reply) const {
-  Response response;
-  auto& list = *response.mutable_node_list();
-  auto& self = *list.add_nodes();
-  self.set_name(core_.config.node.name);
-  self.set_address(core_.config.node.listen);
-  self.set_self(true);
-  for (const auto& [name, peer] : core_.config.peers) {
-    auto& node = *list.add_nodes();
-    node.set_name(name);
-    node.set_address(peer.address);
-  }
-  reply.send(response, true);
+  auto look = [&core = core_] {
+    return look_at_peers(core.peers, core.config.peers, move::local_hello(core.config.node.name, move::Purpose::control),
+                         core.config.limits.peer_connect_max);
+  };
+  core_.workers.run(look, [&config = core_.config, reply](const std::map<std::string, Status>& seen) {
+    Response response;
+    auto& list = *response.mutable_node_list();
+    auto& self = *list.add_nodes();
+    self.set_name(config.node.name);
+    self.set_address(config.node.listen);
+    self.set_self(true);
+    for (const auto& [name, status] : seen) {
+      auto& node = *list.add_nodes();
+      node.set_name(name);
+      node.set_address(config.peers.at(name).address);
+      if (!status) node.set_problem(status.error().what);
+    }
+    reply.send(response, true);
+  });
 }
 
 bool Requests::known_node(const std::string& name, const Reply& reply) const {
@@ -366,9 +374,9 @@ Answer<MigrationId> Requests::find_active(const std::string& prefix) const {
   const MigrationProgress* found = nullptr;
   auto list = service_.list();
   for (const MigrationProgress& progress : list) {
-    if (!progress.id.hex().starts_with(prefix)) continue;
+    if (!progress.id.hex().starts_with(prefix) && progress.workload != prefix) continue;
     if (found != nullptr)
-      return refuse(fmt::format("more than one migration begins with {}; give more of its id", prefix), 2);
+      return refuse(fmt::format("more than one migration is {}, or begins with it; give more of its id, see mose status", prefix), 2);
     found = &progress;
   }
   if (found == nullptr)

@@ -48,7 +48,7 @@ class Requests {
   void recover(const std::string& prefix, const Reply& reply);
   void clean_up(const Reply& reply);
   void clean_up_after(std::vector<std::string> leaving, const Reply& reply);
-  // The migration under way whose id begins with `prefix`.
+  // The migration under way whose id begins with `prefix`, or that is of the workload of that name.
   [[nodiscard]] Answer<MigrationId> find_active(const std::string& prefix) const;
   void on_progress(const MigrationProgress& progress);
   void on_end(const MigrationEnd& end);

@@ -578,7 +578,9 @@ TEST_F(AgentTest, NodesStatusAndHistoryAnswer) {
   ASSERT_EQ(nodes.size(), 2u);
   EXPECT_EQ(nodes[0]["name"], "a");
   EXPECT_EQ(nodes[0]["self"], true);
+  EXPECT_EQ(nodes[0]["problem"], nullptr);
   EXPECT_EQ(nodes[1]["name"], "b");
+  EXPECT_THAT(nodes[1]["problem"].dump(), HasSubstr("node b cannot be reached"));
   EXPECT_EQ(bed->mose({"status", "--json"}).out, kNothingUnderWay);
   EXPECT_EQ(bed->mose({"history", "--json"}).out, "[]\n");
 }

@@ -192,6 +192,11 @@ TEST(Output, AReportIsShownForPeopleAndGivenAsItIs) {
   EXPECT_THAT(show_history("[" + report + "]", false), HasSubstr("00112233  redis"));
 }
 
+TEST(Output, AReportWithoutAnEndOrAStrategySaysSo) {
+  EXPECT_THAT(show_report(R"({"workload":"redis","source_node":"a","destination_node":"b","strategy":null,"outcome":null})", false),
+              HasSubstr("move of redis from a to b: under way\n"));
+}
+
 TEST(Output, AReportSaysThatTheWorkloadWasSlowedDown) {
   EXPECT_THAT(show_report(R"({"precopy":{"rounds":7,"throttle_percent":40,"throttled_ms":812.51}})", false),
               HasSubstr("slowed    by up to 40 % in pre-copy (7 rounds), where it stood still for 812.5 ms in all\n"));
