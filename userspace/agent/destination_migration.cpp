@@ -446,10 +446,14 @@ void DestinationMigration::changed() {
     Nanoseconds linger = end.outcome == Outcome::complete ? handover::kAnnounceOffsets.back() + std::chrono::milliseconds(50)
                                                           : std::chrono::milliseconds(200);
     timers_.push_back(context_.core.loop.after(linger, [this] {
-      if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::destination);
+      forget_if_over();
       handlers_.on_gone();
     }));
   });
+}
+
+void DestinationMigration::forget_if_over() {
+  if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::destination);
 }
 
 MigrationProgress DestinationMigration::progress() const {

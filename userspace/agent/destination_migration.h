@@ -44,6 +44,8 @@ class DestinationMigration {
   // The workload has ended here, `how` a sentence of it. Where its memory is not complete that is given up: the pager goes once
   // the tree is dead, and the source hears that nothing is needed of it any more.
   void tree_ended(const std::string& how);
+  // Its journal goes where nothing of it is left to be decided or answered; else nothing happens.
+  void forget_if_over();
 
   [[nodiscard]] MigrationProgress progress() const;
   [[nodiscard]] MigrationFigures figures() const;

@@ -303,6 +303,7 @@ void Migrations::shut_down(std::function<void()> done) {
   if (server_) refused_ = server_->refused();
   server_.reset();
   bool waiting = false;
+  for (auto& [id, migration] : destinations_) migration->forget_if_over();
   for (auto& [id, migration] : sources_) {
     if (!migration->before_commit()) continue;
     migration->cancel();
