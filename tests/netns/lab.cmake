@@ -37,3 +37,7 @@ mose_test(lab_link_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed SOURCES lab/li
 add_dependencies(lab_link_test mose-lab-keeper)
 mose_test(lab_metrics_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed mose_test_http SOURCES lab/metrics_move_test.cpp)
 add_dependencies(lab_metrics_test mose-lab-keeper mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
+mose_test(operator_walk_test LABEL netns TIMEOUT 300 SOURCES lab/operator_walk_test.cpp lab/walk_page.cpp lab/walk_terminal.cpp
+  LIBS mose_lab_bed)
+target_compile_definitions(operator_walk_test PRIVATE MOSE_CMAKE="${CMAKE_COMMAND}" MOSE_BUILD="${CMAKE_BINARY_DIR}" MOSE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+add_dependencies(operator_walk_test mose-lab-keeper mosed mose mose-pager mose-holder mose-throttle mose-init mose-exec mose-criu-preload)

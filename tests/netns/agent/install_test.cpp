@@ -48,6 +48,12 @@ TEST_F(Installed, EveryHelperThatTheBuildHasIsThere) {
   }
 }
 
+TEST_F(Installed, TheDocumentsThatTheReadmeNamesAreThere) {
+  for (const char* name : {"README.md", "ARCHITECTURE.md", "LICENSE", "docs/operator.md", "docs/failures.md", "docs/metrics.md", "docs/protocol.md", "docs/steering.md"}) {
+    EXPECT_TRUE(fs::exists(place() + "/usr/share/doc/mose/" + name)) << name;
+  }
+}
+
 TEST_F(Installed, WhatTheRootOfAWorkloadMustHaveIsThereForTheNodesOwn) {
   EXPECT_TRUE(fs::exists(place() + "/usr/libexec/mose/mose-init"));
   EXPECT_TRUE(fs::is_directory(place() + "/var/log/mose-workload"));

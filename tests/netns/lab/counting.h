@@ -32,7 +32,7 @@ class Counting {
       made = in_netns(place->get(), [&] { return connect(); });
     }
     EXPECT_TRUE(made) << made.error().what;
-    timeval bound{10, 0};
+    timeval bound{30, 0};
     int one = 1;
     setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
     setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
