@@ -168,7 +168,9 @@ TEST_F(PagerConfinement, AnotherUsersProcessIsFoundAndWrittenTo) {
     value = 3;
     return by_file && object >= 0 && ::process_vm_writev(other, &from, 1, &to, 1, 0) == sizeof value;
   });
-  if (!kSanitized) EXPECT_EQ(told, "");
+  if (!kSanitized) {
+    EXPECT_EQ(told, "");
+  }
   int status = -1;
   EXPECT_TRUE(eventually([&] { return ::waitpid(other, &status, WNOHANG) == other; }));
   EXPECT_EQ(status, 0) << "it has not seen what was written";
