@@ -2,10 +2,13 @@
 // mose-pager: the destination's memory server of one migration. It owns CRIU's lazy-pages socket, the userfaultfds, the
 // page store and the page streams from the source, and it outlives the mosed that started it (restore/pager_process.h).
 
+#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <future>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -25,6 +28,7 @@ namespace {
 using namespace mose;
 
 constexpr Nanoseconds kConnectBound = std::chrono::seconds(5);
+constexpr Nanoseconds kWipeBound = std::chrono::seconds(1);
 constexpr const char* kTokenVariable = "MOSE_PAGER_TOKEN";
 
 struct Options {
@@ -109,6 +113,13 @@ Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore
   return memory;
 }
 
+// The workload has its pages; nobody waits for this.
+void wipe(move::PageStore& store, const std::stop_token& stop) {
+  sched_param parameter{};
+  (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
+  if (uint64_t left = store.wipe(stop); left != 0) log::info("the page store was not wiped to its end", {{"bytes", left}});
+}
+
 Status run(const Options& options) {
   MOSE_ASSIGN(MigrationId id, MigrationId::parse(options.id));
   MOSE_ASSIGN(std::string token, token_from_environment());
@@ -146,7 +157,12 @@ Status run(const Options& options) {
     auto stats = receiver.stats();
     return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages, std::move(stats.trouble)};
   };
-  process_options.on_pages_complete = [&] { receiver.stop(); };
+  std::stop_source enough;
+  std::future<void> wiped;
+  process_options.on_pages_complete = [&] {
+    receiver.stop();
+    wiped = std::async(std::launch::async, [&] { wipe(*memory.store, enough.get_token()); });
+  };
   MOSE_ASSIGN(auto process, restore::PagerProcess::start(std::move(process_options), *memory.state, receiver,
                                                          std::move(guardian)));
   process_now = process.get();
@@ -161,6 +177,8 @@ Status run(const Options& options) {
   log::info("pager started", {{"migration", options.id}, {"source", options.source}, {"adopted", options.adopt != 0}});
   process->run();
   receiver.stop();
+  // mosed waits for the end of this process.
+  if (wiped.valid() && wiped.wait_for(kWipeBound) != std::future_status::ready) enough.request_stop();
   return {};
 }
 

@@ -232,6 +232,18 @@ Status PageStore::reserve(uint64_t bytes, const std::stop_token& stop) {
   return {};
 }
 
+uint64_t PageStore::wipe(const std::stop_token& stop) {
+  std::lock_guard lock(backing_mutex_);
+  const uint64_t backed = slots_backed_.load();
+  uint64_t slot = 0;
+  for (; slot < backed && !stop.stop_requested(); slot += kGrowSlots) {
+    const uint64_t at = slot * kPageSize, bytes = std::min(kGrowSlots, backed - slot) * kPageSize;
+    std::memset(data_ + at, 0, bytes);
+    (void)fallocate(fds_.data.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at), static_cast<off_t>(bytes));
+  }
+  return (backed - std::min(slot, backed)) * kPageSize;
+}
+
 // `count` slots, neighbours as far as possible. Under mutex_.
 Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
   if (slots_max_ - slots_next_ + free_.pages() < count) return fail_errno("page store is full", ENOSPC);

@@ -72,6 +72,10 @@ class PageStore {
   // harmless: the error comes again when the memory is really needed. ECANCELED when stopped.
   [[nodiscard]] Status reserve(uint64_t bytes, const std::stop_token& stop = {});
 
+  // When nobody reads or brings pages any more: overwrites them and gives the memory back, piece by piece. What is left when it is
+  // stopped goes back as it is; the kernel clears it before somebody else has it. Bytes that are left.
+  uint64_t wipe(const std::stop_token& stop);
+
   // Borrowed descriptors, to be handed to the guardian.
   [[nodiscard]] std::array<int, 3> fds() const;
 

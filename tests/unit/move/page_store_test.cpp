@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "move/page_store.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <thread>
 
@@ -179,6 +183,34 @@ TEST_F(Store, ReservedMemoryIsNotUsedMemory) {
   put({{100, 4}}, 1);
   ASSERT_TRUE(seal({pages({{100, 4}}, {})}));
   EXPECT_EQ(value_at(103), 1);
+}
+
+// A page that a pipe still holds shows what was in it when the store let it go.
+TEST_F(Store, OverwritesItsPagesBeforeItGivesThemBack) {
+  put({{100, 4}}, 7);
+  ASSERT_TRUE(seal({pages({{100, 4}}, {})}));
+  const std::byte* at = store_->contents(kSpace, 100, 1).data();
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  Fd reader(ends[0]), writer(ends[1]);
+  const iovec page{const_cast<std::byte*>(at), kPageSize};
+  ASSERT_EQ(vmsplice(writer.get(), &page, 1, 0), static_cast<ssize_t>(kPageSize));
+  auto kept_bytes = [&] {
+    struct stat info {};
+    EXPECT_EQ(fstat(store_->fds()[0], &info), 0);
+    return info.st_blocks * 512;
+  };
+  EXPECT_GT(kept_bytes(), 0);
+
+  std::stop_source stopped;
+  stopped.request_stop();
+  EXPECT_GT(store_->wipe(stopped.get_token()), 0u);
+  EXPECT_GT(kept_bytes(), 0);
+  EXPECT_EQ(store_->wipe({}), 0u);
+  EXPECT_EQ(kept_bytes(), 0);
+  std::vector<unsigned char> seen(kPageSize, 1);
+  ASSERT_EQ(read(reader.get(), seen.data(), seen.size()), static_cast<ssize_t>(kPageSize));
+  EXPECT_EQ(std::ranges::count(seen, 0), static_cast<ptrdiff_t>(kPageSize)) << "first byte " << int{seen[0]};
 }
 
 TEST_F(Store, TakesPagesWhileMemoryIsReserved) {
