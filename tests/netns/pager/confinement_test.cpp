@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 
+#include <cstring>
 #include <functional>
 #include <thread>
 
