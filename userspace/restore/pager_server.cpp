@@ -137,10 +137,17 @@ void PagerServer::Impl::serve() {
   }
 }
 
-// The newest connection counts: the older one's mosed is gone, or about to be.
+// The newest connection counts: the older one's mosed is gone, or about to be. The directory lets nobody else in; this does not
+// depend on its mode.
 void PagerServer::Impl::accept_one() {
   Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd) return;
+  ucred peer{};
+  socklen_t length = sizeof peer;
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || (peer.uid != 0 && peer.uid != ::geteuid())) {
+    log::warn("a connection by another user was refused", {{"uid", peer.uid}});
+    return;
+  }
   connection = std::move(fd);
   input.clear();
   output.clear();

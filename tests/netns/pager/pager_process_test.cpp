@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
 #include "netns/pager/process_bed.h"
 
 namespace mose::test {
@@ -168,6 +172,29 @@ TEST_F(PagerProcessTest, SignalsAndNonsenseFromMosedsSideDoNotEndIt) {
   }
   connect();
   EXPECT_EQ(client_->status().phase, PagerPhase::listening);
+}
+
+// Whoever connects takes mosed's place: it must be root.
+TEST_F(PagerProcessTest, AnotherUserIsNotListenedTo) {
+  start_pager(100, 100, 0);
+  ASSERT_EQ(::chmod(directory_.c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(socket_.c_str(), 0777), 0);
+  const pid_t stranger = ::fork();
+  if (stranger == 0) {
+    if (::setresgid(65534, 65534, 65534) != 0 || ::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    auto fd = restore::unix_connect(socket_);
+    if (!fd) ::_exit(3);
+    char byte;
+    pollfd ended{fd->get(), POLLIN, 0};
+    ::_exit(::poll(&ended, 1, 5000) == 1 && ::read(fd->get(), &byte, 1) <= 0 ? 0 : 4);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(stranger, &status, 0), stranger);
+  EXPECT_EQ(status, 0);
+  events_.clear();
+  ASSERT_TRUE(client_->ask_status());
+  EXPECT_TRUE(until([&] { return saw(restore::PagerEventKind::status); })) << "mosed has lost its place";
+  EXPECT_FALSE(lost_);
 }
 
 TEST_F(PagerProcessTest, AWrongStateIsNotAdopted) {
