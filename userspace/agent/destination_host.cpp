@@ -19,6 +19,7 @@
 #include "agent/node_secrets.h"
 #include "agent/pager_link.h"
 #include "agent/pager_log.h"
+#include "agent/privileges.h"
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "base/rollback.h"
@@ -108,6 +109,10 @@ Status DestinationHost::check() {
   if (std::string shown = shown_node_secrets(config_, spec); !shown.empty()) {
     log::warn("a workload that comes can read what is this node's alone: start it here anew, or keep that where it is hidden in it",
               {{"workload", spec.name}, {"directories", shown}});
+  }
+  if (std::string missing = capabilities_missing_here(payload_.capabilities); !missing.empty()) {
+    return fail(fmt::format("workload {} has {}, which the agent of this node has not and cannot give back to it: start the workload anew", spec.name,
+                            missing));
   }
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());

@@ -39,9 +39,29 @@ constexpr AgentCapability kKept[] = {
     {CAP_AUDIT_WRITE, "AUDIT_WRITE", "workloads, which inherit it (su, sshd)"},
 };
 
+std::string capability_name(unsigned bit) {
+  static constexpr const char* kNames[] = {
+      "CHOWN",         "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER",       "FSETID",     "KILL",          "SETGID",        "SETUID",
+      "SETPCAP",       "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",   "IPC_LOCK",      "IPC_OWNER",
+      "SYS_MODULE",    "SYS_RAWIO",    "SYS_CHROOT",      "SYS_PTRACE",   "SYS_PACCT",  "SYS_ADMIN",     "SYS_BOOT",      "SYS_NICE",
+      "SYS_RESOURCE",  "SYS_TIME",     "SYS_TTY_CONFIG",  "MKNOD",        "LEASE",      "AUDIT_WRITE",   "AUDIT_CONTROL", "SETFCAP",
+      "MAC_OVERRIDE",  "MAC_ADMIN",    "SYSLOG",          "WAKE_ALARM",   "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON",       "BPF",
+      "CHECKPOINT_RESTORE"};
+  return bit < std::size(kNames) ? std::string("CAP_") + kNames[bit] : "capability " + std::to_string(bit);
+}
+
 }  // namespace
 
 std::span<const AgentCapability> agent_capabilities() { return kKept; }
+
+std::string capabilities_missing_here(uint64_t wanted) {
+  const uint64_t missing = wanted & ~own_capabilities();
+  std::string out;
+  for (unsigned bit = 0; bit < 64; ++bit) {
+    if (((missing >> bit) & 1) != 0) out += (out.empty() ? "" : ", ") + capability_name(bit);
+  }
+  return out;
+}
 
 Status leave_other_capabilities() {
   std::vector<int> kept;

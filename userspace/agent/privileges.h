@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
 #include <span>
+#include <string>
 
 #include "base/result.h"
 
@@ -16,6 +18,10 @@ struct AgentCapability {
   const char* reason;  // README, "Privileges", says the same
 };
 [[nodiscard]] std::span<const AgentCapability> agent_capabilities();
+
+// Capabilities that CRIU could not give back here to a task that has them: it would wait for ever for one that cannot go on. Names,
+// "CAP_A, CAP_B"; empty: none. `wanted` is a set of bits.
+[[nodiscard]] std::string capabilities_missing_here(uint64_t wanted);
 
 // Gives up the others, for good: before there is a second thread.
 [[nodiscard]] Status leave_other_capabilities();

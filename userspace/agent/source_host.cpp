@@ -143,6 +143,7 @@ Result<PreparePayload> SourceHost::inspect() {
   payload.tasks = static_cast<uint32_t>(tree.size());
   for (const ProcessHandle& process : tree) {
     // What is mapped of files lies at the destination already. One that ends has no memory any more.
+    if (auto has = status_field(process, "CapPrm")) payload.capabilities |= std::strtoull(has->c_str(), nullptr, 16);
     if (auto rss = status_field(process, "RssAnon")) payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
   }
   MOSE_ASSIGN(std::vector<SpaceProcess> spaces, cgroup_spaces(cgroup_.path()));

@@ -34,6 +34,13 @@ Status forbid_dumps_and_privileges() {
   return {};
 }
 
+uint64_t own_capabilities() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  Halves sets{};
+  if (::syscall(SYS_capget, &header, sets.data()) != 0) return 0;
+  return sets[0].permitted | static_cast<uint64_t>(sets[1].permitted) << kHalfBits;
+}
+
 Status keep_capabilities(std::span<const int> kept) {
   uint64_t mask = 0;
   for (int bit : kept) mask |= uint64_t{1} << bit;

@@ -3,6 +3,7 @@
 
 #include <linux/capability.h>
 
+#include <cstdint>
 #include <span>
 
 #include "base/result.h"
@@ -14,6 +15,9 @@ namespace mose {
 // No core file, no debugger but one with CAP_SYS_PTRACE, and no privilege that an executed file would bring. The whole
 // process, and what it forks.
 [[nodiscard]] Status forbid_dumps_and_privileges();
+
+// Of the calling thread, permitted: a set of bits. 0 where it cannot be read.
+[[nodiscard]] uint64_t own_capabilities();
 
 // Capabilities are those of linux/capability.h. The calling thread keeps these of what it has and can never have others:
 // before there are other threads. System calls only: also for a child of clone() that may not take a lock.

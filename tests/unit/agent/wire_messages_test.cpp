@@ -24,6 +24,7 @@ PreparePayload example_payload() {
   payload.path.tunnel =
       handover::Tunnel{*parse_service_address("192.0.2.1/32"), *parse_service_address("203.0.113.2/32"), 4790};
   payload.memory_bytes = 200 << 20;
+  payload.capabilities = 1ull << 40 | 1;
   payload.tasks = 2;
   payload.mtu = 1500;
   return payload;
@@ -39,6 +40,7 @@ TEST(WireMessages, PrepareComesBackAsItWas) {
   EXPECT_EQ(got->files, sent.files);
   EXPECT_EQ(got->neighbours, sent.neighbours);
   EXPECT_EQ(got->memory_bytes, sent.memory_bytes);
+  EXPECT_EQ(got->capabilities, sent.capabilities);
   EXPECT_EQ(got->path, sent.path);
   sent.path.tunnel.reset();
   EXPECT_EQ(decode_prepare(encode(sent))->path.tunnel, std::nullopt);
