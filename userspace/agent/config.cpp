@@ -211,6 +211,7 @@ const std::vector<Section>& sections() {
         number_key<LimitsConfig, uint32_t>("connections_max", &Config::limits, &LimitsConfig::connections_max, 2),
         number_key<LimitsConfig, uint32_t>("history_max", &Config::limits, &LimitsConfig::history_max, 1, kHistoryMax),
         duration_key("dump_time_max", &LimitsConfig::dump_time_max),
+        duration_key("restore_time_max", &LimitsConfig::restore_time_max),
         duration_key("stop_grace", &LimitsConfig::stop_grace),
         duration_key("peer_connect_max", &LimitsConfig::peer_connect_max)}},
       {"log", {level_key()}},

@@ -60,6 +60,7 @@ struct LimitsConfig {
   uint32_t connections_max = 64;                         // control connections
   uint32_t history_max = 200;                            // finished migrations that are remembered
   Nanoseconds dump_time_max = std::chrono::seconds(10);  // CRIU has no time-out of its own
+  Nanoseconds restore_time_max = std::chrono::seconds(10);  // the same at the destination; the workload stands still there and here
   Nanoseconds stop_grace = std::chrono::seconds(10);     // SIGTERM to SIGKILL in `mose stop`
   Nanoseconds peer_connect_max = std::chrono::seconds(3);
 };

@@ -38,7 +38,6 @@ namespace fs = std::filesystem;
 
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
-constexpr Nanoseconds kRestoreBound = std::chrono::seconds(15);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
 
 Result<uint64_t> available_memory() {
@@ -351,7 +350,7 @@ Status DestinationHost::run_restore(Nanoseconds bound, const std::function<Statu
     } else if (auto* died = std::get_if<restore::Swrk::Died>(&event)) {
       return fail("CRIU died in the restore (" + died->how + ")");
     } else {
-      return fail(fmt::format("CRIU's restore did not end within {} s", bound.count() / 1'000'000'000));
+      return fail(fmt::format("CRIU's restore did not end within {} ms", to_ms(bound)));
     }
   }
   MOSE_TRY(swrk_->wait_exit(kExitBound));
@@ -376,7 +375,7 @@ Status DestinationHost::restore(const ImagesPayload& images) {
   MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
-  return run_restore(kRestoreBound);
+  return run_restore(config_.limits.restore_time_max);
 }
 
 Status DestinationHost::activate() {

@@ -404,6 +404,7 @@ SourceHost::StandbyDump SourceHost::dump_for_standby() {
   // CRIU waits at post-dump with every task in its hands, so a task that is free has been let go. Its end takes longer.
   if (dumped) break_dump();
   Status resumed = dumped ? resume_tree() : resume();
+  if (dumped && !resumed) resumed = resume();  // of a CRIU that does not let go: it is ended
   timeline_.end("standby_pause");  // where it has not ended with the drain
   set_dump({});
   if (!dumped) return {std::unexpected(dumped.error()), std::move(resumed), clocks_read};

@@ -25,6 +25,7 @@ constexpr const char* kRootMount = "/run/mose-criu/root";
 constexpr const char* kExternalMounts = "/run/mose-criu/mounts/";
 constexpr size_t kMessageMax = 65536;
 constexpr Nanoseconds kKillBound{5'000'000'000};
+constexpr Nanoseconds kStillLook{100'000'000};
 constexpr size_t kLogBytesMax = 64u << 20;
 constexpr size_t kLogLinesQuoted = 3;
 
@@ -38,6 +39,14 @@ std::string_view without_stamp(std::string_view line) {
   size_t text = line.find_first_not_of(' ');
   return text == std::string_view::npos ? std::string_view() : line.substr(text);
 }
+
+// Changes whenever the process, which has one thread, has been on a processor: its state, and how often it has left one.
+std::string activity_of(const ProcessHandle& process) {
+  std::string out;
+  for (const char* field : {"State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"}) out += status_field(process, field).value_or("") + " ";
+  return out;
+}
+bool is_running(const std::string& activity) { return activity.starts_with('R'); }
 
 // Complaints that say nothing of why CRIU failed: harmless ones of its start, summaries and echoes of its end.
 bool tells_nothing(std::string_view line) {
@@ -199,7 +208,7 @@ Result<std::optional<Swrk::Event>> Swrk::receive() {
   if (n < 0 && errno == EAGAIN) return std::optional<Event>();
   if (n < 0 && errno != ECONNRESET) return fail_errno("receive from CRIU");
   if (n <= 0) {  // CRIU has closed its end: it is about to be gone
-    auto exit = process_.reap(purpose_ == Purpose::dump ? kBreakBound : kKillBound);
+    auto exit = purpose_ == Purpose::dump ? reap_broken_off() : process_.reap(kKillBound);
     state_ = State::finished;
     std::string how = exit ? describe(*exit) : exit.error().what;
     if (exit) process_ = ProcessHandle();
@@ -257,13 +266,27 @@ void Swrk::end() {
   bool dumping = purpose_ == Purpose::dump && (state_ == State::asked || state_ == State::in_hook);
   if (dumping) {
     ::shutdown(socket_.get(), SHUT_RDWR);
-    if (process_.reap(kBreakBound)) {
+    if (reap_broken_off()) {
       process_ = ProcessHandle();
       state_ = State::finished;
       return;
     }
   }
   kill();
+}
+
+Result<ProcessHandle::Exit> Swrk::reap_broken_off() {
+  const Timestamp deadline = now() + kBreakBound;
+  Timestamp moved = now();
+  std::string before;
+  for (;;) {
+    auto exit = process_.reap(kStillLook);
+    if (exit || exit.error().code != ETIMEDOUT || now() >= deadline) return exit;
+    std::string doing = activity_of(process_);
+    if (is_running(doing) || doing != before) moved = now();
+    if (now() - moved >= kStillMax) return exit;
+    before = std::move(doing);
+  }
 }
 
 void Swrk::Breaker::break_off() const {

@@ -103,7 +103,7 @@ class Swrk {
   // After Done: waits until the process has gone, so that nothing of CRIU holds the tree any more.
   [[nodiscard]] Status wait_exit(Nanoseconds bound);
   // Ends CRIU, whatever it is doing. A dump under way is broken off and given kBreakBound to clean up, and killed only
-  // after that; everything else is killed at once.
+  // after that, or when it has not moved for kStillMax; everything else is killed at once.
   void end();
   // SIGKILL and reap. Harmless for the workload in a hook of a dump, not between two of them.
   void kill();
@@ -132,6 +132,8 @@ class Swrk {
   [[nodiscard]] static Result<Swrk> start(const CriuSetup& setup, const Place& place, Purpose purpose);
   [[nodiscard]] Status send(const std::string& bytes);
   [[nodiscard]] Result<std::optional<Event>> receive();
+  // Of a dump whose line is broken. ETIMEDOUT: it is still there.
+  [[nodiscard]] Result<ProcessHandle::Exit> reap_broken_off();
   [[nodiscard]] std::string explain(int error, const std::string& text) const;
 
   Purpose purpose_;
@@ -146,6 +148,8 @@ class Swrk {
 };
 
 inline constexpr Nanoseconds kBreakBound{10'000'000'000};
+// One that somebody has stopped, or that waits for what never comes, cleans nothing up; its workload stands still meanwhile.
+inline constexpr Nanoseconds kStillMax{2'000'000'000};
 
 // The lines of a CRIU log that tell why it failed, at most three, joined by "; ".
 [[nodiscard]] std::string meaningful_log_lines(std::string_view log);
