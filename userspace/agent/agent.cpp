@@ -43,6 +43,7 @@ constexpr Nanoseconds kShutDownBound = std::chrono::seconds(15);  // for migrati
 Status prepare_process(const Config& config) {
   umask(077);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
   // Workloads and restored trees outlive their starters; their end must come to us and to nobody else.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) return fail_errno("become the reaper of orphans");
   // What a peer or a client sends wrongly is told by us, with a bound, and not by the library for each message.

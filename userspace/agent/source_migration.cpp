@@ -532,9 +532,12 @@ void SourceMigration::close() {
     done(SourceActionKind::close, {});
     handlers_.on_gone();
   };
+  // Of an undecided one `mose recover` needs it: who keeps the held packets stands there.
+  const bool undecided = !moved_away && (outcome == Outcome::unknown || outcome == Outcome::failed_after_commit);
   if (!moved_away) {
-    auto clean_up = [this] {
+    auto clean_up = [this, undecided] {
       std::error_code error;
+      if (undecided) return;
       std::filesystem::remove_all(migration_paths(context_.core.config, meta_.id).dir, error);
     };
     auto on_criu_lane = [this, clean_up, finish] { criu_lane_.submit(clean_up, finish); };
