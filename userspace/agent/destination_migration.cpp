@@ -265,13 +265,17 @@ void DestinationMigration::watch_pager() {
     pager_status_ = pager_->status();
     post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
-  handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager(reason); }); };
+  handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager("the pager has died", reason); }); };
   handlers.on_failed = [this](const std::string& reason) {
     // The pager has frozen the tree, and with it a CRIU that is still at work among it and would say nothing until its bound.
     host_->kill_restore();
     // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
     if (standby_ == Standby::building || standby_ == Standby::dropping) return;
+    // Nobody could bring the pages that are to come: the source would wait for it.
+    if (driver_.state().phase < plan::DestinationPhase::restoring) {
+      return post_([this, reason] { lose_pager("the pager has failed: " + reason, reason); });
+    }
     trouble_ = "the pager reports a failure (" + reason + "); the workload is kept stopped rather than wrong";
     log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
   };
@@ -300,11 +304,11 @@ void DestinationMigration::restore() {
 }
 
 // Before the final map it takes the pages with it: nothing that has come can be used. The source still has everything.
-void DestinationMigration::lose_pager(const std::string& reason) {
+void DestinationMigration::lose_pager(const std::string& told, const std::string& reason) {
   if (driver_.state().phase > plan::DestinationPhase::restoring) return;
-  log::error("the pager has died before it had the final map", {{"migration", meta_.id.hex()}, {"reason", reason}});
-  if (connection_) connection_->send(wire::FrameType::failed, encode_reason("the pager has died"));
-  driver_.dispatch(plan::ConnectionLost{"the pager has died"});
+  log::error("the pager is lost before it had the final map", {{"migration", meta_.id.hex()}, {"reason", reason}});
+  if (connection_) connection_->send(wire::FrameType::failed, encode_reason(told));
+  driver_.dispatch(plan::ConnectionLost{told});
 }
 
 void DestinationMigration::restored_if_waiting() {

@@ -92,7 +92,7 @@ class DestinationMigration {
   [[nodiscard]] std::optional<MemoryWait> memory_wait() const;
   void restored(const Status& status);
   void restored_if_waiting();
-  void lose_pager(const std::string& reason);
+  void lose_pager(const std::string& told, const std::string& reason);  // `told`: to the source
   // destination_standby.cpp
   void make_standby(const std::string& payload);
   void standby_announced(const std::string& refusal);
