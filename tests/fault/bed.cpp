@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -66,9 +67,9 @@ std::vector<std::string> workload_command(bool neighbour) {
   return {"/bin/sh", "-c", quoted(second) + "& exec " + quoted(redis)};
 }
 
-// What stays the same over all cases, so that a hung dump is noticed in time.
+// What stays the same over all cases, so that a hung CRIU is noticed in time.
 std::string extra_config(const std::string& node) {
-  return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\n";
+  return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\nrestore_time_max = \"3s\"\n";
 }
 
 }  // namespace
@@ -202,6 +203,19 @@ void FaultBed::kill_agent(const std::string& node) const {
 void FaultBed::stop_agent(const std::string& node) const {
   auto agent = lab::open_record(state_.agents.at(node));
   if (agent) (void)agent->signal(SIGTERM);
+}
+
+void FaultBed::hang_agent(const std::string& node, bool hanging) const {
+  auto agent = lab::open_record(state_.agents.at(node));
+  if (agent) (void)agent->signal(hanging ? SIGSTOP : SIGCONT);
+}
+
+void FaultBed::fail_writes(const std::string& node, bool failing) const {
+  const int pid = state_.agents.at(node).pid;
+  rlimit limit{};
+  if (::prlimit(pid, RLIMIT_FSIZE, nullptr, &limit) != 0) return;
+  limit.rlim_cur = failing ? 0 : limit.rlim_max;
+  (void)::prlimit(pid, RLIMIT_FSIZE, &limit, nullptr);
 }
 
 Status FaultBed::start_agents() {
@@ -361,8 +375,9 @@ Result<std::string> FaultBed::workload_state(const std::string& node) {
   return std::string();
 }
 
-Result<std::string> FaultBed::settle(Nanoseconds bound) {
+Result<std::string> FaultBed::settle(Nanoseconds bound, bool* recovered, Nanoseconds operator_comes) {
   Timestamp begin = now(), deadline = begin + bound;
+  const Timestamp help = begin + (operator_comes.count() == 0 ? bound / 2 : operator_comes);
   bool helped = false;
   std::string picture;
   while (now() < deadline) {
@@ -380,14 +395,17 @@ Result<std::string> FaultBed::settle(Nanoseconds bound) {
       for (const std::string& line : *list) {
         ++busy;
         picture += line + "; ";
-        if (!helped && now() > begin + bound / 2) recover(node, line.substr(0, line.find(' ')));
+        if (!helped && now() > help) {
+          recover(node, line.substr(0, line.find(' ')));
+          if (recovered != nullptr) *recovered = true;
+        }
       }
       if (*state == "running" && group_may_run(cgroup(node))) {
         owner = node;
         ++owners;
       }
     }
-    helped = helped || now() > begin + bound / 2;
+    helped = helped || now() > help;
     if (busy == 0 && owners == 1) return owner;
     pause_ms(20);
   }

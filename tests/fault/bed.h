@@ -61,6 +61,9 @@ class FaultBed {
   [[nodiscard]] bool agent_alive(const std::string& node) const;
   void kill_agent(const std::string& node) const;  // any thread
   void stop_agent(const std::string& node) const;  // as a service manager does; any thread
+  void hang_agent(const std::string& node, bool hanging) const;  // SIGSTOP or SIGCONT; any thread
+  // Every write of the agent to a file fails (EFBIG), whatever file system it is on; false: as before. Any thread.
+  void fail_writes(const std::string& node, bool failing) const;
   // Starts what is dead.
   [[nodiscard]] Status start_agents();
 
@@ -99,11 +102,13 @@ class FaultBed {
   [[nodiscard]] Result<Fd> connect_client(uint16_t port = lab::kRedisPort);
   // State of the workload at that node ("running", "away", ...), empty: unknown there.
   [[nodiscard]] Result<std::string> workload_state(const std::string& node);
-  // Ends when both agents have nothing under way and the workload runs at exactly one node; that node.
-  [[nodiscard]] Result<std::string> settle(Nanoseconds bound);
+  // Ends when both agents have nothing under way and the workload runs at exactly one node; that node. What is still under way
+  // after `operator_comes` (0: half of `bound`) is recovered; `recovered` says whether that was so.
+  [[nodiscard]] Result<std::string> settle(Nanoseconds bound, bool* recovered = nullptr, Nanoseconds operator_comes = Nanoseconds(0));
 
   // Numbers of the node's pagers; the guardians are not among them.
-  [[nodiscard]] std::vector<int> pagers(const std::string& node) const;
+  [[nodiscard]] std::vector<int> pagers(const std::string& node) const { return pager_processes(node, false); }
+  [[nodiscard]] std::vector<int> guardians(const std::string& node) const { return pager_processes(node, true); }
 
   // What a node has that it should not have when the workload is elsewhere (`owner` false) or nothing is under way.
   [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner);
@@ -133,6 +138,7 @@ class FaultBed {
   [[nodiscard]] Status start_proxies();
   [[nodiscard]] Status start_workload();
   [[nodiscard]] std::string fault_dir(const std::string& node) const;
+  [[nodiscard]] std::vector<int> pager_processes(const std::string& node, bool guardians) const;
 
   BedOptions options_;
   lab::Names names_;

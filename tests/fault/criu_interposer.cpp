@@ -9,8 +9,9 @@
 //   ROLE    dump | restore
 //   POINT   request | a hook's name | response
 //   MOMENT  before (not yet passed on), answered (a hook: the agent's answer has come, CRIU has not got it), after
-//   ACTION  kill-agent | kill-criu | stop-criu (SIGSTOP: it hangs and never ends by itself) | hold (wait until the file
-//           "go" is there, at most kHoldMax: somebody else does the harm)
+//   ACTION  kill-agent | kill-criu | stop-criu (SIGSTOP: it hangs and never ends by itself) | refuse (of a hook, "answered":
+//           CRIU hears no instead of what the agent has said, and fails) | hold (wait until the file "go" is there, at
+//           most kHoldMax: somebody else does the harm)
 //
 // What was done is appended to the file "done" before it is done: a killed agent takes this process with it.
 //
@@ -245,7 +246,7 @@ class Relay {
     pidfd_ = above(pidfd_);
   }
 
-  void act(const std::string& action) {
+  const std::string& act(const std::string& action) {
     if (action == "kill-agent") {
       // Either we die with it, or CRIU finds that nobody is there any more. Nothing is passed on meanwhile.
       ::kill(agent_pid_, SIGKILL);
@@ -257,6 +258,7 @@ class Relay {
     }
     if (action == "stop-criu") ::kill(child_, SIGSTOP);
     if (action == "hold") plan_.wait_for_go();
+    return action;
   }
 
   // 0: the other end has gone.
@@ -294,7 +296,9 @@ class Relay {
       act(plan_.take(role_, "request", "after"));
       return;
     }
-    if (type == kNotify) act(plan_.take(role_, hook_, "answered"));
+    // A NOTIFY without success, as protobuf writes it.
+    constexpr char kRefusal[] = {8, static_cast<char>(kNotify), 24, 0};
+    if (type == kNotify && act(plan_.take(role_, hook_, "answered")) == "refuse") message = {kRefusal, sizeof kRefusal};
     follow_cgroup();
     pass(criu_, message);
     if (type == kNotify) act(plan_.take(role_, hook_, "after"));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -79,13 +80,19 @@ TEST(FailuresPage, NamesTestsThatExist) {
   for (const std::string& name : named) EXPECT_TRUE(tests.contains(name)) << name;
 }
 
-TEST(FailuresPage, NamesKillsThatAreTried) {
+TEST(FailuresPage, NamesCasesThatAreTried) {
   ::setenv("MOSE_FULL", "1", 1);
-  Names kills;
-  for (const KillCase& kill : kill_cases()) kills.insert(kill.name);
-  const Names named = all_of(page(), R"(`Kill/(\w+)`)");
+  Names tried;
+  for (const FaultCase& row : fault_cases()) {
+    std::string kind = to_string(row.kind);
+    kind.front() = static_cast<char>(std::toupper(kind.front()));
+    EXPECT_TRUE(tried.insert(kind + "/" + row.name).second) << kind << "/" << row.name << " is there twice";
+  }
+  EXPECT_GE(tried.size(), 200u) << "what the matrix has to have at least";
+  EXPECT_NE(page().find(std::to_string(tried.size()) + " cases"), std::string::npos) << "the page says another number than " << tried.size();
+  const Names named = all_of(page(), R"(`((?:Kill|Hang|Error|Cut)/\w+)`)");
   EXPECT_GT(named.size(), 10u);
-  for (const std::string& name : named) EXPECT_TRUE(kills.contains(name)) << name;
+  for (const std::string& name : named) EXPECT_TRUE(tried.contains(name)) << name;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// kill -9 of either agent and of CRIU at each hook and each protocol step, on a real lab with a client that never lets go.
-// Whatever dies: never two running trees, never none at the end, the client's connections and data survive.
+// What happens to a move beside the matrix (matrix_test.cpp): the pager's death, a warm standby, an operator who changes his mind,
+// nodes that vanish.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -13,60 +13,7 @@ namespace {
 
 using wire::FrameType;
 
-[[maybe_unused]] const auto* const kTable = ::testing::AddGlobalTestEnvironment(new Table);
-
-// ---- The table
-
-class Kill : public Faults, public ::testing::WithParamInterface<KillCase> {
- protected:
-  std::string victim_node() const { return GetParam().victim == Victim::destination_agent ? destination_ : source_; }
-
-  // The moment has come; an agent that was to die is dead.
-  void strike_at_criu() {
-    const KillCase& kill = GetParam();
-    std::string place = kill.role == "dump" ? source_ : destination_;
-    bool own_agent = kill.victim != Victim::criu && place == victim_node();
-    std::string action = kill.victim == Victim::criu ? "kill-criu" : own_agent ? "kill-agent" : "hold";
-    bed_->plan(place, {kill.role, kill.point, kill.moment, action});
-    start({.standby = kill.standby});
-    if (HasFatalFailure()) return;
-    ASSERT_TRUE(wait_until([&] { return bed_->harm_done(place); }, kReachBound)) << "the moment never came";
-    if (action == "hold") {
-      bed_->kill_agent(victim_node());
-      bed_->go(place);
-    }
-  }
-
-  void strike_at_frame() {
-    FrameRule rule = *GetParam().frame;
-    if (GetParam().victim != Victim::link) rule.action = [bed = bed_, node = victim_node()] { bed->kill_agent(node); };
-    FrameProxy& proxy = bed_->proxy_of(destination_);
-    proxy.set_rule(rule);
-    start({.standby = GetParam().standby});
-    if (HasFatalFailure()) return;
-    ASSERT_TRUE(wait_until([&] { return proxy.fired(); }, kReachBound)) << "the moment never came";
-  }
-};
-
-TEST_P(Kill, LeavesOneRunningTree) {
-  row_.name = GetParam().name;
-  GetParam().frame ? strike_at_frame() : strike_at_criu();
-  if (HasFatalFailure()) return;
-  bool agent_dies = GetParam().victim == Victim::source_agent || GetParam().victim == Victim::destination_agent;
-  if (agent_dies) {
-    ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(victim_node()); }, kDeathBound)) << "the agent was not killed";
-    std::this_thread::sleep_for(kRestartPause);
-    auto restarted = bed_->start_agents();
-    ASSERT_TRUE(restarted) << restarted.error().what;
-  }
-  check_end(GetParam().expected);
-  // Its death is noticed at once, whatever of the tree stands still then; no other bound has to end the wait.
-  if (GetParam().victim == Victim::criu) {
-    EXPECT_LT(row_.gap_ms, kNoticedMaxMs);
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(All, Kill, ::testing::ValuesIn(kill_cases()), [](const auto& kill) { return kill.param.name; });
+[[maybe_unused]] const auto* const kTable = ::testing::AddGlobalTestEnvironment(new Table(&Stage::drop));
 
 // ---- The pager
 

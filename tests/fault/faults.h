@@ -16,6 +16,7 @@
 
 #include "bed.h"
 #include "cases.h"
+#include "fault_rows.h"
 
 // What every fault test does around its harm: a move is begun, the harm comes, everything is looked at afterwards.
 namespace mose::test {
@@ -103,29 +104,6 @@ class Stage {
   static inline std::string error_, node_;
 };
 
-// One line of the table that is printed at the end.
-struct Row {
-  std::string name, expected, got;
-  double gap_ms = -1, settle_ms = -1;  // the client's longest gap; from the harm to the end of it all
-  bool ok = false;
-};
-inline std::vector<Row>& rows() {
-  static std::vector<Row> all;
-  return all;
-}
-
-class Table : public ::testing::Environment {
- public:
-  void TearDown() override {
-    Stage::drop();
-    std::printf("\n%-55s %-12s %-12s %9s %10s\n", "case", "expected", "got", "gap ms", "settled ms");
-    for (const Row& row : rows()) {
-      std::printf("%-55s %-12s %-12s %9.1f %10.0f%s\n", row.name.c_str(), row.expected.c_str(), row.got.c_str(), row.gap_ms,
-                  row.settle_ms, row.ok ? "" : "  FAILED");
-    }
-  }
-};
-
 class Faults : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -133,6 +111,15 @@ class Faults : public ::testing::Test {
     ASSERT_NE(bed_, nullptr) << Stage::error();
     row_.name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
     begin_move();
+  }
+
+  // "freezing/prepared": of the move under way, at the source and at the destination, by what their agents have said last.
+  [[nodiscard]] std::string phases() const { return last_phase(source_) + "/" + last_phase(destination_); }
+  [[nodiscard]] std::string last_phase(const std::string& node) const {
+    const std::string log = bed_->log_since(node), end = " event=migration.phase";
+    const size_t at = log.rfind(end);
+    const size_t begin = at == std::string::npos ? at : log.rfind(": ", at);
+    return begin == std::string::npos ? "-" : log.substr(begin + 2, at - begin - 2);
   }
 
   void begin_move() {
@@ -167,6 +154,7 @@ class Faults : public ::testing::Test {
     }
     row_.ok = !HasFailure();
     rows().push_back(row_);
+    print(row_);
     if (!HasFailure()) return;
     if (bed_) {
       for (const char* node : lab::kNodes) std::printf("---- mosed %s\n%s\n", node, last_lines(bed_->log_since(node)).c_str());
@@ -184,8 +172,10 @@ class Faults : public ::testing::Test {
   void check_end(Side expected) {
     row_.expected = to_string(expected);
     Timestamp begin = now();
-    auto owner = bed_->settle(kSettleBound);
+    bool recovered = false;
+    auto owner = bed_->settle(kSettleBound, &recovered, operator_comes_);
     ASSERT_TRUE(owner) << owner.error().what;
+    if (recovered) row_.way = to_string(WayBack::operators);
     row_.settle_ms = std::chrono::duration<double, std::milli>(now() - begin).count();
     row_.got = *owner == source_ ? "source" : "destination";
     Stage::node() = *owner;
@@ -193,6 +183,7 @@ class Faults : public ::testing::Test {
     check_client();
     auto seen = bed_->watch().end();
     EXPECT_GT(seen.samples, 0u);
+    row_.both_ran = seen.violations.size();
     for (const std::string& violation : seen.violations) ADD_FAILURE() << "two trees ran: " << violation;
     EXPECT_TRUE(wait_until([&] { return running_evidence(bed_->cgroup(*owner), "redis-").has_value(); }, kDeathBound));
     check_clean(*owner);
@@ -203,6 +194,8 @@ class Faults : public ::testing::Test {
     ASSERT_TRUE(figures);
     client_tcp_ = figures->client_tcp;
     figures_ = figures;
+    row_.answers = figures->answers;
+    row_.lost = figures->counts.lost;
     // The gap itself, not what is left of it after the normal gaps are taken off.
     EXPECT_TRUE(figures->interruption_any_ms) << "the gap was not measured";
     row_.gap_ms = figures->interruption_any_ms.value_or(-1);
@@ -213,12 +206,14 @@ class Faults : public ::testing::Test {
     for (const char* node : lab::kNodes) {
       std::vector<std::string> left;
       wait_until([&] { return (left = bed_->leftovers(node, owner == node)).empty(); }, kCleanBound);
+      row_.leftovers = row_.leftovers.value_or(0) + left.size();
       for (const std::string& what : left) ADD_FAILURE() << "left on " << node << (owner == node ? " (owner)" : "") << ": " << what;
     }
   }
 
   FaultBed* bed_ = nullptr;
   std::string source_, destination_, id_;
+  Nanoseconds operator_comes_{0};  // see FaultBed::settle()
   Row row_;
   std::optional<client::TcpCounters> client_tcp_;  // of the case, at its end
   std::optional<client::Figures> figures_;

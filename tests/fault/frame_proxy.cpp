@@ -148,9 +148,10 @@ void FrameProxy::pump(const std::shared_ptr<Link>& link, Direction direction) {
   ++link->ended;
 }
 
-bool FrameProxy::forward(Link& link, Direction direction, const wire::FrameHeader& header, int from, int to) {
+bool FrameProxy::forward(Link& link, Direction direction, wire::FrameHeader header, int from, int to) {
   auto rule = meet(header, direction);
   if (rule && rule->moment == Moment::before) carry_out(*rule, link);
+  if (rule && rule->then == FrameRule::Then::damage) header.checksum ^= 1;
   bool passing = !swallowing();
   if (passing && !write_exactly(to, reinterpret_cast<const char*>(&header), sizeof header)) return false;
   std::vector<char> chunk(std::min<size_t>(kChunk, header.length));

@@ -34,6 +34,7 @@ struct FrameRule {
     cut,      // the frame's connection is ended, both halves
     swallow,  // nothing is passed on any more on any connection, new ones are taken and hear nothing: a vanished node
     delay,    // the frame waits `delay`
+    damage,   // the frame goes on with a checksum that is not its own
   };
   Then then = Then::nothing;
   Nanoseconds delay{0};
@@ -60,7 +61,7 @@ class FrameProxy {
   FrameProxy(Fd listener, std::string endpoint, std::string target);
   void accept_loop();
   void pump(const std::shared_ptr<Link>& link, Direction direction);
-  [[nodiscard]] bool forward(Link& link, Direction direction, const wire::FrameHeader& header, int from, int to);
+  [[nodiscard]] bool forward(Link& link, Direction direction, wire::FrameHeader header, int from, int to);
   // The rule that this frame meets, taken.
   [[nodiscard]] std::optional<FrameRule> meet(const wire::FrameHeader& header, Direction direction);
   void carry_out(const FrameRule& rule, Link& link);

@@ -12,6 +12,8 @@ add_test(silent sh -c "exit 77")
 set_tests_properties(silent PROPERTIES LABELS unit SKIP_RETURN_CODE 77)
 add_test(measures sh -c "exit 77")
 set_tests_properties(measures PROPERTIES LABELS bench SKIP_RETURN_CODE 77)
+add_test(cases sh -c "echo '== fault cases' && echo 'a row' && echo '== end of fault cases' && echo 'nothing'")
+set_tests_properties(cases PROPERTIES LABELS fault)
 add_test(bad false)
 set_tests_properties(bad PROPERTIES LABELS unit)
 END
@@ -26,5 +28,8 @@ expect 0 good
 expect 1 bad
 expect 1 silent
 grep -q "the label unit is required here" <<<"$log" || { echo "$log"; exit 1; }
+expect 0 cases
+grep -q "^a row$" <<<"$log" || { echo "$log"; exit 1; }
+if grep -q "^nothing$" <<<"$log"; then echo "$log"; exit 1; fi
 expect 0 measures
 grep -q "skipped: measures" <<<"$log" || { echo "$log"; exit 1; }
