@@ -33,7 +33,8 @@ enum class Victim : uint8_t {
   destination_cable,
 };
 
-// Which side has the workload afterwards. `either`: the harm races with the commit record, and both ends are right.
+// Which side has the workload afterwards. `either`: the harm races with the commit record or with a bound, and both
+// ends are right.
 enum class Side : uint8_t { source, destination, either };
 
 // Who sees to it that a workload runs again.

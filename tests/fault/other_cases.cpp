@@ -30,7 +30,7 @@ std::vector<FaultCase> hangs() {
   t.at_frame("Complete", FrameType::complete, kFrom, kBefore, S, Side::destination);
   t.at_frame("Released", FrameType::released, kTo, kAfter, S, Side::destination);
   t.at_frame("Prepare", FrameType::prepare, kTo, kAfter, D, Side::destination);
-  t.at_frame("Prepared", FrameType::prepared, kFrom, kAfter, D, Side::destination);
+  t.at_frame("Prepared", FrameType::prepared, kFrom, kAfter, D, Side::either);  // it wakes up late in the freeze, or before it
   t.at_frame("Images", FrameType::images, kTo, kBefore, D, Side::source);
   t.at_frame("Images", FrameType::images, kTo, kAfter, D, Side::source);
   t.at_frame("Ready", FrameType::ready, kFrom, kAfter, D, Side::destination);
@@ -66,7 +66,7 @@ std::vector<FaultCase> hangs() {
   t.at_frame("Standing", FrameType::standing, kFrom, kBefore, L, Side::destination);
   t.at_frame("Standby", FrameType::standby, kTo, kAfter, D, Side::destination);
   t.at_frame("Standing", FrameType::standing, kFrom, kAfter, S, Side::destination);
-  t.at_frame("Standing", FrameType::standing, kFrom, kAfter, D, Side::source);  // the freeze is near
+  t.at_frame("Standing", FrameType::standing, kFrom, kAfter, D, Side::either);  // the same
   t.at_frame("Standing", FrameType::standing, kFrom, kAfter, P, Side::destination);
   t.at_frame("Images", FrameType::images, kTo, kAfter, D, Side::source);
   t.at_frame("Ready", FrameType::ready, kFrom, kAfter, D, Side::destination);
