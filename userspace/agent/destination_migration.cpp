@@ -254,6 +254,7 @@ void DestinationMigration::watch_pager() {
   handlers.on_progress = [this] {
     note_arriving();
     note_waits();
+    post_([this] { judge_stale_memory(); });
   };
   handlers.on_filled = [this] {
     filled_ = true;

@@ -104,6 +104,8 @@ class DestinationMigration {
   void refresh();
   void refreshed(const Status& status);
   void await_fresh_memory();
+  void judge_stale_memory();
+  void without_standby(const std::string& why);
   [[nodiscard]] uint64_t fresh_pages_max() const;
   [[nodiscard]] const restore::PagerStatus& pager_status() const { return pager_ ? pager_->status() : pager_status_; }
   [[nodiscard]] Status register_here();

@@ -243,18 +243,23 @@ uint64_t DestinationMigration::fresh_pages_max() const {
 // still, but for as long as doing without it would take.
 void DestinationMigration::await_fresh_memory() {
   if (payload_.memory_first) return;  // every page is waited for, and nothing is gained without the standby
-  auto too_late = [this](const std::string& why) {
-    if (!std::exchange(restored_, false)) return;
-    restore_waits_ = true;
-    drop_standby(why);
-  };
-  if (pager_ && pager_->status().standby.remote_pages > fresh_pages_max()) {
-    return too_late(fmt::format("{} of its pages were written again and are still at the source",
-                                pager_->status().standby.remote_pages));
-  }
-  timers_.push_back(context_.core.loop.after(kFreshBound, [this, too_late] {
-    if (!memory_fresh_) too_late("its memory did not become up to date in time");
-  }));
+  judge_stale_memory();
+  timers_.push_back(context_.core.loop.after(kFreshBound, [this] { without_standby("its memory did not become up to date in time"); }));
+}
+
+// Again whenever the pager has told of itself: how many pages are stale it knows only some time after the seal.
+void DestinationMigration::judge_stale_memory() {
+  if (!pager_ || payload_.memory_first) return;
+  const uint64_t remote = pager_->status().standby.remote_pages;
+  if (remote > fresh_pages_max()) without_standby(fmt::format("{} of its pages were written again and are still at the source", remote));
+}
+
+// While its memory is being waited for.
+void DestinationMigration::without_standby(const std::string& why) {
+  if (standby_ != Standby::refreshed || memory_fresh_) return;
+  if (!std::exchange(restored_, false)) return;
+  restore_waits_ = true;
+  drop_standby(why);
 }
 
 }  // namespace mose::agent

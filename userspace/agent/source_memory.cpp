@@ -64,10 +64,17 @@ void SourceMemory::attach_urgent(move::StreamSocket socket) {
     if (*it->ended) ended.splice(ended.end(), urgent_, it);
     it = next;
   }
-  if (urgent_.size() >= kUrgentMax) {
+  if (urgent_.size() >= kUrgentEndingMax) {
+    log::warn("urgent connections come faster than they end: one is not served", {{"migration", stream_.migration.hex()}});
+    return;
+  }
+  if (std::ranges::count(urgent_, false, &Urgent::closed) >= static_cast<std::ptrdiff_t>(kUrgentMax)) {
     log::warn("more urgent connections than a destination needs: the oldest is closed", {{"migration", stream_.migration.hex()}});
-    urgent_.front().channel->shut_down();
-    ended.splice(ended.end(), urgent_, urgent_.begin());
+    auto oldest = std::ranges::find(urgent_, false, &Urgent::closed);
+    oldest->channel->shut_down();
+    oldest->closed = true;
+    // A thread that reads pages from swap is joined when it has ended: the agent waits for nobody.
+    if (!oldest->server.joinable()) ended.splice(ended.end(), urgent_, oldest);
   }
   urgent_.push_back({std::move(channel)});
   if (server_) begin_serving(urgent_.back());

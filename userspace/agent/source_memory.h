@@ -40,7 +40,7 @@ class SourceMemory {
   ~SourceMemory();
 
   // The pager has one, one more to fill in what bulk has lost, and those of connections that died unseen.
-  static constexpr size_t kUrgentMax = 8;
+  static constexpr size_t kUrgentMax = 8, kUrgentEndingMax = 4 * kUrgentMax;
 
   // `features`: of the connecting end's HELLO.
   void attach_bulk(move::StreamSocket socket, uint64_t features);
@@ -93,6 +93,7 @@ class SourceMemory {
     std::shared_ptr<move::Channel> channel;
     std::shared_ptr<std::atomic<bool>> ended = std::make_shared<std::atomic<bool>>(false);
     std::jthread server;  // once the tree is frozen
+    bool closed = false;  // and still to end
   };
   void serve(move::Channel& channel);
   void begin_serving(Urgent& urgent);

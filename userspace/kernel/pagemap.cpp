@@ -82,6 +82,7 @@ struct Query {
   uint64_t must = 0, must_not = 0;  // categories
   uint64_t any_of = kPresent | kSwapped;
   bool guard_pages = false;  // as well
+  bool empty_found = false;  // what is not there counts as found: no bound to that
   uint64_t report = 0;
 };
 
@@ -125,7 +126,7 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, 
     scan.end = std::min(end, at + steps.bytes());
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
-    scan.max_pages = steps.pages_found_max();
+    scan.max_pages = query.empty_found ? 0 : steps.pages_found_max();
     scan.category_inverted = query.must_not | guard;
     scan.category_mask = query.must | query.must_not | guard;
     scan.category_anyof_mask = query.any_of;
@@ -195,7 +196,7 @@ Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {
 // The kernel has a loop of its own for exactly this question. It takes what is not in a page table for written.
 Result<PageSet> Pagemap::not_protected(const PageSet& areas) const {
   PageSet set;
-  Query query{.must = kWritten, .any_of = 0, .guard_pages = true, .report = kWritten};
+  Query query{.must = kWritten, .any_of = 0, .guard_pages = true, .empty_found = true, .report = kWritten};
   MOSE_TRY(scan_areas(file_.get(), areas, query, pace_, [&](PageRun run, uint64_t) { set.add(run); }));
   return set;
 }

@@ -59,7 +59,7 @@ struct ScanStats {
 // What the final page map says of one space (PAGE_MAP on the wire).
 struct SpacePages {
   SpaceId space = 0;
-  PageSet present;  // every lazy-eligible page with contents; not those that are known to be all zero or not there
+  PageSet present;  // every lazy-eligible page with contents; not those that are known to be all zero
   PageSet remote;   // part of `present` whose contents were not sent, or changed since
   PageSet first;    // part of `remote` that a resumed thread touches at once: its stack and TLS; a hint
   std::vector<PageSet> hot;  // parts of `remote`, disjoint, those written most often first; a hint, stays here

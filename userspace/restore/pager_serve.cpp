@@ -128,7 +128,9 @@ void Pager::keep_waiting(Space& space, const Waiting& fault) {
 
 // A moving average: of one value as good as none, and of a few of them already right.
 void Pager::note_remote(Nanoseconds waited) {
-  const int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(waited).count(), before = remote_us_;
+  // One that waited for a lost link says nothing of the distance.
+  const Nanoseconds counted = std::min(waited, 4 * policy_.remote_far);
+  const int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(counted).count(), before = remote_us_;
   remote_us_ = before == INT64_MAX ? us : before + (us - before) / 4;
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "sense/quick_look.h"
 
-#include <algorithm>
-#include <iterator>
 #include <vector>
 
 namespace mose::sense {
@@ -12,8 +10,6 @@ namespace {
 constexpr uint64_t kRegionPagesMin = 512;
 // As many pages cost about as much as one more system call.
 constexpr uint64_t kPiecePages = 64;
-// What is given back is mostly more at a time, and is worth a look: its zeros would be sent.
-constexpr uint64_t kWrittenRunMax = 16;
 
 // The regions of which the quick look is true. A userfaultfd of the process's own protects pages, too.
 Result<PageSet> tracked_regions(const Pagemap& pagemap, std::span<const Vma> vmas) {
@@ -33,18 +29,17 @@ PageRun outwards(PageRun run, uint64_t unit) {
 
 }  // namespace
 
-Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
-                               const std::function<PageSet(const PageSet&)>& known) {
+// What is not protected may be a guard page as well, or have been given back: that takes the full look.
+Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
+                                const std::function<PageSet(const PageSet&)>& known) {
   MOSE_ASSIGN(PageSet regions, tracked_regions(pagemap, vmas));
   MOSE_ASSIGN(PageSet changed, pagemap.not_protected(regions));
-  std::vector<PageRun> small;
-  std::ranges::copy_if(changed.runs(), std::back_inserter(small), [](const PageRun& run) { return run.count <= kWrittenRunMax; });
-  return QuickLook{known(regions.minus(changed)), known(PageSet::from_runs(std::move(small)))};
+  return known(regions.minus(changed));
 }
 
-PageSet left_to_look_at(const PageSet& areas, const PageSet& seen) {
+PageSet left_to_look_at(const PageSet& areas, const PageSet& clean) {
   std::vector<PageRun> pieces;
-  const PageSet rest = areas.minus(seen);
+  const PageSet rest = areas.minus(clean);
   for (const PageRun& run : rest.runs()) pieces.push_back(outwards(run, kPiecePages));
   return PageSet::from_runs(std::move(pieces)).intersect(areas);
 }

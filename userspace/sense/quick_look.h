@@ -13,16 +13,12 @@
 // for 4 GB of which 200 pages are written. Only where Pagemap::looks_quickly().
 namespace mose::sense {
 
-// Of the pages that were protected when they were read last (`known` gives those of a set), in tracked regions. Not all of
-// either kind.
-struct QuickLook {
-  PageSet clean;    // protected, and not written since
-  PageSet written;  // written, or given back, which reads as zero
-};
-[[nodiscard]] Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
-                                             const std::function<PageSet(const PageSet&)>& known);
+// Pages of tracked regions that are certainly clean: protected, and not written since. `known` gives those of a set that
+// were protected when they were read last; no other is found. Pages that are clean may be left out.
+[[nodiscard]] Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
+                                              const std::function<PageSet(const PageSet&)>& known);
 
-// What of `areas` is still to be looked at, in pieces that are worth a system call each: some of `seen` is among it again.
-[[nodiscard]] PageSet left_to_look_at(const PageSet& areas, const PageSet& seen);
+// What of `areas` is still to be looked at, in pieces that are worth a system call each: some of `clean` is among it again.
+[[nodiscard]] PageSet left_to_look_at(const PageSet& areas, const PageSet& clean);
 
 }  // namespace mose::sense

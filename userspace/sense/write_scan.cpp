@@ -17,8 +17,8 @@
 namespace mose::sense {
 namespace {
 
-// Pages known to be written that are read in the freeze, to find those that hold what they held, or nothing. Of more it takes
-// longer than it saves.
+// Pages that the kernel calls written are read in the freeze, to find those that hold what they held, or nothing: but no more
+// than this. Of more it takes longer than it saves.
 constexpr uint64_t kComparedMax = 1024;
 
 // The pages of `set` that have a hash.
@@ -277,6 +277,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once, object || !armed));
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
+  PageSet unread_written;
   if (armed) {
     auto known = [&space](const PageSet& pages) {
       const PageSet zero = pages.intersect(space.zero);
@@ -288,28 +289,23 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       clean = known(clean);
     } else {
       MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
-      QuickLook look;
+      PageSet first_look;
       if (Pagemap::looks_quickly()) {
-        MOSE_ASSIGN(look, look_quickly(pagemap, populated.vmas, known));
+        MOSE_ASSIGN(first_look, certainly_clean(pagemap, populated.vmas, known));
       }
-      const PageSet seen = look.clean.unite(look.written);
-      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, seen)));
-      populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean).unite(look.written);
-      clean = known(tracked.clean.minus(seen)).unite(look.clean);
+      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, first_look)));
+      populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean);
+      clean = known(tracked.clean.minus(first_look)).unite(first_look.minus(tracked.written));
+      if (tracked.written.pages() > kComparedMax) unread_written = std::move(tracked.written);
     }
     unread_zero = clean.intersect(space.zero);
     unread = clean.minus(unread_zero);
-    populated.pages = populated.pages.minus(clean);
+    populated.pages = populated.pages.minus(clean).minus(unread_written);
   }
-  Compared compared;
-  if (armed && !object && populated.pages.pages() > kComparedMax) {
-    compared.changed = populated.pages;
-  } else {
-    MOSE_ASSIGN(compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
-    stats.pages_read += populated.pages.pages();
-  }
-  out.remote = std::move(compared.changed);
-  out.present = populated.pages.minus(compared.zero).unite(unread);
+  MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
+  stats.pages_read += populated.pages.pages();
+  out.remote = compared.changed.unite(unread_written);
+  out.present = populated.pages.minus(compared.zero).unite(unread).unite(unread_written);
   if (process.object.empty()) out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);
   stats.pages_present += out.present.pages();
   stats.pages_zero += compared.zero.pages() + unread_zero.pages();

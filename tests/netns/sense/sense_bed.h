@@ -76,7 +76,7 @@ class SentPages final : public PageSink {
   Status send_pages(SpaceId space, std::span<const PageRun> runs,
                     std::span<const std::span<const std::byte>> pieces) override;
   // Compares with the frozen processes: a page that is present and not remote holds what was sent; a page that is not
-  // present is zero or not populated, and what is to be read yet may be that as well. The addresses of pages for which that is wrong, in words.
+  // present is zero or not populated. The addresses of pages for which that is wrong, in words.
   [[nodiscard]] std::vector<std::string> wrong_pages(const FinalPages& final,
                                                      std::span<const SpaceProcess> processes) const;
 
