@@ -63,7 +63,7 @@ struct FaultCase {
 // With MOSE_FULL in the environment every row, else every kSampled-th one.
 [[nodiscard]] const std::vector<FaultCase>& fault_cases();
 [[nodiscard]] std::vector<FaultCase> fault_cases(Kind kind);
-inline constexpr size_t kSampled = 8;
+inline constexpr size_t kSampled = 12;
 
 [[nodiscard]] const char* to_string(Side side);
 [[nodiscard]] const char* to_string(Kind kind);
