@@ -80,9 +80,7 @@ namespace {
 struct Query {
   uint64_t flags = 0;
   uint64_t must = 0, must_not = 0;  // categories
-  uint64_t any_of = kPresent | kSwapped;
-  bool guard_pages = false;  // as well
-  bool empty_found = false;  // what is not there counts as found: no bound to that
+  bool anything = false;  // what is not there and guard pages, too: without a bound to what is found
   uint64_t report = 0;
 };
 
@@ -118,7 +116,7 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, 
   uint64_t at = range.first * kPageSize;
   const uint64_t end = range.end() * kPageSize;
   while (at < end) {
-    const uint64_t guard = query.guard_pages ? 0 : guard_bit.load(std::memory_order_relaxed);
+    const uint64_t guard = query.anything ? 0 : guard_bit.load(std::memory_order_relaxed);
     ScanArgument scan{};
     scan.size = sizeof(scan);
     scan.flags = query.flags;
@@ -126,10 +124,10 @@ Status scan_range(int pagemap, PageRun range, const Query& query, Steps& steps, 
     scan.end = std::min(end, at + steps.bytes());
     scan.vec = reinterpret_cast<uint64_t>(regions.data());
     scan.vec_len = regions.size();
-    scan.max_pages = query.empty_found ? 0 : steps.pages_found_max();
+    scan.max_pages = query.anything ? 0 : steps.pages_found_max();
     scan.category_inverted = query.must_not | guard;
     scan.category_mask = query.must | query.must_not | guard;
-    scan.category_anyof_mask = query.any_of;
+    scan.category_anyof_mask = query.anything ? 0 : kPresent | kSwapped;
     scan.return_mask = query.report;
     const Timestamp start = now();
     int count = ioctl(pagemap, kPagemapScan, &scan);
@@ -196,14 +194,14 @@ Result<Pagemap::Tracked> Pagemap::tracked(const PageSet& areas) const {
 // The kernel has a loop of its own for exactly this question. It takes what is not in a page table for written.
 Result<PageSet> Pagemap::not_protected(const PageSet& areas) const {
   PageSet set;
-  Query query{.must = kWritten, .any_of = 0, .guard_pages = true, .empty_found = true, .report = kWritten};
+  Query query{.must = kWritten, .anything = true, .report = kWritten};
   MOSE_TRY(scan_areas(file_.get(), areas, query, pace_, [&](PageRun run, uint64_t) { set.add(run); }));
   return set;
 }
 
 Result<bool> Pagemap::is_tracked(uint64_t page) const {
   bool tracked = false;
-  Query query{.must = kTracked, .any_of = 0, .guard_pages = true, .report = kTracked};
+  Query query{.must = kTracked, .anything = true, .report = kTracked};
   MOSE_TRY(scan_areas(file_.get(), PageSet::from_runs({{page, 1}}), query, pace_, [&](PageRun, uint64_t) { tracked = true; }));
   return tracked;
 }

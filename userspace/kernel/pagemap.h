@@ -35,7 +35,7 @@ class Pagemap {
     PageSet huge;       // of all of them those that the page tables have as whole huge pages
   };
   [[nodiscard]] Result<Tracked> tracked(const PageSet& areas) const;
-  // The quick look at tracked regions, a quarter of the cost: pages that are written, or not there. What of `areas` is not
+  // The quick look at tracked regions, for which the kernel looks at no page itself: pages that are written, or not there. What of `areas` is not
   // among them is protected and as it was then. Only where looks_quickly().
   [[nodiscard]] Result<PageSet> not_protected(const PageSet& areas) const;
   // Whether the mapping that `page` lies in is tracked.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,6 +11,7 @@
 #include "kernel/process_memory.h"
 #include "kernel/procfs.h"
 #include "kernel/urgently.h"
+#include "model/zero_page.h"
 #include "move/hello.h"
 
 namespace mose::move {
@@ -36,51 +36,44 @@ Result<OpenProcess> open_process(const SpaceProcess& process) {
   return OpenProcess{std::move(memory), std::move(pagemap)};
 }
 
-bool is_zero(std::span<const std::byte> page) {
-  return page.front() == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
-}
-
 // The state of one connection: what is open, and a buffer.
 class Answerer {
  public:
   Answerer(std::span<const SpaceProcess> processes, ServeStats& stats) : processes_(processes), stats_(stats) {}
 
-  Status answer(Channel& channel, const PageRequest& request) {
-    MOSE_ASSIGN(OpenProcess * process, find(request.space));
-    PageSet asked;
-    for (const PageRun& run : request.runs) asked.add(run);
+  Status answer(Channel& channel, SpaceId space, const PageSet& asked) {
+    MOSE_ASSIGN(OpenProcess * process, find(space));
     ++stats_.requests;
     stats_.pages += asked.pages();
-    if (asked.pages() <= kUrgentPagesMax) {
-      MOSE_ASSIGN(bool full, read_full(*process, asked));
-      if (full) return send(channel, request.space, wire::Codec::raw, asked, std::span(buffer_).first(asked.pages() * kPageSize));
+    if (asked.pages() <= kUrgentPagesMax && read_full(*process, asked)) {
+      return send(channel, space, wire::Codec::raw, asked, std::span(buffer_).first(asked.pages() * kPageSize));
     }
     PageSet populated;
     if (!process->pagemap)
       populated = asked;
     else
-      for (const PageRun& run : request.runs) {
+      for (const PageRun& run : asked.runs()) {
         MOSE_ASSIGN(PageSet part, process->pagemap->populated(run));
         for (const PageRun& piece : part.runs()) populated.add(piece);
       }
     PageSet absent = asked.minus(populated);
-    if (!populated.empty()) MOSE_TRY(send_contents(channel, request.space, *process, populated));
+    if (!populated.empty()) MOSE_TRY(send_contents(channel, space, *process, populated));
     if (!absent.empty()) {
-      MOSE_TRY(check_whole(request.space));
-      MOSE_TRY(send(channel, request.space, wire::Codec::zero, absent, {}));
+      MOSE_TRY(check_whole(space));
+      MOSE_TRY(send(channel, space, wire::Codec::zero, absent, {}));
     }
     return {};
   }
 
  private:
   // Into the buffer. True: every page has something in it, so that it was there, without asking the page tables.
-  Result<bool> read_full(OpenProcess& process, const PageSet& pages) {
+  bool read_full(OpenProcess& process, const PageSet& pages) {
     buffer_.resize(std::max<size_t>(buffer_.size(), pages.pages() * kPageSize));
     const std::span<std::byte> contents = std::span(buffer_).first(pages.pages() * kPageSize);
     std::vector<uint64_t> unreadable;
     if (!process.memory.read(pages.runs(), contents, unreadable) || !unreadable.empty()) return false;
     for (size_t at = 0; at < contents.size(); at += kPageSize) {
-      if (is_zero(contents.subspan(at, kPageSize))) return false;
+      if (is_zero_page(contents.data() + at)) return false;
     }
     return true;
   }
@@ -163,20 +156,21 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
     }
     if (frame->type != wire::FrameType::request) return fail(std::string("unexpected ") + to_string(frame->type));
     MOSE_ASSIGN(PageRequest request, decode_request(frame->payload));
-    if (PageSet::from_runs(request.runs).pages() > kUrgentPagesMax) {
+    const PageSet asked = PageSet::from_runs(request.runs);
+    if (asked.pages() > kUrgentPagesMax) {
       urgently.reset();
       channel.be_eager({});
     }
     std::optional<UrgentGate::Pass> pass;
     if (gate_) pass.emplace(*gate_);
     const uint64_t before = channel.bytes_sent();
-    if (Status status = answerer.answer(channel, request); !status) {
+    if (Status status = answerer.answer(channel, request.space, asked); !status) {
       // The peer should know why; when even that fails the connection is gone anyway.
       static_cast<void>(turn_away(channel, status.error().what));
       return status;
     }
     if (bandwidth_) bandwidth_->book(channel.bytes_sent() - before);
-    if (gate_) gate_->mark_answered(request.space, PageSet::from_runs(request.runs));
+    if (gate_) gate_->mark_answered(request.space, asked);
   }
 }
 

@@ -14,6 +14,7 @@
 #include "base/xxh3.h"
 #include "kernel/process_memory.h"
 #include "kernel/shared_objects.h"
+#include "model/zero_page.h"
 
 namespace mose::sense {
 namespace {
@@ -26,13 +27,6 @@ constexpr uint64_t kNoHash = 0;
 uint64_t hash_page(const std::byte* page) {
   uint64_t hash = XXH3_64bits(page, kPageSize);
   return hash == kNoHash ? 1 : hash;  // 0 means "never sent"
-}
-
-bool is_zero(const std::byte* page) {
-  uint64_t head = 0;
-  memcpy(&head, page, sizeof(head));
-  // The page against itself, shifted: equal means that every word repeats the (zero) first one.
-  return head == 0 && memcmp(page, page + sizeof(head), kPageSize - sizeof(head)) == 0;
 }
 
 // What is read at once: at most kUnitPages pages.
@@ -144,7 +138,7 @@ struct Reader {
           verdicts[at] = Verdict::unreadable;
           continue;
         }
-        if (is_zero(bytes)) {
+        if (is_zero_page(bytes)) {
           verdicts[at] = Verdict::zero;
           continue;
         }
