@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -48,6 +49,9 @@ class DestinationHost {
   [[nodiscard]] Status build_standby(const ImagesPayload& images, Timestamp received);
   // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.
   [[nodiscard]] Status refresh_standby(const ImagesPayload& images);
+  // Before or after refresh_standby(). Those that are still in it. An error: drop_standby().
+  [[nodiscard]] Result<std::vector<restore::StalePages>> discard_stale(const std::vector<restore::StalePages>& pages,
+                                                                       const restore::GuardianName& guardian);
   [[nodiscard]] Status drop_standby();
   // False: CRIU was not ready when this was made.
   [[nodiscard]] bool has_criu() const { return criu_ != nullptr; }
@@ -92,6 +96,8 @@ class DestinationHost {
   [[nodiscard]] Status run_restore(Nanoseconds bound, const std::function<Status()>& at_start = {});
   [[nodiscard]] Status store_images(int dir, const ImagesPayload& images);
   [[nodiscard]] Result<std::vector<restore::StandbyProcess>> standby_tree(std::vector<ProcessHandle>& handles) const;
+  struct Discard;
+  [[nodiscard]] Result<Discard> prepare_discard(const std::vector<restore::StalePages>& pages, const restore::GuardianName& guardian) const;
   [[nodiscard]] Status on_hook(const std::string& name, std::future<Status>& moved);
   [[nodiscard]] std::future<Status> move_out(pid_t criu) const;
   void set_restore(std::optional<restore::Swrk> swrk);
@@ -107,6 +113,7 @@ class DestinationHost {
   Cgroup cgroup_;
   Fd netns_, ipcns_, utsns_, images_dir_;
   restore::ImageSet early_images_;  // what the standby was made from
+  std::map<SpaceId, PageSet> standby_areas_;  // of its memory, registered with userfaultfds
   ProcessHandle pager_;
   uint64_t reserve_max_ = 0;  // memory that its page store may take before pages come
   std::optional<handover::WorkloadNetwork> network_;

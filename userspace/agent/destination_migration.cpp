@@ -246,6 +246,7 @@ void DestinationMigration::watch_pager() {
   };
   handlers.on_standby = [this](const std::string& refusal) { standby_announced(refusal); };
   handlers.on_staged = [this] { standby_staged(); };
+  handlers.on_stale = [this](const std::vector<restore::StalePages>& pages) { post_([this, pages] { discard_stale(pages); }); };
   handlers.on_refreshed = [this] {
     memory_fresh_ = true;
     post_([this] { restored_if_waiting(); });

@@ -103,6 +103,8 @@ class DestinationMigration {
   void standby_gone(const Status& status);
   void refresh();
   void refreshed(const Status& status);
+  void discard_stale(const std::vector<restore::StalePages>& pages);
+  void discarded(const Result<std::vector<restore::StalePages>>& kept);
   void await_fresh_memory();
   void judge_stale_memory();
   void without_standby(const std::string& why);

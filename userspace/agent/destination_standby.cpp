@@ -15,6 +15,7 @@
 #include "kernel/sock_diag.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
+#include "restore/standby_discard.h"
 #include "restore/standby_refresh.h"
 
 namespace mose::agent {
@@ -60,6 +61,8 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
   // What its sockets say while they stand is of yesterday.
   MOSE_TRY(network_->shut(handover::Direction::egress, true));
   MOSE_TRY(store_images(images_dir_.get(), images));
+  MOSE_ASSIGN(auto processes, restore::read_processes(images_dir_.get()));
+  for (const restore::ImageProcess& process : processes) standby_areas_[process.space] = restore::lazy_area(process);
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));
   const Timestamp asked = now();
@@ -105,6 +108,45 @@ Status DestinationHost::refresh_standby(const ImagesPayload& images) {
   return {};
 }
 
+struct DestinationHost::Discard {
+  std::vector<ProcessHandle> processes;
+  std::vector<Fd> userfaultfds;
+  std::vector<restore::DiscardTarget> targets;
+};
+
+Result<DestinationHost::Discard> DestinationHost::prepare_discard(const std::vector<restore::StalePages>& pages,
+                                                                  const restore::GuardianName& guardian) const {
+  Discard out;
+  MOSE_ASSIGN(auto holder, ProcessHandle::open_same(static_cast<pid_t>(guardian.pid), guardian.start_time));
+  MOSE_ASSIGN(auto tree, standby_tree(out.processes));
+  for (const restore::StalePages& one : pages) {
+    auto process = std::ranges::find(tree, one.space, &restore::StandbyProcess::space);
+    auto areas = standby_areas_.find(one.space);
+    if (process == tree.end() || areas == standby_areas_.end()) return fail(fmt::format("the standby lacks process {}", one.space));
+    if (!PageSet::from_runs(one.runs).minus(areas->second).empty())
+      return fail(fmt::format("process {} of the standby has stale pages in memory that is not lazy", one.space));
+    MOSE_ASSIGN(Fd userfaultfd, holder.descriptor(one.descriptor));
+    out.targets.push_back({process->process, userfaultfd.get(), areas->second.runs(), one.runs});
+    out.userfaultfds.push_back(std::move(userfaultfd));
+  }
+  return out;
+}
+
+Result<std::vector<restore::StalePages>> DestinationHost::discard_stale(const std::vector<restore::StalePages>& pages,
+                                                                        const restore::GuardianName& guardian) {
+  Timeline::Span span(timeline_, "discard");
+  auto discard = prepare_discard(pages, guardian);
+  if (!discard) {
+    log::warn("stale pages of the standby are waited for", {{"workload", payload_.spec.name}, {"reason", discard.error().what}});
+    return pages;
+  }
+  MOSE_ASSIGN(auto kept, restore::discard_pages(cgroup_, discard->targets));
+  std::vector<restore::StalePages> out;
+  for (size_t i = 0; i < kept.size(); ++i)
+    if (!kept[i].empty()) out.push_back({.space = pages[i].space, .runs = kept[i].runs()});
+  return out;
+}
+
 Status DestinationHost::drop_standby() {
   Timeline::Span span(timeline_, "standby_drop");
   set_restore({});
@@ -143,7 +185,7 @@ void DestinationMigration::make_standby(const std::string& payload) {
   standby_ = Standby::building;
   standby_images_ = std::move(*images);
   standby_received_ = now();
-  pager_->standby();
+  pager_->standby(!payload_.memory_first && restore::can_discard_pages());
   timers_.push_back(context_.core.loop.after(kAnnounceBound, [this] {
     if (standby_images_) standby_announced("no answer");
   }));
@@ -229,6 +271,23 @@ void DestinationMigration::refreshed(const Status& status) {
   restore_waits_ = false;
   standby_ = Standby::refreshed;
   restored({});
+}
+
+// Pages that were written since and are still at the source.
+void DestinationMigration::discard_stale(const std::vector<restore::StalePages>& pages) {
+  if (!pager_ || standby_ == Standby::dropping || standby_ == Standby::gone) return;
+  if (standby_ != Standby::standing && standby_ != Standby::refreshed) return pager_->discarded(pages);  // kept
+  const restore::PagerStatus& status = pager_->status();
+  const restore::GuardianName guardian{status.guardian_pid, status.guardian_start_time};
+  criu_lane_.run([this, pages, guardian] { return host_->discard_stale(pages, guardian); },
+                 [this](const Result<std::vector<restore::StalePages>>& kept) { discarded(kept); });
+}
+
+void DestinationMigration::discarded(const Result<std::vector<restore::StalePages>>& kept) {
+  if (!pager_ || (standby_ != Standby::standing && standby_ != Standby::refreshed)) return;
+  if (kept) return pager_->discarded(*kept);
+  if (standby_ == Standby::standing) return drop_standby(kept.error().what);
+  without_standby(kept.error().what);
 }
 
 // What can come within kFreshBound at the rate of the whole migration so far.

@@ -34,7 +34,8 @@ void PagerLink::connect() {
   if (auto watched = loop_.watch(client_->fd(), EPOLLIN, [this](uint32_t events) { on_ready(events); }); !watched) {
     return lost(watched.error().what);
   }
-  if (standby_asked_) (void)client_->standby();
+  stale_told_ = false;
+  if (standby_asked_) (void)client_->standby(discards_);
   if (dropping_) (void)client_->standby_dropped();
   if (thawed_) (void)client_->thawed();
 }
@@ -44,9 +45,14 @@ void PagerLink::thawed() {
   if (client_) (void)client_->thawed();
 }
 
-void PagerLink::standby() {
+void PagerLink::standby(bool discards) {
   standby_asked_ = true;
-  if (client_) (void)client_->standby();
+  discards_ = discards;
+  if (client_) (void)client_->standby(discards);
+}
+
+void PagerLink::discarded(const std::vector<restore::StalePages>& kept) {
+  if (client_) (void)client_->discarded(kept);
 }
 
 void PagerLink::standby_dropped() {
@@ -59,7 +65,7 @@ void PagerLink::note_standby() {
   const restore::PagerStandby& standby = status_.standby;
   if (dropping_) {
     if (standby.standby || status_.phase != restore::PagerPhase::listening) return;
-    dropping_ = fenced_ = staged_ = filled_ = false;
+    dropping_ = fenced_ = staged_ = filled_ = stale_told_ = false;
     return handlers_.on_standby_gone();
   }
   if (standby_asked_ && (standby.standby || !standby.refusal.empty())) {
@@ -67,6 +73,7 @@ void PagerLink::note_standby() {
     handlers_.on_standby(standby.standby ? "" : standby.refusal);
   }
   if (standby.staged && !std::exchange(staged_, true)) handlers_.on_staged();
+  if (!status_.stale.empty() && !std::exchange(stale_told_, true)) handlers_.on_stale(std::exchange(status_.stale, {}));
   if (standby.refreshed && !std::exchange(refreshed_, true)) handlers_.on_refreshed();
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "agent/event_loop.h"
 #include "restore/pager_client.h"
@@ -19,6 +20,8 @@ class PagerLink {
     std::function<void()> on_fenced;  // the restored tree is frozen and CRIU's stream has ended
     std::function<void(std::string refusal)> on_standby;  // empty: what CRIU restores next is a standby
     std::function<void()> on_staged;        // what had come is in the standby
+    // Pages that are to be taken out of it: discarded() is awaited. Again after a reconnect.
+    std::function<void(std::vector<restore::StalePages>)> on_stale;
     std::function<void()> on_refreshed;     // and by now nothing in it is stale
     std::function<void()> on_filled;        // every page is in
     std::function<void()> on_standby_gone;  // the pager is as it was before
@@ -37,7 +40,8 @@ class PagerLink {
   // Tells the pager that the tree runs, now or as soon as there is a connection.
   void thawed();
   // See PagerClient; asked again after a reconnect.
-  void standby();
+  void standby(bool discards);
+  void discarded(const std::vector<restore::StalePages>& kept);
   void standby_dropped();
   [[nodiscard]] const restore::PagerStatus& status() const { return status_; }
 
@@ -57,7 +61,7 @@ class PagerLink {
   unsigned failures_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;
-  bool standby_asked_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;
+  bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;
   bool complete_ = false;
 };
 

@@ -263,6 +263,7 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
     if (left > *pages_left_max) return;
     told = true;
     tell(left);
+    push_in_background();
   };
   options.progress = [&](uint64_t pages, uint64_t) { look(pages); };
   move::PageSender sender(**channel, std::move(options));
@@ -277,7 +278,22 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
     log::warn("the push of remaining pages broke off; the destination asks for them",
               {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});
   }
+  {
+    std::lock_guard lock(mutex_);
+    background_.reset();
+  }
   writes_.end();
+}
+
+void SourceMemory::push_in_background() {
+  std::lock_guard lock(mutex_);
+  if (!committed_) background_.emplace();
+}
+
+void SourceMemory::committed() {
+  std::lock_guard lock(mutex_);
+  committed_ = true;
+  if (background_) background_->end();
 }
 
 void SourceMemory::end_tracking() {

@@ -18,6 +18,7 @@
 
 #include "agent/timeline.h"
 #include "agent/write_watch.h"
+#include "kernel/in_background.h"
 #include "model/dirty_source.h"
 #include "move/bandwidth.h"
 #include "move/channel.h"
@@ -56,8 +57,11 @@ class SourceMemory {
   // The exact rest, of the frozen tree; PAGE_MAP is out when it returns.
   [[nodiscard]] Result<plan::FinalStats> final_scan();
   // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest. `tell` is called once,
-  // on this thread, as soon as the peer's kernel has all but `pages_left_max` of them.
+  // on this thread, as soon as the peer's kernel has all but `pages_left_max` of them. From then on until committed() it is
+  // background work: nobody waits for the rest, and both ends have better to do.
   void push(std::optional<uint64_t> pages_left_max, const std::function<void(uint64_t pages_left)>& tell);
+  // The workload runs there, or is about to. From any thread.
+  void committed();
   // The tree is frozen and known: answer urgent requests from it.
   [[nodiscard]] Status serve_frozen();
   // Takes the tracking off a workload that runs on; never while it is frozen. On the memory lane.
@@ -95,6 +99,7 @@ class SourceMemory {
     std::jthread server;  // once the tree is frozen
     bool closed = false;  // and still to end
   };
+  void push_in_background();
   void serve(move::Channel& channel);
   void begin_serving(Urgent& urgent);
   void start_waiting_servers();
@@ -123,6 +128,8 @@ class SourceMemory {
   FinalPages final_;
   std::map<SpaceId, PageSet> scanned_;  // what was looked at for final_
   Totals totals_;
+  bool committed_ = false;
+  std::optional<InBackground> background_;  // of the push
   uint64_t link_seen_bytes_ = 0;  // what totals_.link_bps was seen with
   Tracking tracking_;
 };

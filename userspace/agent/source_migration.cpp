@@ -404,6 +404,7 @@ void SourceMigration::send(const plan::SourceAction& action) {
       break;
     case plan::Message::commit:
       connection_->send(wire::FrameType::commit);
+      memory_->committed();
       break;
     case plan::Message::abort:
       connection_->send(wire::FrameType::abort, encode_reason(action.reason));

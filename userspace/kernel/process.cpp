@@ -146,6 +146,12 @@ Result<ProcessHandle::Exit> ProcessHandle::reap(Nanoseconds bound) const {
   return Exit{info.si_code != CLD_EXITED, info.si_status};
 }
 
+Result<Fd> ProcessHandle::descriptor(int number) const {
+  Fd copy(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd_.get(), number, 0u)));
+  if (!copy) return fail_errno("take descriptor " + std::to_string(number) + " of process " + std::to_string(pid_));
+  return copy;
+}
+
 Result<ProcessHandle> ProcessHandle::share() const {
   MOSE_ASSIGN(Fd copy, duplicate(pidfd_.get()));
   return ProcessHandle(std::move(copy), pid_, start_time_);

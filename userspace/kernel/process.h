@@ -49,6 +49,8 @@ class ProcessHandle {
     [[nodiscard]] bool success() const { return !signalled && value == 0; }
   };
   [[nodiscard]] Result<Exit> reap(Nanoseconds bound) const;
+  // A copy of one of its descriptors. Takes the right to trace it.
+  [[nodiscard]] Result<Fd> descriptor(int number) const;
   // Another handle of the same process.
   [[nodiscard]] Result<ProcessHandle> share() const;
 

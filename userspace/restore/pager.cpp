@@ -196,6 +196,7 @@ PagerStats Pager::stats() const {
                  .stale_pages = stale_pages_,
                  .zeroed_pages = zeroed_pages_,
                  .remote_pages = stale_remote_,
+                 .discarded_pages = discarded_pages_,
                  .staged_us = staged_us_,
                  .sealed_us = sealed_us_,
                  .refreshed_us = refreshed_us_};

@@ -25,6 +25,7 @@
 #include "restore/latency.h"
 #include "restore/pager_state.h"
 #include "restore/shared_memory.h"
+#include "restore/stale_pages.h"
 
 namespace mose::restore {
 
@@ -91,6 +92,7 @@ struct PagerStats {
     uint64_t stale_pages = 0;     // stale at the seal, of these
     uint64_t zeroed_pages = 0;    // become zero pages, and
     uint64_t remote_pages = 0;    // waited for the source
+    uint64_t discarded_pages = 0; // taken out of the standby instead
     int64_t staged_us = 0, sealed_us = 0, refreshed_us = 0;
   } standby;
 };
@@ -106,6 +108,7 @@ class Pager {
     std::function<Result<SharedMemory>()> open_shared = {};
     std::function<void()> on_staged = {};     // once
     std::function<void()> on_refreshed = {};  // once
+    std::function<void()> on_stale = {};      // once, where offered() is to be taken out of the standby
     std::function<void()> on_dropped = {};
     std::function<void()> on_filled = {};  // every page is in; unlike `complete` that may be dropped yet
   };
@@ -128,7 +131,12 @@ class Pager {
   // The tree runs: small pieces. A standby must be refreshed() before it.
   void running();
   // What comes now is a standby. Before any task and before the seal.
-  [[nodiscard]] Status standby();
+  // `discards`: who asks can take pages out of it, and is asked to by on_stale where it would have to wait for many.
+  [[nodiscard]] Status standby(bool discards = false);
+  // What it was asked for is done, but for these. Any thread; nothing happens where nothing was asked.
+  void discarded(std::vector<StalePages> kept);
+  // What is asked for now.
+  [[nodiscard]] std::vector<StalePages> offered() const;
   // The standby is dead, or about to be: when its address spaces have gone, everything of it is forgotten (on_dropped).
   // Nothing happens without a standby.
   void drop_standby();
@@ -189,6 +197,11 @@ class Pager {
   // pager_standby.cpp
   [[nodiscard]] Answer answer_bare(Space& space, const Waiting& fault);
   void settle_standby(Space& space);
+  void settle_remote();
+  [[nodiscard]] PageSet remote_of(Space& space);
+  void offer(std::vector<PageSet> remote);
+  void wait_for(Space& space, const PageSet& remote);
+  void take_discarded();
   bool standby_work();
   bool plan_staging();
   void stage_piece(const Piece& piece);
@@ -242,6 +255,10 @@ class Pager {
   std::deque<Piece> to_stage_;                         // the filler's own
   uint64_t news_staged_ = ~uint64_t{0};                // the provider's news at the last plan
   Timestamp stage_again_at_{};
+  bool remote_settled_ = false, discards_ = false, offering_ = false;  // of a standby; the filler's own
+  mutable std::mutex offer_mutex_;
+  std::vector<StalePages> offered_;                    // under offer_mutex_, and
+  std::optional<std::vector<StalePages>> kept_;        // of it: could not be taken out
   std::optional<SharedMemory> shared_;  // the filler's own
 
   // The provider may be in a call of the listener when it is taken away: calls hold this shared, stop() alone.
@@ -262,7 +279,7 @@ class Pager {
   std::atomic<bool> shared_done_{false};
   std::atomic<bool> doubt_{false};  // adopted: what was touched may be in or not
   std::atomic<uint64_t> arrivals_seen_{0};
-  std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0};
+  std::atomic<uint64_t> staged_pages_{0}, restaged_pages_{0}, stale_pages_{0}, zeroed_pages_{0}, stale_remote_{0}, discarded_pages_{0};
   std::atomic<int64_t> staged_us_{0}, sealed_us_{0}, refreshed_us_{0};
   std::atomic<uint64_t> unregistered_{0};
   std::atomic<int64_t> remote_us_{INT64_MAX};  // what remote faults have waited of late

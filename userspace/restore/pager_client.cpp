@@ -72,9 +72,16 @@ Status PagerClient::thawed() {
   return queue(request.SerializeAsString());
 }
 
-Status PagerClient::standby() {
+Status PagerClient::standby(bool discards) {
   pager::v1::PagerRequest request;
-  request.mutable_standby();
+  request.mutable_standby()->set_discards(discards);
+  return queue(request.SerializeAsString());
+}
+
+Status PagerClient::discarded(const std::vector<StalePages>& kept) {
+  seen_.stale.clear();
+  pager::v1::PagerRequest request;
+  write_stale(kept, *request.mutable_discarded()->mutable_kept());
   return queue(request.SerializeAsString());
 }
 

@@ -11,6 +11,7 @@
 #include "kernel/process.h"
 #include "model/page_wait.h"
 #include "restore/guardian_file.h"
+#include "restore/stale_pages.h"
 
 namespace mose::restore {
 
@@ -20,12 +21,15 @@ namespace mose::restore {
 // input(), and for output when wants_write(); on an error of on_ready() drop the client and connect again. Neither the
 // client's nor mosed's end ends the pager: only quit() does. When the pager has died (its ProcessHandle, or a connection that
 // is refused) while pages were missing, its guardian still holds everything: launch_pager() with `adopt`.
-inline constexpr uint32_t kPagerFrameMax = 64u << 10;  // no message carries page contents or a list
-inline constexpr size_t kPagerOutputMax = 256u << 10;  // requests waiting to be written: more means the pager hangs
+inline constexpr uint32_t kPagerFrameMax = 1u << 20;   // no message carries page contents, and no list is longer than kDiscardPagesMax
+inline constexpr size_t kPagerOutputMax = 2u << 20;    // requests waiting to be written: more means the pager hangs
 
 // Pages of a standby that were written since and are still at the source: so many are asked for at once at the switchover and
 // waited for. More come with the rest.
 inline constexpr uint64_t kStandbyRemoteMax = 1024;
+// So many are taken out of it instead, where mosed can: fewer cost more to drop than to wait for, more take longer (3 us each)
+// than another restore.
+inline constexpr uint64_t kDiscardPagesMin = 256, kDiscardPagesMax = 32768;
 
 enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };
 [[nodiscard]] const char* to_string(PagerPhase phase);
@@ -46,7 +50,7 @@ struct PagerProgress {
 // See StandbyStatus in pager.proto.
 struct PagerStandby {
   bool standby = false, staged = false, refreshed = false;
-  uint64_t staged_pages = 0, restaged_pages = 0, stale_pages = 0, zeroed_pages = 0, remote_pages = 0;
+  uint64_t staged_pages = 0, restaged_pages = 0, stale_pages = 0, zeroed_pages = 0, remote_pages = 0, discarded_pages = 0;
   int64_t staged_us = 0, sealed_us = 0, refreshed_us = 0;
   std::string refusal;
 };
@@ -61,10 +65,11 @@ struct PagerStatus {
   std::string reason;    // of `failed`
   PagerProgress progress;
   PagerStandby standby;
+  std::vector<StalePages> stale;  // to be taken out of the standby now; answered by PagerClient::discarded()
 };
 
 enum class PagerEventKind : uint8_t {
-  status, listening, sealed, restored, progress, complete, failed, staged, refreshed
+  status, listening, sealed, restored, progress, complete, failed, staged, refreshed, stale
 };
 struct PagerEvent {
   PagerEventKind kind = PagerEventKind::status;
@@ -88,7 +93,10 @@ class PagerClient {
   [[nodiscard]] Status ask_status();
   [[nodiscard]] Status thawed();
   // What CRIU restores next is a standby: wait for status().standby.standby, or .refusal, before starting it.
-  [[nodiscard]] Status standby();
+  // `discards`: we take stale pages out of it when asked to (status().stale).
+  [[nodiscard]] Status standby(bool discards);
+  // All of them, but for these.
+  [[nodiscard]] Status discarded(const std::vector<StalePages>& kept);
   // Its processes are killed: wait for `listening` before the next CRIU is started, in `images_dir` or where it was.
   [[nodiscard]] Status standby_dropped(const std::string& images_dir = "");
   // See Quit in pager.proto.

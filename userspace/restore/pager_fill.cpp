@@ -25,7 +25,7 @@ void nap(Nanoseconds duration) {
 }  // namespace
 
 bool Pager::fill_allowed() const {
-  return !paused_ && provider_.sealed() && (policy_.fill_before_resume || running_);
+  return !paused_ && !offering_ && provider_.sealed() && (policy_.fill_before_resume || running_);
 }
 
 void Pager::wake_filler() {

@@ -69,6 +69,7 @@ PagerStandby read_standby(const pager::v1::StandbyStatus& in) {
           .stale_pages = in.stale_pages(),
           .zeroed_pages = in.zeroed_pages(),
           .remote_pages = in.remote_pages(),
+          .discarded_pages = in.discarded_pages(),
           .staged_us = in.staged_us(),
           .sealed_us = in.sealed_us(),
           .refreshed_us = in.refreshed_us(),
@@ -84,6 +85,7 @@ void write_standby(const PagerStandby& in, pager::v1::StandbyStatus& out) {
   out.set_stale_pages(in.stale_pages);
   out.set_zeroed_pages(in.zeroed_pages);
   out.set_remote_pages(in.remote_pages);
+  out.set_discarded_pages(in.discarded_pages);
   out.set_staged_us(in.staged_us);
   out.set_sealed_us(in.sealed_us);
   out.set_refreshed_us(in.refreshed_us);
@@ -100,7 +102,40 @@ void reach(PagerStatus& status, PagerPhase phase) {
   if (status.phase < phase) status.phase = phase;
 }
 
+constexpr uint64_t kUserPages = (uint64_t{1} << 47) >> kPageShift;
+
 }  // namespace
+
+bool read_stale(const google::protobuf::RepeatedPtrField<pager::v1::StalePages>& in, std::vector<StalePages>& out) {
+  out.clear();
+  for (const auto& one : in) {
+    StalePages pages{.space = one.space(), .runs = {}, .descriptor = static_cast<int>(one.descriptor())};
+    if (one.runs_size() % 2 != 0) return false;
+    uint64_t end = 0;
+    for (int i = 0; i < one.runs_size(); i += 2) {
+      const uint64_t gap = one.runs(i), count = one.runs(i + 1);
+      if (gap > kUserPages - end || count == 0 || count > kUserPages - end - gap) return false;
+      pages.runs.push_back({end + gap, count});
+      end += gap + count;
+    }
+    out.push_back(std::move(pages));
+  }
+  return true;
+}
+
+void write_stale(const std::vector<StalePages>& in, google::protobuf::RepeatedPtrField<pager::v1::StalePages>& out) {
+  for (const StalePages& pages : in) {
+    auto& one = *out.Add();
+    one.set_space(pages.space);
+    one.set_descriptor(static_cast<uint32_t>(pages.descriptor));
+    uint64_t end = 0;
+    for (const PageRun& run : pages.runs) {
+      one.add_runs(run.first - end);
+      one.add_runs(run.count);
+      end = run.end();
+    }
+  }
+}
 
 bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, PagerEvent& event) {
   using Kind = pager::v1::PagerReport::KindCase;
@@ -116,7 +151,7 @@ bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, Page
       status.reason = in.reason();
       status.progress = read_progress(in.progress());
       status.standby = read_standby(in.standby());
-      return true;
+      return read_stale(in.stale(), status.stale);
     }
     case Kind::kListening:
       event.kind = PagerEventKind::listening;
@@ -154,7 +189,11 @@ bool read_report(const pager::v1::PagerReport& report, PagerStatus& status, Page
     case Kind::kRefreshed:
       event.kind = PagerEventKind::refreshed;
       status.standby = read_standby(report.refreshed().standby());
+      status.stale.clear();
       return true;
+    case Kind::kStale:
+      event.kind = PagerEventKind::stale;
+      return read_stale(report.stale().pages(), status.stale);
     case Kind::KIND_NOT_SET:
       break;
   }
@@ -174,6 +213,7 @@ pager::v1::PagerReport write_report(PagerEventKind kind, const PagerStatus& stat
       out.set_reason(status.reason);
       write_progress(status.progress, *out.mutable_progress());
       write_standby(status.standby, *out.mutable_standby());
+      write_stale(status.stale, *out.mutable_stale());
       break;
     }
     case PagerEventKind::listening:
@@ -200,6 +240,9 @@ pager::v1::PagerReport write_report(PagerEventKind kind, const PagerStatus& stat
       break;
     case PagerEventKind::refreshed:
       write_standby(status.standby, *report.mutable_refreshed()->mutable_standby());
+      break;
+    case PagerEventKind::stale:
+      write_stale(status.stale, *report.mutable_stale()->mutable_pages());
       break;
   }
   return report;

@@ -72,6 +72,9 @@ Status PagerProcess::set_up() {
   callbacks.on_refreshed = [this] {
     if (PagerServer* server = server_now_) server->post(PagerEventKind::refreshed);
   };
+  callbacks.on_stale = [this] {
+    if (PagerServer* server = server_now_) server->post(PagerEventKind::stale);
+  };
   callbacks.on_filled = [this] {
     if (PagerServer* server = server_now_) server->post(PagerEventKind::progress);
   };
@@ -89,10 +92,12 @@ Status PagerProcess::set_up() {
     thawed_ = true;
     wake();
   };
-  handlers.standby = [this] {
+  handlers.standby = [this](bool discards) {
+    discards_ = discards;
     standby_asked_ = true;
     wake();
   };
+  handlers.discarded = [this](std::vector<StalePages> kept) { pager_->discarded(std::move(kept)); };
   handlers.standby_dropped = [this](std::string images_dir) {
     {
       std::lock_guard lock(mutex_);
@@ -203,10 +208,12 @@ PagerStatus PagerProcess::status() const {
                  .stale_pages = s.standby.stale_pages,
                  .zeroed_pages = s.standby.zeroed_pages,
                  .remote_pages = s.standby.remote_pages,
+                 .discarded_pages = s.standby.discarded_pages,
                  .staged_us = s.standby.staged_us,
                  .sealed_us = s.standby.sealed_us,
                  .refreshed_us = s.standby.refreshed_us,
                  .refusal = refusal_};
+  out.stale = pager_->offered();
   return out;
 }
 
@@ -276,7 +283,7 @@ void PagerProcess::lazy_ready() {
 
 Status PagerProcess::begin_standby() {
   if (phase() != PagerPhase::listening) return mose::fail("CRIU has connected already");
-  return pager_->standby();
+  return pager_->standby(discards_);
 }
 
 void PagerProcess::refuse(std::string reason) {

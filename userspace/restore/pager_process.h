@@ -117,7 +117,7 @@ class PagerProcess {
 
   std::atomic<bool> sealed_{false}, complete_{false}, thawed_{false}, quit_{false}, tree_is_dead_{false};
   std::atomic<bool> failed_{false}, failed_for_good_{false};
-  std::atomic<bool> standby_asked_{false}, drop_asked_{false}, dropped_{false};
+  std::atomic<bool> standby_asked_{false}, discards_{false}, drop_asked_{false}, dropped_{false};
   std::string next_images_dir_, refusal_;  // under mutex_
   bool sealed_told_ = false, failed_told_ = false, finished_ = false, done_ = false;
   bool let_in_ = false;    // the fence is closed, the pager works again

@@ -178,8 +178,14 @@ Status PagerServer::Impl::handle(const std::string& payload) {
       handlers.thawed();
       return {};
     case pager::v1::PagerRequest::kStandby:
-      handlers.standby();
+      handlers.standby(request.standby().discards());
       return {};
+    case pager::v1::PagerRequest::kDiscarded: {
+      std::vector<StalePages> kept;
+      if (!read_stale(request.discarded().kept(), kept)) return fail("a list of pages that cannot be");
+      handlers.discarded(std::move(kept));
+      return {};
+    }
     case pager::v1::PagerRequest::kStandbyDropped:
       handlers.standby_dropped(request.standby_dropped().images_dir());
       return {};

@@ -23,7 +23,8 @@ class PagerServer {
     int wake_fd = -1;  // what `thawed` and `quit` write to: the server's thread has a descriptor table of its own
     std::function<PagerStatus()> status;           // from the server's thread
     std::function<void()> thawed;
-    std::function<void()> standby;
+    std::function<void(bool discards)> standby;
+    std::function<void(std::vector<StalePages> kept)> discarded;
     std::function<void(std::string images_dir)> standby_dropped;
     std::function<void(bool tree_is_dead)> quit;
   };

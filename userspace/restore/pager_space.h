@@ -67,9 +67,9 @@ struct Pager::Space {
   // The filler's own:
   bool planned = false;
   PageSet stale;       // of a standby, once its pages are known: to be rewritten
+  PageSet offered;     // likewise, and to be taken out of it by who can
   PageSet unstageable; // in the provider, and in no mapping that is registered
   SpaceMemory memory;
-  enum class Refresh : uint8_t { due, waiting, done } refresh = Refresh::due;
 };
 
 struct Pager::Server {

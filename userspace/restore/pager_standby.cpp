@@ -51,7 +51,7 @@ void become_background() {
 
 }  // namespace
 
-Status Pager::standby() {
+Status Pager::standby(bool discards) {
   if (!callbacks_.open_memory) return fail("a standby's memory cannot be opened here");
   if (provider_.sealed()) return fail("the final page map is here already");
   if (state_.spaces() != 0 && !std::ranges::all_of(spaces_, [](const auto& s) { return !s || s->forgotten; }))
@@ -59,6 +59,7 @@ Status Pager::standby() {
   provider_.begin_staging();
   state_.header().refreshed = 0;
   state_.header().standby = 1;
+  discards_ = discards;
   standby_ = true;
   return {};
 }
@@ -98,7 +99,6 @@ Pager::Answer Pager::answer_bare(Space& space, const Waiting& fault) {
 void Pager::settle_standby(Space& space) {
   space.stale = space.touched;
   if (!doubt_) space.stale = space.touched.minus(provider_.staged(space.source));
-  space.refresh = Space::Refresh::due;
   stale_pages_ += space.stale.pages();
   for (const PageRun& run : space.touched.runs()) installed(space, run);
 }
@@ -253,8 +253,14 @@ bool Pager::refresh() {
       }
       if (!know_pages(one)) return false;
     }
-    if (one.refresh != Space::Refresh::done) refresh_space(one);
-    all &= one.refresh == Space::Refresh::done;
+  }
+  if (!std::exchange(remote_settled_, true)) settle_remote();
+  take_discarded();
+  for (uint32_t i = 0; i < space_count(); ++i) {
+    Space& one = *space(i);
+    if (one.forgotten) continue;
+    if (!one.stale.empty()) refresh_space(one);
+    all &= one.stale.empty() && one.offered.empty();
   }
   if (!shared_done_) (void)finish_shared();
   all &= shared_done_;
@@ -288,20 +294,11 @@ void Pager::refresh_space(Space& space) {
         here.push_back({part, extent.place});
       rest = {part.end(), rest.count - part.count};
     }
-  if (space.refresh == Space::Refresh::due) {
-    // Before anything is written: the source works meanwhile.
-    for (const PageRun& run : remote) stale_remote_ += run.count;
-    // More than that come sooner with the rest; and if the standby is dropped for them, what was asked for would stand before
-    // the faults of the next tree.
-    if (stale_remote_ <= kStandbyRemoteMax) provider_.request_all(space.source, remote);
-    space.refresh = Space::Refresh::waiting;
-  }
   Writes writes;
   for (const Part& part : here)
     if (auto collected = collect(space, part.run, part.place, writes); !collected) return fail_once(collected.error());
   if (auto written = rewrite(space, writes); !written) return fail_once(written.error());
   space.stale = PageSet::from_runs(std::move(remote));
-  if (space.stale.empty()) space.refresh = Space::Refresh::done;
 }
 
 // Where the final contents of these pages lie; nothing that lies there changes any more.
@@ -446,7 +443,7 @@ bool Pager::forget_standby() {
     one.forgotten = true;
     one.planned = true;
     one.memory = {};
-    one.touched = one.stale = one.unstageable = {};
+    one.touched = one.stale = one.offered = one.unstageable = {};
     one.pages = 0;
   }
   state_.forget_standby();
@@ -459,8 +456,14 @@ bool Pager::forget_standby() {
   stage_again_at_ = {};
   latency_.reset();
   unregistered_ = 0;
-  staged_pages_ = restaged_pages_ = stale_pages_ = zeroed_pages_ = stale_remote_ = 0;
+  staged_pages_ = restaged_pages_ = stale_pages_ = zeroed_pages_ = stale_remote_ = discarded_pages_ = 0;
   staged_us_ = sealed_us_ = refreshed_us_ = 0;
+  remote_settled_ = discards_ = offering_ = false;
+  {
+    std::lock_guard lock(offer_mutex_);
+    offered_.clear();
+    kept_.reset();
+  }
   restore_ended_ = running_ = paused_ = failed_ = false;
   staged_ = refreshed_ = doubt_ = filled_ = false;
   standby_ = false;

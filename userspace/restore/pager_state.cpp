@@ -362,7 +362,12 @@ void PagerState::forget_standby() {
   h.standby = 0;
 }
 
-uint64_t PagerState::mark(uint32_t space, PageRun run) {
+uint64_t PagerState::mark(uint32_t space, PageRun run) { return set_bits(space, run, true); }
+
+uint64_t PagerState::unmark(uint32_t space, PageRun run) { return set_bits(space, run, false); }
+
+// How many bits have changed.
+uint64_t PagerState::set_bits(uint32_t space, PageRun run, bool value) {
   uint64_t changed = 0;
   auto list = segments(space);
   auto it = std::partition_point(list.begin(), list.end(),
@@ -375,8 +380,8 @@ uint64_t PagerState::mark(uint32_t space, PageRun run) {
       uint64_t room = std::min(kWordBits - bit % kWordBits, to - from);
       uint64_t mask = (room == kWordBits ? ~uint64_t{0} : (uint64_t{1} << room) - 1) << (bit % kWordBits);
       uint64_t& word = words()[bit / kWordBits];
-      changed += static_cast<uint64_t>(std::popcount(mask & ~word));
-      word |= mask;
+      changed += static_cast<uint64_t>(std::popcount(mask & (value ? ~word : word)));
+      word = value ? word | mask : word & ~mask;
       from += room;
     }
   }

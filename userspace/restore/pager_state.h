@@ -126,6 +126,8 @@ class PagerState {
 
   // Pages that are in now, or not wanted any more. Returns how many of them had been missing.
   uint64_t mark(uint32_t space, PageRun run);
+  // Pages of a standby that were taken out of it again. Returns how many of them are missing now and were not.
+  uint64_t unmark(uint32_t space, PageRun run);
   // The pages from..from+count stand at `to` now. `message` as numbered: a second time nothing happens.
   [[nodiscard]] Status remap(uint32_t space, uint64_t message, PageRun from, uint64_t to);
 
@@ -143,6 +145,7 @@ class PagerState {
   [[nodiscard]] Result<uint64_t> allocate(uint64_t bytes);
   [[nodiscard]] uint64_t* words() const { return reinterpret_cast<uint64_t*>(base_); }
   [[nodiscard]] Status switch_to(uint32_t space, const std::vector<Segment>& list, uint64_t message);
+  uint64_t set_bits(uint32_t space, PageRun run, bool value);
   [[nodiscard]] uint64_t run_of(uint64_t bit, uint64_t count, bool set) const;
 
   Fd memfd_;

@@ -59,6 +59,7 @@ class PagerRig {
   bool staged() const { return staged_; }
   bool refreshed() const { return refreshed_; }
   bool dropped() const { return dropped_; }
+  bool offers() const { return offers_; }
   void expect_failures() { failures_expected_ = true; }
   restore::Pager& pager() {
     if (!pager_)
@@ -68,6 +69,7 @@ class PagerRig {
                                                  .open_memory = [this](SpaceId) { return open_memory(); },
                                                  .on_staged = [this] { staged_ = true; },
                                                  .on_refreshed = [this] { refreshed_ = true; },
+                                                 .on_stale = [this] { offers_ = true; },
                                                  .on_dropped = [this] { dropped_ = true; }}));
     return *pager_;
   }
@@ -93,7 +95,7 @@ class PagerRig {
   PageProvider& provider_;
   restore::PagerPolicy policy_;
   pid_t standby_pid_ = -1;
-  std::atomic<bool> staged_{false}, refreshed_{false}, dropped_{false}, failures_expected_{false};
+  std::atomic<bool> staged_{false}, refreshed_{false}, dropped_{false}, offers_{false}, failures_expected_{false};
   std::string directory_;
   std::unique_ptr<restore::LazySocket> lazy_;
   Fd criu_;

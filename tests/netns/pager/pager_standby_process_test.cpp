@@ -19,7 +19,7 @@ class PagerStandbyProcess : public PagerProcessBed {
   }
   void start(unsigned delay_ms, uint32_t adopt = 0) { start_pager(kPages, kRemoteFrom, delay_ms, adopt); }
   void begin_standby() {
-    ASSERT_TRUE(client_->standby());
+    ASSERT_TRUE(client_->standby(false));
     ASSERT_TRUE(until([&] { return client_->status().standby.standby; })) << client_->status().standby.refusal;
   }
   // Runs to the fence. A standby's restorer writes to memory, as the kernel does; what it wrote has no future.
@@ -229,10 +229,10 @@ TEST_F(PagerStandbyProcess, WhatComesAtTheWrongTimeIsRefusedAndChangesNothing) {
   ASSERT_TRUE(until([&] { return client_->status().standby.refusal == "there is no standby"; }));
   seal();
   ASSERT_TRUE(until([&] { return client_->status().sealed; }));
-  ASSERT_TRUE(client_->standby());
+  ASSERT_TRUE(client_->standby(false));
   ASSERT_TRUE(until([&] { return client_->status().standby.refusal == "the final page map is here already"; }));
   restore_to_fence(false);
-  ASSERT_TRUE(client_->standby());
+  ASSERT_TRUE(client_->standby(false));
   ASSERT_TRUE(until([&] { return client_->status().standby.refusal == "CRIU has connected already"; }));
   thaw();
   EXPECT_EQ(toy_->wait(), 0);

@@ -25,6 +25,8 @@ constexpr std::pair<uint64_t, int> kProtected[] = {{1200, PROT_READ}, {2500, PRO
 struct Shared {
   std::array<std::atomic<uint64_t>, kPages> truth;
   std::atomic<int> restored, thawed;
+  std::atomic<int> drop;                        // 1: the tree gives these back itself; 2: it has
+  std::array<std::atomic<uint8_t>, kPages> gone;
 };
 
 class PagerStandby : public testing::Test {
@@ -36,7 +38,10 @@ class PagerStandby : public testing::Test {
     start_over();
   }
   void TearDown() override { ::munmap(shared_, sizeof(Shared)); }
-  void start_over() { shared_->restored = shared_->thawed = 0; }
+  void start_over() {
+    shared_->restored = shared_->thawed = shared_->drop = 0;
+    for (auto& one : shared_->gone) one = 0;
+  }
 
   // Behaves like CRIU's restorer first (memory is touched, and written), then waits for the thaw and looks at every
   // page.
@@ -49,7 +54,13 @@ class PagerStandby : public testing::Test {
         right = right && ::mprotect(toy_page(first), kProtectedPages * kPageSize, protection) == 0;
       for (uint64_t page : kBareWritten) toy_page(page)[8] = std::byte{0x77};
       shared->restored = right ? 1 : 2;
-      while (shared->thawed == 0) ::usleep(200);
+      while (shared->thawed == 0) {
+        ::usleep(200);
+        if (shared->drop != 1) continue;
+        for (uint64_t i = 0; i < kPages; ++i)
+          if (shared->gone[i]) ::madvise(toy_page(i), kPageSize, MADV_DONTNEED);
+        shared->drop = 2;
+      }
       for (auto [first, protection] : kProtected)
         if (::mprotect(toy_page(first), kProtectedPages * kPageSize, PROT_READ | PROT_WRITE) != 0) return 4;
       for (uint64_t i = 0; i < kPages; ++i) {
@@ -69,11 +80,34 @@ class PagerStandby : public testing::Test {
     }
     provider.put(kSpace, std::move(runs), version, slow);
   }
-  std::unique_ptr<Toy> restore(PagerRig& rig, bool standby) {
+  // What mosed does with a frozen tree (standby_discard_test): all but every `keep`th page.
+  void take_out(PagerRig& rig, uint64_t keep) {
+    auto offered = rig.pager().offered();
+    ASSERT_EQ(offered.size(), 1u);
+    EXPECT_EQ(offered[0].space, kSpace);
+    PageSet stay;
+    uint64_t number = 0;
+    for (const PageRun& run : offered[0].runs)
+      for (uint64_t page = run.first; page < run.end(); ++page) {
+        if (keep != 0 && ++number % keep == 0)
+          stay.add({page, 1});
+        else
+          shared_->gone[page - kToyPage] = 1;
+      }
+    const PageRun all{kToyPage, kPages};
+    ASSERT_TRUE(uffd_unregister(offered[0].descriptor, all));
+    shared_->drop = 1;
+    ASSERT_TRUE(eventually([&] { return shared_->drop == 2; }));
+    ASSERT_TRUE(uffd_register(offered[0].descriptor, all));
+    std::vector<restore::StalePages> kept;
+    if (!stay.empty()) kept.push_back({.space = kSpace, .runs = stay.runs()});
+    rig.pager().discarded(std::move(kept));
+  }
+  std::unique_ptr<Toy> restore(PagerRig& rig, bool standby, bool discards = false) {
     auto toy = std::make_unique<Toy>(rig.criu(), kSpace, kPages, tree());
     if (standby) {
       rig.stands_by(toy->pid());
-      auto begun = rig.pager().standby();
+      auto begun = rig.pager().standby(discards);
       EXPECT_TRUE(begun) << begun.error().what;
     }
     rig.take_tasks(1);
@@ -113,6 +147,78 @@ class PagerStandby : public testing::Test {
 
   Shared* shared_ = nullptr;
 };
+
+// Many stale pages that are at the source alone are not waited for: they are taken out, and come when they are touched.
+TEST_F(PagerStandby, WhatIsTakenOutOfItComesLikeAnyOtherPage) {
+  constexpr uint64_t kStale = 1500;
+  for (uint64_t keep : {0u, 5u, 1u}) {
+    start_over();
+    for (auto& one : shared_->truth) one = 0;
+    StoreProvider provider(64u << 20, std::chrono::microseconds(200));
+    put(provider, {{0, kPages}}, 1);
+    PagerRig rig(provider, {.fill_before_resume = keep != 5});
+    auto toy = restore(rig, true, true);
+    ASSERT_TRUE(restored_right());
+    fence(rig);
+    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    PageSet present, remote;
+    present.add({kToyPage, kPages});
+    for (uint64_t i = 0; i < kStale; ++i) {
+      const uint64_t page = i * kPages / kStale;
+      shared_->truth[page] = 2;
+      remote.add({kToyPage + page, 1});
+    }
+    const uint64_t stale = remote.pages();
+    provider.seal(kSpace, std::move(present), std::move(remote), 2);
+    rig.pager().notice_sealed();
+    ASSERT_TRUE(eventually([&] { return rig.offers(); }));
+    EXPECT_FALSE(rig.refreshed());
+    take_out(rig, keep);
+    if (keep == 1) provider.push();  // too many to be asked for
+    ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+    auto stats = rig.pager().stats();
+    EXPECT_EQ(stats.standby.discarded_pages + stats.standby.remote_pages, stale);
+    EXPECT_EQ(stats.standby.remote_pages, keep == 0 ? 0 : stale / keep);
+    EXPECT_TRUE(rig.pager().offered().empty());
+    rig.pager().discarded({{.space = kSpace, .runs = {{kToyPage, 1}}}});  // nobody asked: nothing happens
+    thaw(rig);
+    EXPECT_EQ(toy->wait(), 0) << "keeps " << keep;
+  }
+}
+
+TEST_F(PagerStandby, FewPagesAreWaitedForAndTooManyAreNotTakenOut) {
+  for (uint64_t stale : {200u, 1500u}) {
+    start_over();
+    for (auto& one : shared_->truth) one = 0;
+    StoreProvider provider(64u << 20, std::chrono::microseconds(0));
+    put(provider, {{0, kPages}}, 1);
+    PagerRig rig(provider);
+    // 1500: who cannot take pages out is not asked to.
+    auto toy = restore(rig, true, stale == 200);
+    ASSERT_TRUE(restored_right());
+    fence(rig);
+    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    PageSet present, remote;
+    present.add({kToyPage, kPages});
+    for (uint64_t i = 0; i < stale; ++i) {
+      shared_->truth[2 * i] = 2;
+      remote.add({kToyPage + 2 * i, 1});
+    }
+    provider.seal(kSpace, std::move(present), std::move(remote), 2);
+    rig.pager().notice_sealed();
+    if (stale != 200) {
+      ::usleep(50'000);
+      EXPECT_FALSE(rig.refreshed()) << "the source has not sent them";
+      provider.push();
+    }
+    ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+    EXPECT_EQ(rig.pager().stats().standby.remote_pages, stale);
+    thaw(rig);
+    EXPECT_EQ(toy->wait(), 0);
+    EXPECT_FALSE(rig.offers());
+    EXPECT_EQ(rig.pager().stats().standby.discarded_pages, 0u);
+  }
+}
 
 TEST_F(PagerStandby, EveryPageIsRightWhateverTheRoundsAndTheMapBring) {
   for (uint64_t seed = 0; seed < 12; ++seed) {

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+#include "kernel/stopped_tree.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+#include "kernel/proc_path.h"
+#include "kernel/procfs.h"
+
+namespace mose {
+
+#if defined(__x86_64__)
+
+namespace {
+
+// They are frozen: nothing but a busy machine keeps them from standing. A call may take as long as it has pages to free.
+constexpr Nanoseconds kStandBound = std::chrono::seconds(1);
+constexpr unsigned kEventStop = 128;
+constexpr unsigned long kExitKill = 1ul << 20, kSuspendSeccomp = 1ul << 21;
+constexpr int kGetRseqConfiguration = 0x420f;
+constexpr uint64_t kEverySignal = ~0ull;
+constexpr size_t kVdsoBytesMax = 16384;
+
+struct RseqConfiguration {  // as in linux/ptrace.h
+  uint64_t pointer;
+  uint32_t size, signature, flags, pad;
+};
+
+bool is_stand(int status) { return static_cast<unsigned>(status) >> 16 == kEventStop && WSTOPSIG(status) == SIGTRAP; }
+bool is_call(int status) { return WSTOPSIG(status) == (SIGTRAP | 0x80); }
+
+void wait_shortly(Timestamp since) {
+  if (now() - since < std::chrono::microseconds(100)) {
+    ::sched_yield();
+    return;
+  }
+  timespec pause{0, 20'000};
+  ::nanosleep(&pause, nullptr);
+}
+
+// Of any instruction `syscall` in the vdso, which every process of ours has.
+Result<uint64_t> call_instruction(pid_t pid) {
+  MOSE_ASSIGN(std::string maps, read_file(proc_path(pid, "maps")));
+  MOSE_ASSIGN(std::vector<Vma> vmas, parse_maps(maps));
+  auto vdso = std::ranges::find(vmas, "[vdso]", &Vma::name);
+  if (vdso == vmas.end()) return fail("process " + std::to_string(pid) + " has no vdso");
+  const uint64_t start = vdso->pages.first << kPageShift;
+  char code[kVdsoBytesMax];
+  iovec local{code, std::min(sizeof code, vdso->pages.count * kPageSize)};
+  iovec remote{reinterpret_cast<void*>(start), local.iov_len};
+  const ssize_t n = ::process_vm_readv(pid, &local, 1, &remote, 1, 0);
+  if (n < 0) return fail_errno("read the vdso of process " + std::to_string(pid));
+  const void* at = ::memmem(code, static_cast<size_t>(n), "\x0f\x05", 2);
+  if (!at) return fail("the vdso of process " + std::to_string(pid) + " has no system call");
+  return start + static_cast<uint64_t>(static_cast<const char*>(at) - code);
+}
+
+bool has_filter(pid_t tid) {
+  auto status = read_file(proc_path(tid, "status"), 1u << 16);
+  return !status || status->find("\nSeccomp:\t0") == std::string::npos;
+}
+
+}  // namespace
+
+struct StoppedTree::State {
+  struct Thread {
+    pid_t tid = 0;
+    bool attached = false;
+  };
+  // A thread that works for us, as it was found.
+  struct Caller {
+    pid_t tid = 0;
+    uint64_t instruction = 0;
+    user_regs_struct registers{};
+    uint64_t signal_mask = 0;
+  };
+
+  explicit State(const Cgroup& in) : group(in) {}
+  ~State() {
+    if (auto over = let_go(); over) return;
+    log::warn("a group of stopped processes does not freeze again: it is killed", {{"cgroup", group.path()}});
+    (void)group.kill();
+    detach();
+  }
+
+  static long trace(int request, pid_t tid, void* address, void* data) {
+    return ::ptrace(static_cast<__ptrace_request>(request), tid, address, data);
+  }
+
+  [[nodiscard]] static Result<int> next_stop(pid_t tid) {
+    const Timestamp since = now();
+    for (;;) {
+      int status = 0;
+      const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
+      if (got < 0 && errno != EINTR) return fail_errno("wait for a stopped thread");
+      if (got == tid) {
+        if (!WIFSTOPPED(status)) return std::unexpected(Error{ESRCH, "a stopped thread has ended"});
+        return status;
+      }
+      if (now() - since > kStandBound) return std::unexpected(Error{ETIMEDOUT, "a thread does not come to its next stop"});
+      wait_shortly(since);
+    }
+  }
+
+  // Into a call, or out of it.
+  [[nodiscard]] static Status to_call_stop(pid_t tid) {
+    if (trace(PTRACE_SYSCALL, tid, nullptr, nullptr) != 0) return fail_errno("let a thread go on with a call");
+    MOSE_ASSIGN(int status, next_stop(tid));
+    return is_call(status) ? Status{} : Status(fail("a thread was stopped by something else in a call"));
+  }
+
+  [[nodiscard]] Status seize(pid_t process) {
+    for (int tid : numbers_in(proc_path(process, "task"))) {
+      const unsigned long options =
+          PTRACE_O_TRACESYSGOOD | kExitKill | (tid == process && has_filter(tid) ? kSuspendSeccomp : 0);
+      if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) != 0)
+        return fail_errno("seize thread " + std::to_string(tid));
+      threads.push_back({tid, true});
+      if (trace(PTRACE_INTERRUPT, tid, nullptr, nullptr) != 0) return fail_errno("stop thread " + std::to_string(tid));
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status stand_all() const {
+    for (const Thread& thread : threads) {
+      MOSE_ASSIGN(int status, next_stop(thread.tid));
+      // One with a signal would be lost here, and frozen threads take none.
+      if (!is_stand(status)) return fail("thread " + std::to_string(thread.tid) + " was stopped by something else");
+    }
+    return {};
+  }
+
+  [[nodiscard]] Result<Caller*> caller_of(pid_t process) {
+    if (auto known = callers.find(process); known != callers.end()) return &known->second;
+    if (std::ranges::find(threads, process, &Thread::tid) == threads.end())
+      return fail("process " + std::to_string(process) + " is not in " + group.path());
+    Caller caller{.tid = process};
+    MOSE_ASSIGN(caller.instruction, call_instruction(process));
+    if (trace(PTRACE_GETREGS, process, nullptr, &caller.registers) != 0) return fail_errno("read the registers of a thread");
+    uint64_t& mask = caller.signal_mask;
+    if (trace(PTRACE_GETSIGMASK, process, reinterpret_cast<void*>(sizeof mask), &mask) != 0)
+      return fail_errno("read the signal mask of a thread");
+    uint64_t all = kEverySignal;
+    if (trace(PTRACE_SETSIGMASK, process, reinterpret_cast<void*>(sizeof all), &all) != 0)
+      return fail_errno("hold the signals of a thread");
+    return &callers.emplace(process, caller).first->second;
+  }
+
+  [[nodiscard]] Status thaw() {
+    if (std::exchange(thawed, true)) return {};
+    return group.thaw();
+  }
+
+  // Back into a stop from which a thread goes on with whatever registers it is given.
+  [[nodiscard]] static Status stand_again(const Caller& caller) {
+    if (trace(PTRACE_INTERRUPT, caller.tid, nullptr, nullptr) != 0) return fail_errno("stop a thread after its calls");
+    if (trace(PTRACE_CONT, caller.tid, nullptr, nullptr) != 0) return fail_errno("let a thread out of its call");
+    MOSE_ASSIGN(int status, next_stop(caller.tid));
+    return is_stand(status) ? Status{} : Status(fail("a thread was stopped by something else after its calls"));
+  }
+
+  [[nodiscard]] Status restore(Caller& caller) const {
+    MOSE_TRY(stand_again(caller));
+    if (trace(PTRACE_SETREGS, caller.tid, nullptr, &caller.registers) != 0) return fail_errno("put the registers of a thread back");
+    uint64_t& mask = caller.signal_mask;
+    if (trace(PTRACE_SETSIGMASK, caller.tid, reinterpret_cast<void*>(sizeof mask), &mask) != 0)
+      return fail_errno("put the signal mask of a thread back");
+    return {};
+  }
+
+  void detach() {
+    for (Thread& thread : threads) {
+      if (!std::exchange(thread.attached, false)) continue;
+      if (trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0) continue;
+      (void)next_stop(thread.tid);  // one that does not stand yet
+      (void)trace(PTRACE_DETACH, thread.tid, nullptr, nullptr);
+    }
+  }
+
+  [[nodiscard]] Status let_go() {
+    if (threads.empty()) return {};
+    for (auto& [process, caller] : std::exchange(callers, {})) MOSE_TRY(restore(caller));
+    if (thawed) MOSE_TRY(group.freeze(kStandBound));
+    thawed = false;
+    detach();
+    threads.clear();
+    return {};
+  }
+
+  const Cgroup& group;
+  std::vector<Thread> threads;
+  std::map<pid_t, Caller> callers;
+  bool thawed = false;
+};
+
+StoppedTree::StoppedTree(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StoppedTree::StoppedTree(StoppedTree&&) noexcept = default;
+StoppedTree::~StoppedTree() = default;
+
+Result<StoppedTree> StoppedTree::stop(const Cgroup& group) {
+  MOSE_ASSIGN(bool frozen, group.frozen());
+  if (!frozen) return fail(group.path() + " is not frozen");
+  auto state = std::make_unique<State>(group);
+  MOSE_ASSIGN(std::vector<pid_t> processes, group.procs());
+  for (pid_t process : processes) MOSE_TRY(state->seize(process));
+  MOSE_TRY(state->stand_all());
+  return StoppedTree(std::move(state));
+}
+
+Result<int64_t> StoppedTree::call(pid_t process, long number, const std::array<uint64_t, 6>& arguments) {
+  MOSE_TRY(enter(process, number, arguments));
+  return leave(process);
+}
+
+Status StoppedTree::enter(pid_t process, long number, const std::array<uint64_t, 6>& arguments) {
+  MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
+  MOSE_TRY(state_->thaw());
+  user_regs_struct registers = caller->registers;
+  registers.rip = caller->instruction;
+  registers.rax = static_cast<uint64_t>(number);
+  registers.orig_rax = ~0ull;  // nothing to restart
+  registers.rdi = arguments[0];
+  registers.rsi = arguments[1];
+  registers.rdx = arguments[2];
+  registers.r10 = arguments[3];
+  registers.r8 = arguments[4];
+  registers.r9 = arguments[5];
+  if (State::trace(PTRACE_SETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("set the registers of a thread");
+  return State::to_call_stop(caller->tid);
+}
+
+Result<int64_t> StoppedTree::leave(pid_t process) {
+  MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
+  MOSE_TRY(State::to_call_stop(caller->tid));
+  user_regs_struct registers{};
+  if (State::trace(PTRACE_GETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("read the registers of a thread");
+  return static_cast<int64_t>(registers.rax);
+}
+
+Result<StoppedTree::Area> StoppedTree::restartable_area(pid_t process) const {
+  RseqConfiguration found{};
+  if (State::trace(kGetRseqConfiguration, process, reinterpret_cast<void*>(sizeof found), &found) < 0)
+    return fail_errno("read where a thread has its restartable sequences");
+  return Area{found.pointer, found.pointer == 0 ? 0 : found.size};
+}
+
+Status StoppedTree::let_go() { return state_->let_go(); }
+
+#else  // other architectures: nobody works for us
+
+struct StoppedTree::State {};
+StoppedTree::StoppedTree(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StoppedTree::StoppedTree(StoppedTree&&) noexcept = default;
+StoppedTree::~StoppedTree() = default;
+Result<StoppedTree> StoppedTree::stop(const Cgroup&) {
+  return std::unexpected(Error{ENOTSUP, "system calls in another process are not supported on this architecture"});
+}
+Result<int64_t> StoppedTree::call(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
+Status StoppedTree::enter(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
+Result<int64_t> StoppedTree::leave(pid_t) { return fail("not supported"); }
+Result<StoppedTree::Area> StoppedTree::restartable_area(pid_t) const { return fail("not supported"); }
+Status StoppedTree::let_go() { return {}; }
+
+#endif
+
+}  // namespace mose

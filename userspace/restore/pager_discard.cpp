@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+
+#include "restore/pager.h"
+#include "restore/pager_client.h"
+#include "restore/pager_space.h"
+
+// A standby's pages that were written since and are still at the source. A few are asked for and waited for; many are taken
+// out again where somebody can do that (restore/standby_discard.h), and come when they are touched, like any other page.
+//
+// In the filler's thread, but for discarded() and offered(). While pages are offered nobody here writes to them or puts in
+// others: for a moment in between the userfaultfds do not cover their memory.
+namespace mose::restore {
+
+PageSet Pager::remote_of(Space& space) {
+  std::vector<PageRun> remote;
+  for (const PageRun& run : space.stale.runs())
+    for (PageRun rest = run; rest.count != 0;) {
+      auto extent = provider_.place(space.source, rest.first, rest.count);
+      PageRun part{rest.first, std::min(extent.count, rest.count)};
+      if (extent.place == PagePlace::remote || extent.place == PagePlace::unknown) remote.push_back(part);
+      rest = {part.end(), rest.count - part.count};
+    }
+  return PageSet::from_runs(std::move(remote));
+}
+
+// Once, when the pages of every space are known, and before anything is written: the source works meanwhile.
+void Pager::settle_remote() {
+  std::vector<PageSet> remote(space_count());
+  uint64_t pages = 0;
+  for (uint32_t i = 0; i < space_count(); ++i) {
+    if (space(i)->forgotten) continue;
+    remote[i] = remote_of(*space(i));
+    pages += remote[i].pages();
+  }
+  if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) return offer(std::move(remote));
+  stale_remote_ += pages;
+  for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), remote[i]);
+}
+
+// More than that come sooner with the rest; and if the standby is dropped for them, what was asked for would stand before the
+// faults of the next tree.
+void Pager::wait_for(Space& space, const PageSet& remote) {
+  if (!remote.empty() && stale_remote_ <= kStandbyRemoteMax) provider_.request_all(space.source, remote.runs());
+}
+
+void Pager::offer(std::vector<PageSet> remote) {
+  std::vector<StalePages> list;
+  for (uint32_t i = 0; i < space_count(); ++i) {
+    if (remote[i].empty()) continue;
+    Space& one = *space(i);
+    one.stale = one.stale.minus(remote[i]);
+    list.push_back({one.source, remote[i].runs(), state_.uffd(i)});
+    one.offered = std::move(remote[i]);
+  }
+  {
+    std::lock_guard lock(offer_mutex_);
+    offered_ = std::move(list);
+    kept_.reset();
+  }
+  offering_ = true;
+  if (callbacks_.on_stale) callbacks_.on_stale();
+}
+
+std::vector<StalePages> Pager::offered() const {
+  std::lock_guard lock(offer_mutex_);
+  return offered_;
+}
+
+void Pager::discarded(std::vector<StalePages> kept) {
+  {
+    std::lock_guard lock(offer_mutex_);
+    if (offered_.empty()) return;
+    kept_ = std::move(kept);
+  }
+  wake_filler();
+}
+
+void Pager::take_discarded() {
+  std::vector<StalePages> kept;
+  {
+    std::lock_guard lock(offer_mutex_);
+    if (!kept_) return;
+    kept = std::move(*kept_);
+    kept_.reset();
+    offered_.clear();
+  }
+  offering_ = false;
+  stale_remote_ += count_pages(kept);
+  for (uint32_t i = 0; i < space_count(); ++i) {
+    Space& one = *space(i);
+    if (one.offered.empty()) continue;
+    PageSet stay;
+    for (const StalePages& pages : kept)
+      if (pages.space == one.source) stay = stay.unite(PageSet::from_runs(pages.runs).intersect(one.offered));
+    const PageSet gone = one.offered.minus(stay);
+    one.offered = {};
+    one.stale = one.stale.unite(stay);
+    wait_for(one, stay);
+    std::lock_guard lock(one.lock);
+    for (const PageRun& run : gone.runs()) {
+      one.missing += state_.unmark(i, run);
+      // Some have come meanwhile; the others are passed over.
+      if (one.planned) pieces_.push_back({i, run});
+    }
+    discarded_pages_ += gone.pages();
+  }
+}
+
+}  // namespace mose::restore
