@@ -160,12 +160,9 @@ void DestinationMigration::record(plan::Record record) {
   Notes notes;
   if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
   if (record == plan::Record::lost) notes = {{kNotedReason, driver_.state().reason}};
-  // A restored tree that waits for its verdict does not outlive this machine, and neither need its record: it stands in the
-  // critical path.
-  auto survives = record == plan::Record::ready ? Journal::Survives::agent : Journal::Survives::power_loss;
   journal_lane_.run(
-      [this, record, notes, survives] {
-        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, survives);
+      [this, record, notes] {
+        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, must_survive(meta_.role, record));
       },
       [this](const Status& status) { done(DestinationActionKind::record, status); });
 }

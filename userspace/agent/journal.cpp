@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "agent/journal.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "agent/durable_file.h"
-#include "base/directory.h"
 #include "base/xxh3.h"
 
 namespace mose::agent {
@@ -105,8 +99,8 @@ struct Replay {
   size_t good_bytes = 0;  // up to the end of the last right line
 };
 
-Result<Replay> replay(const std::string& path) {
-  MOSE_ASSIGN(std::string text, read_file(path, kJournalBytesMax));
+Result<Replay> replay(const std::string& path, JournalDisk& disk) {
+  MOSE_ASSIGN(std::string text, disk.read(path, kJournalBytesMax));
   text.resize(text.find_last_not_of('\0') + 1);  // room that no line has used yet
   Replay result;
   bool have_meta = false, wrong_seen = false;
@@ -144,44 +138,26 @@ std::unexpected<Error> no_room(const std::string& what, const std::string& path,
   return context(what, std::move(error));
 }
 
-// A file that gets its name only with name_file(): who dies before leaves nothing. Nothing where the file system has no
-// such files.
-std::optional<Fd> open_unnamed(const std::string& directory) {
-  Fd file(::open(directory.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
-  if (!file) return std::nullopt;
-  return file;
-}
-
-Status name_file(const Fd& file, const std::string& path) {
-  std::string here = "/proc/self/fd/" + std::to_string(file.get());
-  if (linkat(AT_FDCWD, here.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0) return fail_errno("make journal " + path);
-  return {};
-}
-
 }  // namespace
 
-Result<Journal> Journal::create(const std::string& directory, const JournalMeta& meta) {
+Result<Journal> Journal::create(const std::string& directory, const JournalMeta& meta, JournalDisk& disk) {
   Journal journal;
   journal.path_ = directory + "/" + file_name(meta.id, meta.role);
-  // A journal without its first line says nothing, and nobody may decide what it means.
-  std::optional<Fd> unnamed = open_unnamed(directory);
-  if (unnamed) {
-    journal.file_ = std::move(*unnamed);
-  } else {
-    MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  }
+  // A journal without its first line says nothing, and nobody may decide what it means: it has its name when that is written.
+  MOSE_ASSIGN(journal.file_, disk.create(journal.path_));
   journal.contents_.meta = meta;
   nlohmann::json line{{"format", kFormat},         {"id", meta.id.hex()}, {"role", to_string(meta.role)},
                       {"workload", meta.workload}, {"peer", meta.peer},   {"peer_address", meta.peer_address},
                       {"epoch", meta.epoch}};
   auto status = journal.write_line(dump(line), Survives::agent);
   if (status) status = journal.make_room();
-  if (status && unnamed) {
-    if (auto named = name_file(journal.file_, journal.path_); !named) return std::unexpected(named.error());  // not ours
+  if (status) {
+    auto named = journal.file_->publish();
+    if (!named) return context("make journal " + journal.path_, named.error());  // what has the name is not ours
+    status = disk.sync_directory(directory);
   }
-  if (status) status = sync_directory(directory);
   if (!status) {
-    unlink(journal.path_.c_str());
+    (void)disk.remove(journal.path_);
     return std::unexpected(status.error());
   }
   return journal;
@@ -191,14 +167,12 @@ std::string Journal::file_path(const std::string& directory, const MigrationId& 
   return directory + "/" + file_name(id, role);
 }
 
-Result<Journal> Journal::open(const std::string& directory, const MigrationId& id, Role role) {
+Result<Journal> Journal::open(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk) {
   Journal journal;
   journal.path_ = directory + "/" + file_name(id, role);
-  MOSE_ASSIGN(Replay replayed, replay(journal.path_));
-  MOSE_ASSIGN(journal.file_, open_file(journal.path_, O_WRONLY));
-  if (ftruncate(journal.file_.get(), static_cast<off_t>(replayed.good_bytes)) != 0) {
-    return fail_errno("cut the torn end of " + journal.path_);
-  }
+  MOSE_ASSIGN(Replay replayed, replay(journal.path_, disk));
+  MOSE_ASSIGN(journal.file_, disk.open(journal.path_));
+  if (auto cut = journal.file_->truncate(replayed.good_bytes); !cut) return context("cut the torn end of " + journal.path_, cut.error());
   journal.end_ = replayed.good_bytes;
   MOSE_TRY(journal.make_room());
   journal.contents_ = std::move(replayed.contents);
@@ -222,14 +196,14 @@ Status Journal::append(plan::Record record, const Notes& notes, Survives survive
 }
 
 Status Journal::record(std::optional<Journal>& journal, const std::string& directory, const JournalMeta& meta,
-                       plan::Record record, const Notes& notes, Survives survives) {
+                       plan::Record record, const Notes& notes, Survives survives, JournalDisk& disk) {
   if (!journal) {
-    MOSE_ASSIGN(Journal created, create(directory, meta));
+    MOSE_ASSIGN(Journal created, create(directory, meta, disk));
     journal.emplace(std::move(created));
   }
   Status appended = journal->append(record, notes, survives);
   if (appended) return {};
-  if (auto again = open(directory, meta.id, meta.role)) journal.emplace(std::move(*again));
+  if (auto again = open(directory, meta.id, meta.role, disk)) journal.emplace(std::move(*again));
   return appended;
 }
 
@@ -242,21 +216,15 @@ Status Journal::note(const Notes& notes) {
 Result<Nanoseconds> Journal::time_sync() {
   const Timestamp start = now();
   // What is there already: the first byte of the room behind the lines.
-  MOSE_TRY(write_at(std::string_view("\0", 1)));
-  if (fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
+  MOSE_TRY(file_->write_at(end_, std::string_view("\0", 1)));
+  if (auto synced = file_->sync_data(); !synced) return context("journal " + path_, synced.error());
   return now() - start;
 }
 
-// At the end of the lines.
-Status Journal::write_at(std::string_view bytes) {
-  if (lseek(file_.get(), static_cast<off_t>(end_), SEEK_SET) < 0) return fail_errno("seek");
-  return write_all(file_.get(), bytes);
-}
-
 Status Journal::make_room() {
-  if (auto status = write_at(std::string(kRoom, '\0')); !status)
+  if (auto status = file_->write_at(end_, std::string(kRoom, '\0')); !status)
     return no_room("make room in journal " + path_, path_, status.error());
-  if (fsync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
+  if (auto synced = file_->sync(); !synced) return context("journal " + path_, synced.error());
   return {};
 }
 
@@ -264,43 +232,48 @@ Status Journal::write_line(const std::string& json, Survives survives) {
   if (broken_) return fail("journal " + path_ + " failed before: what is on the disk is not known");
   broken_ = true;  // until all three steps are through
   std::string line = checksum(json) + " " + json + "\n";
-  if (auto status = write_at(line); !status) return no_room("append to journal " + path_, path_, status.error());
+  if (auto status = file_->write_at(end_, line); !status) return no_room("append to journal " + path_, path_, status.error());
   end_ += line.size();
-  if (survives == Survives::power_loss && fdatasync(file_.get()) != 0) return fail_errno("fsync journal " + path_);
+  if (survives == Survives::power_loss) {
+    if (auto synced = file_->sync_data(); !synced) return context("journal " + path_, synced.error());
+  }
   broken_ = false;
   return {};
 }
 
-Result<JournalContents> read_journal(const std::string& path) {
-  MOSE_ASSIGN(Replay replayed, replay(path));
+Journal::Survives must_survive(Role role, plan::Record record) {
+  // A restored tree that waits for its verdict does not outlive this machine, and neither need its record: it stands in the
+  // critical path.
+  if (role == Role::destination && record == plan::Record::ready) return Journal::Survives::agent;
+  // After the loss of the machine the destination is asked again whether it is complete.
+  if (role == Role::source && record == plan::Record::complete) return Journal::Survives::agent;
+  return Journal::Survives::power_loss;
+}
+
+Result<JournalContents> read_journal(const std::string& path, JournalDisk& disk) {
+  MOSE_ASSIGN(Replay replayed, replay(path, disk));
   return std::move(replayed.contents);
 }
 
-Result<std::vector<JournalEntry>> list_journals(const std::string& directory) {
+Result<std::vector<JournalEntry>> list_journals(const std::string& directory, JournalDisk& disk) {
   std::vector<JournalEntry> entries;
-  Directory dir = open_directory(directory);
-  if (!dir) {
-    if (errno == ENOENT) return entries;
-    return fail_errno("read " + directory);
-  }
-  while (dirent* item = readdir(dir.get())) {
-    std::string name = item->d_name;
+  MOSE_ASSIGN(std::vector<std::string> names, disk.list(directory));
+  for (const std::string& name : names) {
     size_t dot = name.find('.');
     if (dot == std::string::npos || dot == 0) continue;
     auto id = MigrationId::parse(name.substr(0, dot));
     auto role = role_from(name.substr(dot + 1));
     if (!id || !role) continue;
     std::string path = fmt::format("{}/{}", directory, name);
-    entries.push_back({path, *id, *role, read_journal(path)});
+    entries.push_back({path, *id, *role, read_journal(path, disk)});
   }
   std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.path < b.path; });
   return entries;
 }
 
-Status remove_journal(const std::string& directory, const MigrationId& id, Role role) {
-  std::string path = directory + "/" + file_name(id, role);
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + path);
-  return sync_directory(directory);
+Status remove_journal(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk) {
+  MOSE_TRY(disk.remove(directory + "/" + file_name(id, role)));
+  return disk.sync_directory(directory);
 }
 
 }  // namespace mose::agent

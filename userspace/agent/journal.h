@@ -3,12 +3,13 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/fd.h"
+#include "agent/journal_disk.h"
 #include "base/result.h"
 #include "model/migration.h"
 #include "plan/protocol.h"
@@ -42,10 +43,10 @@ struct JournalContents {
 class Journal {
  public:
   // On return the file, its first line and its directory entry are durable.
-  static Result<Journal> create(const std::string& directory, const JournalMeta& meta);
+  static Result<Journal> create(const std::string& directory, const JournalMeta& meta, JournalDisk& disk = host_disk());
   [[nodiscard]] static std::string file_path(const std::string& directory, const MigrationId& id, Role role);
   // For appending after a restart; cuts a torn tail off.
-  static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role);
+  static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk = host_disk());
 
   // What a record must outlive. A process that dies loses nothing it has written; only the loss of the machine needs
   // the disk, and costs a wait for it: a millisecond on an idle one, half a second on one that others write to.
@@ -56,7 +57,8 @@ class Journal {
   // The same for a migration whose journal may not exist yet: it is made then. After a failure it is read again, so that a
   // later record stands behind what has reached the disk.
   [[nodiscard]] static Status record(std::optional<Journal>& journal, const std::string& directory, const JournalMeta& meta,
-                                     plan::Record record, const Notes& notes, Survives survives);
+                                     plan::Record record, const Notes& notes, Survives survives,
+                                     JournalDisk& disk = host_disk());
   // What an fsync takes now; the journal stays as it is.
   [[nodiscard]] Result<Nanoseconds> time_sync();
   // Notes without a record, e.g. the pids of the tree that is about to be stopped.
@@ -66,14 +68,16 @@ class Journal {
 
  private:
   [[nodiscard]] Status write_line(const std::string& json, Survives survives = Survives::power_loss);
-  [[nodiscard]] Status write_at(std::string_view bytes);
   [[nodiscard]] Status make_room();
-  Fd file_;
+  std::unique_ptr<JournalFile> file_;
   size_t end_ = 0;  // of the lines
   std::string path_;
   JournalContents contents_;
   bool broken_ = false;
 };
+
+// Which record has to outlive what, and why that is enough.
+[[nodiscard]] Journal::Survives must_survive(Role role, plan::Record record);
 
 struct JournalEntry {
   std::string path;
@@ -82,10 +86,10 @@ struct JournalEntry {
   Result<JournalContents> contents;
 };
 
-[[nodiscard]] Result<JournalContents> read_journal(const std::string& path);
+[[nodiscard]] Result<JournalContents> read_journal(const std::string& path, JournalDisk& disk = host_disk());
 // Every journal of the directory (missing: none); unreadable ones with their error.
-[[nodiscard]] Result<std::vector<JournalEntry>> list_journals(const std::string& directory);
+[[nodiscard]] Result<std::vector<JournalEntry>> list_journals(const std::string& directory, JournalDisk& disk = host_disk());
 // After `finished` is recorded and the report is in the history.
-[[nodiscard]] Status remove_journal(const std::string& directory, const MigrationId& id, Role role);
+[[nodiscard]] Status remove_journal(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk = host_disk());
 
 }  // namespace mose::agent

@@ -3,7 +3,6 @@
 // where the answer is certain, else by `mose recover`.
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "agent/away_network.h"
@@ -11,6 +10,7 @@
 #include "agent/migration_paths.h"
 #include "agent/migrations.h"
 #include "agent/peer_query.h"
+#include "agent/recovery.h"
 #include "agent/wire_messages.h"
 #include "base/log.h"
 #include "handover/tap_holder.h"
@@ -19,10 +19,6 @@ namespace mose::agent {
 namespace {
 
 constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
-
-bool contains(const std::vector<plan::Record>& records, plan::Record record) {
-  return std::ranges::find(records, record) != records.end();
-}
 
 }  // namespace
 
@@ -148,14 +144,15 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
       });
 }
 
-// What an agent that died had no time to write: for who asks, and for the destination, which may wait for the verdict.
+// What an agent that died had no time to write: for who asks, and for the other node, which may wait for the verdict or for
+// the answer to its own.
 void Migrations::remember(const JournalMeta& meta, Outcome outcome, const std::string& reason) {
   if (core_.history.find(meta.id.hex())) return;
   Report report;
   report.migration_id = meta.id.hex();
   report.workload = meta.workload;
-  report.source_node = core_.config.node.name;
-  report.destination_node = meta.peer;
+  report.source_node = meta.role == Role::source ? core_.config.node.name : meta.peer;
+  report.destination_node = meta.role == Role::source ? meta.peer : core_.config.node.name;
   report.outcome = to_string(outcome);
   report.reason = reason;
   if (auto added = core_.history.add(to_json(report)); !added) {
@@ -172,21 +169,10 @@ bool Migrations::journal_exists(const MigrationId& id, Role role) const {
 bool Migrations::source_has_ended(const JournalContents& contents) {
   const Workload* workload = core_.workloads.find(contents.meta.workload);
   const bool ours = workload != nullptr && workload->migration == contents.meta.id.hex();
-  if (contains(contents.records, plan::Record::complete)) {  // only what was committed is ever complete
-    if (ours && workload->init) return false;
-    remember(contents.meta, Outcome::complete, "the agent of the source was restarted before it had written the report");
-    finish_source(contents.meta, workload != nullptr && !workload->init &&
-                                     (ours || workload->state == WorkloadState::away));
-    return true;
-  }
-  if (!contents.records.empty() && contents.records.back() == plan::Record::finished) {
-    finish_source(contents.meta, false);
-    return true;
-  }
-  if (ours || plan::committed(contents.records)) return false;
-  // Never stopped, or running again since: who moves it now, if anybody, has nothing to do with this one.
-  remember(contents.meta, Outcome::failed, "the agent of the source was restarted while the destination was told of the end");
-  finish_source(contents.meta, false);
+  auto ended = ended_source(contents.records, ours, workload != nullptr && workload->init);
+  if (!ended) return false;
+  remember(contents.meta, ended->outcome, ended->reason);
+  finish_source(contents.meta, ended->left && workload != nullptr && (ours || workload->state == WorkloadState::away));
   return true;
 }
 
@@ -201,7 +187,9 @@ bool Migrations::recover_one(JournalEntry entry) {
   if (!journal) return give_up("its journal cannot be opened: " + journal.error().what);
   const JournalContents& contents = journal->contents();
   if (entry.role == Role::source && source_has_ended(contents)) return true;
-  if (contents.records.empty() || contents.records.back() == plan::Record::finished) {
+  auto arrived = entry.role == Role::destination ? ended_destination(contents.records) : std::nullopt;
+  if (arrived) remember(contents.meta, arrived->outcome, arrived->reason);
+  if (contents.records.empty() || arrived) {
     (void)remove_journal(core_.journal_dir, entry.id, entry.role);
     return true;
   }

@@ -291,9 +291,7 @@ void SourceMigration::record(plan::Record record) {
           if (!recovered_ && !host_->tree_alive()) return fail("the workload has ended while it stood still");
           timeline_.begin("commit");
         }
-        // After the loss of the machine the destination is asked again whether it is complete.
-        auto survives = record == plan::Record::complete ? Journal::Survives::agent : Journal::Survives::power_loss;
-        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, survives);
+        return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, must_survive(meta_.role, record));
       },
       [this](const Status& status) { done(SourceActionKind::record, status); });
 }

@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "agent/history.h"
+#include "base/fd.h"
 #include "temp_dir.h"
 
 namespace mose::agent {
