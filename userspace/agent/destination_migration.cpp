@@ -80,7 +80,7 @@ void DestinationMigration::recover(Journal journal) {
   if (auto it = notes.find(kNotedReason); it != notes.end()) trouble_ = it->second;
   driver_.start(plan::recover_destination(records, now()));
   // The machine was started again, for one: with the tree went its userfaultfds.
-  if (committed && host_->tree_gone()) tree_ended("workload " + payload_.spec.name + " had ended when the agent was started");
+  if (ready && host_->tree_gone()) tree_ended("workload " + payload_.spec.name + " had ended when the agent was started");
 }
 
 void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
@@ -410,6 +410,11 @@ Status DestinationMigration::register_here() {
   // Before, or it has come and gone since then.
   if (!workload || workload->state == WorkloadState::running || workload->state == WorkloadState::stopping ||
       workload->state == WorkloadState::exited) {
+    return {};
+  }
+  // It had everything, and has ended with its machine before it was registered.
+  if (recovered_ && host_->tree_gone()) {
+    context_.core.workloads.forget_arrival(payload_.spec.name);
     return {};
   }
   MOSE_ASSIGN(ProcessHandle init, host_->init());

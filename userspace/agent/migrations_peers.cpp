@@ -187,7 +187,10 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
     auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
     const bool its_own = parsed && parsed->source_node == connection->peer_node();
     const bool ran_here = parsed && (parsed->outcome == to_string(Outcome::complete) || parsed->outcome == to_string(Outcome::lost));
-    if (!undecided && its_own && ran_here) {
+    const bool never_ran = parsed && parsed->outcome == to_string(Outcome::failed);
+    if (!undecided && its_own && never_ran) {
+      connection->send(wire::FrameType::aborted);  // and never will: discarded before it knew of the commit
+    } else if (!undecided && its_own && ran_here) {
       connection->send(wire::FrameType::committed, encode_committed(0));
       connection->send(wire::FrameType::complete, encode_complete(*report));
     } else {

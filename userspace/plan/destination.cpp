@@ -189,9 +189,14 @@ void Machine::commit_received() {
       return send(Message::committed);
     case Phase::finishing:
     case Phase::done:
+      // It has never run here and never will: the tree went with the machine before the verdict was on the disk.
+      if (!s_.committed && s_.begun && s_.discarded) return send(Message::aborted, s_.reason);
       if (!s_.committed) return send(Message::failed, "COMMIT for a migration that has ended here: " + s_.reason);
       send(Message::committed);
       if (s_.complete_recorded) send(Message::complete, s_.lost ? s_.reason : "");
+      return;
+    case Phase::discarding:
+      s_.answer_abort = true;
       return;
     default:
       return send(Message::failed, std::string("COMMIT in phase ") + to_string(s_.phase));
@@ -221,6 +226,8 @@ void Machine::on(const PagesComplete&) {
 }
 
 void Machine::on(const TreeEnded& ended) {
+  if (s_.phase == Phase::fenced) discard(ended.reason);  // what the source has decided for it cannot be any more
+  if (s_.phase == Phase::discarding) return advance();
   if ((s_.phase != Phase::activating && s_.phase != Phase::running) || s_.pages_complete || s_.lost) return;
   s_.lost = true;
   s_.outcome = Outcome::lost;
@@ -420,7 +427,7 @@ void Machine::advance_discarding() {
 void Machine::answer_abort() {
   if (!s_.answer_abort || !s_.discarded) return;
   s_.answer_abort = false;
-  send(Message::aborted);
+  send(Message::aborted, s_.reason);
 }
 
 }  // namespace

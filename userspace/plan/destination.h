@@ -17,6 +17,7 @@
 // still come) -> finishing -> done; before READY a failure, an ABORT or a lost connection leads to discarding -> done.
 // A tree that ends while pages are missing takes the migration to finishing as well, with the outcome `lost`: the pager is
 // ended once the tree is dead, and the source hears COMPLETE.
+// A tree that ends in `fenced` has gone with its machine: it is discarded, and who sends COMMIT hears ABORTED.
 // In `fenced` a lost connection changes nothing: the tree stays stopped until COMMIT or ABORT arrives on a new connection,
 // or is the answer to query_verdict. At most one action of a kind is under way at a time; each ends in one ActionDone.
 //
@@ -61,7 +62,7 @@ struct DestinationActionDone {
 };
 struct PagesArriving {};  // since the last of these: pre-copy goes on
 struct PagesComplete {};  // the pager has every page
-// After the commit, with pages still missing: the tree has ended, by itself or by its operator's hand.
+// With pages still missing, or before the verdict: the tree has ended, by itself or by its operator's hand.
 struct TreeEnded {
   std::string reason;
 };

@@ -132,6 +132,7 @@ void SourceMachine::on(const MessageReceived& message) {
       break;
     case Message::aborted:
       if (s_.phase == Phase::aborting && s_.verdict == Verdict::abort) s_.peer_settled = true;
+      if (s_.phase == Phase::committed && s_.verdict_out) take_back(why);
       break;
     default:
       return;  // what only a source says

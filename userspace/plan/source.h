@@ -16,7 +16,8 @@
 //
 // Life: preflight -> preparing -> precopy (with standby after its first round) -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
-// forward. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
+// forward, but for one case: a destination that answers COMMIT with ABORTED has lost the tree with its machine before it could
+// run, and the commit is taken back. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
 //
 // What the executor promises:
 // * resume_source ends make_standby, arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them

@@ -19,6 +19,16 @@ void SourceMachine::abort(Outcome outcome, std::string why) {
   if (!s_.commit_doubtful) s_.verdict = Verdict::abort;
 }
 
+// The answer to COMMIT is ABORTED: the destination's machine went down with the tree before it had the verdict, and promises
+// that it never runs. Nobody has had an answer of it, and this tree is whole: an abort on the disk overrules the commit.
+void SourceMachine::take_back(const std::string& why) {
+  s_.commit_doubtful = true;
+  s_.verdict = Verdict::undecided;
+  s_.stopped = true;
+  s_.peer_settled = true;
+  abort(Outcome::failed, "the destination lost the workload before it ran there" + (why.empty() ? "" : ": " + why));
+}
+
 void SourceMachine::give_up(std::string why) {
   s_.outcome = Outcome::unknown;
   s_.reason = std::move(why);

@@ -65,6 +65,7 @@ class SourceMachine {
   void check_restoring();
   void check_ready();
   void abort(Outcome outcome, std::string why);
+  void take_back(const std::string& why);
   void give_up(std::string why);
 
   void advance();

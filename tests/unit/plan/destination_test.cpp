@@ -14,6 +14,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
+using testing::UnorderedElementsAre;
 
 DestinationDrive begins() {
   return DestinationDrive(start_destination(Timestamp{}));
@@ -152,6 +153,25 @@ TEST(PlanDestination, ATreeThatEndsCompleteIsNotLost) {
   d.play(PagesComplete{});
   EXPECT_THAT(d.play(TreeEnded{"stopped"}), IsEmpty());
   EXPECT_EQ(d.state.outcome, Outcome::complete);
+}
+
+// Its record of being ready need not have outlived the machine.
+TEST(PlanDestinationRecovery, ATreeThatIsGoneBeforeItRanGivesTheCommitBack) {
+  DestinationDrive d = recovers({Record::begun});
+  d.done(record);
+  EXPECT_THAT(d.hears(Message::commit), IsEmpty()) << "not before everything is discarded";
+  EXPECT_THAT(d.done(discard), UnorderedElementsAre("record finished", "send aborted"));
+  d.done(record);
+  d.done(send);
+  EXPECT_THAT(d.hears(Message::commit), ElementsAre("send aborted"));
+}
+
+TEST(PlanDestinationRecovery, AFencedTreeThatIsGoneIsDiscardedAndGivesTheCommitBack) {
+  DestinationDrive d = recovers({Record::begun, Record::ready});
+  EXPECT_THAT(d.play(TreeEnded{"the machine was started again"}), ElementsAre("record aborted"));
+  EXPECT_THAT(d.hears(Message::commit), IsEmpty());
+  EXPECT_THAT(d.done(record), ElementsAre("discard"));
+  EXPECT_THAT(d.done(discard), Contains("send aborted"));
 }
 
 TEST(PlanDestinationRecovery, ALostTreeIsThrownAwayAndTheSourceHearsOfIt) {

@@ -328,6 +328,46 @@ TEST(PlanSourceDoubt, ACancelDuringTheCommitRecordIsHonouredWhenItFails) {
   EXPECT_EQ(source.state.outcome, Outcome::cancelled);
 }
 
+// ---- A destination that went down with its machine before it knew of the commit
+
+TEST(PlanSourceTakeBack, ADestinationThatNeverRanGivesTheCommitBack) {
+  SourceDrive source;
+  source.to_committed();
+  EXPECT_THAT(source.hears(Message::aborted, "the machine was started again"), ElementsAre("record aborted"));
+  EXPECT_EQ(verdict(source.state), Verdict::undecided) << "neither is on the disk for good";
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source"));
+  EXPECT_THAT(source.done(resume_source), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::failed);
+  EXPECT_THAT(source.state.reason, HasSubstr("before it ran there: the machine was started again"));
+}
+
+TEST(PlanSourceTakeBack, AlsoAfterARestartOfTheSource) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit});
+  source.done(connect);
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::aborted), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source"));
+}
+
+TEST(PlanSourceTakeBack, OnlyADurableAbortOverrulesTheCommit) {
+  SourceDrive source;
+  source.to_committed().hears(Message::aborted);
+  for (unsigned i = 1; i < kAbortRecordAttempts; ++i) {
+    ASSERT_THAT(source.done(record, "input/output error"), ElementsAre("wait_retry"));
+    ASSERT_THAT(source.done(wait_retry), ElementsAre("record aborted"));
+  }
+  EXPECT_THAT(source.done(record, "input/output error"), ElementsAre("close")) << "neither resumed nor told";
+  EXPECT_EQ(source.state.outcome, Outcome::unknown);
+}
+
+TEST(PlanSourceTakeBack, NothingIsTakenBackFromADestinationThatHasRun) {
+  SourceDrive source;
+  source.to_serving();
+  EXPECT_THAT(source.hears(Message::aborted), Not(Contains("record aborted")));
+  EXPECT_EQ(source.state.phase, SourcePhase::serving);
+}
+
 // ---- Recovery
 
 TEST(PlanSourceRecovery, AnUndecidedMigrationIsAbortedAndAlwaysResumed) {
