@@ -18,6 +18,8 @@ constexpr int kFormat = 1;
 // Behind the lines, written with zeros: a later line changes the contents of blocks that the file has, and its fdatasync has neither a size
 // nor blocks to make durable, for which it would wait for what others write.
 constexpr size_t kRoom = 16u << 10;
+// What a disk writes as a whole or not at all; of several, any may be there after the loss of the machine.
+constexpr size_t kSector = 512;
 
 std::string file_name(const MigrationId& id, Role role) {
   return id.hex() + "." + std::string(to_string(role));
@@ -26,6 +28,8 @@ std::string file_name(const MigrationId& id, Role role) {
 std::string checksum(std::string_view json) {
   return fmt::format("{:016x}", XXH3_64bits(json.data(), json.size()));
 }
+
+size_t line_bytes(const std::string& json) { return kChecksumDigits + 1 + json.size() + 1; }
 
 std::string dump(const nlohmann::json& value) {
   return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -96,6 +100,7 @@ Status apply_line(JournalContents& contents, const nlohmann::json& value) {
 
 struct Replay {
   JournalContents contents;
+  std::string text;
   size_t good_bytes = 0;  // up to the end of the last right line
 };
 
@@ -128,6 +133,7 @@ Result<Replay> replay(const std::string& path, JournalDisk& disk) {
   }
   if (!have_meta) return fail(fmt::format("journal {} has no readable first line", path));
   result.contents.torn = wrong_seen;
+  result.text = std::move(text);
   return result;
 }
 
@@ -173,8 +179,12 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
   MOSE_ASSIGN(Replay replayed, replay(journal.path_, disk));
   MOSE_ASSIGN(journal.file_, disk.open(journal.path_));
   if (auto cut = journal.file_->truncate(replayed.good_bytes); !cut) return context("cut the torn end of " + journal.path_, cut.error());
+  // Written once more: a sync that failed has left pages that are not on the disk, and that no later one would write.
+  replayed.text.resize(replayed.good_bytes);
+  if (auto again = journal.file_->write_at(0, replayed.text); !again) return no_room("write journal " + journal.path_, journal.path_, again.error());
   journal.end_ = replayed.good_bytes;
   MOSE_TRY(journal.make_room());
+  MOSE_TRY(disk.sync_directory(directory));  // who made it may have died before that
   journal.contents_ = std::move(replayed.contents);
   return journal;
 }
@@ -182,9 +192,14 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
 Status Journal::append(plan::Record record, const Notes& notes, Survives survives) {
   nlohmann::json line{{"record", plan::to_string(record)}};
   if (!notes.empty()) line["notes"] = notes;
-  // The first record may be long (all that PREPARE says): the room is for those that follow.
+  // The first record may be long (all that PREPARE says): the room is for those that follow, which begin a sector.
   const bool first = contents_.records.empty();
-  MOSE_TRY(write_line(dump(line), first ? Survives::agent : survives));
+  std::string json = dump(line);
+  if (first) json.append((kSector - (end_ + line_bytes(json)) % kSector) % kSector, ' ');
+  // A line that was not synced must not be missing where one behind it is there: that would be corruption. So it lies in one
+  // sector, with the beginning of the next line.
+  if (end_ / kSector != (end_ + line_bytes(json)) / kSector) survives = Survives::power_loss;
+  MOSE_TRY(write_line(json, first ? Survives::agent : survives));
   if (first && survives == Survives::power_loss) {
     broken_ = true;
     MOSE_TRY(make_room());

@@ -147,7 +147,10 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
 // What an agent that died had no time to write: for who asks, and for the other node, which may wait for the verdict or for
 // the answer to its own.
 void Migrations::remember(const JournalMeta& meta, Outcome outcome, const std::string& reason) {
-  if (core_.history.find(meta.id.hex())) return;
+  // One that was given up as undecided has ended since.
+  auto known = core_.history.find(meta.id.hex());
+  auto parsed = known ? report_from_json(*known) : Result<Report>(std::unexpected(known.error()));
+  if (known && (!parsed || parsed->outcome != to_string(Outcome::unknown))) return;
   Report report;
   report.migration_id = meta.id.hex();
   report.workload = meta.workload;
