@@ -59,6 +59,7 @@ class Migrations : public MigrationService {
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
   bool source_has_ended(const JournalContents& contents);
   void finish_source(const JournalMeta& meta, bool left);
+  [[nodiscard]] std::optional<Outcome> told_outcome(const MigrationId& id) const;
   void remember(const JournalMeta& meta, Outcome outcome, const std::string& reason);
 
   // Other nodes.

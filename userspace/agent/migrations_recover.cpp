@@ -144,13 +144,22 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
       });
 }
 
+// Nothing where the history has nothing of it.
+std::optional<Outcome> Migrations::told_outcome(const MigrationId& id) const {
+  auto report = core_.history.find(id.hex());
+  auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+  if (!parsed) return std::nullopt;
+  for (auto outcome = Outcome::complete; outcome <= Outcome::lost; outcome = static_cast<Outcome>(static_cast<int>(outcome) + 1)) {
+    if (parsed->outcome == to_string(outcome)) return outcome;
+  }
+  return std::nullopt;
+}
+
 // What an agent that died had no time to write: for who asks, and for the other node, which may wait for the verdict or for
 // the answer to its own.
 void Migrations::remember(const JournalMeta& meta, Outcome outcome, const std::string& reason) {
   // One that was given up as undecided has ended since.
-  auto known = core_.history.find(meta.id.hex());
-  auto parsed = known ? report_from_json(*known) : Result<Report>(std::unexpected(known.error()));
-  if (known && (!parsed || parsed->outcome != to_string(Outcome::unknown))) return;
+  if (told_outcome(meta.id).value_or(Outcome::unknown) != Outcome::unknown) return;
   Report report;
   report.migration_id = meta.id.hex();
   report.workload = meta.workload;
@@ -172,7 +181,7 @@ bool Migrations::journal_exists(const MigrationId& id, Role role) const {
 bool Migrations::source_has_ended(const JournalContents& contents) {
   const Workload* workload = core_.workloads.find(contents.meta.workload);
   const bool ours = workload != nullptr && workload->migration == contents.meta.id.hex();
-  auto ended = ended_source(contents.records, ours, workload != nullptr && workload->init);
+  auto ended = ended_source(contents.records, ours, workload != nullptr && workload->init, told_outcome(contents.meta.id));
   if (!ended) return false;
   remember(contents.meta, ended->outcome, ended->reason);
   finish_source(contents.meta, ended->left && workload != nullptr && (ours || workload->state == WorkloadState::away));

@@ -12,7 +12,7 @@ bool contains(const std::vector<Record>& records, Record record) { return std::r
 
 }  // namespace
 
-std::optional<EndedMigration> ended_source(const std::vector<Record>& records, bool ours, bool alive) {
+std::optional<EndedMigration> ended_source(const std::vector<Record>& records, bool ours, bool alive, std::optional<Outcome> told) {
   const bool finished = !records.empty() && records.back() == Record::finished;
   // Only what was committed is ever complete.
   if (contains(records, Record::complete) || (finished && plan::committed(records))) {
@@ -20,6 +20,9 @@ std::optional<EndedMigration> ended_source(const std::vector<Record>& records, b
     return EndedMigration{Outcome::complete, "the agent of the source was restarted before it had written the report", !alive};
   }
   if (finished) return EndedMigration{Outcome::failed, "the agent of the source was restarted before it had written the report", false};
+  // On a disk that took no record any more it has ended as the operator was told.
+  const bool moved = told == Outcome::complete || told == Outcome::target_missed || told == Outcome::lost || told == Outcome::failed_after_commit;
+  if (plan::committed(records) && !ours && moved) return EndedMigration{*told, "", !alive};
   if (ours || plan::committed(records)) return std::nullopt;
   // Never stopped, or running again since: who moves it now, if anybody, has nothing to do with this one.
   return EndedMigration{Outcome::failed, "the agent of the source was restarted while the destination was told of the end", false};

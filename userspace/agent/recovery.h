@@ -19,8 +19,10 @@ struct EndedMigration {
   bool left = false;   // source: the workload is away by it, and what it has left here is not needed any more
 };
 
-// `ours`: the registry of workloads says that it is being moved by this migration; `alive`: its tree is here.
-[[nodiscard]] std::optional<EndedMigration> ended_source(const std::vector<plan::Record>& records, bool ours, bool alive);
+// `ours`: the registry of workloads says that it is being moved by this migration; `alive`: its tree is here; `told`: what the
+// history has of it.
+[[nodiscard]] std::optional<EndedMigration> ended_source(const std::vector<plan::Record>& records, bool ours, bool alive,
+                                                         std::optional<Outcome> told);
 [[nodiscard]] std::optional<EndedMigration> ended_destination(const std::vector<plan::Record>& records);
 
 }  // namespace mose::agent

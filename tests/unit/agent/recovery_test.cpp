@@ -9,15 +9,15 @@ namespace {
 using plan::Record;
 
 TEST(Recovery, WhatStillHasToBeDecidedOrServedAtTheSourceGoesOn) {
-  EXPECT_FALSE(ended_source({Record::begun}, true, true));
-  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, true, true));
-  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, true, false)) << "its destination waits for the commit";
-  EXPECT_FALSE(ended_source({Record::begun, Record::commit, Record::complete}, true, true)) << "the tree has to be killed";
+  EXPECT_FALSE(ended_source({Record::begun}, true, true, {}));
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, true, true, {}));
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, true, false, {})) << "its destination waits for the commit";
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit, Record::complete}, true, true, {})) << "the tree has to be killed";
 }
 
 TEST(Recovery, ASourceWhoseTreeIsGoneWhenEverythingHadArrivedHasMoved) {
   for (auto records : {std::vector{Record::begun, Record::commit, Record::complete}, {Record::begun, Record::commit, Record::finished}}) {
-    auto ended = ended_source(records, true, false);
+    auto ended = ended_source(records, true, false, {});
     ASSERT_TRUE(ended);
     EXPECT_EQ(ended->outcome, Outcome::complete);
     EXPECT_TRUE(ended->left);
@@ -26,11 +26,20 @@ TEST(Recovery, ASourceWhoseTreeIsGoneWhenEverythingHadArrivedHasMoved) {
 
 TEST(Recovery, ASourceThatRunsAgainHasFailedAndSaysSoToWhoAsks) {
   for (auto records : {std::vector{Record::begun, Record::aborted}, {Record::begun, Record::commit, Record::aborted, Record::finished}}) {
-    auto ended = ended_source(records, false, true);
+    auto ended = ended_source(records, false, true, {});
     ASSERT_TRUE(ended);
     EXPECT_EQ(ended->outcome, Outcome::failed);
     EXPECT_FALSE(ended->left);
   }
+}
+
+// Full when it ended, and what was not synced is gone with the machine.
+TEST(Recovery, ACommitOfAWorkloadThatIsNotHereAnyMoreEndedAsItWasTold) {
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, false, false, {})) << "nobody knows what became of it";
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit}, true, false, Outcome::unknown));
+  auto ended = ended_source({Record::begun, Record::commit}, false, false, Outcome::complete);
+  ASSERT_TRUE(ended);
+  EXPECT_EQ(ended->outcome, Outcome::complete);
 }
 
 // A source that has not heard of the end has nothing but the history to be answered from.
