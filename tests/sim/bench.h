@@ -13,7 +13,7 @@
 #include "plan/destination.h"
 #include "plan/source.h"
 
-// What every part of the simulation shares: virtual time, the seeded source of chance, the faults of this run, the hook
+// What every part of the simulation shares: virtual time and each node's clock of it, the seeded source of chance, the faults of this run, the hook
 // that lets a test tamper with what the planner says, and the trace. One Bench lives as long as one seed.
 namespace mose::sim {
 
@@ -67,6 +67,23 @@ class Loop {
   uint64_t next_ = 0;
 };
 
+// One node's monotonic clock: it runs a little too fast or too slow, and does not see the time of some of its agent's sleep.
+struct NodeClock {
+  int64_t ppm = 0;
+  Nanoseconds unseen{0};
+  Timestamp asleep_until{};  // its agent is stopped until then, or waits for its disk and does nothing else
+
+  // Both ways round so that what is waited for has come when its time has.
+  [[nodiscard]] Timestamp at(Timestamp world) const {
+    const int64_t ns = (world.time_since_epoch() - unseen).count();
+    return Timestamp(Nanoseconds(ns + ns / 1'000'000 * ppm));
+  }
+  [[nodiscard]] Nanoseconds until(Timestamp local, Timestamp world) const {
+    const int64_t left = (local - at(world)).count();
+    return Nanoseconds(left <= 0 ? 0 : left * 1'000'000 / (1'000'000 + ppm) + 1'000'000);
+  }
+};
+
 // What may go wrong until `end`; after it everything works.
 struct Faults {
   Timestamp end{};
@@ -78,6 +95,11 @@ struct Faults {
   double step_crash = 0;                    // the agent dies right after a step has emitted its actions
   double duplicate = 0;                     // COMMIT arrives twice
   Nanoseconds crash_every[2] = {0ns, 0ns};  // mean time between other crashes per side, 0: never
+  Nanoseconds power_at[2] = {0ns, 0ns};     // the node loses power, 0: never
+  Nanoseconds sleep_at[2] = {0ns, 0ns};     // the agent is stopped, and goes on later
+  double power = 0;                         // the node, not its agent alone, goes down with such a crash
+  unsigned power_in_sync[2] = {0, 0};       // in the middle of this one of its disk's syncs, from 1; 0: in none
+  double sleep = 0;                         // or the agent is stopped and goes on later
   Nanoseconds loss_every{0};                // mean time between losses of the connection
   double outage = 0;                        // a loss takes the whole network away for a while
   unsigned cancels = 0;
@@ -90,6 +112,12 @@ struct Hooks {
       destination;
   // True: the record is acknowledged and never written.
   std::function<bool(Side, plan::Record)> forget_record;
+  // True: the record is acknowledged when it is written, before its sync has ended.
+  std::function<bool(Side, plan::Record)> early_record;
+  // What a reader of the journal makes of its text that should have been left as it is.
+  std::function<std::string(const std::string& text)> read;
+  bool directories_unsynced = false;  // a name counts as durable when it is given
+  bool forget_history = false;        // how a migration has ended is not kept at the destination
   // The restored tree is let go when CRIU or its agent dies before the fence.
   bool pager_without_fence = false;
 };
@@ -104,7 +132,9 @@ struct Bench {
   bool tracing = false;
   std::vector<std::string> trace;
   std::string violation;                // the first one; the run ends there
-  std::function<bool(Side)> reachable;  // its agent is up
+  std::function<bool(Side)> reachable;  // its agent is up, and answers
+  std::function<void(Side)> power_fails;
+  NodeClock clocks[2];
 
   [[nodiscard]] bool faulty() const { return loop.now() < faults.end; }
   template <typename Kind>
@@ -119,6 +149,30 @@ struct Bench {
     if (faulty() && random.chance(faults.slow)) time += random.between(0s, 40s);
     return time;
   }
+  [[nodiscard]] NodeClock& clock(Side side) { return clocks[static_cast<int>(side)]; }
+  [[nodiscard]] bool asleep(Side side) { return loop.now() < clock(side).asleep_until; }
+  // At once, or when the side's agent goes on; what waits comes in the order in which it would have.
+  void when_awake(Side side, std::function<void()> run) {
+    if (!asleep(side)) return run();
+    loop.after(clock(side).asleep_until - loop.now(), [this, side, run = std::move(run)] { when_awake(side, run); });
+  }
+  [[nodiscard]] Timestamp local(Side side) { return clock(side).at(loop.now()); }
+  // When the side's clock says so, if it is still `wanted` then; later where its agent sleeps, or has slept meanwhile.
+  void at_local(Side side, Timestamp local_time, std::function<bool()> wanted, std::function<void()> run) {
+    loop.after(clock(side).until(local_time, loop.now()), [this, side, local_time, wanted, run] {
+      when_awake(side, [this, side, local_time, wanted, run] {
+        if (!wanted()) return;
+        if (local(side) < local_time) return at_local(side, local_time, wanted, run);
+        run();
+      });
+    });
+  }
+  // The moment of chance between two in which the journal is being synced.
+  void may_lose_power(Side side, Timestamp begin, Timestamp end) {
+    const int index = static_cast<int>(side);
+    if (++syncs_[index] != faults.power_in_sync[index]) return;
+    loop.after(random.between(begin - loop.now(), end - loop.now()), [this, side] { power_fails(side); });
+  }
   void note(Side side, const std::string& text) {
     if (tracing) trace.push_back(stamp() + to_string(side) + ": " + text);
   }
@@ -129,6 +183,7 @@ struct Bench {
   }
 
  private:
+  unsigned syncs_[2] = {0, 0};
   [[nodiscard]] std::string stamp() const {
     char text[32];
     std::snprintf(text, sizeof text, "%12.3f ms  ", to_ms(loop.now().time_since_epoch()));

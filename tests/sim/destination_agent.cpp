@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "agent/recovery.h"
+
 namespace mose::sim {
 
 using plan::DestinationAction;
@@ -10,12 +12,39 @@ using plan::DestinationStep;
 using plan::Message;
 
 void DestinationAgent::recover() {
-  if (!up_ || world_.destination_journal.empty()) return;
-  bench_.note(Side::destination, "recovers");
+  if (!up_) return;
   under_way_.clear();
   ++life_;
-  apply(plan::recover_destination(world_.destination_journal, bench_.loop.now()));
-  if (world_.pages_complete) pages_complete();
+  state_.reset();
+  undecided_.clear();
+  bench_.when_awake(Side::destination, [this, life = life_, found = journal_.open()] {
+    if (up_ && life == life_) go_on(found);
+  });
+}
+
+void DestinationAgent::go_on(const NodeJournal::Found& found) {
+  if (!found.problem.empty()) {
+    undecided_ = found.problem;
+    bench_.note(Side::destination, "cannot decide: " + undecided_);
+    return;
+  }
+  if (!found.contents) {
+    world_.destination_registry.busy = false;
+    return;
+  }
+  bench_.note(Side::destination, "recovers");
+  const auto& records = found.contents->records;
+  auto ended = agent::ended_destination(records);
+  Registry& registry = world_.destination_registry;
+  const bool known = registry.history.value_or(Outcome::unknown) != Outcome::unknown;
+  if (ended && !known && !bench_.hooks.forget_history) registry.history = ended->outcome;
+  if (ended || records.empty()) return journal_.remove();
+  apply(plan::recover_destination(records, bench_.local(Side::destination)));
+  auto has = [&](plan::Record record) { return std::ranges::find(records, record) != records.end(); };
+  const bool gone = world_.destination == Tree::absent;
+  if (!up_) return;
+  if (gone && has(plan::Record::ready)) event(plan::TreeEnded{"the machine was started again"});
+  if (up_ && world_.pages_complete) pages_complete();
 }
 
 void DestinationAgent::crash() {
@@ -25,7 +54,9 @@ void DestinationAgent::crash() {
   ++life_;
   ++ticks_;
   if (state_) crashes.push_back(state_->phase);
-  if (under_way_.has(Kind::record) && bench_.random.coin()) world_.destination_journal.push_back(recording_);
+  journal_.crash();
+  world_.destination_disk.lose_agent();
+  bench_.clock(Side::destination).asleep_until = {};
   if (under_way_.has(Kind::restore)) lose_restore();
   under_way_.clear();
   state_.reset();
@@ -62,14 +93,48 @@ void DestinationAgent::receive(Network::Id id, Message message, const std::strin
   }
   if (message == Message::prepare) {
     connection_ = id;
-    return apply(plan::start_destination(bench_.loop.now()));
+    world_.destination_registry.busy = true;
+    return apply(plan::start_destination(bench_.local(Side::destination)));
   }
-  DestinationStep answer = plan::step(plan::recover_destination({}, bench_.loop.now()).state,
-                                      plan::MessageReceived{message, reason}, bench_.loop.now());
-  for (const DestinationAction& action : answer.actions) {
-    if (action.kind != Kind::send) bench_.violate("a migration that is unknown here leads to an action on the host");
-    network_.send(id, Side::destination, action.message, action.reason);
+  answer_stray(id, message);
+}
+
+// A migration that has ended, was never here, or of which nobody can read the journal.
+void DestinationAgent::answer_stray(Network::Id id, Message message) {
+  auto answer = [&](Message with, const std::string& why = {}) { network_.send(id, Side::destination, with, why); };
+  if (message == Message::abort) return undecided_.empty() ? answer(Message::aborted) : answer(Message::failed, undecided_);
+  if (message != Message::commit) return;
+  const auto& history = world_.destination_registry.history;
+  if (undecided_.empty() && history == Outcome::failed) return answer(Message::aborted);
+  if (!undecided_.empty() || !(history == Outcome::complete || history == Outcome::lost)) {
+    return answer(Message::failed, "no such migration here");
   }
+  answer(Message::committed);
+  answer(Message::complete, history == Outcome::lost ? "the workload ended before its memory was complete" : "");
+}
+
+void DestinationAgent::stop() {
+  if (!up_ || !state_) return;
+  bench_.note(Side::destination, "the operator stops the workload");
+  world_.destination = Tree::absent;
+  world_.destination_egress = false;
+  world_.given_up = true;
+  event(plan::TreeEnded{"workload redis was stopped"});
+}
+
+// Into the history; a while later the journal goes, and with it what still answers.
+void DestinationAgent::note_end() {
+  if (state_->phase != plan::DestinationPhase::done) return;
+  if (!bench_.hooks.forget_history) world_.destination_registry.history = state_->outcome;
+  bench_.loop.after(200ms, [this, life = life_] {
+    if (!up_ || life != life_ || !state_ || !plan::nothing_left(*state_)) return;
+    journal_.remove();
+    world_.destination_registry.busy = false;
+    state_.reset();
+    under_way_.clear();
+    network_.lose(connection_);
+    bench_.note(Side::destination, "has forgotten the migration");
+  });
 }
 
 void DestinationAgent::lost(Network::Id id) {
@@ -83,7 +148,7 @@ void DestinationAgent::pages_complete() {
 }
 
 void DestinationAgent::event(const plan::DestinationEvent& event) {
-  DestinationStep step = plan::step(*state_, event, bench_.loop.now());
+  DestinationStep step = plan::step(*state_, event, bench_.local(Side::destination));
   if (bench_.hooks.destination) bench_.hooks.destination(*state_, event, step);
   apply(std::move(step));
 }
@@ -93,28 +158,29 @@ void DestinationAgent::apply(DestinationStep step) {
     bench_.note(Side::destination, std::string("-> ") + plan::to_string(step.state.phase) +
                                        (step.state.reason.empty() ? "" : " (" + step.state.reason + ")"));
   }
+  const bool ended = state_ && state_->phase == plan::DestinationPhase::done;
   state_ = std::move(step.state);
+  if (!ended) note_end();
   uint64_t tick = ++ticks_;
   if (state_->deadline) {
-    bench_.loop.after(std::max(*state_->deadline - bench_.loop.now(), Nanoseconds(0)), [this, tick] {
-      if (up_ && tick == ticks_) event(plan::Tick{});
-    });
+    bench_.at_local(Side::destination, *state_->deadline, [this, tick] { return up_ && state_ && tick == ticks_; },
+                    [this] { event(plan::Tick{}); });
   }
   for (const DestinationAction& action : step.actions) execute(action);
-  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) {
-    crash();
-    step_crashed();
-  }
+  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) step_crashed();
 }
 
 void DestinationAgent::later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run) {
   bench_.loop.after(delay, [this, kind, token, life = life_, run = std::move(run)] {
-    if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+    bench_.when_awake(Side::destination, [this, kind, token, life, run] {
+      if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+    });
   });
 }
 
 void DestinationAgent::end(Kind kind, std::string error) {
   under_way_.end(kind);
+  if (!state_) return;  // forgotten meanwhile
   bench_.note(Side::destination, std::string(plan::to_string(kind)) + (error.empty() ? " done" : " FAILED: " + error));
   event(plan::DestinationActionDone{kind, std::move(error)});
 }
@@ -134,14 +200,8 @@ void DestinationAgent::execute(const DestinationAction& action) {
   bool coin = bench_.random.coin();
   switch (action.kind) {
     case Kind::record: {
-      recording_ = action.record;
-      bool forgotten = bench_.hooks.forget_record && bench_.hooks.forget_record(Side::destination, action.record);
-      bool durable = !forgotten && (!fails || coin);
-      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, durable, r = action.record] {
-        bench_.note(Side::destination,
-                    std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
-        if (durable) world_.destination_journal.push_back(r);
-      });
+      NodeJournal::Written written = journal_.record(action.record, fails);
+      return later(action.kind, token, written.takes, [this, error = written.error] { end(Kind::record, error); });
     }
     case Kind::send: {
       bool at_once = bench_.random.coin();
@@ -161,8 +221,9 @@ void DestinationAgent::execute(const DestinationAction& action) {
       });
     case Kind::finish:
       return end_later(action.kind, token, bench_.duration(2ms), fails, [this, fails, coin] {
-        if (!world_.pages_complete) bench_.violate("the pager is closed before it has every page");
+        if (!world_.complete_once) bench_.violate("the pager is closed before it has every page");
         if (!fails || coin) world_.prepared = false;
+        if (!fails) world_.destination_registry.busy = false;
       });
     default:
       return execute_on_tree(action, token);

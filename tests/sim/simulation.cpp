@@ -13,19 +13,24 @@ constexpr uint64_t kEventsMax = 200'000;
 class Simulation {
  public:
   Simulation(uint64_t seed, const Hooks& hooks, bool tracing)
-      : bench_(seed), network_(bench_), source_(bench_, world_, network_), destination_(bench_, world_, network_) {
+      : bench_(seed),
+        world_(bench_),
+        network_(bench_),
+        source_(bench_, world_, network_),
+        destination_(bench_, world_, network_) {
     bench_.hooks = hooks;
     bench_.tracing = tracing;
-    bench_.reachable = [this](Side side) { return side == Side::source ? source_.up() : destination_.up(); };
-    network_.attach(Side::source, {[this](auto id, auto m, auto& why) { source_.receive(id, m, why); },
-                                   [this](auto id) { source_.lost(id); }});
-    network_.attach(Side::destination, {[this](auto id, auto m, auto& why) { destination_.receive(id, m, why); },
-                                        [this](auto id) { destination_.lost(id); }});
-    destination_.ask_source = [this] {
-      return network_.up && source_.up() ? source_.verdict() : plan::Verdict::undecided;
+    bench_.reachable = [this](Side side) {
+      return !bench_.asleep(side) && (side == Side::source ? source_.up() : destination_.up());
     };
-    source_.step_crashed = [this] { restart_later(Side::source); };
-    destination_.step_crashed = [this] { restart_later(Side::destination); };
+    bench_.power_fails = [this](Side side) { lose_power(side); };
+    attach(Side::source, source_);
+    attach(Side::destination, destination_);
+    destination_.ask_source = [this] {
+      return network_.up && bench_.reachable(Side::source) ? source_.verdict() : plan::Verdict::undecided;
+    };
+    source_.step_crashed = [this] { crash(Side::source); };
+    destination_.step_crashed = [this] { crash(Side::destination); };
     draw_faults();
   }
 
@@ -34,7 +39,12 @@ class Simulation {
     for (unsigned i = 0; i < bench_.faults.cancels; ++i) {
       bench_.loop.after(bench_.random.between(0ms, 600ms), [this] { source_.cancel(); });
     }
-    for (Side side : {Side::source, Side::destination}) next_crash(side);
+    for (Side side : {Side::source, Side::destination}) {
+      const auto index = static_cast<size_t>(side);
+      next_crash(side);
+      if (auto at = bench_.faults.power_at[index]; at != 0ns) bench_.loop.after(at, [this, side] { lose_power(side); });
+      if (auto at = bench_.faults.sleep_at[index]; at != 0ns) bench_.loop.after(at, [this, side] { fall_asleep(side); });
+    }
     next_loss();
     bench_.loop.after(bench_.faults.end - bench_.loop.now(), [this] { heal(); });
     poll_pager();
@@ -46,6 +56,7 @@ class Simulation {
     if (bench_.violation.empty()) check_rest();
     result_.violation = bench_.violation;
     result_.trace = std::move(bench_.trace);
+    result_.taken_back = world_.taken_back();
     result_.source_crashes = source_.crashes;
     result_.destination_crashes = destination_.crashes;
     result_.moved = world_.destination == Tree::running;
@@ -53,10 +64,20 @@ class Simulation {
   }
 
  private:
+  template <typename Agent>
+  void attach(Side side, Agent& agent) {
+    auto message = [this, side, &agent](Network::Id id, plan::Message m, const std::string& why) {
+      bench_.when_awake(side, [&agent, id, m, why] { agent.receive(id, m, why); });
+    };
+    auto lost = [this, side, &agent](Network::Id id) { bench_.when_awake(side, [&agent, id] { agent.lost(id); }); };
+    network_.attach(side, {message, lost});
+  }
   void draw_faults();
   MigrationOptions draw_options();
   void next_crash(Side side);
   void crash(Side side);
+  void lose_power(Side side);
+  void fall_asleep(Side side);
   void restart_later(Side side);
   void next_loss();
   void heal();
@@ -98,6 +119,12 @@ void Simulation::draw_faults() {
   for (Nanoseconds& every : faults.crash_every) {
     if (random.chance(0.5)) every = random.between(30ms, random.coin() ? 500ms : 10s);
   }
+  for (Nanoseconds& at : faults.power_at) at = random.chance(0.07) ? random.between(1ms, 400ms) : 0ns;
+  for (Nanoseconds& at : faults.sleep_at) at = random.chance(0.07) ? random.between(1ms, 400ms) : 0ns;
+  faults.power = random.chance(0.25) ? 0.5 : 0;
+  for (unsigned& number : faults.power_in_sync) number = random.chance(0.2) ? 1 + static_cast<unsigned>(random.below(8)) : 0;
+  faults.sleep = random.chance(0.2) ? 0.5 : 0;
+  for (NodeClock& clock : bench_.clocks) clock.ppm = static_cast<int64_t>(random.below(100'001)) - 50'000;
   if (random.chance(0.5)) faults.loss_every = random.between(50ms, random.coin() ? 500ms : 10s);
   faults.outage = random.coin() ? 0.3 : 0;
   if (random.chance(0.25)) faults.cancels = 1 + static_cast<unsigned>(random.below(3));
@@ -127,12 +154,50 @@ void Simulation::next_crash(Side side) {
 void Simulation::crash(Side side) {
   bool up = side == Side::source ? source_.up() : destination_.up();
   if (!up) return;
+  if (bench_.random.chance(bench_.faults.power)) return lose_power(side);
+  if (bench_.random.chance(bench_.faults.sleep)) return fall_asleep(side);
   if (side == Side::source) {
     source_.crash();
   } else {
     destination_.crash();
   }
   restart_later(side);
+}
+
+// With a node goes all that runs on it, and what its disk has not got.
+void Simulation::lose_power(Side side) {
+  if (!bench_.faulty()) return;
+  bench_.note(side, "the node LOSES POWER");
+  ++result_.power_losses[static_cast<size_t>(side)];
+  if (side == Side::source) {
+    source_.crash();
+    world_.source_disk.lose_power();
+    if (world_.source != Tree::killed) world_.source = Tree::lost;
+    world_.source_egress = world_.source_repair = false;
+  } else {
+    destination_.crash();
+    world_.destination_disk.lose_power();
+    const bool commit = world_.journalled_verdict() == plan::Verdict::commit;
+    world_.given_up = world_.given_up || (world_.destination != Tree::absent && commit);
+    world_.destination = Tree::absent;
+    world_.destination_egress = world_.prepared = world_.map_out = world_.pages_complete = false;
+  }
+  network_.lose_all();
+  restart_later(side);
+}
+
+// Stopped as a process, or with its machine, whose clock then may not count that time.
+void Simulation::fall_asleep(Side side) {
+  if (bench_.asleep(side)) return;
+  const Nanoseconds time = bench_.random.between(10ms, bench_.random.coin() ? 1s : 40s);
+  bench_.note(side, "sleeps for " + std::to_string(time / 1ms) + " ms");
+  NodeClock& clock = bench_.clock(side);
+  clock.asleep_until = bench_.loop.now() + time;
+  if (bench_.random.coin()) bench_.loop.after(time, [&clock, time] { clock.unseen += time; });
+  // The other side hears nothing of it, and gives the connection up.
+  if (time > 250ms && bench_.random.coin()) {
+    bench_.loop.after(bench_.random.between(250ms, 2s), [this] { network_.lose_all(); });
+  }
 }
 
 void Simulation::restart_later(Side side) {
@@ -162,14 +227,19 @@ void Simulation::heal() {
 // The pager lives apart from both agents; it needs the source's agent, which serves the frozen tree, and the network.
 void Simulation::poll_pager() {
   bench_.loop.after(bench_.random.between(1ms, 20ms), [this] {
-    bool can = world_.map_out && world_.prepared && network_.up && source_.up() && world_.source != Tree::killed;
+    bool served = network_.up && source_.up() && world_.source != Tree::killed && world_.source != Tree::lost;
+    bool can = world_.map_out && world_.prepared && served;
     if (can && !world_.pages_complete && bench_.random.chance(0.3)) {
-      world_.pages_complete = true;
+      world_.pages_complete = world_.complete_once = true;
       bench_.note(Side::destination, "the pager has every page");
-      destination_.pages_complete();
+      bench_.when_awake(Side::destination, [this] {
+        if (world_.pages_complete) destination_.pages_complete();
+      });
     }
-    bool over = !bench_.faulty() && source_.state() && source_.state()->phase == plan::SourcePhase::done;
-    if (!over && !(source_.up() && !source_.state() && !bench_.faulty())) poll_pager();
+    if (world_.source == Tree::lost) return;
+    const auto& state = source_.state();
+    const bool moving = state ? state->phase != plan::SourcePhase::done : world_.source_registry.busy;
+    if (bench_.faulty() || moving) poll_pager();
   });
 }
 
@@ -190,13 +260,19 @@ bool Simulation::operator_recovers() {
     }
     return true;
   };
-  bool source = told(source_.state());
-  bool destination = told(destination_.state());
+  bool source = told(source_.state()) || !source_.undecided().empty();
+  bool destination = told(destination_.state()) || !destination_.undecided().empty();
   if (source) source_.recover();
   if (destination) destination_.recover();
+  // Its status says that pages are missing, and the source's that its tree is gone.
+  const auto& state = destination_.state();
+  const bool waits = state && state->phase == plan::DestinationPhase::running && !state->pages_complete &&
+                     world_.source == Tree::lost;
+  if (waits) destination_.stop();
   if (source) poll_pager();
   result_.told_to_recover = result_.told_to_recover || source || destination;
-  return source || destination;
+  result_.stopped = result_.stopped || waits;
+  return source || destination || waits;
 }
 
 void Simulation::check_rest() {
@@ -204,25 +280,33 @@ void Simulation::check_rest() {
   const auto& source = source_.state();
   const auto& destination = destination_.state();
   if (!bench_.loop.idle()) return violate("no rest in bounded time");
+  for (const std::string& why : {source_.undecided(), destination_.undecided()}) {
+    if (!why.empty()) return violate("undecided for ever: " + why);
+  }
   if (source && source->phase != plan::SourcePhase::done) {
     return violate(std::string("deadlock: the source rests in phase ") + plan::to_string(source->phase));
   }
   if (destination && destination->phase != plan::DestinationPhase::done) {
     return violate(std::string("deadlock: the destination rests in phase ") + plan::to_string(destination->phase));
   }
-  result_.known = source.has_value();
-  result_.outcome = source ? source->outcome : Outcome::failed;
+  const auto& history = world_.source_registry.history;
+  result_.known = history.has_value();
+  result_.outcome = source ? source->outcome : history.value_or(Outcome::failed);
   bool commit = world_.journalled_verdict() == plan::Verdict::commit;
+  if (world_.prepared) return violate("something is left at the destination");
   if (commit) {
-    if (world_.destination != Tree::running || !world_.destination_egress) return violate("committed, and lost");
-    if (world_.source != Tree::killed || world_.prepared) return violate("committed, and something is left behind");
+    const bool runs = world_.destination == Tree::running && world_.destination_egress;
+    if (!runs && !world_.given_up && !(world_.complete_once && world_.has_run)) return violate("committed, and lost");
+    if (world_.source != Tree::killed && world_.source != Tree::lost)
+      return violate("committed, and something is left behind");
   } else {
-    if (!world_.source_serves()) return violate("not committed, and the source does not serve");
-    if (world_.destination != Tree::absent || world_.prepared)
-      return violate("not committed, and something is left there");
+    if (!world_.source_serves() && world_.source != Tree::lost)
+      return violate("not committed, and the source does not serve");
+    if (world_.destination != Tree::absent) return violate("not committed, and something is left there");
   }
-  bool says_moved = result_.outcome == Outcome::complete || result_.outcome == Outcome::failed_after_commit;
-  if (source && says_moved != commit)
+  bool says_moved = result_.outcome == Outcome::complete || result_.outcome == Outcome::failed_after_commit ||
+                    result_.outcome == Outcome::lost;
+  if (result_.known && says_moved != commit)
     return violate(std::string("the outcome lies: ") + std::string(mose::to_string(result_.outcome)));
   if (result_.outcome == Outcome::refused && world_.source_was_stopped)
     return violate("refused after the source was stopped");

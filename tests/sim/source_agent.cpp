@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "agent/recovery.h"
 #include "plan/strategy.h"
 
 namespace mose::sim {
@@ -11,10 +12,12 @@ using plan::SourceAction;
 using plan::SourceStep;
 
 void SourceAgent::migrate(const MigrationOptions& options) {
-  if (!up_ || state_ || !world_.source_journal.empty()) return;
+  const Registry& registry = world_.source_registry;
+  if (!up_ || state_ || registry.busy || registry.history || world_.source != Tree::running) return;
   bench_.note(Side::source, "the operator asks for a migration");
   world_.memory_first = plan::memory_first(options.strategy);
-  apply(plan::start_source(options, bench_.loop.now()));
+  world_.source_registry.busy = true;
+  apply(plan::start_source(options, bench_.local(Side::source)));
 }
 
 void SourceAgent::cancel() {
@@ -25,11 +28,46 @@ void SourceAgent::cancel() {
 }
 
 void SourceAgent::recover() {
-  if (!up_ || world_.source_journal.empty()) return;
-  bench_.note(Side::source, "recovers");
+  if (!up_) return;
   under_way_.clear();
   ++life_;
-  apply(plan::recover_source(world_.source_journal, bench_.loop.now()));
+  state_.reset();
+  told_ = false;
+  undecided_.clear();
+  bench_.when_awake(Side::source, [this, life = life_, found = journal_.open()] {
+    if (up_ && life == life_) go_on(found);
+  });
+}
+
+void SourceAgent::go_on(const NodeJournal::Found& found) {
+  Registry& registry = world_.source_registry;
+  const bool alive = world_.source != Tree::killed && world_.source != Tree::lost;
+  if (!found.problem.empty()) {
+    undecided_ = found.problem;
+    bench_.note(Side::source, "cannot decide: " + undecided_);
+    return;
+  }
+  if (!found.contents) {
+    registry.busy = false;  // nothing has happened to it
+    return;
+  }
+  bench_.note(Side::source, "recovers");
+  const auto& records = found.contents->records;
+  if (auto ended = agent::ended_source(records, registry.busy, alive, registry.history)) {
+    bench_.note(Side::source, "finds a migration that has ended: " + ended->reason);
+    if (registry.history.value_or(Outcome::unknown) == Outcome::unknown) registry.history = ended->outcome;
+    registry.busy = false;  // away by it, or nobody's any more
+    return journal_.remove();
+  }
+  if (records.empty()) {
+    registry.busy = false;
+    return journal_.remove();
+  }
+  if (!registry.busy) {
+    undecided_ = "its workload is not here";
+    return;
+  }
+  apply(plan::recover_source(records, bench_.local(Side::source)));
 }
 
 void SourceAgent::crash() {
@@ -39,7 +77,9 @@ void SourceAgent::crash() {
   ++life_;
   ++ticks_;
   if (state_) crashes.push_back(state_->phase);
-  if (under_way_.has(Kind::record) && bench_.random.coin()) world_.source_journal.push_back(recording_);
+  journal_.crash();
+  world_.source_disk.lose_agent();
+  bench_.clock(Side::source).asleep_until = {};
   under_way_.clear();
   state_.reset();
   free_from_dump();
@@ -79,8 +119,15 @@ void SourceAgent::lost(Network::Id id) {
   event(plan::ConnectionLost{"reset"});
 }
 
+plan::Verdict SourceAgent::verdict() const {
+  if (state_) return plan::verdict(*state_);
+  const auto& history = world_.source_registry.history;
+  const bool stayed = history == Outcome::failed || history == Outcome::cancelled || history == Outcome::refused;
+  return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
+}
+
 void SourceAgent::event(const plan::SourceEvent& event) {
-  SourceStep step = plan::step(*state_, event, bench_.loop.now());
+  SourceStep step = plan::step(*state_, event, bench_.local(Side::source));
   if (bench_.hooks.source) bench_.hooks.source(*state_, event, step);
   apply(std::move(step));
 }
@@ -93,24 +140,23 @@ void SourceAgent::apply(SourceStep step) {
   state_ = std::move(step.state);
   uint64_t tick = ++ticks_;
   if (state_->deadline) {
-    bench_.loop.after(std::max(*state_->deadline - bench_.loop.now(), Nanoseconds(0)), [this, tick] {
-      if (up_ && tick == ticks_) event(plan::Tick{});
-    });
+    bench_.at_local(Side::source, *state_->deadline, [this, tick] { return up_ && tick == ticks_; },
+                    [this] { event(plan::Tick{}); });
   }
   for (const SourceAction& action : step.actions) execute(action);
+  note_settled();
   if (state_->phase == plan::SourcePhase::aborting && plan::settled(*state_) &&
-      (world_.source != Tree::running || world_.source_slowed)) {
+      world_.source != Tree::lost && (world_.source != Tree::running || world_.source_slowed)) {
     bench_.violate("the operator is told of an abort while the source does not run at full speed");
   }
-  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) {
-    crash();
-    step_crashed();
-  }
+  if (bench_.faulty() && !step.actions.empty() && bench_.random.chance(bench_.faults.step_crash)) step_crashed();
 }
 
 void SourceAgent::later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run) {
   bench_.loop.after(delay, [this, kind, token, life = life_, run = std::move(run)] {
-    if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+    bench_.when_awake(Side::source, [this, kind, token, life, run] {
+      if (up_ && life == life_ && under_way_.valid(kind, token)) run();
+    });
   });
 }
 
@@ -137,19 +183,11 @@ void SourceAgent::execute(const SourceAction& action) {
   uint64_t token = under_way_.begin(action.kind);
   if (token == 0) return bench_.violate(std::string("two actions at once: ") + plan::to_string(action.kind));
   bool fails = bench_.fails(Side::source, action.kind);
-  bool coin = bench_.random.coin();
   switch (action.kind) {
     case Kind::preflight:
       return end_later(action.kind, token, bench_.duration(10ms), fails, [] {});
-    case Kind::record: {
-      recording_ = action.record;
-      bool forgotten = bench_.hooks.forget_record && bench_.hooks.forget_record(Side::source, action.record);
-      bool durable = !forgotten && (!fails || coin);  // a failed write may have reached the disk
-      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, durable, r = action.record] {
-        bench_.note(Side::source, std::string("record ") + plan::to_string(r) + (durable ? " is durable" : " is lost"));
-        if (durable) world_.source_journal.push_back(r);
-      });
-    }
+    case Kind::record:
+      return record(action, token, fails);
     case Kind::connect:
       return later(action.kind, token, bench_.duration(5ms), [this, fails] {
         network_.lose(connection_);
@@ -174,7 +212,9 @@ void SourceAgent::execute(const SourceAction& action) {
         end(Kind::precopy_round, fails ? "injected" : "", stats);
       });
     case Kind::final_scan:
-      return later(action.kind, token, bench_.duration(10ms), [this, fails] { final_scan(fails); });
+      // As long as there are written pages; the dump and the restore go on beside it.
+      return later(action.kind, token, bench_.duration(bench_.random.chance(0.2) ? 100ms : 10ms),
+                   [this, fails] { final_scan(fails); });
     case Kind::redirect:
       return end_later(action.kind, token, bench_.duration(2ms), fails, [] {});
     case Kind::wait_retry:
@@ -183,10 +223,27 @@ void SourceAgent::execute(const SourceAction& action) {
     case Kind::close:
       free_from_dump();
       network_.lose(connection_);
+      if (plan::nothing_left(*state_)) journal_.remove();
       return end_later(action.kind, token, 1ms, false, [] {});
     default:
       return execute_on_tree(action, token);
   }
+}
+
+void SourceAgent::record(const SourceAction& action, uint64_t token, bool fails) {
+  NodeJournal::Written written = journal_.record(action.record, fails);
+  later(Kind::record, token, written.takes, [this, error = written.error] { end(Kind::record, error); });
+}
+
+// What the operator is told, and what whoever asks later hears.
+void SourceAgent::note_settled() {
+  Registry& registry = world_.source_registry;
+  if (told_ || !plan::settled(*state_)) return;
+  told_ = true;
+  registry.history = state_->outcome;
+  const bool undone = state_->outcome == Outcome::unknown ||
+                      (state_->outcome == Outcome::failed_after_commit && !plan::nothing_left(*state_));
+  if (!undone) registry.busy = false;
 }
 
 // Pages leave for the destination from here on; what of them is told may come late, or twice.
@@ -215,7 +272,7 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
   bool coin = bench_.random.coin();
   switch (action.kind) {
     case Kind::arm_dump:
-      return end_later(action.kind, token, bench_.duration(5ms), fails,
+      return end_later(action.kind, token, journal_.time_sync() + bench_.duration(5ms), fails,
                        [this, fails] { world_.source_dumper = !fails; });
     case Kind::make_standby:
       return make_standby(token, fails);
@@ -236,7 +293,7 @@ void SourceAgent::execute_on_tree(const SourceAction& action, uint64_t token) {
       return resume(token, fails);
     case Kind::kill_source:
       return end_later(action.kind, token, bench_.duration(3ms), fails, [this, fails, coin] {
-        if (!fails || coin) world_.source = Tree::killed;
+        if ((!fails || coin) && world_.source != Tree::lost) world_.source = Tree::killed;
       });
     default:
       return;
@@ -296,7 +353,7 @@ void SourceAgent::resume(uint64_t token, bool fails) {
   free_from_dump();
   bool half = bench_.random.coin();
   end_later(Kind::resume_source, token, bench_.duration(3ms), fails, [this, fails, half] {
-    if (fails && half) return;
+    if (world_.source == Tree::lost || (fails && half)) return;
     world_.source_egress = true;
     if (fails) return;
     world_.source_repair = false;

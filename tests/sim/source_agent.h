@@ -6,6 +6,7 @@
 
 #include "sim/bench.h"
 #include "sim/network.h"
+#include "sim/node_journal.h"
 #include "sim/world.h"
 
 // The source's agent as the planner's executor: actions take time, change the world half-way or at their end, and fail;
@@ -14,7 +15,8 @@ namespace mose::sim {
 
 class SourceAgent {
  public:
-  SourceAgent(Bench& bench, World& world, Network& network) : bench_(bench), world_(world), network_(network) {}
+  SourceAgent(Bench& bench, World& world, Network& network)
+      : bench_(bench), world_(world), network_(network), journal_(bench, Side::source, world.source_disk) {}
 
   void migrate(const MigrationOptions& options);  // the operator's `mose migrate`
   void cancel();
@@ -28,15 +30,18 @@ class SourceAgent {
   [[nodiscard]] const std::optional<plan::SourceState>& state() const { return state_; }
   [[nodiscard]] Network::Id connection() const { return connection_; }
   // What a destination that asks hears.
-  [[nodiscard]] plan::Verdict verdict() const { return state_ ? plan::verdict(*state_) : plan::Verdict::undecided; }
+  [[nodiscard]] plan::Verdict verdict() const;
+  // Why its journal decides nothing, where that is so; the migration is listed with it.
+  [[nodiscard]] const std::string& undecided() const { return undecided_; }
   // A cancel request was accepted while it could still lead to a running source.
   [[nodiscard]] bool must_abort() const { return must_abort_; }
   std::vector<plan::SourcePhase> crashes;  // phases in which it died
-  std::function<void()> step_crashed;  // the agent has died after a step: somebody restarts it
+  std::function<void()> step_crashed;  // it dies after a step, alone or with its node: somebody restarts it
 
  private:
   using Kind = plan::SourceActionKind;
 
+  void go_on(const NodeJournal::Found& found);
   void event(const plan::SourceEvent& event);
   void apply(plan::SourceStep step);
   void execute(const plan::SourceAction& action);
@@ -51,6 +56,8 @@ class SourceAgent {
   void end(Kind kind, std::string error, plan::RoundStats stats = {});
   void cut_short(Kind kind, const char* why);
   void free_from_dump();
+  void record(const plan::SourceAction& action, uint64_t token, bool fails);
+  void note_settled();
 
   Bench& bench_;
   World& world_;
@@ -60,9 +67,11 @@ class SourceAgent {
   uint64_t ticks_ = 0;
   std::optional<plan::SourceState> state_;
   UnderWay<Kind> under_way_;
-  plan::Record recording_{};
+  NodeJournal journal_;
+  std::string undecided_;
   Network::Id connection_ = 0;
   bool must_abort_ = false;
+  bool told_ = false;  // of the outcome, by this process
 };
 
 }  // namespace mose::sim

@@ -2,11 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
-#include <vector>
 
 #include "plan/protocol.h"
 #include "plan/source.h"
+#include "sim/disk.h"
 
 // The truth that outlives agents: what runs where, which way out is open, what is on the disks. Both trees are one
 // workload: whatever the agents do, and wherever they die, what check() says must stay empty.
@@ -17,11 +18,20 @@ enum class Tree : uint8_t {
   running,
   held,    // stopped by nothing but CRIU's ptrace: runs, or is gone, when CRIU dies
   frozen,  // by its cgroup: stays so whoever dies
-  killed,  // source only
+  killed,  // source only: by its agent
+  lost,    // with the power of its node
 };
 const char* to_string(Tree tree);
 
+// What a node keeps beside its journals, each replaced as a whole and synced: durable at once.
+struct Registry {
+  bool busy = false;               // the workload is moving, or arriving
+  std::optional<Outcome> history;  // of the migration, once it has ended here
+};
+
 struct World {
+  explicit World(Bench& bench) : source_disk(bench, Side::source), destination_disk(bench, Side::destination) {}
+
   // Source node.
   Tree source = Tree::running;
   bool source_egress = true;   // packets of the source leave
@@ -29,17 +39,22 @@ struct World {
   bool source_dumper = false;  // a swrk has the source tree, or waits for it
   bool source_was_stopped = false;
   bool source_slowed = false;  // a process freezes and thaws it in turns, and would thaw what others have frozen
-  std::vector<plan::Record> source_journal;
+  SimulatedDisk source_disk;
+  Registry source_registry;
 
   // Destination node.
   Tree destination = Tree::absent;
   bool destination_egress = false;
   bool prepared = false;  // namespaces, pager and guardian exist
-  std::vector<plan::Record> destination_journal;
+  SimulatedDisk destination_disk;
+  Registry destination_registry;
+  bool has_run = false;  // there: clients may have had answers of it
 
   // Memory.
   bool map_out = false;         // the pager knows the final page map
   bool pages_complete = false;  // the pager has every page
+  bool complete_once = false;   // so it was, whatever has become of it
+  bool given_up = false;        // the tree has ended at the destination after the commit, with its node or by its operator's hand
   bool memory_first = false;    // and must have it before the tree may be called ready
   uint64_t pages_left = 0;      // that the destination does not have yet, and
   uint64_t pages_left_max = UINT64_MAX;  // how many that may be at the commit
@@ -47,11 +62,18 @@ struct World {
   [[nodiscard]] bool source_serves() const {
     return source == Tree::running && source_egress && !source_repair && !source_slowed;
   }
-  // The verdict that a start of the source's agent would find.
-  [[nodiscard]] plan::Verdict journalled_verdict() const;
+  // What nothing can take back any more: the last that was durable, also when the journal is gone at its end.
+  [[nodiscard]] plan::Verdict journalled_verdict();
+  [[nodiscard]] bool taken_back() const { return taken_back_; }
   // The invariant that is broken now; empty: none.
-  [[nodiscard]] std::string check() const;
-  [[nodiscard]] std::string describe() const;
+  [[nodiscard]] std::string check();
+  [[nodiscard]] std::string describe();
+
+ private:
+  plan::Verdict verdict_ = plan::Verdict::undecided;  // of the disk's version below
+  bool commit_readable_ = false;                      // the next agent of the source would find a commit
+  bool taken_back_ = false;
+  uint64_t version_ = 0;
 };
 
 }  // namespace mose::sim
