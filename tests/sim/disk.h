@@ -44,10 +44,13 @@ class SimulatedDisk : public agent::JournalDisk {
   // has ended by now.
   [[nodiscard]] std::map<std::string, std::string> durable();
   [[nodiscard]] std::map<std::string, std::string> cached();
-  // Changes with either.
-  [[nodiscard]] uint64_t version() {
+  // One changes with each of them.
+  struct Versions {
+    uint64_t durable = 1, cached = 1;
+  };
+  [[nodiscard]] Versions versions() {
     settle();
-    return version_;
+    return versions_;
   }
 
  private:
@@ -90,7 +93,7 @@ class SimulatedDisk : public agent::JournalDisk {
   std::map<std::string, Number> names_, platter_names_;
   std::deque<Step> steps_;
   Number next_ = 1;
-  uint64_t version_ = 1;
+  Versions versions_;
   Timestamp job_begin_{};
   Nanoseconds takes_{0}, takes_unsynced_{0};
   unsigned job_steps_ = 0, fail_at_ = ~0u;

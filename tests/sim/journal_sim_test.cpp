@@ -118,7 +118,7 @@ class JournalRun {
 };
 
 TEST(JournalSimulation, WhatWasAcknowledgedIsReadBackWhateverTheDiskDoes) {
-  for (int seed = 1; seed <= test::rounds(2000, 20000); ++seed) {
+  for (int seed = 1; seed <= test::rounds(1000, 20000); ++seed) {
     const std::string problem = JournalRun(static_cast<uint64_t>(seed)).run();
     ASSERT_EQ(problem, "") << "seed " << seed;
   }

@@ -48,7 +48,7 @@ class NodeJournal {
   std::vector<std::pair<plan::Record, agent::Notes>> asked_;  // everything that was to be written, in order
 };
 
-// What a text of a journal decides, as the journal's code reads it; undecided where it cannot be read.
+// The records of the journal among these files, as its code reads them; none where there is none or it cannot be read.
 [[nodiscard]] std::vector<plan::Record> records_of(const std::map<std::string, std::string>& files);
 
 }  // namespace mose::sim

@@ -37,7 +37,8 @@ class Simulation {
   Verdicts run() {
     bench_.loop.after(0s, [this] { source_.migrate(draw_options()); });
     for (unsigned i = 0; i < bench_.faults.cancels; ++i) {
-      bench_.loop.after(bench_.random.between(0ms, 600ms), [this] { source_.cancel(); });
+      bench_.loop.after(bench_.random.between(0ms, 600ms),
+                        [this] { bench_.when_awake(Side::source, [this] { source_.cancel(); }); });
     }
     for (Side side : {Side::source, Side::destination}) {
       const auto index = static_cast<size_t>(side);

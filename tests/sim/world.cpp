@@ -26,8 +26,11 @@ const char* to_string(Tree tree) {
 }
 
 plan::Verdict World::journalled_verdict() {
-  if (version_ == source_disk.version()) return verdict_;
-  version_ = source_disk.version();
+  const auto now = source_disk.versions();
+  if (seen_.cached != now.cached) commit_readable_ = plan::committed(records_of(source_disk.cached()));
+  seen_.cached = now.cached;
+  if (seen_.durable == now.durable) return verdict_;
+  seen_.durable = now.durable;
   const auto durable = records_of(source_disk.durable());
   auto decided = std::find_if(durable.rbegin(), durable.rend(), [](plan::Record r) {
     return r == plan::Record::commit || r == plan::Record::aborted;
@@ -36,7 +39,6 @@ plan::Verdict World::journalled_verdict() {
   if (decided != durable.rend()) verdict_ = *decided == plan::Record::commit ? plan::Verdict::commit : plan::Verdict::abort;
   else if (!durable.empty()) verdict_ = plan::Verdict::undecided;
   taken_back_ = taken_back_ || (before == plan::Verdict::commit && verdict_ == plan::Verdict::abort);
-  commit_readable_ = plan::committed(records_of(source_disk.cached()));
   return verdict_;
 }
 

@@ -70,10 +70,10 @@ struct World {
   [[nodiscard]] std::string describe();
 
  private:
-  plan::Verdict verdict_ = plan::Verdict::undecided;  // of the disk's version below
+  plan::Verdict verdict_ = plan::Verdict::undecided;  // of the disk's versions below
   bool commit_readable_ = false;                      // the next agent of the source would find a commit
   bool taken_back_ = false;
-  uint64_t version_ = 0;
+  SimulatedDisk::Versions seen_{0, 0};
 };
 
 }  // namespace mose::sim

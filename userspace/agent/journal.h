@@ -19,7 +19,8 @@
 // The file is longer than its lines: behind them stand zeros, room for the next ones. Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
 // checksum is right; the first line is the metadata. A line that is torn at the end of the file was never acknowledged
 // and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file
-// is an error, its migration undecided, never guessed.
+// is an error, its migration undecided, never guessed. A line that was not synced when the next was written lies in one sector
+// with that one's beginning, so that a machine which goes down does not look like corruption.
 namespace mose::agent {
 
 struct JournalMeta {
@@ -45,7 +46,7 @@ class Journal {
   // On return the file, its first line and its directory entry are durable.
   static Result<Journal> create(const std::string& directory, const JournalMeta& meta, JournalDisk& disk = host_disk());
   [[nodiscard]] static std::string file_path(const std::string& directory, const MigrationId& id, Role role);
-  // For appending after a restart; cuts a torn tail off.
+  // For appending after a restart; cuts a torn tail off. On return what contents() has is durable, whatever has failed before.
   static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk = host_disk());
 
   // What a record must outlive. A process that dies loses nothing it has written; only the loss of the machine needs
