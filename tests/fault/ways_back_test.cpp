@@ -53,6 +53,23 @@ TEST_F(WaysBack, ACommitThatIsOnTheDiskOutlivesTheSourcesTree) {
   check_end(Side::destination);
 }
 
+// As after a power failure of the destination between both commits: what it has restored never ran, and is gone.
+TEST_F(WaysBack, ACommitThatTheDestinationDidNotLiveToKnowIsTakenBack) {
+  move_until_killed(FrameType::commit, Direction::to_target, destination_);
+  if (HasFatalFailure()) return;
+  std::ofstream(group(destination_) + "/cgroup.kill") << "1";
+  auto gone = [&] {
+    std::ifstream processes(group(destination_) + "/cgroup.procs");
+    return processes.peek() == std::ifstream::traits_type::eof();
+  };
+  ASSERT_TRUE(wait_until(gone, kDeathBound));
+  restart_agents();
+  if (HasFatalFailure()) return;
+  check_end(Side::source);
+  EXPECT_EQ(report_text("/outcome"), "failed");
+  EXPECT_THAT(report_text("/reason"), ::testing::HasSubstr("the destination lost the workload before it ran there"));
+}
+
 // It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows
 // yet how it has ended.
 TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {
