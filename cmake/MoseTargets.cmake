@@ -55,6 +55,13 @@ function(mose_test_in_full name label timeout)
     TIMEOUT ${timeout} RUN_SERIAL TRUE)
 endfunction()
 
+# mose_test_in_soak(NAME LABEL TIMEOUT): the same as NAME_soak, for hours; for `tools/check --soak`.
+function(mose_test_in_soak name label timeout)
+  add_test(NAME ${name}_soak COMMAND ${name})
+  set_tests_properties(${name}_soak PROPERTIES LABELS "${label};soak" ENVIRONMENT MOSE_SOAK=1 SKIP_RETURN_CODE 77
+    TIMEOUT ${timeout} RUN_SERIAL TRUE)
+endfunction()
+
 # All sources that a build makes: for tools that read sources and build nothing.
 add_custom_target(mose_generated)
 

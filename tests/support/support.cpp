@@ -20,6 +20,10 @@ bool in_full() {
   return std::getenv("MOSE_FULL") != nullptr;
 }
 
+bool in_soak() {
+  return std::getenv("MOSE_SOAK") != nullptr;
+}
+
 int rounds(int sample, int full) {
   return in_full() ? full : sample;
 }

@@ -11,6 +11,7 @@ namespace mose::test {
 // How often something is done: few times by default, as often as the requirements say when MOSE_FULL is set.
 [[nodiscard]] int rounds(int sample, int full);
 [[nodiscard]] bool in_full();
+[[nodiscard]] bool in_soak();  // MOSE_SOAK is set: hours
 
 // One descriptor, with a byte, through a unix socket.
 [[nodiscard]] bool send_descriptor(int socket, int fd);
