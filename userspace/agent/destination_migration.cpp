@@ -264,6 +264,9 @@ void DestinationMigration::watch_pager() {
     pager_status_ = pager_->status();
     post_([this] { driver_.dispatch(plan::PagesComplete{}); });
   };
+  // Until READY the source has everything and its workload stands still: to go back is a matter of milliseconds, to replace a
+  // pager takes a second, in vain while CRIU restores.
+  handlers.may_be_replaced = [this] { return driver_.state().phase > plan::DestinationPhase::restoring; };
   handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager("the pager has died", reason); }); };
   handlers.on_failed = [this](const std::string& reason) {
     // The pager has frozen the tree, and with it a CRIU that is still at work among it and would say nothing until its bound.
@@ -302,10 +305,10 @@ void DestinationMigration::restore() {
                  [this](const Status& status) { restored(status); });
 }
 
-// Before the final map it takes the pages with it: nothing that has come can be used. The source still has everything.
+// Before READY: the source still has everything.
 void DestinationMigration::lose_pager(const std::string& told, const std::string& reason) {
   if (driver_.state().phase > plan::DestinationPhase::restoring) return;
-  log::error("the pager is lost before it had the final map", {{"migration", meta_.id.hex()}, {"reason", reason}});
+  log::error("the pager is lost before this side was ready", {{"migration", meta_.id.hex()}, {"reason", reason}});
   if (connection_) connection_->send(wire::FrameType::failed, encode_reason(told));
   driver_.dispatch(plan::ConnectionLost{told});
 }

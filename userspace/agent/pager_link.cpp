@@ -103,7 +103,7 @@ void PagerLink::lost(const std::string& reason) {
   loop_.unwatch(client_->fd());
   client_.reset();
   if (complete_) return;
-  if (!status_.sealed) return handlers_.on_died(reason);
+  if (!status_.sealed || !handlers_.may_be_replaced()) return handlers_.on_died(reason);
   log::info("the connection to the pager is gone", {{"migration", launch_.id}, {"reason", reason}});
   retry();
 }

@@ -28,7 +28,9 @@ class PagerLink {
     std::function<void()> on_progress;  // status() has new figures
     std::function<void()> on_complete;
     std::function<void(std::string reason)> on_failed;
-    std::function<void(std::string reason)> on_died;  // before the final map: there is nothing that another could go on with
+    // Whether another may go on where one has died. Asked then, after the final map; before it there is nothing to go on with.
+    std::function<bool()> may_be_replaced;
+    std::function<void(std::string reason)> on_died;  // and is not replaced
   };
   // `launch`: how the pager was started, for a replacement.
   PagerLink(EventLoop& loop, restore::PagerLaunch launch, Handlers handlers);
