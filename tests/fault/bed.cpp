@@ -334,6 +334,17 @@ uint64_t FaultBed::missing_pages(const std::string& node) {
   return pages;
 }
 
+unsigned FaultBed::round(const std::string& node) {
+  auto socket = lab::control_socket(state_, node);
+  auto client = socket ? agent::ControlClient::connect(*socket, kCallBound) : Result<agent::ControlClient>(fail("no socket"));
+  Request request;
+  Response response;
+  request.mutable_status();
+  if (!client || !client->call(request, response, kCallBound)) return 0;
+  const auto& all = response.migration_list().migrations();
+  return all.empty() ? 0 : all[0].round();
+}
+
 Result<std::string> FaultBed::report(const std::string& node, const std::string& id) {
   MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
   MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));

@@ -96,6 +96,8 @@ class FaultBed {
   [[nodiscard]] Result<nlohmann::json> progress(const std::string& node);
   // Pages that only the source has, of the workload that runs at that node; 0: none is missing, or it does not run yet.
   [[nodiscard]] uint64_t missing_pages(const std::string& node);
+  // Of pre-copy, of the one migration under way at that node; 0: there is none, or it is in no round yet.
+  [[nodiscard]] unsigned round(const std::string& node);
   // The run object of a migration that has ended.
   [[nodiscard]] Result<std::string> report(const std::string& node, const std::string& id);
   // One more connection of the client to the service.
