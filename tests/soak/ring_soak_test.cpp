@@ -95,7 +95,6 @@ class Ring : public ::testing::Test {
   Status make_lab() {
     LabOptions options;
     options.lab = kRing;
-    options.tls = true;
     options.agents = false;  // not before their history has its bound
     MOSE_ASSIGN(state_, up(options));
     for (const char* node : kNodes) {

@@ -9,7 +9,7 @@
 namespace mose::lab {
 
 inline constexpr const char* kUsage =
-    "usage: mose lab up [--name LAB] [--link rate=1gbit,rtt=10ms] [--steer xdp]\n"
+    "usage: mose lab up [--name LAB] [--link rate=1gbit,rtt=10ms] [--steer xdp] [--plain]\n"
     "       mose lab down [--name LAB]\n"
     "       mose lab status [--name LAB]\n"
     "       mose lab list\n"
@@ -19,7 +19,7 @@ inline constexpr const char* kUsage =
     "                          [--baseline stock-cold|stock-lazy,naive-wp] [--baseline-only]\n"
     "                          [--rate N [--mix set|get|set:PERCENT] [--keys uniform|zipf[:THETA]]] [--set-size 1000]\n"
     "                          [--strategy auto] [--tracker auto] [--steer xdp] [--link rate=1gbit,rtt=10ms]\n"
-    "                          [--auto-converge] [--standby auto|never] [--max-bandwidth 500mbit]\n"
+    "                          [--auto-converge] [--standby auto|never] [--max-bandwidth 500mbit] [--plain]\n"
     "                          [--seed N] [--quiet 5500ms] [--json FILE] [--keep] [--name LAB]\n";
 
 [[nodiscard]] int run_command(const std::vector<std::string>& args, bool json);

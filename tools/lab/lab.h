@@ -19,7 +19,7 @@ struct LabOptions {
   std::optional<double> link_rate_mbit;  // absent: plain veth, unlimited
   std::optional<double> link_rtt_ms;     // between the nodes; with it the links are emulated (link_process.h)
   std::string steer;                     // node.steer of both nodes; empty: their default
-  bool tls = false;                      // certificates for both nodes, of an authority of this lab
+  bool tls = true;                       // certificates for both nodes, of an authority of this lab; false: plain text
   bool agents = true;                    // false: nodes without mosed (for the baseline alone and for tests)
 };
 

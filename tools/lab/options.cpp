@@ -18,14 +18,14 @@ using Values = std::vector<std::string>;
 
 // Which options a verb takes.
 const std::map<std::string, Values> kVerbs = {
-    {"up", {"--name", "--link", "--steer", "--tls", "--no-agents"}},
+    {"up", {"--name", "--link", "--steer", "--plain", "--no-agents"}},
     {"down", {"--name"}},
     {"status", {"--name"}},
     {"list", {}},
     {"exec", {"--name"}},
     {"restart-agent", {"--name"}},
     {"run",
-     {"--name", "--link", "--steer", "--tls", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
+     {"--name", "--link", "--steer", "--plain", "--mb", "--connections", "--probes", "--repeat", "--baseline", "--strategy",
       "--tracker", "--seed", "--quiet", "--keep", "--rate", "--mix", "--keys", "--set-size", "--baseline-only",
       "--auto-converge", "--standby", "--max-bandwidth"}},
 };
@@ -171,7 +171,10 @@ const std::map<std::string, Setter>& setters() {
 }
 
 bool set_flag(const std::string& option, CommandLine& out) {
-  if (option == "--tls") return out.tls = true;
+  if (option == "--plain") {
+    out.tls = false;
+    return true;
+  }
   if (option == "--keep") return out.keep = true;
   if (option == "--no-agents") return out.no_agents = true;
   if (option == "--auto-converge") return out.auto_converge = true;

@@ -24,7 +24,7 @@ struct CommandLine {
   std::string lab = kDefaultLab;
   std::optional<double> link_rate_mbit, link_rtt_ms;
   bool json = false;
-  bool tls = false;  // nodes that know each other by certificates
+  bool tls = true;  // nodes that know each other by certificates; --plain: by their names, and nothing is encrypted
   bool keep = false, no_agents = false, baseline_only = false;
   std::string json_file;
   std::string strategy = "auto";

@@ -167,7 +167,8 @@ Json report_object(const ReportHead& head, const Json& runs, const Json& agents,
 }
 
 std::string report_table(const Json& report) {
-  std::string out = link_line(report["link"]);
+  std::string out = report["tls"] == true ? "" : "the nodes speak plain text with each other (--plain)\n\n";
+  out += link_line(report["link"]);
   out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}\n", "run", "who",
                      "strategy", "move", "interrupt ms", "any ms", "down ms", "total ms", "p99 ms", "errors", "lost",
                      "verified");

@@ -189,7 +189,7 @@ std::string command_text(const CommandLine& line) {
   if (!line.max_bandwidth.empty()) out += " --max-bandwidth " + line.max_bandwidth;
   if (line.standby != "auto") out += " --standby " + line.standby;
   if (!line.steer.empty()) out += " --steer " + line.steer;
-  if (line.tls) out += " --tls";
+  if (!line.tls) out += " --plain";
   if (line.rate) out += " --rate " + std::to_string(*line.rate) + " --mix " + line.mix + " --keys " + line.keys;
   if (line.quiet != kQuietUsual) out += fmt::format(" --quiet {}us", line.quiet / std::chrono::microseconds(1));
   if (line.value_bytes != CommandLine{}.value_bytes) out += " --set-size " + std::to_string(line.value_bytes);

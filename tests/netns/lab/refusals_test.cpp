@@ -151,6 +151,7 @@ class Refusals : public ::testing::Test {
   void SetUp() override {
     LabOptions options;
     options.lab = kLab;
+    options.tls = false;  // a test's node that stands in for another version has no certificate
     auto state = up(options);
     ASSERT_TRUE(state) << state.error().what;
     state_ = *state;

@@ -53,11 +53,12 @@ TEST(LabOptions, JsonWithoutAFileIsStandardOutput) {
   EXPECT_EQ(line->lab, "x");
 }
 
-TEST(LabOptions, NodesSpeakPlainTextUnlessSaid) {
-  EXPECT_FALSE(parse_command_line({"run", "redis"})->tls);
-  EXPECT_TRUE(parse_command_line({"run", "redis", "--tls"})->tls);
-  EXPECT_TRUE(parse_command_line({"up", "--tls"})->tls);
-  EXPECT_FALSE(parse_command_line({"down", "--tls"}));
+TEST(LabOptions, NodesHaveCertificatesUnlessPlainTextIsSaid) {
+  EXPECT_TRUE(parse_command_line({"run", "redis"})->tls);
+  EXPECT_TRUE(parse_command_line({"up"})->tls);
+  EXPECT_FALSE(parse_command_line({"run", "redis", "--plain"})->tls);
+  EXPECT_FALSE(parse_command_line({"up", "--plain"})->tls);
+  EXPECT_FALSE(parse_command_line({"down", "--plain"}));
 }
 
 TEST(LabOptions, SteeringIsTheNodesOwnUnlessSaid) {
