@@ -201,6 +201,7 @@ int main(int argc, char** argv) {
   auto* certificate = app.add_option("--certificate", options.tls.certificate, "of this node, for TLS (default: plain text)");
   auto* key = app.add_option("--key", options.tls.key, "of the certificate");
   auto* authorities = app.add_option("--authorities", options.tls.authorities, "whose certificates are believed");
+  app.add_option("--revoked", options.tls.revoked, "certificates that are not believed (X.509 lists)")->needs(certificate);
   certificate->needs(key)->needs(authorities);
   app.add_option("--log-level", options.log_level, "debug, info, warn or error");
   app.footer(std::string("The token of the page streams is read from ") + kTokenVariable + " (hex).");

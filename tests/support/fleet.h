@@ -10,6 +10,7 @@
 #include <fstream>
 #include <string>
 
+#include "base/fd.h"
 #include "move/authority.h"
 #include "move/tls.h"
 
@@ -42,6 +43,15 @@ class Fleet {
     write(name + ".key", issued->key, 0600);
     return {path(name + ".crt"), path(name + ".key"), path("ca.crt")};
   }
+  // Its certificate is in the list from now on, which is written anew; the list's file.
+  std::string revoke(const move::TlsFiles& files) const {
+    const std::string list = path("revoked.pem");
+    auto text = authority_->revoke(read_file(files.certificate).value(), read_file(list).value_or(""));
+    EXPECT_TRUE(text) << text.error().what;
+    write("revoked.pem", text.value_or(""), 0644);
+    return list;
+  }
+  [[nodiscard]] const move::Authority& authority() const { return *authority_; }
   [[nodiscard]] std::string path(const std::string& name) const { return directory_ + "/" + name; }
   void write(const std::string& name, const std::string& text, mode_t mode) const {
     unlink(path(name).c_str());
@@ -56,7 +66,8 @@ class Fleet {
 
 // [tls] of a configuration.
 inline std::string tls_section(const move::TlsFiles& files) {
-  return "[tls]\ncertificate = \"" + files.certificate + "\"\nkey = \"" + files.key + "\"\nauthorities = \"" + files.authorities + "\"\n";
+  return "[tls]\ncertificate = \"" + files.certificate + "\"\nkey = \"" + files.key + "\"\nauthorities = \"" + files.authorities + "\"\n" +
+         (files.revoked.empty() ? "" : "revoked = \"" + files.revoked + "\"\n");
 }
 
 }  // namespace mose::test

@@ -195,8 +195,9 @@ class Grammar {
     CLI::App& init = verb(pki, Verb::pki_init, "init", "make the authority of a fleet");
     CLI::App& issue = verb(pki, Verb::pki_issue, "issue", "make the key and the certificate of a node");
     CLI::App& rotate = verb(pki, Verb::pki_rotate, "rotate", "replace the key and the certificate of a node; a running agent takes them without a restart");
+    CLI::App& revoke = verb(pki, Verb::pki_revoke, "revoke", "make or extend the list of certificates that are not believed any more (tls.revoked)");
     CLI::App& show = verb(pki, Verb::pki_show, "show", "what certificates say, and how long they are valid");
-    for (CLI::App* app : {&init, &issue, &rotate, &show}) {
+    for (CLI::App* app : {&init, &issue, &rotate, &revoke, &show}) {
       app->add_option("--dir", command_.directory, "where the files are (default /etc/mose/pki)");
     }
     for (CLI::App* app : {&init, &issue, &rotate}) {
@@ -210,6 +211,7 @@ class Grammar {
       app->add_option("name", command_.subject, "name of the node, as in node.name")->required();
       app->add_option("--roles", command_.roles, "source, destination or both, by commas (default: both; rotate: as before)")->delimiter(',');
     }
+    revoke.add_option("name", command_.subject, "name of the node, or the file of a certificate that is not in --dir any more")->required();
     show.add_option("file", command_.subject, "a certificate (default: all of --dir)");
   }
 

@@ -34,6 +34,7 @@ enum class Verb {
   pki_issue,
   pki_show,
   pki_rotate,
+  pki_revoke,
   ping,
   lab,
 };

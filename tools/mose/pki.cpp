@@ -169,6 +169,38 @@ int rotate(const Command& command, const Place& place) {
   return told(command, place, *roles, "replaced");
 }
 
+// A list that nodes read must never be half a list.
+Status replace_list(const std::string& path, const std::string& text) {
+  const std::string fresh = path + ".new";
+  if (unlink(fresh.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + fresh);
+  MOSE_TRY(write_file(fresh, text, 0644));
+  if (rename(fresh.c_str(), path.c_str()) != 0) return fail_errno("rename " + fresh);
+  return {};
+}
+
+Result<std::string> revoked_as_well(const Place& place, const std::string& certificate, const std::string& list) {
+  MOSE_ASSIGN(auto authority, load_authority(place));
+  auto before = read_file(list, kPemMax);
+  if (!before && before.error().code != ENOENT) return std::unexpected(before.error());
+  return authority.revoke(certificate, before.value_or(""));
+}
+
+int revoke(const Command& command, const Place& place) {
+  const std::string& subject = command.subject;
+  const bool file = subject.find('/') != std::string::npos;
+  if (subject == "ca") return report(command, {kExitUsage, "ca is the authority, not a node: take it out of tls.authorities of every node instead"});
+  const std::string path = file ? subject : place.file(subject + ".crt"), list = place.file("revoked.pem");
+  auto pem = read_file(path, kPemMax);
+  if (!pem) return report(command, {pem.error().code == ENOENT ? kExitUsage : kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
+  auto certificate = move::parse_certificate(*pem);
+  auto text = certificate ? revoked_as_well(place, *pem, list) : Result<std::string>(std::unexpected(certificate.error()));
+  Status written = text ? replace_list(list, *text) : Status(std::unexpected(text.error()));
+  if (!written) return report(command, {kFailed, path + ": " + written.error().what});
+  return done(command, {{"node", certificate->whose()}, {"serial", certificate->serial}, {"revoked", list}},
+              fmt::format("revoked: the certificate of {} with the serial number {}\nto every node: {}; there in mose.toml, [tls]: revoked\n",
+                          certificate->whose(), certificate->serial, list));
+}
+
 std::string state_of(const move::NodeCertificate& certificate) {
   const int64_t now_s = std::time(nullptr);
   if (now_s > certificate.ends_unix_s) return "expired";
@@ -216,6 +248,8 @@ int run_pki(const Command& command) {
       return issue(command, place);
     case Verb::pki_rotate:
       return rotate(command, place);
+    case Verb::pki_revoke:
+      return revoke(command, place);
     default:
       return show_certificates(command, place);
   }

@@ -146,6 +146,7 @@ int run_verb(const Command& command) {
     case Verb::pki_issue:
     case Verb::pki_show:
     case Verb::pki_rotate:
+    case Verb::pki_revoke:
       return run_pki(command);
     case Verb::show:
       request.mutable_show()->set_migration_id(command.subject);

@@ -191,7 +191,7 @@ const std::vector<Section>& sections() {
         text_key("group", &Config::control, &ControlConfig::group)}},
       {"tls",
        {text_key("certificate", &Config::tls, &TlsConfig::certificate), text_key("key", &Config::tls, &TlsConfig::key),
-        text_key("authorities", &Config::tls, &TlsConfig::authorities),
+        text_key("authorities", &Config::tls, &TlsConfig::authorities), text_key("revoked", &Config::tls, &TlsConfig::revoked),
         flag_key("plain_text", &Config::tls, &TlsConfig::plain_text)}},
       {"metrics",
        {flag_key("enabled", &Config::metrics, &MetricsConfig::enabled),

@@ -70,6 +70,7 @@ struct TlsConfig {
   std::string certificate;  // of this node, PEM; its name must be node.name
   std::string key;          // readable by root only
   std::string authorities;  // whose certificates are believed
+  std::string revoked;      // those of them that are not: X.509 lists (mose pki revoke); empty: all are
   bool plain_text = false;  // no encryption, and nodes are believed by their names
 };
 

@@ -87,6 +87,8 @@ Status check_tls(const TlsConfig& tls) {
     if (given > 0 && path->empty()) return fail(fmt::format("tls.{} is missing: certificate, key and authorities belong together", name));
     if (given > 0 && path->front() != '/') return fail(fmt::format("tls.{} = \"{}\" is not an absolute path", name, *path));
   }
+  if (!tls.revoked.empty() && given == 0) return fail("tls.revoked says nothing without certificates: certificate, key and authorities are missing");
+  if (!tls.revoked.empty() && tls.revoked.front() != '/') return fail(fmt::format("tls.revoked = \"{}\" is not an absolute path", tls.revoked));
   if (given > 0 && tls.plain_text) return fail("tls.plain_text = true and certificates: take one of them away");
   return {};
 }

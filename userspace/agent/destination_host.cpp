@@ -149,6 +149,7 @@ restore::PagerLaunch DestinationHost::pager_launch() const {
     launch.certificate = config_.tls.certificate;
     launch.key = config_.tls.key;
     launch.authorities = config_.tls.authorities;
+    launch.revoked = config_.tls.revoked;
   }
   launch.store_bytes_max = config_.limits.store_bytes_max;
   launch.reserve_bytes = std::min(payload_.memory_bytes, reserve_max_);

@@ -40,7 +40,7 @@ void tell_certificate(const move::NodeCertificate& own, const std::string& path)
 }  // namespace
 
 Result<std::shared_ptr<move::Tls>> load_tls(const Config& config) {
-  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities});
+  auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities, config.tls.revoked});
   if (!tls) return context("[tls]", tls.error());
   const move::NodeCertificate own = (*tls)->own();
   if (own.is_of(config.node.name)) return tls;

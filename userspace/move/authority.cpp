@@ -7,6 +7,7 @@
 #include <openssl/x509v3.h>
 
 #include <array>
+#include <ctime>
 
 #include "move/node_certificate.h"
 #include "move/openssl.h"
@@ -16,6 +17,10 @@ namespace {
 
 constexpr int kVersion3 = 2;  // counted from 0
 constexpr size_t kSerialBytes = 16;
+constexpr int kListVersion2 = 1;  // the same
+
+using RevokedPtr = std::unique_ptr<X509_REVOKED, OpensslFree<X509_REVOKED_free>>;
+using TimePtr = std::unique_ptr<ASN1_TIME, OpensslFree<ASN1_TIME_free>>;
 
 Result<KeyPtr> new_key() {
   KeyPtr key(EVP_EC_gen("P-256"));
@@ -97,6 +102,21 @@ Result<IssuedCertificate> to_pem(X509* certificate, EVP_PKEY* key) {
   return IssuedCertificate{text_in(certificate_out.get()), text_in(key_out.get())};
 }
 
+// From now on; one that is there already stays as it is.
+Status add_revoked(X509_CRL* list, const ASN1_INTEGER* serial) {
+  TimePtr now_time(ASN1_TIME_set(nullptr, std::time(nullptr)));
+  if (!now_time || X509_CRL_set1_lastUpdate(list, now_time.get()) != 1) return fail_openssl("the list's time");
+  X509_REVOKED* there = nullptr;
+  if (X509_CRL_get0_by_serial(list, &there, serial) == 1) return {};
+  RevokedPtr entry(X509_REVOKED_new());
+  if (!entry || X509_REVOKED_set_serialNumber(entry.get(), const_cast<ASN1_INTEGER*>(serial)) != 1 ||
+      X509_REVOKED_set_revocationDate(entry.get(), now_time.get()) != 1 || X509_CRL_add0_revoked(list, entry.get()) != 1) {
+    return fail_openssl("an entry of the list");
+  }
+  (void)entry.release();  // the list's
+  return {};
+}
+
 }  // namespace
 
 struct Authority::Parts {
@@ -165,6 +185,31 @@ Result<IssuedCertificate> Authority::issue(const CertificateRequest& request) co
                            {NID_subject_alt_name, alternative_names(request)}}));
   if (X509_sign(certificate, parts_->key.get(), EVP_sha256()) == 0) return fail_openssl("the certificate cannot be signed");
   return to_pem(certificate, key.get());
+}
+
+Result<std::string> Authority::revoke(const std::string& certificate_pem, const std::string& list) const {
+  BioPtr from = bio_of(certificate_pem), before = bio_of(list), out(BIO_new(BIO_s_mem()));
+  X509Ptr certificate(PEM_read_bio_X509(from.get(), nullptr, nullptr, nullptr));
+  if (!certificate) return fail_openssl("the certificate");
+  if (X509_verify(certificate.get(), parts_->key.get()) != 1) {
+    ERR_clear_error();
+    return fail("the certificate is of another authority");
+  }
+  X509CrlPtr revoked(list.empty() ? X509_CRL_new() : PEM_read_bio_X509_CRL(before.get(), nullptr, nullptr, nullptr));
+  if (!revoked || !out) return fail_openssl("the list of revoked certificates");
+  if (!list.empty() && X509_CRL_verify(revoked.get(), parts_->key.get()) != 1) {
+    ERR_clear_error();
+    return fail("the list of revoked certificates is of another authority");
+  }
+  MOSE_TRY(add_revoked(revoked.get(), X509_get0_serialNumber(certificate.get())));
+  X509_CRL_set_version(revoked.get(), kListVersion2);
+  X509_CRL_set_issuer_name(revoked.get(), X509_get_subject_name(parts_->certificate.get()));
+  X509_CRL_set1_nextUpdate(revoked.get(), X509_get0_notAfter(parts_->certificate.get()));
+  X509_CRL_sort(revoked.get());
+  if (X509_CRL_sign(revoked.get(), parts_->key.get(), EVP_sha256()) == 0 || PEM_write_bio_X509_CRL(out.get(), revoked.get()) != 1) {
+    return fail_openssl("the list of revoked certificates cannot be signed");
+  }
+  return text_in(out.get());
 }
 
 Result<IssuedCertificate> Authority::own_pem() const { return to_pem(parts_->certificate.get(), parts_->key.get()); }

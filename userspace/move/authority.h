@@ -40,6 +40,9 @@ class Authority {
   // A new key and the certificate of a node. One that would outlast the authority is refused.
   [[nodiscard]] Result<IssuedCertificate> issue(const CertificateRequest& request) const;
   [[nodiscard]] Result<IssuedCertificate> own_pem() const;
+  // `list` (PEM; empty: a new one) with this certificate in it as well, signed anew: what nodes read as tls.revoked. A
+  // certificate of another authority is refused, and so is such a list.
+  [[nodiscard]] Result<std::string> revoke(const std::string& certificate_pem, const std::string& list) const;
 
  private:
   struct Parts;

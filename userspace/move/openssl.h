@@ -27,6 +27,7 @@ using SslPtr = std::unique_ptr<SSL, OpensslFree<SSL_free>>;
 using SslCtxPtr = std::unique_ptr<SSL_CTX, OpensslFree<SSL_CTX_free>>;
 using SslSessionPtr = std::unique_ptr<SSL_SESSION, OpensslFree<SSL_SESSION_free>>;
 using X509Ptr = std::unique_ptr<X509, OpensslFree<X509_free>>;
+using X509CrlPtr = std::unique_ptr<X509_CRL, OpensslFree<X509_CRL_free>>;
 using X509StorePtr = std::unique_ptr<X509_STORE, OpensslFree<X509_STORE_free>>;
 using KeyPtr = std::unique_ptr<EVP_PKEY, OpensslFree<EVP_PKEY_free>>;
 using BioPtr = std::unique_ptr<BIO, OpensslFree<BIO_free>>;

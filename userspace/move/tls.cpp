@@ -13,16 +13,19 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <ctime>
 
 #include "base/log.h"
 #include "kernel/socket.h"
+#include "move/resumption.h"
+#include "move/revocation.h"
 #include "move/tls_session.h"
 
 namespace mose::move {
 namespace {
 
 constexpr size_t kPemFileMax = 1u << 20;
-constexpr int kAuthoritiesMax = 64;
+constexpr size_t kAuthoritiesMax = 64;
 constexpr int kChainMax = 8;
 constexpr Nanoseconds kReadAgain = std::chrono::seconds(10);
 
@@ -91,23 +94,26 @@ Status use_key(SSL_CTX* context, const TlsFiles& files) {
   return {};
 }
 
-Status believe(SSL_CTX* context, const std::string& path) {
+Result<std::vector<X509Ptr>> believe(SSL_CTX* context, const std::string& path) {
   MOSE_ASSIGN(std::string pem, read_file(path, kPemFileMax));
   BioPtr bio = bio_of(pem);
-  int count = 0;
-  for (; count < kAuthoritiesMax; ++count) {
+  std::vector<X509Ptr> authorities;
+  while (authorities.size() < kAuthoritiesMax) {
     X509Ptr authority(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
     if (!authority) break;
     if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1) return fail_openssl("the authorities " + path);
+    authorities.push_back(std::move(authority));
   }
   ERR_clear_error();
-  return count > 0 ? Status{} : fail("the authorities " + path + " hold no certificate in PEM");
+  if (authorities.empty()) return fail("the authorities " + path + " hold no certificate in PEM");
+  return authorities;
 }
 
 // What the files look like; reading them is only worth it when that has changed.
 std::string look_of(const TlsFiles& files) {
   std::string look;
-  for (const std::string* path : {&files.certificate, &files.key, &files.authorities}) {
+  for (const std::string* path : {&files.certificate, &files.key, &files.authorities, &files.revoked}) {
+    if (path->empty()) continue;
     struct stat status{};
     if (stat(path->c_str(), &status) != 0) status = {};
     look += std::to_string(status.st_ino) + "." + std::to_string(status.st_size) + "." + std::to_string(status.st_mtim.tv_sec) + "." +
@@ -135,14 +141,16 @@ Result<SslCtxPtr> make_context(const TlsFiles& files, NodeCertificate& own) {
   SSL_CTX_set_options(raw, SSL_OP_CIPHER_SERVER_PREFERENCE);
   MOSE_TRY(use_certificate(raw, files.certificate, own));
   MOSE_TRY(use_key(raw, files));
-  MOSE_TRY(believe(raw, files.authorities));
-  SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+  MOSE_ASSIGN(auto authorities, believe(raw, files.authorities));
+  SSL_CTX_set_verify(raw, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, judge_certificate);
+  if (!files.revoked.empty()) MOSE_TRY(refuse_revoked(raw, files.revoked, authorities));
   SSL_CTX_set_verify_depth(raw, kChainMax);
   SSL_CTX_set_mode(raw, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
-  // Tickets hold all that a later connection needs; their key goes with this context, so that new authorities or a new
-  // certificate are asked for anew.
+  // Tickets hold all that a later connection needs; their key goes with this context, so that with new authorities, a new
+  // certificate or a new list of revoked ones everybody is asked anew.
   SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_sess_set_new_cb(raw, new_ticket);
+  MOSE_TRY(bound_tickets(raw));
   constexpr unsigned char kPurpose[] = "mose";
   if (SSL_CTX_set_session_id_context(raw, kPurpose, sizeof kPurpose) != 1) return fail_openssl("TLS session id context");
   return context;
@@ -154,7 +162,7 @@ struct Tls::Contexts {
   SslCtxPtr context;
   NodeCertificate own;
   std::mutex mutex;
-  std::map<std::string, SslSessionPtr> tickets;  // of connections that were made from here, by peer
+  std::map<std::string, TlsTicket> tickets;  // of connections that were made from here, by peer
 };
 
 Tls::~Tls() = default;
@@ -191,22 +199,27 @@ std::shared_ptr<Tls::Contexts> Tls::current() {
 
 Result<StreamSocket> Tls::connect(Fd socket, const std::string& peer) {
   std::shared_ptr<Contexts> contexts = current();
-  TlsSession::Role role{true, peer, [contexts, peer](SslSessionPtr ticket) {
+  TlsSession::Role role{true, peer, [contexts, peer](TlsTicket ticket) {
                           std::lock_guard lock(contexts->mutex);
                           contexts->tickets[peer] = std::move(ticket);
                         }};
-  SslSessionPtr resume;
+  TlsTicket resume;
   {
     // Once: a ticket that is used again would show whoever listens that it is the same node.
     std::lock_guard lock(contexts->mutex);
     if (auto kept = contexts->tickets.extract(peer)) resume = std::move(kept.mapped());
   }
-  MOSE_ASSIGN(auto session, TlsSession::create(contexts->context.get(), socket.get(), std::move(role), resume.get()));
+  if (resume.session && std::time(nullptr) > resume.believed_until_s) {
+    log::info("a peer is asked for its certificate anew: one that an earlier connection was believed by has ended",
+              {{"node", peer}, {"ended", format_unix_time(resume.believed_until_s)}});
+    resume = {};
+  }
+  MOSE_ASSIGN(auto session, TlsSession::create(contexts->context.get(), socket.get(), std::move(role), resume));
   return StreamSocket(std::move(socket), std::move(session));
 }
 
 Result<StreamSocket> Tls::accept(Fd socket) {
-  MOSE_ASSIGN(auto session, TlsSession::create(current()->context.get(), socket.get(), {}, nullptr));
+  MOSE_ASSIGN(auto session, TlsSession::create(current()->context.get(), socket.get(), {}, {}));
   return StreamSocket(std::move(socket), std::move(session));
 }
 

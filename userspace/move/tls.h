@@ -20,6 +20,7 @@ struct TlsFiles {
   std::string certificate;  // of this node, its intermediates behind it
   std::string key;          // of it; readable by its owner alone, without a pass phrase
   std::string authorities;  // whose certificates are believed
+  std::string revoked = {};  // those that are not, although an authority has issued them (revocation.h); empty: no list
 };
 
 // Who this node is and whom it believes: TLS 1.3, a certificate on both ends, checked on every connection. Shared by all
@@ -33,7 +34,7 @@ class Tls {
   ~Tls();
 
   // Takes a connected socket; nothing has been said yet. The peer's certificate must be of node `peer`. Later connections
-  // of the same peer resume what the first has agreed on.
+  // of the same peer resume what the first has agreed on, until a certificate that it was believed by has ended.
   [[nodiscard]] Result<StreamSocket> connect(Fd socket, const std::string& peer);
   // Any node whose certificate is believed: who it is stands in StreamSocket::peer().
   [[nodiscard]] Result<StreamSocket> accept(Fd socket);

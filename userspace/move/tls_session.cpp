@@ -10,6 +10,7 @@
 #include <ctime>
 
 #include "mose/wire/frame.h"
+#include "move/resumption.h"
 
 namespace mose::move {
 namespace {
@@ -56,7 +57,9 @@ const char* alert_sentence(int reason) {
     case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
       return "the peer wants a certificate and this node has shown none";
     case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED:
-      return "the peer says that this node's certificate has expired: issue a new one (mose pki rotate)";
+      return "the peer says that this node's certificate has expired, or its authority: issue a new one (mose pki rotate)";
+    case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED:
+      return "the peer says that this node's certificate has been revoked";
     case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
       return "the peer does not know the authority of this node's certificate: compare tls.authorities of both nodes";
     case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE:
@@ -77,10 +80,15 @@ const char* alert_sentence(int reason) {
   }
 }
 
-std::string verify_sentence(long result) {
+std::string verify_sentence(long result, int depth) {
+  if (result == X509_V_ERR_CERT_HAS_EXPIRED && depth > 0) {
+    return "the authority of the peer's certificate has expired: make a new one (mose pki init), and issue certificates of it";
+  }
   switch (result) {
     case X509_V_ERR_CERT_HAS_EXPIRED:
       return "the peer's certificate has expired: issue a new one there (mose pki rotate)";
+    case X509_V_ERR_CERT_REVOKED:
+      return "the peer's certificate has been revoked (tls.revoked): issue a new one for that node, if it is to be believed again";
     case X509_V_ERR_CERT_NOT_YET_VALID:
       return "the peer's certificate is not valid yet: compare the clocks of both nodes";
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
@@ -97,7 +105,7 @@ std::string verify_sentence(long result) {
 
 }  // namespace
 
-Result<std::unique_ptr<TlsSession>> TlsSession::create(SSL_CTX* context, int socket, Role role, SSL_SESSION* resume) {
+Result<std::unique_ptr<TlsSession>> TlsSession::create(SSL_CTX* context, int socket, Role role, const TlsTicket& resume) {
   std::unique_ptr<TlsSession> session(new TlsSession(socket, std::move(role)));
   session->ssl_.reset(SSL_new(context));
   BIO* bio = stream_method() == nullptr ? nullptr : BIO_new(stream_method());
@@ -112,7 +120,8 @@ Result<std::unique_ptr<TlsSession>> TlsSession::create(SSL_CTX* context, int soc
     return session;
   }
   SSL_set_connect_state(ssl);
-  if (resume != nullptr && SSL_set_session(ssl, resume) != 1) ERR_clear_error();  // a full handshake then
+  session->believed_until_s_ = resume.believed_until_s;
+  if (resume.session && SSL_set_session(ssl, resume.session.get()) != 1) ERR_clear_error();  // a full handshake then
   return session;
 }
 
@@ -122,7 +131,7 @@ TlsSession::~TlsSession() {
 }
 
 void TlsSession::on_ticket(SslSessionPtr ticket) {
-  if (role_.on_ticket) role_.on_ticket(std::move(ticket));
+  if (role_.on_ticket) role_.on_ticket({std::move(ticket), believed_until_s_});
 }
 
 bool TlsSession::resumed() const {
@@ -213,7 +222,7 @@ Error TlsSession::reason_of(const char* doing, int result) {
   if (closed_) return fail_errno("peer has closed the connection", ECONNRESET).error();
   const int reason = ERR_GET_LIB(code) == ERR_LIB_SSL ? ERR_GET_REASON(code) : 0;  // other parts count from the same numbers
   const long verified = SSL_get_verify_result(ssl_.get());
-  if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) return {EACCES, verify_sentence(verified)};
+  if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) return {EACCES, verify_sentence(verified, refused_depth_)};
   if (const char* sentence = alert_sentence(reason)) return {EACCES, sentence};
   const char* text = code == 0 ? nullptr : ERR_reason_error_string(code);
   return {EPROTO, std::string(doing) + " under TLS: " + (text != nullptr ? text : "error " + std::to_string(result))};
@@ -256,16 +265,17 @@ Result<Wait> TlsSession::shake() {
 }
 
 // Also of a connection that was resumed, which OpenSSL does not verify once more: its certificate is that of the first
-// one, and may have expired since.
+// one, and may have expired since. Those behind it are in the time that a ticket carries (resumption.h).
 Status TlsSession::check_peer() {
   const X509* certificate = SSL_get0_peer_certificate(ssl_.get());
   if (certificate == nullptr) return fail_errno("the peer has shown no certificate", EACCES);
   if (const long verified = SSL_get_verify_result(ssl_.get()); verified != X509_V_OK) {
-    return std::unexpected(Error{EACCES, verify_sentence(verified)});
+    return std::unexpected(Error{EACCES, verify_sentence(verified, refused_depth_)});
   }
   auto read = read_certificate(*certificate);
   if (!read) return std::unexpected(Error{EACCES, "the peer's certificate: " + read.error().what});
   peer_ = std::move(*read);
+  if (SSL_session_reused(ssl_.get()) != 1) believed_until_s_ = believed_until(ssl_.get());
   if (auto timely = peer_.check_time(::time(nullptr)); !timely) return std::unexpected(Error{EACCES, "the peer: " + timely.error().what});
   if (!role_.connects || role_.peer.empty() || peer_.is_of(role_.peer)) return {};
   return std::unexpected(Error{EACCES, "the peer's certificate is of " + peer_.whose() + ", not of node " + role_.peer + ": check its address in [peers." + role_.peer + "]"});

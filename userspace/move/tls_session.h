@@ -14,6 +14,12 @@
 
 namespace mose::move {
 
+// For the next connection to the same peer.
+struct TlsTicket {
+  SslSessionPtr session;
+  int64_t believed_until_s = 0;  // resumption.h
+};
+
 // What OpenSSL keeps of a connection, and the buffers between it and the socket: several records travel by one system
 // call, and a call moves at most kCallBytes, because the thread of the other direction waits for it.
 class TlsSession {
@@ -23,12 +29,11 @@ class TlsSession {
   struct Role {
     bool connects = false;
     std::string peer;  // connecting: the name that the peer's certificate must have
-    // Connecting: a ticket for the next connection has come. Takes over the reference.
-    std::function<void(SslSessionPtr)> on_ticket;
+    std::function<void(TlsTicket)> on_ticket;  // connecting: one for the next connection has come
   };
 
-  // The socket is borrowed and must outlive the session. `resume`: of an earlier connection to the same peer, or null.
-  [[nodiscard]] static Result<std::unique_ptr<TlsSession>> create(SSL_CTX* context, int socket, Role role, SSL_SESSION* resume);
+  // The socket is borrowed and must outlive the session. `resume`: of an earlier connection to the same peer, or empty.
+  [[nodiscard]] static Result<std::unique_ptr<TlsSession>> create(SSL_CTX* context, int socket, Role role, const TlsTicket& resume);
   ~TlsSession();
   TlsSession(const TlsSession&) = delete;
   TlsSession& operator=(const TlsSession&) = delete;
@@ -46,6 +51,7 @@ class TlsSession {
 
   // Of OpenSSL's callbacks only.
   void on_ticket(SslSessionPtr ticket);
+  void on_refused_certificate(int depth) { refused_depth_ = depth; }
   int take_input(char* to, int size);
   int put_output(const char* from, int size);
 
@@ -74,6 +80,8 @@ class TlsSession {
   std::array<char, 16384> gathered_;  // small parts on their way into one record
   std::optional<Error> failure_;      // the first: what comes after it is only its consequence
   NodeCertificate peer_;
+  int refused_depth_ = 0;         // of the chain; 0: the peer's own
+  int64_t believed_until_s_ = 0;  // that of the ticket where one was used
   bool shaken_ = false;
   bool first_bytes_seen_ = false, speaks_plain_text_ = false;
   bool closed_ = false;  // the peer's end

@@ -118,6 +118,7 @@ Result<ProcessHandle> launch_pager(const PagerLaunch& launch) {
     add("--certificate", launch.certificate);
     add("--key", launch.key);
     add("--authorities", launch.authorities);
+    if (!launch.revoked.empty()) add("--revoked", launch.revoked);
   }
   if (launch.adopt != 0) add("--adopt", std::to_string(launch.adopt));
   // By the environment: arguments are readable by everybody on the machine.

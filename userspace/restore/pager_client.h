@@ -125,7 +125,7 @@ struct PagerLaunch {
   std::string cgroup;        // the workload's cgroup: the fence
   uint64_t store_bytes_max = 0;  // of the page store; 0: what is there
   uint64_t reserve_bytes = 0;    // of it that will be needed, as far as known
-  std::string certificate, key, authorities;  // for TLS with the source; empty: plain text
+  std::string certificate, key, authorities, revoked;  // for TLS with the source; empty: plain text, no list
   std::string log;           // file for stderr (appended), empty: ours
   uint32_t adopt = 0;        // pid of the guardian of a pager that died
 };

@@ -50,7 +50,9 @@ class HostilePeers : public testing::Test {
     const std::string plain = "[tls]\nplain_text = true\n";
     const size_t at = text.find(plain);
     ASSERT_NE(at, std::string::npos);
-    text.replace(at, plain.size(), tls_section(fleet.node("a")));
+    move::TlsFiles files = fleet.node("a");
+    files.revoked = fleet.revoke(fleet.node("somebody"));
+    text.replace(at, plain.size(), tls_section(files));
     text.insert(text.find("bridge ="), "uplink = \"up\"\n");
     // c takes workloads and sends none, by its certificate; d by what this node is told of it.
     text += "[peers.c]\naddress = \"192.0.2.201:7946\"\n[peers.d]\naddress = \"192.0.2.202:7946\"\nroles = [\"destination\"]\n";
@@ -141,6 +143,16 @@ TEST_F(HostilePeers, AreRefusedWithAReasonThatIsLogged) {
     EXPECT_THAT(wait_for_news(row.logged), HasSubstr(row.logged));
   }
   EXPECT_EQ(refusal(sink, "c", move::Purpose::query), "") << "it may ask, and hears nothing of others' migrations";
+}
+
+TEST_F(HostilePeers, WhoseCertificateIsRevokedAreRefusedWithoutARestart) {
+  const move::TlsFiles b = fleet.node("b");
+  EXPECT_EQ(refusal(b, "b", move::Purpose::control), "");
+  static_cast<void>(fleet.revoke(b));
+  EXPECT_THAT(refusal(b, "b", move::Purpose::control), HasSubstr("this node's certificate has been revoked"));
+  const char* logged = "the peer's certificate has been revoked (tls.revoked)";
+  EXPECT_THAT(wait_for_news(logged), HasSubstr(logged));
+  EXPECT_EQ(refusal(fleet.node("b"), "b", move::Purpose::control), "") << "another one of the same node";
 }
 
 // Who may ask for a verdict is let in without a role, and gets no further by it.
@@ -447,9 +459,20 @@ TEST_F(HostilePeers, CertificatesOfMosePkiServe) {
   EXPECT_EQ(status.st_mode & 0777, 0600u);
   ASSERT_EQ(stat((directory + "/ca.key").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
+  const std::string list = directory + "/revoked.pem";
+  EXPECT_EQ(pki({"revoke", "nobody"}).exit_code, 2);
+  EXPECT_EQ(pki({"revoke", "ca"}).exit_code, 2);
+  EXPECT_FALSE(std::filesystem::exists(list));
+  ASSERT_EQ(pki({"issue", "gone"}).exit_code, 0);
+  Output revoked = pki({"revoke", "gone"});
+  ASSERT_EQ(revoked.exit_code, 0) << revoked.error;
+  EXPECT_THAT(revoked.out, HasSubstr(list + "; there in mose.toml, [tls]: revoked"));
+  revoked = pki({"revoke", others.node("x").certificate});
+  EXPECT_EQ(revoked.exit_code, 1);
+  EXPECT_THAT(revoked.error, HasSubstr("is of another authority"));
   const Output shown = pki({"show", "--json"});
   EXPECT_THAT(shown.out, HasSubstr("\"roles\":\"source\""));
-  const move::TlsFiles files{directory + "/a.crt", directory + "/a.key", directory + "/ca.crt"};
+  const move::TlsFiles files{directory + "/a.crt", directory + "/a.key", directory + "/ca.crt", list};
   auto first = move::Tls::load(files);
   ASSERT_TRUE(first) << first.error().what;
   const std::string serial = (*first)->own().serial;

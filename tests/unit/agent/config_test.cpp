@@ -96,6 +96,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"TlsAndPlainText",
                   "[node]\nname=\"a\"\n[tls]\ncertificate = \"/a\"\nkey = \"/k\"\nauthorities = \"/c\"\nplain_text = true\n",
                   "tls.plain_text = true and certificates"},
+        BadConfig{"RevokedAlone", "[tls]\nrevoked = \"/r\"\nplain_text = true\n", "tls.revoked says nothing without certificates"},
         BadConfig{"PlainTextIsText", "[tls]\nplain_text = \"yes\"\n", "m.toml:2: tls.plain_text must be true or false"},
         BadConfig{"RoleUnknown", "[peers.b]\naddress = \"192.0.2.2:1\"\nroles = [\"admin\"]\n",
                   "m.toml:3: peers.b.roles: role \"admin\" is unknown"},

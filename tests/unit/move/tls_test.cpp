@@ -3,6 +3,7 @@
 #include "move/tls.h"
 
 #include <gmock/gmock.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
@@ -11,6 +12,7 @@
 
 #include "move/channel.h"
 #include "move/frame_buffer.h"
+#include "move/openssl.h"
 #include "move/tls_session.h"
 #include "stream.h"
 #include "support/fleet.h"
@@ -300,7 +302,85 @@ TEST_F(TlsStreams, LaterConnectionsResumeAndAreStillChecked) {
   EXPECT_TRUE(second.server.peer()->is_of("a"));
   std::this_thread::sleep_for(std::chrono::milliseconds(4100));
   Ends late = again();
-  EXPECT_THAT(shake_hands(late).server, HasSubstr("the certificate has expired on"));
+  EXPECT_THAT(shake_hands(late).server, HasSubstr("the peer's certificate has expired")) << "it was asked for anew";
+}
+
+// The same authority, that is its name and key, with another end.
+std::string ending(const IssuedCertificate& authority, int64_t ends_unix_s) {
+  BioPtr certificate_in = bio_of(authority.certificate), key_in = bio_of(authority.key), out(BIO_new(BIO_s_mem()));
+  const X509Ptr certificate(PEM_read_bio_X509(certificate_in.get(), nullptr, nullptr, nullptr));
+  const KeyPtr key(PEM_read_bio_PrivateKey(key_in.get(), nullptr, nullptr, nullptr));
+  EXPECT_NE(ASN1_TIME_set(X509_getm_notAfter(certificate.get()), ends_unix_s), nullptr);
+  EXPECT_GT(X509_sign(certificate.get(), key.get(), EVP_sha256()), 0);
+  EXPECT_EQ(PEM_write_bio_X509(out.get(), certificate.get()), 1);
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(out.get(), &text);
+  return {text, static_cast<size_t>(size)};
+}
+
+// What was resumed would go on for as long as tickets do: the certificates of both nodes are good for long.
+TEST_F(TlsStreams, AnAuthorityThatHasEndedSinceEndsResumptionAtWhicheverEndBelievesIt) {
+  const TlsFiles a = fleet_.node("a"), b = fleet_.node("b");
+  TlsFiles a_short = a, b_short = b;
+  a_short.authorities = b_short.authorities = fleet_.path("short.crt");
+  fleet_.write("short.crt", ending(fleet_.authority().own_pem().value(), std::time(nullptr) + 2), 0644);
+  struct Pair {
+    std::shared_ptr<Tls> client, server;
+  };
+  std::vector<Pair> pairs;
+  for (const auto& [client, server] : {std::pair(a_short, b), std::pair(a, b_short)}) {
+    Ends first = connect(client, server);
+    EXPECT_EQ(shake_hands(first).server, "");
+    Ends second = again();
+    EXPECT_EQ(shake_hands(second).server, "");
+    EXPECT_TRUE(was_resumed(second));
+    pairs.push_back({client_, server_});
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(3100));
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    client_ = pairs[i].client;
+    server_ = pairs[i].server;
+    Ends late = again();
+    const Outcome outcome = shake_hands(late);
+    EXPECT_THAT(i == 0 ? outcome.client : outcome.server, HasSubstr("the authority of the peer's certificate has expired")) << i;
+    EXPECT_THAT(i == 0 ? outcome.server : outcome.client, HasSubstr("has expired, or its authority")) << i;
+  }
+}
+
+TEST_F(TlsStreams, ARevokedCertificateIsRefusedByBothEndsFromTheNextConnectionOn) {
+  TlsFiles a = fleet_.node("a"), b = fleet_.node("b");
+  a.revoked = b.revoked = fleet_.revoke(fleet_.node("somebody"));
+  Ends first = connect(a, b);
+  ASSERT_EQ(shake_hands(first).server, "") << "only that one is";
+  Ends second = again();
+  ASSERT_EQ(shake_hands(second).server, "");
+  EXPECT_TRUE(was_resumed(second));
+  static_cast<void>(fleet_.revoke(a));
+  Ends third = again();
+  Outcome outcome = shake_hands(third);
+  EXPECT_THAT(outcome.server, HasSubstr("the peer's certificate has been revoked"));
+  EXPECT_THAT(outcome.client, HasSubstr("the peer says that this node's certificate has been revoked"));
+  static_cast<void>(fleet_.node("a"));
+  Ends fourth = again();
+  EXPECT_EQ(shake_hands(fourth).server, "") << "a new certificate of the same node";
+  static_cast<void>(fleet_.revoke(b));
+  Ends fifth = again();
+  outcome = shake_hands(fifth);
+  EXPECT_THAT(outcome.client, HasSubstr("the peer's certificate has been revoked"));
+}
+
+TEST_F(TlsStreams, AListThatCannotBeUsedIsNamed) {
+  const Fleet others;
+  TlsFiles files = fleet_.node("a");
+  auto error = [&](const std::string& list) {
+    files.revoked = list;
+    auto tls = Tls::load(files);
+    return tls ? "no error" : tls.error().what;
+  };
+  EXPECT_THAT(error(others.revoke(others.node("x"))), HasSubstr("is signed by none of tls.authorities"));
+  EXPECT_THAT(error(fleet_.path("none")), HasSubstr("the list of revoked certificates: "));
+  EXPECT_THAT(error(files.certificate), HasSubstr("holds none in PEM"));
+  EXPECT_FALSE(others.authority().revoke(read_file(files.certificate).value(), "")) << "of another authority";
 }
 
 TEST_F(TlsStreams, ATicketOfOnePeerIsNoUseForAnother) {
