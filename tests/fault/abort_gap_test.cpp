@@ -17,6 +17,7 @@ namespace {
 using wire::FrameType;
 
 constexpr double kAbortGapMaxMs = 200;
+constexpr double kSettledMaxMs = 3000;  // both ends have nothing under way; every bound that could end a wait is longer
 constexpr int kRepeats = 20;
 constexpr int kQuietMs = 800;               // as long as a move that is cancelled takes, about
 constexpr int kStepMs = 3;                  // between the moments of one sweep
@@ -247,6 +248,7 @@ class AbortGap : public Faults, public ::testing::WithParamInterface<AbortPoint>
     if (!HasFatalFailure()) strike(repeat);
     if (!HasFatalFailure()) check_end(GetParam().expected);
     if (HasFatalFailure()) return;
+    EXPECT_LT(row_.settle_ms, kSettledMaxMs) << "one of the ends waits for something that cannot come";
     worst_ = std::max(worst_, row_.gap_ms);
     // One that was not stopped any more is no abort.
     if (row_.got == "source") seen_[GetParam().name].gaps.push_back(row_.gap_ms);
