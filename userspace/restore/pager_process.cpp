@@ -19,6 +19,7 @@ constexpr Nanoseconds kFenceCheck = std::chrono::microseconds(200);
 constexpr Nanoseconds kLeaveCheck = std::chrono::milliseconds(20);
 constexpr Nanoseconds kStallTold = std::chrono::milliseconds(300);
 constexpr Nanoseconds kIdleCheck = std::chrono::seconds(1);
+constexpr Nanoseconds kSaidMax = std::chrono::milliseconds(100);
 
 }  // namespace
 
@@ -458,11 +459,14 @@ void PagerProcess::completed() {
   // The workload may leave this node and its group with it; a watched file of a removed group is always ready.
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, cgroup_events_.get(), nullptr);
   pager_->stop();
+  // Said before the guardian ends: who is killed from here on has said that nothing is missing, and no other pager is started, which
+  // would find nobody to go on from.
+  set_phase(PagerPhase::complete);
+  server_->post(PagerEventKind::complete);
+  server_->wait_said(kSaidMax);
   guardian_.stop();
   remove_guardians(options_.socket);
   if (options_.on_pages_complete) options_.on_pages_complete();
-  set_phase(PagerPhase::complete);
-  server_->post(PagerEventKind::complete);
   PagerStats stats = pager_->stats();
   log::info("every page is in", {{"pages", stats.present_pages},
                                  {"faults", stats.faults},

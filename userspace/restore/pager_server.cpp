@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -29,6 +30,8 @@ struct PagerServer::Impl {
   Fd wake;  // in both tables under one number
   std::mutex mutex;
   std::vector<PagerEventKind> events;
+  bool sending = false;  // events that are no longer in there
+  std::condition_variable said;
   bool stop = false;
   std::thread thread;
 
@@ -85,6 +88,11 @@ void PagerServer::post(PagerEventKind kind) {
   [[maybe_unused]] ssize_t n = ::write(impl_->wake.get(), &one, sizeof one);
 }
 
+void PagerServer::wait_said(Nanoseconds bound) {
+  std::unique_lock lock(impl_->mutex);
+  impl_->said.wait_for(lock, bound, [this] { return impl_->events.empty() && !impl_->sending; });
+}
+
 Status PagerServer::Impl::separate_table() {
   if (::unshare(CLONE_FILES) != 0) return fail_errno("a descriptor table of the server's own");
   // Copies of what the process holds: a copy of a userfaultfd here would outlive its closing there.
@@ -130,9 +138,15 @@ void PagerServer::Impl::serve() {
     {
       std::lock_guard lock(mutex);
       due.swap(events);
+      sending = true;
       ending = stop;
     }
     for (PagerEventKind kind : due) send(kind);
+    {
+      std::lock_guard lock(mutex);
+      sending = false;
+    }
+    said.notify_all();
     if (ending) return;
   }
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "restore/pager_client.h"
 
@@ -35,6 +36,8 @@ class PagerServer {
 
   // Sends this event to mosed, if it is there; what it says is taken from status() at that moment.
   void post(PagerEventKind kind);
+  // Until everything posted before has been written to mosed, or for so long; without a mosed there is nothing to wait for.
+  void wait_said(Nanoseconds bound);
 
  private:
   struct Impl;
