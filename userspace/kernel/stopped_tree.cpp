@@ -31,6 +31,7 @@ constexpr unsigned kEventStop = 128;
 constexpr unsigned long kExitKill = 1ul << 20, kSuspendSeccomp = 1ul << 21;
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr uint64_t kEverySignal = ~0ull;
+constexpr uint64_t kUserCode64 = 0x33;  // code segment of 64-bit programs: others have other calls
 constexpr size_t kVdsoBytesMax = 16384;
 
 struct RseqConfiguration {  // as in linux/ptrace.h
@@ -149,6 +150,7 @@ struct StoppedTree::State {
     Caller caller{.tid = process};
     MOSE_ASSIGN(caller.instruction, call_instruction(process));
     if (trace(PTRACE_GETREGS, process, nullptr, &caller.registers) != 0) return fail_errno("read the registers of a thread");
+    if (caller.registers.cs != kUserCode64) return fail("process " + std::to_string(process) + " is no 64-bit one");
     uint64_t& mask = caller.signal_mask;
     if (trace(PTRACE_GETSIGMASK, process, reinterpret_cast<void*>(sizeof mask), &mask) != 0)
       return fail_errno("read the signal mask of a thread");

@@ -8,8 +8,8 @@
 // A standby's pages that were written since and are still at the source. A few are asked for and waited for; many are taken
 // out again where somebody can do that (restore/standby_discard.h), and come when they are touched, like any other page.
 //
-// In the filler's thread, but for discarded() and offered(). While pages are offered nobody here writes to them or puts in
-// others: for a moment in between the userfaultfds do not cover their memory.
+// In the filler's thread, but for discarded() and offered(). While pages are offered nobody here writes to them, and no page is
+// put in: for a moment in between the userfaultfds do not cover their memory. Other stale pages are present, and rewritten.
 namespace mose::restore {
 
 PageSet Pager::remote_of(Space& space) {
