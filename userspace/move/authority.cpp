@@ -197,6 +197,11 @@ Result<std::string> Authority::revoke(const std::string& certificate_pem, const 
   }
   X509CrlPtr revoked(list.empty() ? X509_CRL_new() : PEM_read_bio_X509_CRL(before.get(), nullptr, nullptr, nullptr));
   if (!revoked || !out) return fail_openssl("the list of revoked certificates");
+  // What is written takes the place of the file.
+  if (!list.empty() && X509CrlPtr(PEM_read_bio_X509_CRL(before.get(), nullptr, nullptr, nullptr))) {
+    return fail("the file holds more than one list of revoked certificates: revoke into a file with this authority's alone");
+  }
+  ERR_clear_error();
   if (!list.empty() && X509_CRL_verify(revoked.get(), parts_->key.get()) != 1) {
     ERR_clear_error();
     return fail("the list of revoked certificates is of another authority");

@@ -57,15 +57,17 @@ Status refuse_revoked(SSL_CTX* context, const std::string& path, const std::vect
   if (!pem) return mose::context("the list of revoked certificates", pem.error());
   BioPtr bio = bio_of(*pem);
   int count = 0;
-  for (; count < kListsMax; ++count) {
+  for (;; ++count) {
     X509CrlPtr list(PEM_read_bio_X509_CRL(bio.get(), nullptr, nullptr, nullptr));
-    if (!list) break;
+    if (!list && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE) break;  // the end of the file
+    if (!list) return fail_openssl("the list of revoked certificates " + path);
+    if (count == kListsMax) return fail("the list of revoked certificates " + path + " holds more than " + std::to_string(kListsMax));
     MOSE_TRY(check_signature(list.get(), path, authorities));
     const ASN1_TIME* next = X509_CRL_get0_nextUpdate(list.get());
     if (next != nullptr && X509_cmp_current_time(next) < 0) log::warn("a list of revoked certificates should have been replaced by now", {{"file", path}});
     if (X509_STORE_add_crl(SSL_CTX_get_cert_store(context), list.get()) != 1) return fail_openssl("the list of revoked certificates " + path);
   }
-  ERR_clear_error();  // the end of the file is one
+  ERR_clear_error();
   if (count == 0) return fail("the list of revoked certificates " + path + " holds none in PEM (X509 CRL)");
   return {};
 }
