@@ -176,7 +176,7 @@ class WhileAway : public AfterCommit {
     neighbour_ = std::move(*started);
     move_until_committed();
     if (HasFatalFailure()) return;
-    sleep_until_ms(500);
+    sleep_until_ms(1500);  // what the neighbour does once a second has had its pages, too
     ASSERT_GT(bed_->missing_pages(destination_), 0u) << "the pages were all there already: nothing was tested";
   }
   // The status says which pages are waited for, and since when. `began`: by the wall clock.
