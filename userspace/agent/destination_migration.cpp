@@ -322,7 +322,7 @@ void DestinationMigration::restored(const Status& status) {
   if (!status) return done(DestinationActionKind::restore, status);
   // Discarded while CRIU restored: the pager is gone, and nobody would confirm anything.
   if (!pager_) return done(DestinationActionKind::restore, fail("discarded"));
-  const bool fresh = standby_ != Standby::refreshed || memory_fresh_;
+  const bool fresh = standby_ != Standby::refreshed || (memory_fresh_ && !discarding_);
   if (fenced_ && fresh && payload_.memory_first && !filled_) {
     // The source waits as long as the pages may take, and a pager that has failed brings none.
     restored_ = true;

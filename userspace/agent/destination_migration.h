@@ -104,7 +104,7 @@ class DestinationMigration {
   void refresh();
   void refreshed(const Status& status);
   void discard_stale(const std::vector<restore::StalePages>& pages);
-  void discarded(const Result<std::vector<restore::StalePages>>& kept);
+  void discarded(const Status& status, const std::vector<restore::StalePages>& kept);
   void await_fresh_memory();
   void judge_stale_memory();
   void without_standby(const std::string& why);
@@ -130,6 +130,7 @@ class DestinationMigration {
   enum class Standby : uint8_t { none, building, standing, refreshed, dropping, gone };
   Standby standby_ = Standby::none;
   bool staged_ = false;           // the pager has put into the standby what there was
+  bool discarding_ = false;       // pages of it are being taken out
   bool memory_fresh_ = false;     // and has replaced what changed since
   bool pager_let_go_ = false, tree_gone_ = false;  // while dropping
   std::optional<ImagesPayload> standby_images_;    // until the pager is ready for them

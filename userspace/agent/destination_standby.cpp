@@ -273,21 +273,29 @@ void DestinationMigration::refreshed(const Status& status) {
   restored({});
 }
 
-// Pages that were written since and are still at the source.
+// Pages that were written since and are still at the source. Once at a time: what is offered again by a pager that was connected
+// anew is the same, or of one that has taken over and knows nothing of it.
 void DestinationMigration::discard_stale(const std::vector<restore::StalePages>& pages) {
-  if (!pager_ || standby_ == Standby::dropping || standby_ == Standby::gone) return;
+  if (!pager_ || discarding_ || standby_ == Standby::dropping || standby_ == Standby::gone) return;
   if (standby_ != Standby::standing && standby_ != Standby::refreshed) return pager_->discarded(pages);  // kept
+  discarding_ = true;
   const restore::PagerStatus& status = pager_->status();
   const restore::GuardianName guardian{status.guardian_pid, status.guardian_start_time};
   criu_lane_.run([this, pages, guardian] { return host_->discard_stale(pages, guardian); },
-                 [this](const Result<std::vector<restore::StalePages>>& kept) { discarded(kept); });
+                 [this, connection = pager_->connection()](const Result<std::vector<restore::StalePages>>& kept) {
+                   discarding_ = false;
+                   if (!kept) return discarded(std::unexpected(kept.error()), {});
+                   const bool same = pager_ && pager_->connection() == connection;
+                   discarded(same ? Status{} : Status(fail("the connection to the pager was lost while stale pages were taken out")), *kept);
+                 });
 }
 
-void DestinationMigration::discarded(const Result<std::vector<restore::StalePages>>& kept) {
+// After an error nobody knows what is in it.
+void DestinationMigration::discarded(const Status& status, const std::vector<restore::StalePages>& kept) {
   if (!pager_ || (standby_ != Standby::standing && standby_ != Standby::refreshed)) return;
-  if (kept) return pager_->discarded(*kept);
-  if (standby_ == Standby::standing) return drop_standby(kept.error().what);
-  without_standby(kept.error().what);
+  if (status) return pager_->discarded(kept);
+  if (standby_ == Standby::refreshed && std::exchange(restored_, false)) restore_waits_ = true;
+  drop_standby(status.error().what);
 }
 
 // What can come within kFreshBound at the rate of the whole migration so far.

@@ -31,6 +31,7 @@ void PagerLink::connect() {
   if (!client) return retry();
   client_.emplace(std::move(*client));
   failures_ = 0;
+  ++connection_;
   if (auto watched = loop_.watch(client_->fd(), EPOLLIN, [this](uint32_t events) { on_ready(events); }); !watched) {
     return lost(watched.error().what);
   }
@@ -102,6 +103,7 @@ void PagerLink::on_ready(uint32_t) {
 void PagerLink::lost(const std::string& reason) {
   loop_.unwatch(client_->fd());
   client_.reset();
+  ++connection_;
   if (complete_) return;
   if (!status_.sealed || !handlers_.may_be_replaced()) return handlers_.on_died(reason);
   log::info("the connection to the pager is gone", {{"migration", launch_.id}, {"reason", reason}});

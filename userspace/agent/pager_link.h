@@ -46,6 +46,8 @@ class PagerLink {
   void discarded(const std::vector<restore::StalePages>& kept);
   void standby_dropped();
   [[nodiscard]] const restore::PagerStatus& status() const { return status_; }
+  // Another one each time that the connection is made or lost: who asked on one may not be answered on the next.
+  [[nodiscard]] unsigned connection() const { return connection_; }
 
  private:
   void on_ready(uint32_t events);
@@ -60,7 +62,7 @@ class PagerLink {
   std::optional<restore::PagerClient> client_;
   restore::PagerStatus status_;
   EventLoop::TimerId timer_ = 0;
-  unsigned failures_ = 0;
+  unsigned failures_ = 0, connection_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;
   bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;

@@ -286,8 +286,13 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
 }
 
 void SourceMemory::push_in_background() {
-  std::lock_guard lock(mutex_);
-  if (!committed_) background_.emplace();
+  InBackground* background = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    if (committed_ || stop_.stop_requested()) return;
+    background = &background_.emplace();
+  }
+  background->begin();  // this thread alone takes it away again
 }
 
 void SourceMemory::committed() {
@@ -309,6 +314,7 @@ SourceMemory::Tracking SourceMemory::tracking() const {
 void SourceMemory::cancel() {
   stop_.request_stop();
   std::lock_guard lock(mutex_);
+  if (background_) background_->end();
   if (bulk_) bulk_->shut_down();
   for (const Urgent& urgent : urgent_) urgent.channel->shut_down();
   arrived_.notify_all();

@@ -3,10 +3,15 @@
 
 #include <sys/types.h>
 
+#include <atomic>
+
 namespace mose {
 
-// The calling thread runs on what others leave of the processors (SCHED_IDLE), until this is over: for work that nobody
-// waits for yet, beside work that everybody waits for.
+// A thread that runs on what others leave of the processors (SCHED_IDLE) for a while: for work that nobody waits for yet,
+// beside work that everybody waits for.
+//
+// Life: made by that thread, which then calls begin(), best without a lock in hand; end() puts it back. Any thread may do that, as
+// long as that one lives: one in the background may not come to end it itself.
 class InBackground {
  public:
   InBackground();
@@ -14,12 +19,14 @@ class InBackground {
   InBackground(const InBackground&) = delete;
   InBackground& operator=(const InBackground&) = delete;
 
-  // Any thread, as long as that one lives: one in the background may not come to end it itself.
+  void begin();
   void end();
 
  private:
-  pid_t thread_ = 0;  // 0: nothing to put back
-  int policy_ = 0;
+  void put_back() const;
+  const pid_t thread_;
+  const int policy_;
+  std::atomic<bool> ended_{false};
 };
 
 }  // namespace mose

@@ -92,7 +92,8 @@ struct StoppedTree::State {
   ~State() {
     if (auto over = let_go(); over) return;
     log::warn("a group of stopped processes does not freeze again: it is killed", {{"cgroup", group.path()}});
-    (void)group.kill();
+    // Nobody may go on from here: what is thawed would run.
+    if (!group.kill()) for (const Thread& thread : threads) (void)::kill(thread.tid, SIGKILL);
     detach();
   }
 
@@ -198,7 +199,8 @@ struct StoppedTree::State {
     thawed = false;
     detach();
     threads.clear();
-    return {};
+    // Each goes from one stop to the other, and does not count as frozen on its way.
+    return group.wait_frozen(kStandBound);
   }
 
   const Cgroup& group;
