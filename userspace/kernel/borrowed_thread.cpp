@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/borrowed_thread.h"
 
-#include <signal.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/user.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,6 +16,7 @@
 #include "base/fd.h"
 #include "kernel/proc_path.h"
 #include "kernel/procfs.h"
+#include "kernel/ptrace_stop.h"
 
 namespace mose {
 
@@ -27,11 +24,7 @@ namespace mose {
 
 namespace {
 
-constexpr unsigned kPtraceEventStop = 128;
-constexpr unsigned long kOptionSuspendSeccomp = 1ul << 21;
-constexpr uint64_t kUserCode64 = 0x33;  // code segment of 64-bit programs
 constexpr size_t kSyscallBytes = 2;
-constexpr uint64_t kAllSignals = ~0ull;
 constexpr long kFutexWait = 455, kEpollPwait2 = 441;  // newer than the C library's headers
 
 // Calls that wait and that the kernel restarts by itself after a stop, or that we can (see `returns_eintr`). Earlier
@@ -98,25 +91,9 @@ struct BorrowedThread::State {
 
   ~State() { release(); }
 
-  [[nodiscard]] long trace(int request, void* address, void* data) const {
-    return ptrace(static_cast<__ptrace_request>(request), tid, address, data);
-  }
-
-  // The next stop, as waitpid's status. Bounded: the thread may have gone into an uninterruptible wait.
-  [[nodiscard]] Result<int> wait_stop() const {
-    const Timestamp end = now() + kBorrowBound;
-    for (;;) {
-      int status = 0;
-      pid_t got = waitpid(tid, &status, __WALL | WNOHANG);
-      if (got < 0 && errno != EINTR) return fail_errno("waiting for a thread of the process");
-      if (got == tid) {
-        if (!WIFSTOPPED(status)) return std::unexpected(Error{ESRCH, "the thread has ended"});
-        return status;
-      }
-      if (now() > end) return std::unexpected(Error{ETIMEDOUT, "the thread does not stop"});
-      pause_shortly();
-    }
-  }
+  [[nodiscard]] long trace(int request, void* address, void* data) const { return mose::trace(request, tid, address, data); }
+  // Bounded: the thread may have gone into an uninterruptible wait.
+  [[nodiscard]] Result<int> wait_stop() const { return next_stop(tid, kBorrowBound); }
 
   // Resumes by `request` and waits for a stop of our making; a signal on its way in is passed on.
   [[nodiscard]] Result<int> go_on(int request, bool (*wanted)(int)) const {
@@ -125,19 +102,13 @@ struct BorrowedThread::State {
       if (trace(request, nullptr, reinterpret_cast<void*>(static_cast<long>(signal))) != 0) return fail_errno("ptrace");
       MOSE_ASSIGN(int status, wait_stop());
       if (wanted(status)) return status;
-      unsigned event = static_cast<unsigned>(status) >> 16;
-      if (event == kPtraceEventStop) return fail("the process was stopped by somebody else");
-      signal = event == 0 ? WSTOPSIG(status) : 0;
+      if (is_event_stop(status)) return fail("the process was stopped by somebody else");
+      signal = static_cast<unsigned>(status) >> 16 == 0 ? WSTOPSIG(status) : 0;
     }
   }
 
-  static bool is_event_stop(int status) {
-    return static_cast<unsigned>(status) >> 16 == kPtraceEventStop && WSTOPSIG(status) == SIGTRAP;
-  }
-  static bool is_call_stop(int status) { return WSTOPSIG(status) == (SIGTRAP | 0x80); }
-
   [[nodiscard]] Status attach(bool seccomp) {
-    unsigned long options = PTRACE_O_TRACESYSGOOD | (seccomp ? kOptionSuspendSeccomp : 0);
+    unsigned long options = PTRACE_O_TRACESYSGOOD | (seccomp ? kPtraceSuspendSeccomp : 0);
     if (trace(PTRACE_SEIZE, nullptr, reinterpret_cast<void*>(options)) != 0) {
       return fail_errno(seccomp ? "seizing a thread with its seccomp filter suspended" : "seizing a thread");
     }
@@ -146,8 +117,8 @@ struct BorrowedThread::State {
     if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
     for (;;) {
       MOSE_ASSIGN(int status, wait_stop());
-      if (is_event_stop(status)) return {};
-      if (static_cast<unsigned>(status) >> 16 == kPtraceEventStop) return fail("the process is stopped");
+      if (is_interrupt_stop(status)) return {};
+      if (is_event_stop(status)) return fail("the process is stopped");
       // A signal came first: the stop that we asked for follows before its handler runs.
       long signal = WSTOPSIG(status);
       if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(signal)) != 0) return fail_errno("PTRACE_CONT");
@@ -169,7 +140,7 @@ struct BorrowedThread::State {
       return fail_errno("PTRACE_GETSIGMASK");
     }
     // Signals wait until the thread has its own registers again.
-    uint64_t all = kAllSignals;
+    uint64_t all = kEverySignal;
     if (trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof all), &all) != 0)
       return fail_errno("PTRACE_SETSIGMASK");
     blocked = true;
@@ -205,7 +176,7 @@ struct BorrowedThread::State {
       // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is
       // decided on the way out of a stop of this kind only.
       if (at_exit && trace(PTRACE_INTERRUPT, nullptr, nullptr) == 0) {
-        (void)go_on(PTRACE_CONT, [](int status) { return static_cast<unsigned>(status) >> 16 == kPtraceEventStop; });
+        (void)go_on(PTRACE_CONT, is_event_stop);
       }
       rewind_interrupted();
       (void)trace(PTRACE_SETREGS, nullptr, &registers);
@@ -252,17 +223,11 @@ Result<BorrowedThread> BorrowedThread::borrow(pid_t pid) {
 
 Result<int64_t> BorrowedThread::call(long number, const std::array<uint64_t, 3>& arguments) {
   State& s = *state_;
-  user_regs_struct registers = s.registers;
-  registers.rip -= kSyscallBytes;
-  registers.rax = static_cast<uint64_t>(number);
-  registers.orig_rax = ~0ull;  // nothing to restart
-  registers.rdi = arguments[0];
-  registers.rsi = arguments[1];
-  registers.rdx = arguments[2];
+  user_regs_struct registers = call_registers(s.registers, s.registers.rip - kSyscallBytes, number, {arguments[0], arguments[1], arguments[2], 0, 0, 0});
   if (s.trace(PTRACE_SETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_SETREGS");
   s.at_exit = false;
   for (bool exit : {false, true}) {
-    auto stop = s.go_on(PTRACE_SYSCALL, State::is_call_stop);
+    auto stop = s.go_on(PTRACE_SYSCALL, is_call_stop);
     if (!stop) {
       s.recall();
       return std::unexpected(std::move(stop.error()));

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/stopped_tree.h"
 
-#include <sched.h>
-#include <signal.h>
-#include <sys/ptrace.h>
 #include <sys/uio.h>
-#include <sys/user.h>
-#include <sys/wait.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -18,6 +12,7 @@
 #include "base/log.h"
 #include "kernel/proc_path.h"
 #include "kernel/procfs.h"
+#include "kernel/ptrace_stop.h"
 
 namespace mose {
 
@@ -27,29 +22,13 @@ namespace {
 
 // They are frozen: nothing but a busy machine keeps them from standing. A call may take as long as it has pages to free.
 constexpr Nanoseconds kStandBound = std::chrono::seconds(1);
-constexpr unsigned kEventStop = 128;
-constexpr unsigned long kExitKill = 1ul << 20, kSuspendSeccomp = 1ul << 21;
 constexpr int kGetRseqConfiguration = 0x420f;
-constexpr uint64_t kEverySignal = ~0ull;
-constexpr uint64_t kUserCode64 = 0x33;  // code segment of 64-bit programs: others have other calls
 constexpr size_t kVdsoBytesMax = 16384;
 
 struct RseqConfiguration {  // as in linux/ptrace.h
   uint64_t pointer;
   uint32_t size, signature, flags, pad;
 };
-
-bool is_stand(int status) { return static_cast<unsigned>(status) >> 16 == kEventStop && WSTOPSIG(status) == SIGTRAP; }
-bool is_call(int status) { return WSTOPSIG(status) == (SIGTRAP | 0x80); }
-
-void wait_shortly(Timestamp since) {
-  if (now() - since < std::chrono::microseconds(100)) {
-    ::sched_yield();
-    return;
-  }
-  timespec pause{0, 20'000};
-  ::nanosleep(&pause, nullptr);
-}
 
 // Of any instruction `syscall` in the vdso, which every process of ours has.
 Result<uint64_t> call_instruction(pid_t pid) {
@@ -97,36 +76,17 @@ struct StoppedTree::State {
     detach();
   }
 
-  static long trace(int request, pid_t tid, void* address, void* data) {
-    return ::ptrace(static_cast<__ptrace_request>(request), tid, address, data);
-  }
-
-  [[nodiscard]] static Result<int> next_stop(pid_t tid) {
-    const Timestamp since = now();
-    for (;;) {
-      int status = 0;
-      const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
-      if (got < 0 && errno != EINTR) return fail_errno("wait for a stopped thread");
-      if (got == tid) {
-        if (!WIFSTOPPED(status)) return std::unexpected(Error{ESRCH, "a stopped thread has ended"});
-        return status;
-      }
-      if (now() - since > kStandBound) return std::unexpected(Error{ETIMEDOUT, "a thread does not come to its next stop"});
-      wait_shortly(since);
-    }
-  }
-
   // Into a call, or out of it.
   [[nodiscard]] static Status to_call_stop(pid_t tid) {
     if (trace(PTRACE_SYSCALL, tid, nullptr, nullptr) != 0) return fail_errno("let a thread go on with a call");
-    MOSE_ASSIGN(int status, next_stop(tid));
-    return is_call(status) ? Status{} : Status(fail("a thread was stopped by something else in a call"));
+    MOSE_ASSIGN(int status, next_stop(tid, kStandBound));
+    return is_call_stop(status) ? Status{} : Status(fail("a thread was stopped by something else in a call"));
   }
 
   [[nodiscard]] Status seize(pid_t process) {
     for (int tid : numbers_in(proc_path(process, "task"))) {
       const unsigned long options =
-          PTRACE_O_TRACESYSGOOD | kExitKill | (tid == process && has_filter(tid) ? kSuspendSeccomp : 0);
+          PTRACE_O_TRACESYSGOOD | kPtraceExitKill | (tid == process && has_filter(tid) ? kPtraceSuspendSeccomp : 0);
       if (trace(PTRACE_SEIZE, tid, nullptr, reinterpret_cast<void*>(options)) != 0)
         return fail_errno("seize thread " + std::to_string(tid));
       threads.push_back({tid, true});
@@ -137,9 +97,9 @@ struct StoppedTree::State {
 
   [[nodiscard]] Status stand_all() const {
     for (const Thread& thread : threads) {
-      MOSE_ASSIGN(int status, next_stop(thread.tid));
+      MOSE_ASSIGN(int status, next_stop(thread.tid, kStandBound));
       // One with a signal would be lost here, and frozen threads take none.
-      if (!is_stand(status)) return fail("thread " + std::to_string(thread.tid) + " was stopped by something else");
+      if (!is_interrupt_stop(status)) return fail("thread " + std::to_string(thread.tid) + " was stopped by something else");
     }
     return {};
   }
@@ -170,8 +130,8 @@ struct StoppedTree::State {
   [[nodiscard]] static Status stand_again(const Caller& caller) {
     if (trace(PTRACE_INTERRUPT, caller.tid, nullptr, nullptr) != 0) return fail_errno("stop a thread after its calls");
     if (trace(PTRACE_CONT, caller.tid, nullptr, nullptr) != 0) return fail_errno("let a thread out of its call");
-    MOSE_ASSIGN(int status, next_stop(caller.tid));
-    return is_stand(status) ? Status{} : Status(fail("a thread was stopped by something else after its calls"));
+    MOSE_ASSIGN(int status, next_stop(caller.tid, kStandBound));
+    return is_interrupt_stop(status) ? Status{} : Status(fail("a thread was stopped by something else after its calls"));
   }
 
   [[nodiscard]] Status restore(Caller& caller) const {
@@ -187,7 +147,7 @@ struct StoppedTree::State {
     for (Thread& thread : threads) {
       if (!std::exchange(thread.attached, false)) continue;
       if (trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0) continue;
-      (void)next_stop(thread.tid);  // one that does not stand yet
+      (void)next_stop(thread.tid, kStandBound);  // one that does not stand yet
       (void)trace(PTRACE_DETACH, thread.tid, nullptr, nullptr);
     }
   }
@@ -231,17 +191,8 @@ Result<int64_t> StoppedTree::call(pid_t process, long number, const std::array<u
 Status StoppedTree::enter(pid_t process, long number, const std::array<uint64_t, 6>& arguments) {
   MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
   MOSE_TRY(state_->thaw());
-  user_regs_struct registers = caller->registers;
-  registers.rip = caller->instruction;
-  registers.rax = static_cast<uint64_t>(number);
-  registers.orig_rax = ~0ull;  // nothing to restart
-  registers.rdi = arguments[0];
-  registers.rsi = arguments[1];
-  registers.rdx = arguments[2];
-  registers.r10 = arguments[3];
-  registers.r8 = arguments[4];
-  registers.r9 = arguments[5];
-  if (State::trace(PTRACE_SETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("set the registers of a thread");
+  user_regs_struct registers = call_registers(caller->registers, caller->instruction, number, arguments);
+  if (trace(PTRACE_SETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("set the registers of a thread");
   return State::to_call_stop(caller->tid);
 }
 
@@ -249,13 +200,13 @@ Result<int64_t> StoppedTree::leave(pid_t process) {
   MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
   MOSE_TRY(State::to_call_stop(caller->tid));
   user_regs_struct registers{};
-  if (State::trace(PTRACE_GETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("read the registers of a thread");
+  if (trace(PTRACE_GETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("read the registers of a thread");
   return static_cast<int64_t>(registers.rax);
 }
 
 Result<StoppedTree::Area> StoppedTree::restartable_area(pid_t process) const {
   RseqConfiguration found{};
-  if (State::trace(kGetRseqConfiguration, process, reinterpret_cast<void*>(sizeof found), &found) < 0)
+  if (trace(kGetRseqConfiguration, process, reinterpret_cast<void*>(sizeof found), &found) < 0)
     return fail_errno("read where a thread has its restartable sequences");
   return Area{found.pointer, found.pointer == 0 ? 0 : found.size};
 }

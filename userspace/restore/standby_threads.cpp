@@ -3,31 +3,23 @@
 #include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/ptrace.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstring>
 
+#include "kernel/ptrace_stop.h"
 #include "restore/standby_actions.h"
 
 namespace mose::restore {
 namespace {
 
 constexpr Nanoseconds kStopBound = std::chrono::seconds(1);
-constexpr unsigned kPtraceEventStop = 128;
 constexpr size_t kOriginalAx = 15;  // its place among the registers
 constexpr size_t kXstateBytesMax = 32768, kHeaderOffset = 512, kExtendedOffset = 576, kSoftwareBytes = 464;
 constexpr unsigned kComponentsMax = 63;
-
-long trace(int request, pid_t tid, void* address, void* data) {
-  return ptrace(static_cast<__ptrace_request>(request), tid, address, data);
-}
 
 // The number that a thread has in its innermost pid namespace.
 Result<uint32_t> virtual_tid(int task_dir, const char* name) {
@@ -97,20 +89,10 @@ Status set_thread(pid_t tid, const StandbyThread& from) {
 }
 
 Status wait_stop(pid_t tid, Timestamp end) {
-  for (;;) {
-    int status = 0;
-    pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
-    if (got < 0 && errno != EINTR) return fail_errno("wait for a thread of the standby");
-    if (got == tid) {
-      if (!WIFSTOPPED(status)) return fail("a thread of the standby has ended");
-      // A stop with a signal: one would be lost here, and none is expected.
-      if (static_cast<unsigned>(status) >> 16 != kPtraceEventStop || WSTOPSIG(status) != SIGTRAP)
-        return fail("a thread of the standby was stopped by something else");
-      return {};
-    }
-    if (now() > end) return std::unexpected(Error{ETIMEDOUT, "a thread of the standby does not stop"});
-    ::sched_yield();
-  }
+  MOSE_ASSIGN(int status, next_stop(tid, end - now()));
+  // A stop with a signal: one would be lost here, and none is expected.
+  if (!is_interrupt_stop(status)) return fail("a thread of the standby was stopped by something else");
+  return {};
 }
 
 }  // namespace
