@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -56,9 +55,9 @@ Result<TapHolder> TapHolder::start(int tap, const std::string& file) {
 
 Result<TapHolder::Left> TapHolder::take_over(const std::string& file) {
   MOSE_ASSIGN(ProcessHandle process, named_in(file));
-  Fd tap(static_cast<int>(syscall(SYS_pidfd_getfd, process.fd(), kTapInHolder, 0)));
-  if (!tap) return fail_errno("take the tap from its holder");
-  return Left{TapHolder(std::move(process), file), std::move(tap)};
+  auto tap = process.descriptor(kTapInHolder);
+  if (!tap) return context("the tap of its holder", tap.error());
+  return Left{TapHolder(std::move(process), file), std::move(*tap)};
 }
 
 void TapHolder::end_left(const std::string& file) {

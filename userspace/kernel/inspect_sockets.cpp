@@ -8,7 +8,6 @@
 #include <linux/unix_diag.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -81,8 +80,7 @@ Result<UnixPeers> unix_peers(int netns) {
 }
 
 Result<SocketFacts> socket_facts(const ProcessHandle& process, int fd, int netns) {
-  Fd socket(static_cast<int>(syscall(SYS_pidfd_getfd, process.fd(), fd, 0)));
-  if (!socket) return fail_errno("duplicate a socket");
+  MOSE_ASSIGN(Fd socket, process.descriptor(fd));
   SocketFacts facts;
   auto ask = [&](int option, int& value) {
     socklen_t length = sizeof value;

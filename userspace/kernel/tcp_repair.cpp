@@ -6,7 +6,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -59,9 +58,9 @@ Status for_each_tcp_socket(const std::vector<ProcessHandle>& processes, const st
       char target[64];
       ssize_t n = ::readlinkat(::dirfd(dir.get()), entry->d_name, target, sizeof target);
       if (n < 7 || std::string_view(target, 7) != "socket:") continue;
-      Fd copy(static_cast<int>(::syscall(SYS_pidfd_getfd, process.fd(), std::atoi(entry->d_name), 0u)));
+      auto copy = process.descriptor(std::atoi(entry->d_name));
       if (!copy) continue;  // closed meanwhile
-      if (option(copy.get(), SOL_SOCKET, SO_PROTOCOL, -1) == IPPROTO_TCP) visit(copy.get());
+      if (option(copy->get(), SOL_SOCKET, SO_PROTOCOL, -1) == IPPROTO_TCP) visit(copy->get());
     }
   }
   return {};

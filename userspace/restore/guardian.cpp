@@ -95,9 +95,9 @@ Status Takeover::finish() {
 }
 
 Result<Fd> Takeover::take(int theirs) const {
-  int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process_.fd(), theirs, 0));
-  if (fd < 0) return fail_errno("take descriptor " + std::to_string(theirs) + " from the guardian");
-  return Fd(fd);
+  auto taken = process_.descriptor(theirs);
+  if (!taken) return context("the guardian", taken.error());
+  return taken;
 }
 
 Result<Fd> Takeover::take_memory(std::string_view name) const {

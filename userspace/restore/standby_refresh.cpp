@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,9 +23,9 @@ namespace mose::restore {
 Result<Fd> standby_file(const StandbyDescriptor& descriptor, std::span<const StandbyProcess> tree) {
   for (const StandbyProcess& process : tree) {
     if (process.space != descriptor.space) continue;
-    int fd = static_cast<int>(::syscall(SYS_pidfd_getfd, process.process->fd(), descriptor.number, 0u));
-    if (fd < 0) return fail_errno("take " + to_string(descriptor) + " of the standby");
-    return Fd(fd);
+    auto taken = process.process->descriptor(descriptor.number);
+    if (!taken) return context("take " + to_string(descriptor) + " of the standby", taken.error());
+    return taken;
   }
   return fail("the standby lacks process " + std::to_string(descriptor.space));
 }
