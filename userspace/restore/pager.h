@@ -197,18 +197,22 @@ class Pager {
   // pager_standby.cpp
   [[nodiscard]] Answer answer_bare(Space& space, const Waiting& fault);
   void settle_standby(Space& space);
-  void settle_remote();
-  [[nodiscard]] PageSet remote_of(Space& space);
-  void offer(std::vector<PageSet> remote);
-  void wait_for(Space& space, const PageSet& remote);
-  void take_discarded();
   bool standby_work();
   bool plan_staging();
   void stage_piece(const Piece& piece);
   [[nodiscard]] bool stage_fresh(Space& space, PageRun& rest);
   [[nodiscard]] bool stage_again(Space& space, PageRun& rest);
+  bool forget_standby();
+  [[nodiscard]] Status need_shared();
+  [[nodiscard]] Status stage_shared();
+  // True: everything that can be done now is done.
+  [[nodiscard]] bool finish_shared();
+
+  // pager_refresh.cpp
   bool refresh();
-  void refresh_space(Space& space);
+  using StaleParts = std::vector<std::pair<PageRun, PagePlace>>;  // whose contents are here
+  [[nodiscard]] StaleParts split_stale(Space& space) const;
+  void rewrite_parts(Space& space, const StaleParts& parts);
   struct Writes;
   [[nodiscard]] Status collect(Space& space, PageRun run, PagePlace place, Writes& writes);
   [[nodiscard]] Status rewrite(Space& space, Writes& writes);
@@ -216,11 +220,12 @@ class Pager {
   [[nodiscard]] Status write_memory(Space& space, Writes& writes);
   [[nodiscard]] Status write_part(Space& space, const iovec& from, const iovec& to);
   [[nodiscard]] Status need_memory(Space& space);
-  bool forget_standby();
-  [[nodiscard]] Status need_shared();
-  [[nodiscard]] Status stage_shared();
-  // True: everything that can be done now is done.
-  [[nodiscard]] bool finish_shared();
+
+  // pager_discard.cpp
+  void settle_remote();
+  void offer();
+  void wait_for(Space& space, const PageSet& remote);
+  void take_discarded();
 
   // pager_fill.cpp
   void filler_main();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <algorithm>
+#include <utility>
 
 #include "restore/pager.h"
 #include "restore/pager_client.h"
@@ -12,30 +12,13 @@
 // put in: for a moment in between the userfaultfds do not cover their memory. Other stale pages are present, and rewritten.
 namespace mose::restore {
 
-PageSet Pager::remote_of(Space& space) {
-  std::vector<PageRun> remote;
-  for (const PageRun& run : space.stale.runs())
-    for (PageRun rest = run; rest.count != 0;) {
-      auto extent = provider_.place(space.source, rest.first, rest.count);
-      PageRun part{rest.first, std::min(extent.count, rest.count)};
-      if (extent.place == PagePlace::remote || extent.place == PagePlace::unknown) remote.push_back(part);
-      rest = {part.end(), rest.count - part.count};
-    }
-  return PageSet::from_runs(std::move(remote));
-}
-
-// Once, when the pages of every space are known, and before anything is written: the source works meanwhile.
+// Once, when the pages of every space are known: what is stale then is remote, the rest is being written.
 void Pager::settle_remote() {
-  std::vector<PageSet> remote(space_count());
   uint64_t pages = 0;
-  for (uint32_t i = 0; i < space_count(); ++i) {
-    if (space(i)->forgotten) continue;
-    remote[i] = remote_of(*space(i));
-    pages += remote[i].pages();
-  }
-  if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) return offer(std::move(remote));
+  for (uint32_t i = 0; i < space_count(); ++i) pages += space(i)->stale.pages();
+  if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) return offer();
   stale_remote_ += pages;
-  for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), remote[i]);
+  for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), space(i)->stale);
 }
 
 // More than that come sooner with the rest; and if the standby is dropped for them, what was asked for would stand before the
@@ -44,14 +27,13 @@ void Pager::wait_for(Space& space, const PageSet& remote) {
   if (!remote.empty() && stale_remote_ <= kStandbyRemoteMax) provider_.request_all(space.source, remote.runs());
 }
 
-void Pager::offer(std::vector<PageSet> remote) {
+void Pager::offer() {
   std::vector<StalePages> list;
   for (uint32_t i = 0; i < space_count(); ++i) {
-    if (remote[i].empty()) continue;
     Space& one = *space(i);
-    one.stale = one.stale.minus(remote[i]);
-    list.push_back({one.source, remote[i].runs(), state_.uffd(i)});
-    one.offered = std::move(remote[i]);
+    if (one.stale.empty()) continue;
+    list.push_back({one.source, one.stale.runs(), state_.uffd(i)});
+    one.offered = std::exchange(one.stale, {});
   }
   {
     std::lock_guard lock(offer_mutex_);

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#include <sched.h>
-
 #include <algorithm>
 
 #include "base/log.h"
@@ -17,11 +15,6 @@ constexpr Nanoseconds kDeferredPause = std::chrono::microseconds(500);
 constexpr Nanoseconds kIdlePause = std::chrono::milliseconds(100);
 constexpr Nanoseconds kUrgentPause = std::chrono::microseconds(20);
 
-void nap(Nanoseconds duration) {
-  timespec time{.tv_sec = 0, .tv_nsec = duration.count()};
-  ::nanosleep(&time, nullptr);
-}
-
 }  // namespace
 
 bool Pager::fill_allowed() const {
@@ -37,9 +30,7 @@ void Pager::wake_filler() {
 }
 
 void Pager::filler_main() {
-  // Behind everything that runs for somebody: it uses what the others leave.
-  sched_param parameter{};
-  (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
+  become_background();  // it uses what the others leave
   while (!stop_) {
     bool work = standby_ && standby_work();
     // Whatever the policy of filling says: the tree does not run before.

@@ -102,8 +102,6 @@ void reach(PagerStatus& status, PagerPhase phase) {
   if (status.phase < phase) status.phase = phase;
 }
 
-constexpr uint64_t kUserPages = (uint64_t{1} << 47) >> kPageShift;
-
 }  // namespace
 
 bool read_stale(const google::protobuf::RepeatedPtrField<pager::v1::StalePages>& in, std::vector<StalePages>& out) {

@@ -67,18 +67,15 @@ Status PagerProcess::set_up() {
   callbacks.open_shared = [this] { return open_shared(); };
   // Posted by the pager's own thread: the switchover waits for one of them.
   // Before there is a server, who connects learns it from the status.
-  callbacks.on_staged = [this] {
-    if (PagerServer* server = server_now_) server->post(PagerEventKind::staged);
+  auto posting = [this](PagerEventKind kind) {
+    return [this, kind] {
+      if (PagerServer* server = server_now_) server->post(kind);
+    };
   };
-  callbacks.on_refreshed = [this] {
-    if (PagerServer* server = server_now_) server->post(PagerEventKind::refreshed);
-  };
-  callbacks.on_stale = [this] {
-    if (PagerServer* server = server_now_) server->post(PagerEventKind::stale);
-  };
-  callbacks.on_filled = [this] {
-    if (PagerServer* server = server_now_) server->post(PagerEventKind::progress);
-  };
+  callbacks.on_staged = posting(PagerEventKind::staged);
+  callbacks.on_refreshed = posting(PagerEventKind::refreshed);
+  callbacks.on_stale = posting(PagerEventKind::stale);
+  callbacks.on_filled = posting(PagerEventKind::progress);
   callbacks.on_dropped = [this] {
     dropped_ = true;
     wake();

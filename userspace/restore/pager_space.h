@@ -2,6 +2,8 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
+#include <time.h>
 
 #include <array>
 #include <atomic>
@@ -11,7 +13,7 @@
 #include "restore/pager.h"
 #include "restore/read_ahead.h"
 
-// Inside of the pager: what its three files share.
+// Inside of the pager: what its files share.
 namespace mose::restore {
 
 // A mutex whose holder inherits the priority of who waits for it, and which is handed to the first waiter on unlock: a
@@ -94,5 +96,17 @@ struct Pager::Writes {
 };
 
 void become_realtime(pthread_t thread);
+// The calling thread, behind everything that runs for somebody.
+inline void become_background() {
+  const sched_param parameter{};
+  (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
+}
+
+// While an event must be read first.
+inline constexpr Nanoseconds kEventPause = std::chrono::microseconds(20);
+inline void nap(Nanoseconds duration) {
+  const timespec time{.tv_sec = 0, .tv_nsec = duration.count()};
+  ::nanosleep(&time, nullptr);
+}
 
 }  // namespace mose::restore

@@ -7,10 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <string>
 
 #include "base/log.h"
-#include "kernel/pagemap.h"
 #include "kernel/stopped_tree.h"
 #include "kernel/userfaultfd.h"
 

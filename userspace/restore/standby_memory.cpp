@@ -12,7 +12,6 @@ namespace {
 
 constexpr uint32_t kStatusFilePrivate = 1u << 6, kStatusFileShared = 1u << 7;
 constexpr uint32_t kFlagParent = 1, kFlagLazy = 2, kFlagPresent = 4;
-constexpr uint64_t kUserPages = (uint64_t{1} << 47) >> kPageShift;
 
 // The pages that an image holds, ascending, and where.
 struct Pages {
