@@ -98,17 +98,7 @@ class Side {
     MOSE_ASSIGN([[maybe_unused]] auto settled, settled_inventory(state_));  // the agents have looked at their host
     mover_ = make_mose_mover(state_, line_);
     MOSE_TRY(mover_->launch(node_));
-    LoadRequest request;
-    request.server = mover_->address();
-    request.megabytes = line_.megabytes;
-    request.connections = line_.connections;
-    request.probes = line_.probes;
-    request.seed = line_.seed;
-    request.rate = line_.rate;
-    request.mix = line_.mix;
-    request.keys = line_.keys;
-    request.value_bytes = line_.value_bytes;
-    MOSE_ASSIGN(auto load, LoadProcess::start(names_, request));
+    MOSE_ASSIGN(auto load, LoadProcess::start(names_, load_request(line_, mover_->address())));
     load_.emplace(std::move(load));
     return load_->prepare();
   }

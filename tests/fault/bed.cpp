@@ -72,6 +72,17 @@ std::string extra_config(const std::string& node) {
   return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\nrestore_time_max = \"3s\"\n";
 }
 
+Result<Response> status_of(const lab::LabState& state, const std::string& node) {
+  MOSE_ASSIGN(std::string socket, lab::control_socket(state, node));
+  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
+  Request request;
+  Response response;
+  request.mutable_status();
+  MOSE_TRY(client.call(request, response, kCallBound));
+  if (response.has_failure()) return fail(response.failure().reason());
+  return response;
+}
+
 }  // namespace
 
 // ---- Making it
@@ -311,39 +322,22 @@ void FaultBed::recover(const std::string& node, const std::string& id) {
 }
 
 Result<std::vector<std::string>> FaultBed::under_way(const std::string& node) {
-  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
-  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
-  Request request;
-  Response response;
-  request.mutable_status();
-  MOSE_TRY(client.call(request, response, kCallBound));
-  if (response.has_failure()) return fail(response.failure().reason());
+  MOSE_ASSIGN(Response said, status_of(state_, node));
   std::vector<std::string> out;
-  for (const auto& m : response.migration_list().migrations()) out.push_back(m.migration_id() + " " + m.role() + " " + m.phase());
+  for (const auto& m : said.migration_list().migrations()) out.push_back(m.migration_id() + " " + m.role() + " " + m.phase());
   return out;
 }
 
 uint64_t FaultBed::missing_pages(const std::string& node) {
-  auto socket = lab::control_socket(state_, node);
-  auto client = socket ? agent::ControlClient::connect(*socket, kCallBound) : Result<agent::ControlClient>(fail("no socket"));
-  Request request;
-  Response response;
-  request.mutable_status();
-  if (!client || !client->call(request, response, kCallBound)) return 0;
+  auto said = status_of(state_, node);
   uint64_t pages = 0;
-  for (const auto& m : response.migration_list().migrations()) pages += m.memory().missing_pages();
+  if (said) for (const auto& m : said->migration_list().migrations()) pages += m.memory().missing_pages();
   return pages;
 }
 
 unsigned FaultBed::round(const std::string& node) {
-  auto socket = lab::control_socket(state_, node);
-  auto client = socket ? agent::ControlClient::connect(*socket, kCallBound) : Result<agent::ControlClient>(fail("no socket"));
-  Request request;
-  Response response;
-  request.mutable_status();
-  if (!client || !client->call(request, response, kCallBound)) return 0;
-  const auto& all = response.migration_list().migrations();
-  return all.empty() ? 0 : all[0].round();
+  auto said = status_of(state_, node);
+  return !said || said->migration_list().migrations().empty() ? 0 : said->migration_list().migrations(0).round();
 }
 
 Result<std::string> FaultBed::report(const std::string& node, const std::string& id) {

@@ -21,4 +21,5 @@ mose_test(pager_standby_process_test LABEL netns DEPS base model kernel move res
 add_dependencies(pager_standby_process_test mpager-host)
 mose_test(shared_memory_test LABEL netns DEPS base model kernel move restore LIBS mose_pager_test_support
   SOURCES pager/shared_memory_test.cpp)
-mose_test(standby_discard_test LABEL netns DEPS base model kernel restore SOURCES pager/standby_discard_test.cpp)
+mose_test(standby_discard_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
+  SOURCES pager/standby_discard_test.cpp)

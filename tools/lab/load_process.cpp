@@ -9,6 +9,7 @@
 #include "client/commands.h"
 #include "kernel/spawn.h"
 #include "lab/child_process.h"
+#include "lab/options.h"
 
 namespace mose::lab {
 namespace {
@@ -18,6 +19,18 @@ constexpr Nanoseconds kServerBound = std::chrono::seconds(10);
 constexpr useconds_t kRetryUs = 50'000;
 
 }  // namespace
+
+LoadRequest load_request(const CommandLine& line, const std::string& server) {
+  return {.server = server,
+          .megabytes = line.megabytes,
+          .connections = line.connections,
+          .probes = line.probes,
+          .seed = line.seed,
+          .rate = line.rate,
+          .mix = line.mix,
+          .keys = line.keys,
+          .value_bytes = line.value_bytes};
+}
 
 Result<LoadProcess> LoadProcess::start(const Names& names, const LoadRequest& request) {
   MOSE_ASSIGN(std::string program, helper_path("mose-client"));

@@ -23,6 +23,10 @@ struct LoadRequest {
   uint32_t value_bytes = 1000;
 };
 
+struct CommandLine;
+// What a person has asked for, against this server.
+[[nodiscard]] LoadRequest load_request(const CommandLine& line, const std::string& server);
+
 // The load client as a child in the client's network namespace. Ends with the object, and dies with us.
 class LoadProcess {
  public:

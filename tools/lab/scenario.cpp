@@ -109,17 +109,7 @@ struct Contestant {
 
 Result<Contestant> enter(const LabLease& lab, const CommandLine& line, std::unique_ptr<Mover> mover) {
   MOSE_TRY(mover->launch("a"));
-  LoadRequest request;
-  request.server = mover->address();
-  request.megabytes = line.megabytes;
-  request.connections = line.connections;
-  request.probes = line.probes;
-  request.seed = line.seed;
-  request.rate = line.rate;
-  request.mix = line.mix;
-  request.keys = line.keys;
-  request.value_bytes = line.value_bytes;
-  MOSE_ASSIGN(auto load, LoadProcess::start(lab.names(), request));
+  MOSE_ASSIGN(auto load, LoadProcess::start(lab.names(), load_request(line, mover->address())));
   MOSE_TRY(load.prepare());
   return Contestant{std::move(mover), std::move(load), "a"};
 }

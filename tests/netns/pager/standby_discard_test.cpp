@@ -22,6 +22,7 @@
 
 #include "kernel/stopped_tree.h"
 #include "kernel/userfaultfd.h"
+#include "netns/pager/support.h"
 
 // Pages are taken out of frozen processes that never notice: what they find afterwards says which.
 namespace mose::restore {
@@ -39,13 +40,6 @@ struct Shared {
   std::atomic<int> uffd[2];
   std::atomic<uint8_t> gone[2][kPages];  // by process: to be served
 };
-
-template <typename Condition>
-bool eventually(Condition holds) {
-  for (int i = 0; i < 2500; ++i, ::usleep(2'000))
-    if (holds()) return true;
-  return false;
-}
 
 uint64_t mark_of(unsigned who, uint64_t page) { return (page + 1) * 2 + who; }
 
@@ -87,7 +81,7 @@ class StandbyDiscard : public testing::Test {
       before();
       live(0);
     }
-    ASSERT_TRUE(eventually([&] { return shared_->ready == 2; }));
+    ASSERT_TRUE(test::eventually([&] { return shared_->ready == 2; }));
   }
   [[noreturn]] void live(unsigned who) {
     for (uint64_t i = 0; i < kPages; ++i) number(i) = mark_of(who, i);
@@ -180,9 +174,9 @@ class StandbyDiscard : public testing::Test {
   void look() {
     server_ = std::thread([this] { serve(); });
     shared_->go_on = 1;
-    ASSERT_TRUE(eventually([&] { return shared_->ready == 4; }));
+    ASSERT_TRUE(test::eventually([&] { return shared_->ready == 4; }));
     const uint64_t beats = shared_->beats;
-    EXPECT_TRUE(eventually([&] { return shared_->beats > beats + 3; }));
+    EXPECT_TRUE(test::eventually([&] { return shared_->beats > beats + 3; }));
     EXPECT_EQ(shared_->bad, 0u);
   }
 
