@@ -37,6 +37,12 @@ void check_report(const std::string& json) {
   MOSE_CHECK(again && to_json(*again) == once, "a report survives its text");
 }
 
+// Of the STANDBY before them.
+const ImageFiles& early_images() {
+  static const ImageFiles images = {{"pages-1.img", std::string(16384, 'p')}, {"a", std::string(9000, '\0')}};
+  return images;
+}
+
 void check_prepare_payload(const std::string& bytes) {
   auto prepare = decode_prepare(bytes);
   if (!prepare) return;
@@ -58,9 +64,13 @@ void feed_payloads(Input input) {
       if (auto prepared = decode_prepared(bytes)) MOSE_CHECK(decode_prepared(encode(*prepared)), "PREPARED survives its bytes");
       return;
     case 2:
-      if (auto images = decode_images(bytes)) {
+      if (auto images = decode_images(bytes, &early_images())) {
         MOSE_CHECK(images->images.size() <= restore::kImageFilesMax, "images are bounded");
-        MOSE_CHECK(decode_images(encode(std::move(*images))), "IMAGES survive their bytes");
+        const ImagesPayload whole = *images;
+        auto again = decode_images(encode(std::move(*images), &early_images()), &early_images());
+        MOSE_CHECK(again && again->images.size() == whole.images.size(), "IMAGES survive their bytes");
+        for (size_t i = 0; i < whole.images.size(); ++i)
+          MOSE_CHECK(again->images[i].bytes == whole.images[i].bytes, "a difference gives the image that was sent");
       }
       return;
     case 3:

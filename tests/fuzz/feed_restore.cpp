@@ -5,10 +5,12 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <memory>
 
 #include "base/check.h"
 #include "fuzz/targets.h"
 #include "restore/criu_messages.h"
+#include "restore/image_difference.h"
 #include "restore/image_fields.h"
 #include "restore/images.h"
 #include "restore/lazy_socket.h"
@@ -77,11 +79,24 @@ void read_directory(const std::vector<ImageFile>& images) {
   if (auto loaded = load_images(dir->get())) static_cast<void>(advance_tcp_timestamps(*loaded, std::chrono::milliseconds(5)));
 }
 
+void check_differences(const Dumps& dumps) {
+  for (const ImageFile& early : dumps.early) {
+    for (const ImageFile& later : dumps.final) {
+      auto difference = image_difference(early.bytes, later.bytes);
+      if (!difference) continue;
+      auto made = apply_difference(early.bytes, *difference);
+      MOSE_CHECK(made && *made == later.bytes, "a difference gives the later image");
+    }
+  }
+}
+
 }  // namespace
 
 void feed_images(Input input) {
   const Dumps dumps = dumps_of(input);
-  auto early = ImageSet::of(dumps.early), final = ImageSet::of(dumps.final);
+  check_differences(dumps);
+  auto early = ImageSet::of(std::make_shared<const std::vector<ImageFile>>(dumps.early));
+  auto final = ImageSet::of(std::make_shared<const std::vector<ImageFile>>(dumps.final));
   if (early && final) {
     for (StandbyMemory memory : {StandbyMemory::eager, StandbyMemory::all}) {
       static_cast<void>(compare_images(*early, *early, memory));

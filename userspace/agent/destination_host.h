@@ -46,9 +46,9 @@ class DestinationHost {
   [[nodiscard]] Status restore(const ImagesPayload& images);
   // A warm standby (destination_standby.cpp): restored ahead from an earlier dump, egress shut, and stopped until
   // refresh_standby() makes it what the later images say. Images that came at `received`.
-  [[nodiscard]] Status build_standby(const ImagesPayload& images, Timestamp received);
+  [[nodiscard]] Status build_standby(std::shared_ptr<const ImagesPayload> images, Timestamp received);
   // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.
-  [[nodiscard]] Status refresh_standby(const ImagesPayload& images);
+  [[nodiscard]] Status refresh_standby(std::shared_ptr<const ImagesPayload> images);
   // Before or after refresh_standby(). Those that are still in it. An error: drop_standby().
   [[nodiscard]] Result<std::vector<restore::StalePages>> discard_stale(const std::vector<restore::StalePages>& pages,
                                                                        const restore::GuardianName& guardian);

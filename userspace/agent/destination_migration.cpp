@@ -102,7 +102,8 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
     case wire::FrameType::standby:
       return make_standby(payload);
     case wire::FrameType::images: {
-      auto images = decode_images(payload);
+      auto images = decode_images(payload, standby_images_ ? &standby_images_->images : nullptr);
+      standby_images_.reset();
       if (!images) {
         log::error("IMAGES cannot be read", {{"migration", meta_.id.hex()}, {"reason", images.error().what}});
         connection_->send(wire::FrameType::failed, encode_reason(images.error().what));

@@ -37,6 +37,9 @@ constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
 // restore takes as long as this.
 constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(300);
 
+// As long as the payload is there.
+std::shared_ptr<const ImageFiles> images_of(const std::shared_ptr<const ImagesPayload>& payload) { return {payload, &payload->images}; }
+
 }  // namespace
 
 Result<std::vector<restore::StandbyProcess>> DestinationHost::standby_tree(std::vector<ProcessHandle>& handles) const {
@@ -53,10 +56,11 @@ Result<std::vector<restore::StandbyProcess>> DestinationHost::standby_tree(std::
   return tree;
 }
 
-Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp received) {
+Status DestinationHost::build_standby(std::shared_ptr<const ImagesPayload> payload, Timestamp received) {
   Timeline::Span span(timeline_, "standby");
   // Some trees could never be refreshed: known before anything is built.
-  MOSE_ASSIGN(early_images_, restore::ImageSet::of(images.images));
+  MOSE_ASSIGN(early_images_, restore::ImageSet::of(images_of(payload)));
+  const ImagesPayload& images = *payload;
   MOSE_ASSIGN(auto same, restore::compare_images(early_images_, early_images_, restore::StandbyMemory::eager));
   // What its sockets say while they stand is of yesterday.
   MOSE_TRY(network_->shut(handover::Direction::egress, true));
@@ -86,12 +90,12 @@ Status DestinationHost::build_standby(const ImagesPayload& images, Timestamp rec
   return restore::quiet_standby(tree);
 }
 
-Status DestinationHost::refresh_standby(const ImagesPayload& images) {
+Status DestinationHost::refresh_standby(std::shared_ptr<const ImagesPayload> payload) {
   Timeline::Span span(timeline_, "refresh");
-  MOSE_ASSIGN(restore::ImageSet later, restore::ImageSet::of(images.images));
+  MOSE_ASSIGN(restore::ImageSet later, restore::ImageSet::of(images_of(payload)));
   MOSE_ASSIGN(restore::StandbyDelta delta,
               restore::compare_images(early_images_, later, restore::StandbyMemory::eager));
-  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied,
+  MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, payload->copied,
                         CopyTarget::standby));
   // Leaving repair mode, connections send window probes: they wait for the commit.
   MOSE_TRY(network_->hold(handover::Direction::egress, egress_queue_->tap_ifindex()));
@@ -183,25 +187,21 @@ void DestinationMigration::make_standby(const std::string& payload) {
   auto images = decode_images(payload);
   if (!images) return refuse(images.error().what);
   standby_ = Standby::building;
-  standby_images_ = std::move(*images);
+  standby_images_ = std::make_shared<const ImagesPayload>(std::move(*images));
+  standby_announcing_ = true;
   standby_received_ = now();
   pager_->standby(!payload_.memory_first && restore::can_discard_pages());
   timers_.push_back(context_.core.loop.after(kAnnounceBound, [this] {
-    if (standby_images_) standby_announced("no answer");
+    standby_announced("no answer");
   }));
 }
 
 // The pager serves from now on what it has, before it knows what is final.
 void DestinationMigration::standby_announced(const std::string& refusal) {
-  if (standby_ != Standby::building || !standby_images_) return;
-  if (!refusal.empty()) {
-    standby_images_.reset();
-    return standby_built(fail("the pager refuses a standby: " + refusal));
-  }
-  criu_lane_.run([this, images = std::move(*standby_images_),
-                  received = standby_received_] { return host_->build_standby(images, received); },
+  if (standby_ != Standby::building || !std::exchange(standby_announcing_, false)) return;
+  if (!refusal.empty()) return standby_built(fail("the pager refuses a standby: " + refusal));
+  criu_lane_.run([this, images = standby_images_, received = standby_received_] { return host_->build_standby(images, received); },
                  [this](const Status& status) { standby_built(status); });
-  standby_images_.reset();
 }
 
 void DestinationMigration::standby_built(const Status& status) {
@@ -254,7 +254,7 @@ void DestinationMigration::standby_gone(const Status& status) {
 }
 
 void DestinationMigration::refresh() {
-  criu_lane_.run([this, images = images_] { return host_->refresh_standby(*images); },
+  criu_lane_.run([this, images = images_] { return host_->refresh_standby(images); },
                  [this](const Status& status) { refreshed(status); });
 }
 

@@ -336,13 +336,13 @@ Result<ImagesPayload> SourceHost::complete_images() {
     by_space[static_cast<SpaceId>(space)] = &process;
   }
   std::map<SpaceId, PageSet> areas;
+  ImageFiles present;  // instead of the dump's own
   for (const restore::ImageProcess& process : processes) {
     if (process.zombie) continue;
     auto source = by_space.find(process.space);
     if (source == by_space.end()) return fail(fmt::format("process {} of {} vanished in the dump", process.space, spec_.name));
-    MOSE_ASSIGN(uint64_t written, restore::write_present_pages(images_dir_.get(), process, *source->second,
-                                                               restore::eager_area(process)));
-    (void)written;
+    MOSE_ASSIGN(auto read, restore::read_present_pages(images_dir_.get(), process, *source->second, restore::eager_area(process)));
+    std::ranges::move(read, std::back_inserter(present));
     areas[process.space] = restore::lazy_area(process);
   }
   {
@@ -357,6 +357,10 @@ Result<ImagesPayload> SourceHost::complete_images() {
   (void)forgotten;
   ImagesPayload payload;
   MOSE_ASSIGN(payload.images, restore::load_images(images_dir_.get()));
+  std::erase_if(payload.images, [&](const restore::ImageFile& image) {
+    return std::ranges::find(present, image.name, &restore::ImageFile::name) != present.end();
+  });
+  std::ranges::move(present, std::back_inserter(payload.images));
   MOSE_TRY(restore::advance_tcp_timestamps(payload.images, egress_open_for_));
   MOSE_ASSIGN(payload.copied, read_copied(spec_, workload_paths(config_, spec_.name).log_dir));
   return payload;

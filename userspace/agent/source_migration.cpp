@@ -419,9 +419,9 @@ void SourceMigration::send(const plan::SourceAction& action) {
 
 void SourceMigration::dump() {
   criu_lane_.run(
-      [this]() -> Result<std::string> {
+      [this, early = std::move(standby_images_)]() -> Result<std::string> {
         MOSE_ASSIGN(ImagesPayload images, host_->dump());
-        return encode(std::move(images));
+        return encode(std::move(images), early.get());
       },
       [this](Result<std::string> images) {
         if (!images) return done(SourceActionKind::dump, std::unexpected(images.error()));

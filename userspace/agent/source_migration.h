@@ -143,6 +143,7 @@ class SourceMigration {
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
   bool retry_waits_ = false;
   bool standby_awaited_ = false;  // STANDBY is out
+  std::shared_ptr<const ImageFiles> standby_images_;  // what it carried, as the destination has it
   std::string standby_problem_;
   double nanoseconds_per_byte_ = 0;  // of the last round
 

@@ -36,6 +36,7 @@ Status SourceMigration::send_standby(ImagesPayload images, Timestamp clocks_read
   for (const CopiedFile& file : images.copied) bytes += file.contents.size();
   Nanoseconds transmission(static_cast<int64_t>(static_cast<double>(bytes) * nanoseconds_per_byte_));
   images.age = now() - clocks_read + transmission + connection_->round_trip();
+  if (prepared_.takes_differences) standby_images_ = std::make_shared<const ImageFiles>(images.images);
   std::string encoded = encode(std::move(images));
   MOSE_TRY(check_images(encoded));
   connection_->send(wire::FrameType::standby, encoded);
@@ -67,6 +68,7 @@ void SourceMigration::standby_ended(const std::string& problem) {
   timeline_.end("standby_wait");
   standby_problem_ = problem;
   if (!problem.empty()) {
+    standby_images_.reset();
     log::info("no warm standby: the switchover restores from the start",
               {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", problem}});
   }

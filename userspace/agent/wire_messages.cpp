@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "mose/wire/wire.pb.h"
+#include "restore/image_difference.h"
 
 namespace mose::agent {
 namespace {
@@ -171,6 +172,7 @@ std::string encode(const PreparedPayload& payload) {
   out.set_uplink_mac(format_mac(payload.uplink_mac));
   out.set_images_bytes_max(payload.images_bytes_max);
   out.set_takes_tunnel(payload.takes_tunnel);
+  out.set_takes_differences(payload.takes_differences);
   out.set_memory_first(payload.memory_first);
   return out.SerializeAsString();
 }
@@ -180,18 +182,52 @@ Result<PreparedPayload> decode_prepared(const std::string& bytes) {
   PreparedPayload payload;
   MOSE_ASSIGN(payload.uplink_mac, parse_mac(in.uplink_mac()));
   payload.takes_tunnel = in.takes_tunnel();
+  payload.takes_differences = in.takes_differences();
   payload.memory_first = in.memory_first();
   if (in.images_bytes_max() != 0) payload.images_bytes_max = std::min<uint64_t>(in.images_bytes_max(), wire::kImagesPayloadMax);
   return payload;
 }
 
-std::string encode(ImagesPayload payload) {
+namespace {
+
+const restore::ImageFile* find_image(const ImageFiles* images, std::string_view name) {
+  if (images == nullptr) return nullptr;
+  auto found = std::ranges::find(*images, name, &restore::ImageFile::name);
+  return found == images->end() ? nullptr : &*found;
+}
+
+void set_difference(pb::ImageDifference& out, const restore::ImageDifference& difference) {
+  out.set_size(difference.size);
+  out.set_checksum(difference.checksum);
+  for (const restore::ImagePiece& piece : difference.pieces) {
+    pb::ImagePiece* p = out.add_pieces();
+    p->set_offset(piece.offset);
+    p->set_bytes(std::string(piece.bytes));
+  }
+}
+
+Result<std::string> later_image(const pb::ImageFile& file, const ImageFiles* early) {
+  const restore::ImageFile* base = find_image(early, file.name());
+  if (base == nullptr) return fail("there is no earlier image that it could differ from");
+  restore::ImageDifference difference{.size = file.difference().size(), .checksum = file.difference().checksum(), .pieces = {}};
+  for (const pb::ImagePiece& piece : file.difference().pieces()) difference.pieces.push_back({piece.offset(), piece.bytes()});
+  return restore::apply_difference(base->bytes, difference);
+}
+
+}  // namespace
+
+std::string encode(ImagesPayload payload, const ImageFiles* early) {
   pb::Images out;
   out.set_age_ns(static_cast<uint64_t>(payload.age.count()));
   for (restore::ImageFile& image : payload.images) {
     pb::ImageFile* f = out.add_files();
+    const restore::ImageFile* base = find_image(early, image.name);
+    if (auto difference = base != nullptr ? restore::image_difference(base->bytes, image.bytes) : std::nullopt) {
+      set_difference(*f->mutable_difference(), *difference);
+    } else {
+      f->set_contents(std::move(image.bytes));
+    }
     f->set_name(std::move(image.name));
-    f->set_contents(std::move(image.bytes));
   }
   for (CopiedFile& file : payload.copied) {
     pb::CopiedFile* f = out.add_copied();
@@ -206,12 +242,21 @@ std::string encode(ImagesPayload payload) {
   return out.SerializeAsString();
 }
 
-Result<ImagesPayload> decode_images(const std::string& bytes) {
+Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early) {
   MOSE_ASSIGN(pb::Images in, parse<pb::Images>(bytes, "IMAGES"));
   ImagesPayload payload;
   if (in.age_ns() > static_cast<uint64_t>(kImagesAgeMax.count())) return fail("IMAGES are older than is possible");
   payload.age = Nanoseconds(in.age_ns());
+  uint64_t total = 0;  // a difference of few bytes may stand for many
   for (pb::ImageFile& image : *in.mutable_files()) {
+    if (image.has_difference()) {
+      const std::string name = image.name().substr(0, restore::kImageNameMax);
+      total += image.difference().size();
+      if (image.difference().size() > wire::kImagesPayloadMax || total > wire::kImagesPayloadMax) return fail("IMAGES hold too much");
+      auto later = later_image(image, early);
+      if (!later) return context("IMAGES: " + name, std::move(later).error());
+      *image.mutable_contents() = std::move(*later);
+    }
     payload.images.push_back({std::move(*image.mutable_name()), std::move(*image.mutable_contents())});
   }
   for (pb::CopiedFile& file : *in.mutable_copied()) {

@@ -42,6 +42,7 @@ struct PreparedPayload {
   uint64_t images_bytes_max = wire::kImagesPayloadMax;  // of a whole IMAGES or STANDBY
   bool takes_tunnel = false;
   bool memory_first = false;  // as asked for
+  bool takes_differences = true;  // of images; false: an agent that does not know them
 };
 [[nodiscard]] std::string encode(const PreparedPayload& payload);
 [[nodiscard]] Result<PreparedPayload> decode_prepared(const std::string& bytes);
@@ -51,8 +52,10 @@ struct ImagesPayload {
   std::vector<CopiedFile> copied;
   Nanoseconds age{0};  // STANDBY: since the workload's clocks in them were read, or longer
 };
-[[nodiscard]] std::string encode(ImagesPayload payload);
-[[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes);
+using ImageFiles = std::vector<restore::ImageFile>;
+// With the images of the STANDBY before it, IMAGES carries their difference to those, where that is less.
+[[nodiscard]] std::string encode(ImagesPayload payload, const ImageFiles* early = nullptr);
+[[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early = nullptr);
 
 // STANDING: why there is no standby; empty: it stands.
 [[nodiscard]] std::string encode_standing(const std::string& problem);

@@ -38,17 +38,22 @@ std::optional<uint64_t> get_fixed(std::string_view& in, size_t size) {
 
 Result<ImageSet> ImageSet::load(int dir) {
   MOSE_ASSIGN(std::vector<ImageFile> images, load_images(dir));
+  return of(std::make_shared<const std::vector<ImageFile>>(std::move(images)));
+}
+
+Result<ImageSet> ImageSet::of(std::shared_ptr<const std::vector<ImageFile>> images) {
   ImageSet out;
-  for (ImageFile& image : images) out.files_.emplace(std::move(image.name), std::move(image.bytes));
+  for (const ImageFile& image : *images) {
+    if (!out.files_.emplace(image.name, image.bytes).second) return fail("image " + image.name.substr(0, kImageNameMax) + " comes twice");
+  }
+  out.owners_.push_back(std::move(images));
   return out;
 }
 
-Result<ImageSet> ImageSet::of(const std::vector<ImageFile>& images) {
-  ImageSet out;
-  for (const ImageFile& image : images) {
-    if (!out.files_.emplace(image.name, image.bytes).second) return fail("image " + image.name.substr(0, kImageNameMax) + " comes twice");
-  }
-  return out;
+void ImageSet::replace(const std::string& name, std::string bytes) {
+  auto owner = std::make_shared<const std::vector<ImageFile>>(1, ImageFile{name, std::move(bytes)});
+  files_[name] = owner->front().bytes;
+  owners_.push_back(std::move(owner));
 }
 
 std::optional<std::string_view> ImageSet::bytes(const std::string& name) const {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,11 +20,11 @@ namespace mose::restore {
 class ImageSet {
  public:
   [[nodiscard]] static Result<ImageSet> load(int dir);
-  // As they came from a peer.
-  [[nodiscard]] static Result<ImageSet> of(const std::vector<ImageFile>& images);
+  // As they came from a peer; shared, not copied.
+  [[nodiscard]] static Result<ImageSet> of(std::shared_ptr<const std::vector<ImageFile>> images);
 
   // As if the image had been read so.
-  void replace(const std::string& name, std::string bytes) { files_[name] = std::move(bytes); }
+  void replace(const std::string& name, std::string bytes);
 
   [[nodiscard]] bool has(const std::string& name) const { return files_.contains(name); }
   [[nodiscard]] std::optional<std::string_view> bytes(const std::string& name) const;
@@ -31,10 +32,11 @@ class ImageSet {
   [[nodiscard]] Result<ImageContent> content(const std::string& name, uint32_t magic, size_t count = 0) const;
   // One message, no raw bytes.
   [[nodiscard]] Result<std::string_view> message(const std::string& name, uint32_t magic) const;
-  [[nodiscard]] const std::map<std::string, std::string>& files() const { return files_; }
+  [[nodiscard]] const std::map<std::string, std::string_view>& files() const { return files_; }
 
  private:
-  std::map<std::string, std::string> files_;
+  std::vector<std::shared_ptr<const std::vector<ImageFile>>> owners_;
+  std::map<std::string, std::string_view> files_;  // into them
 };
 
 // The fields of one message, by number, without a schema: what the comparison understands it takes out, and everything

@@ -28,8 +28,6 @@ constexpr uint32_t kStatusVsyscall = 1u << 2, kStatusVdso = 1u << 3, kStatusFile
                    kStatusVvar = 1u << 12, kStatusMemfd = 1u << 14;
 constexpr uint32_t kMapLocked = 0x2000, kMapHugetlb = 0x40000;
 
-constexpr size_t kChunkPages = 1024;  // read and written at a time
-
 Result<std::string> read_image(int dir, const std::string& name) {
   MOSE_ASSIGN(Fd fd, open_at(dir, name, O_RDONLY | O_NOFOLLOW));
   auto bytes = read_all(fd.get(), kImageBytesMax);
@@ -49,15 +47,6 @@ Result<std::vector<std::string_view>> split(const std::string& name, std::string
 template <typename Message>
 Status parse(const std::string& name, std::string_view bytes, Message& out) {
   if (!out.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return fail(name + " holds a damaged message");
-  return {};
-}
-
-// A file appears whole or not at all.
-Status replace_file(int dir, const std::string& name, std::string_view bytes) {
-  std::string temporary = name + ".new";
-  MOSE_ASSIGN(Fd fd, open_at(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-  MOSE_TRY(write_all(fd.get(), bytes));
-  if (::renameat(dir, temporary.c_str(), dir, name.c_str()) < 0) return fail_errno("rename " + temporary);
   return {};
 }
 
@@ -129,31 +118,21 @@ Result<PageSet> populated_of(const ProcessHandle& process, const PageSet& pages)
   return pagemap.populated(pages);
 }
 
-// Copies the pages from the process to the file, leaving out those that cannot be read; returns what was written.
-Result<PageSet> copy_pages(int fd, const ProcessMemory& memory, const PageSet& pages) {
-  uint64_t most = 0;
-  for (const PageRun& run : pages.runs()) most = std::max(most, run.count);
-  std::vector<std::byte> buffer(std::min<uint64_t>(most, kChunkPages) * kPageSize);
-  PageSet written;
-  for (PageRun run : pages.runs()) {
-    while (run.count > 0) {
-      PageRun part{run.first, std::min<uint64_t>(run.count, kChunkPages)};
-      run.first += part.count;
-      run.count -= part.count;
-      std::vector<uint64_t> unreadable;
-      std::span<std::byte> out(buffer.data(), part.count * kPageSize);
-      MOSE_TRY(memory.read({&part, 1}, out, unreadable));
-      PageSet good;
-      good.add(part);
-      for (uint64_t page : unreadable) good.remove({page, 1});
-      for (const PageRun& piece : good.runs()) {
-        const auto* from = reinterpret_cast<const char*>(buffer.data() + (piece.first - part.first) * kPageSize);
-        MOSE_TRY(write_all(fd, {from, piece.count * kPageSize}));
-        written.add(piece);
-      }
-    }
+struct ReadPages {
+  std::string bytes;
+  PageSet pages;
+};
+// Without those that cannot be read.
+Result<ReadPages> read_pages(const ProcessMemory& memory, const PageSet& pages) {
+  if (pages.pages() > kImageBytesMax / kPageSize) return fail("too many pages must be there at once");
+  ReadPages out{std::string(pages.pages() * kPageSize, '\0'), pages};
+  std::vector<uint64_t> unreadable;
+  MOSE_TRY(memory.read(pages.runs(), std::as_writable_bytes(std::span<char>(out.bytes)), unreadable));
+  for (uint64_t page : unreadable) {
+    out.bytes.erase(out.pages.intersect(PageSet::from_runs({{0, page}})).pages() * kPageSize, kPageSize);
+    out.pages.remove({page, 1});
   }
-  return written;
+  return out;
 }
 
 bool plain_image_name(std::string_view name) {
@@ -226,25 +205,22 @@ PageSet eager_area(const ImageProcess& process) {
   return area(process, [](const ImageVma& vma) { return vma.is_private() && !vma.lazy(); });
 }
 
-Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source, const PageSet& present) {
+Result<std::array<ImageFile, 2>> read_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source, const PageSet& present) {
   std::string name = "pagemap-" + std::to_string(process.space) + ".img";
   MOSE_ASSIGN(PageMap old, read_page_map(dir, name));
   PageSet allowed = present.intersect(area(process, [](const ImageVma& vma) { return vma.is_private(); }));
   MOSE_ASSIGN(PageSet populated, populated_of(source, allowed));
   // What CRIU itself has put there stays in: it knows of the vdso, which no scan reports.
   PageSet wanted = populated.unite(old.present);
-
-  std::string pages_name = "pages-" + std::to_string(old.pages_id) + ".img";
-  MOSE_ASSIGN(Fd pages, open_at(dir, pages_name + ".new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
   MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(source.pid()));
   if (!source.alive()) return fail_errno("read the memory of process " + std::to_string(source.pid()), ESRCH);
-  MOSE_ASSIGN(PageSet written, copy_pages(pages.get(), memory, wanted));
+  MOSE_ASSIGN(ReadPages read, read_pages(memory, wanted));
 
   std::string map = header(kMagicPageMap);
   criu::PageMapHead head;
   head.set_pages_id(old.pages_id);
   append(map, head);
-  for (const PageRun& run : written.runs()) {
+  for (const PageRun& run : read.pages.runs()) {
     criu::PageMapEntry entry;
     entry.set_vaddr(run.first << kPageShift);
     entry.set_count_old(static_cast<uint32_t>(std::min<uint64_t>(run.count, UINT32_MAX)));
@@ -252,9 +228,16 @@ Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const
     entry.set_count(run.count);
     append(map, entry);
   }
-  MOSE_TRY(replace_file(dir, name, map));
-  if (::renameat(dir, (pages_name + ".new").c_str(), dir, pages_name.c_str()) < 0) return fail_errno("rename " + pages_name);
-  return written.pages();
+  return std::array{ImageFile{std::move(name), std::move(map)},
+                    ImageFile{"pages-" + std::to_string(old.pages_id) + ".img", std::move(read.bytes)}};
+}
+
+Status replace_image(int dir, const ImageFile& image) {
+  const std::string temporary = image.name + ".new";
+  MOSE_ASSIGN(Fd fd, open_at(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  MOSE_TRY(write_all(fd.get(), image.bytes));
+  if (::renameat(dir, temporary.c_str(), dir, image.name.c_str()) < 0) return fail_errno("rename " + temporary);
+  return {};
 }
 
 Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
@@ -291,7 +274,7 @@ Result<unsigned> forget_file_sizes(int dir, const std::vector<std::string>& dire
     append(out, file);
     ++changed;
   }
-  if (changed > 0) MOSE_TRY(replace_file(dir, name, out));
+  if (changed > 0) MOSE_TRY(replace_image(dir, {name, std::move(out)}));
   return changed;
 }
 
@@ -327,7 +310,7 @@ Status advance_clocks(int dir, Nanoseconds by) {
       }
       append(out, clocks);
     }
-    MOSE_TRY(replace_file(dir, name, out));
+    MOSE_TRY(replace_image(dir, {name, std::move(out)}));
   }
   return {};
 }

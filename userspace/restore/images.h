@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -48,11 +49,17 @@ struct ImageProcess {
 [[nodiscard]] PageSet lazy_area(const ImageProcess& process);
 [[nodiscard]] PageSet eager_area(const ImageProcess& process);
 
-// Writes pagemap-SPACE.img and its pages image anew: those of the pages `present` that lie in private mappings and have
-// contents of their own (a scan finds out), plus the vdso, contents read now from the frozen process. Call it once per
-// process; eager_area(process) for a lazy restore. Returns the number of pages.
-[[nodiscard]] Result<uint64_t> write_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source,
-                                                   const PageSet& present);
+struct ImageFile {
+  std::string name;
+  std::string bytes;
+};
+// pagemap-SPACE.img and its pages image, to stand instead of those in `dir`: of the pages `present` those that lie in private
+// mappings and have contents of their own (a scan finds out), plus the vdso, contents read now from the frozen process.
+// eager_area(process) for a lazy restore.
+[[nodiscard]] Result<std::array<ImageFile, 2>> read_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source,
+                                                                  const PageSet& present);
+// An image appears whole or not at all, over one of its name.
+[[nodiscard]] Status replace_image(int dir, const ImageFile& image);
 
 // Files whose size CRIU would compare at restore, so that a log that grew since the dump fails it. Removes the size of
 // every regular file whose path (in the workload) lies in one of `directories`; returns how many.
@@ -62,10 +69,6 @@ struct ImageProcess {
 // dump must not set them behind what the workload has seen in between.
 [[nodiscard]] Status advance_clocks(int dir, Nanoseconds by);
 
-struct ImageFile {
-  std::string name;
-  std::string bytes;
-};
 // The clocks of the connections' TCP timestamps go on by that much, and a millisecond for the rounding of what the images say. CRIU
 // reads them one after the other, and until everything is dumped the kernel may send again what is not acknowledged: a peer that
 // has seen such a segment takes none with an older timestamp (PAWS). In milliseconds, as all but routes with tcp_usec_ts count.

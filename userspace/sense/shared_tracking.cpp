@@ -11,6 +11,7 @@
 
 #include "kernel/pins.h"
 #include "kernel/process.h"
+#include "kernel/procfs.h"
 
 namespace mose::sense {
 namespace {

@@ -45,9 +45,9 @@ class FrozenPages : public PageProvider {
         if (static_cast<SpaceId>(number) != process.space) continue;
         MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(task.pid()));
         MOSE_ASSIGN(PageSet populated, pagemap.populated(kUserSpace));
-        auto eager = restore::write_present_pages(images, process, task, restore::eager_area(process));
-        if (!eager) return std::unexpected(eager.error());
-        eager_pages += *eager;
+        MOSE_ASSIGN(auto eager, restore::read_present_pages(images, process, task, restore::eager_area(process)));
+        for (const restore::ImageFile& image : eager) MOSE_TRY(restore::replace_image(images, image));
+        eager_pages += eager[1].bytes.size() / kPageSize;
         Space& space = spaces_[process.space];
         space.present = populated.intersect(restore::lazy_area(process));
         space.bytes.resize(space.present.pages() * kPageSize);

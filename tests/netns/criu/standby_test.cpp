@@ -412,7 +412,7 @@ TEST(StandbyImages, DamageNeverCrashes) {
   for (const auto& [name, bytes] : early->files()) {
     if (name.starts_with("pages-")) continue;
     for (int i = 0; i < 60; ++i, ++rounds) {
-      std::string damaged = bytes;
+      std::string damaged(bytes);
       const size_t at = damaged.empty() ? 0 : random() % damaged.size();
       switch (random() % 4) {
         case 0:

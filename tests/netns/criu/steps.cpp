@@ -50,8 +50,9 @@ Status add_pages(const CriuBed::Node& from, int images) {
       MOSE_ASSIGN(pid_t number, virtual_pid(task));
       if (static_cast<SpaceId>(number) != process.space) continue;
       PageSet everything = restore::lazy_area(process).unite(restore::eager_area(process));
-      auto pages = restore::write_present_pages(images, process, task, everything);
-      if (!pages) return context("write pages", std::move(pages).error());
+      auto pages = restore::read_present_pages(images, process, task, everything);
+      if (!pages) return context("read pages", std::move(pages).error());
+      for (const restore::ImageFile& image : *pages) MOSE_TRY(restore::replace_image(images, image));
     }
   }
   auto sizes = restore::forget_file_sizes(images, {"/var/log/mose-workload"});

@@ -119,12 +119,14 @@ TEST(WireMessages, PreparedSaysHowLongImagesMayBe) {
   EXPECT_FALSE(got->takes_tunnel);
   sent.takes_tunnel = true;
   EXPECT_TRUE(decode_prepared(encode(sent))->takes_tunnel);
+  EXPECT_TRUE(got->takes_differences);
   EXPECT_FALSE(got->memory_first);
   sent.memory_first = true;
   EXPECT_TRUE(decode_prepared(encode(sent))->memory_first);
   mose::wire::v1::Prepared silent;
   silent.set_uplink_mac("02:00:00:00:00:01");
   EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);
+  EXPECT_FALSE(decode_prepared(silent.SerializeAsString())->takes_differences) << "an older agent";
   silent.set_images_bytes_max(UINT64_MAX);
   EXPECT_EQ(decode_prepared(silent.SerializeAsString())->images_bytes_max, wire::kImagesPayloadMax);
 }
@@ -145,6 +147,41 @@ TEST(WireMessages, ImagesKeepBinaryContents) {
   ASSERT_EQ(got->copied.size(), 1u);
   EXPECT_EQ(got->copied[0].mount, kLogMount);
   EXPECT_EQ(got->copied[0].contents, "line\n");
+}
+
+TEST(WireMessages, ImagesThatHardlyDifferTravelAsTheirDifference) {
+  ImagesPayload sent;
+  sent.images = {{"pages-1.img", std::string(64 * kPageSize, 'a')}, {"core-1.img", "small"}, {"pages-2.img", std::string(4 * kPageSize, 'n')}};
+  const ImageFiles early = {{"pages-1.img", std::string(64 * kPageSize, 'a')}, {"core-1.img", "other"}};
+  sent.images[0].bytes[17 * kPageSize] = 'b';
+  const std::string encoded = encode(sent, &early);
+  EXPECT_LT(encoded.size(), 6 * kPageSize);
+  auto got = decode_images(encoded, &early);
+  ASSERT_TRUE(got) << got.error().what;
+  ASSERT_EQ(got->images.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(got->images[i].name, sent.images[i].name);
+    EXPECT_EQ(got->images[i].bytes, sent.images[i].bytes);
+  }
+  EXPECT_FALSE(decode_images(encoded)) << "nobody here has the earlier ones";
+  const ImageFiles others = {{"pages-1.img", std::string(64 * kPageSize, 'x')}};
+  EXPECT_FALSE(decode_images(encoded, &others));
+}
+
+TEST(WireMessages, ADifferenceOfFewBytesDoesNotFillTheMemory) {
+  const ImageFiles early = {{"pages-1.img", "a"}};
+  mose::wire::v1::Images hostile;
+  for (int i = 0; i < 3; ++i) {
+    auto* file = hostile.add_files();
+    file->set_name("pages-1.img");
+    file->mutable_difference()->set_size(wire::kImagesPayloadMax / 2);
+  }
+  EXPECT_FALSE(decode_images(hostile.SerializeAsString(), &early));
+  hostile.clear_files();
+  auto* file = hostile.add_files();
+  file->set_name("pages-1.img");
+  file->mutable_difference()->set_size(UINT64_MAX);
+  EXPECT_FALSE(decode_images(hostile.SerializeAsString(), &early));
 }
 
 TEST(WireMessages, ReasonsAreBounded) {

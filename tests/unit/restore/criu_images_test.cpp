@@ -11,6 +11,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "restore/image_difference.h"
+
 namespace mose::restore {
 namespace {
 
@@ -103,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Damage{"Unaligned", image(kTree, {task(1, 0)}), image(kMm, {vma(0x1001, 0x3000, 0x201)})}),
     [](const auto& damage) { return damage.param.name; });
 
-TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
+TEST_F(CriuImages, PresentPagesAreReadWithTheirContents) {
   // Our own memory stands for the frozen process: three pages, the middle one not wanted, and a fourth never touched.
   auto* memory = static_cast<char*>(::mmap(nullptr, 4 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   ASSERT_NE(memory, MAP_FAILED);
@@ -121,14 +123,15 @@ TEST_F(CriuImages, PresentPagesAreWrittenWithTheirContents) {
   auto self = ProcessHandle::open(::getpid());
   ASSERT_TRUE(self);
   PageSet present = PageSet::from_runs({{first, 1}, {first + 3, 1}, {first + 1000, 5}});  // the last run lies in no mapping
-  auto count = write_present_pages(dir.get(), (*processes)[0], *self, present);
-  ASSERT_TRUE(count) << count.error().what;
-  EXPECT_EQ(*count, 2u);
-  EXPECT_EQ(get("pages-7.img"), std::string(kPageSize, 'a') + std::string(kPageSize, 'c'));
+  auto images = read_present_pages(dir.get(), (*processes)[0], *self, present);
+  ASSERT_TRUE(images) << images.error().what;
+  EXPECT_EQ((*images)[1].name, "pages-7.img");
+  EXPECT_EQ((*images)[1].bytes, std::string(kPageSize, 'a') + std::string(kPageSize, 'c'));
   auto entry = [](uint64_t address, uint64_t pages) {
     return field(1, address) + field(2, pages) + field(4, uint64_t{4}) + field(5, pages);
   };
-  EXPECT_EQ(get("pagemap-1.img"), image(kPageMap, {field(1, uint64_t{7}), entry(start, 1), entry(start + 2 * kPageSize, 1)}));
+  EXPECT_EQ((*images)[0].name, "pagemap-1.img");
+  EXPECT_EQ((*images)[0].bytes, image(kPageMap, {field(1, uint64_t{7}), entry(start, 1), entry(start + 2 * kPageSize, 1)}));
   ::munmap(memory, 4 * kPageSize);
 }
 
@@ -149,6 +152,82 @@ TEST_F(CriuImages, SizesOfFilesBelowTheNamedDirectoriesAreForgotten) {
   EXPECT_FALSE((*files)[1].has_size);
   EXPECT_TRUE((*files)[2].has_size) << "/logs is not below /log";
   EXPECT_NE(get("files.img").find(field(7, uint64_t{99})), std::string::npos) << "fields that we do not know stay";
+}
+
+TEST_F(CriuImages, PagesThatCannotBeReadLeaveNoGap) {
+  auto* memory = static_cast<char*>(::mmap(nullptr, 3 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  std::memset(memory, 'a', kPageSize);
+  std::memset(memory + 2 * kPageSize, 'c', kPageSize);
+  ASSERT_EQ(::munmap(memory + kPageSize, kPageSize), 0);
+  const uint64_t start = reinterpret_cast<uint64_t>(memory);
+  put("pstree.img", image(kTree, {task(1, 0)}));
+  put("mm-1.img", image(kMm, {vma(start, start + 3 * kPageSize, kRegular | kAnonPrivate)}));
+  // The dump says that the page in the middle is there; by now it is not.
+  put("pagemap-1.img", image(kPageMap, {field(1, uint64_t{7}), field(1, start) + field(2, uint64_t{3}) + field(4, uint64_t{4})}));
+  auto processes = read_processes(dir.get());
+  ASSERT_TRUE(processes) << processes.error().what;
+  auto self = ProcessHandle::open(::getpid());
+  ASSERT_TRUE(self);
+  auto images = read_present_pages(dir.get(), (*processes)[0], *self, {});
+  ASSERT_TRUE(images) << images.error().what;
+  EXPECT_EQ((*images)[1].bytes, std::string(kPageSize, 'a') + std::string(kPageSize, 'c'));
+  auto entry = [](uint64_t address) { return field(1, address) + field(2, uint64_t{1}) + field(4, uint64_t{4}) + field(5, uint64_t{1}); };
+  EXPECT_EQ((*images)[0].bytes, image(kPageMap, {field(1, uint64_t{7}), entry(start), entry(start + 2 * kPageSize)}));
+  ::munmap(memory, kPageSize);
+  ::munmap(memory + 2 * kPageSize, kPageSize);
+}
+
+TEST(ImageDifference, CarriesTheBlocksThatDiffer) {
+  std::string early(10 * kPageSize, 'a');
+  for (size_t at = 0; at < early.size(); ++at) early[at] = static_cast<char>('a' + at / kPageSize);
+  std::string later = early;
+  later[3 * kPageSize + 5] = 'X';
+  later[4 * kPageSize] = 'Y';
+  later[8 * kPageSize - 1] = 'Z';
+  auto difference = image_difference(early, later);
+  ASSERT_TRUE(difference);
+  ASSERT_EQ(difference->pieces.size(), 2u) << "neighbours are one piece";
+  EXPECT_EQ(difference->pieces[0].offset, 3 * kPageSize);
+  EXPECT_EQ(difference->pieces[0].bytes.size(), 2 * kPageSize);
+  EXPECT_EQ(difference->pieces[1].bytes.size(), kPageSize);
+  EXPECT_EQ(apply_difference(early, *difference).value(), later);
+  std::string other = early;
+  other[0] = '!';
+  EXPECT_FALSE(apply_difference(other, *difference)) << "made from another one";
+}
+
+TEST(ImageDifference, FollowsAnImageThatGrowsOrShrinks) {
+  const std::string early(10 * kPageSize + 7, 'a');
+  for (size_t size : {8 * kPageSize, 10 * kPageSize + 6, 10 * kPageSize + 8, 12 * kPageSize + 1}) {
+    std::string later(size, 'a');
+    later.back() = 'b';
+    auto difference = image_difference(early, later);
+    ASSERT_TRUE(difference) << size;
+    EXPECT_EQ(apply_difference(early, *difference).value(), later) << size;
+  }
+  auto same = image_difference(early, early);
+  ASSERT_TRUE(same);
+  EXPECT_TRUE(same->pieces.empty());
+  EXPECT_EQ(apply_difference(early, *same).value(), early);
+}
+
+TEST(ImageDifference, IsOnlyMadeWhereItIsLess) {
+  EXPECT_FALSE(image_difference(std::string(100, 'a'), std::string(100, 'a')));
+  EXPECT_FALSE(image_difference(std::string(8 * kPageSize, 'a'), std::string(8 * kPageSize, 'b')));
+  EXPECT_FALSE(image_difference("", std::string(8 * kPageSize, 'b')));
+}
+
+TEST(ImageDifference, OfAPeerIsChecked) {
+  const std::string early(4 * kPageSize, 'a'), block(kPageSize, 'b');
+  auto refused = [&](ImageDifference difference) { return !apply_difference(early, difference); };
+  EXPECT_TRUE(refused({.size = kImageBytesMax + 1}));
+  EXPECT_TRUE(refused({.size = kPageSize, .pieces = {{kPageSize, block}}})) << "beyond its end";
+  EXPECT_TRUE(refused({.size = 4 * kPageSize, .pieces = {{UINT64_MAX - 1, block}}}));
+  EXPECT_TRUE(refused({.size = 4 * kPageSize, .pieces = {{kPageSize, block}, {0, block}}}));
+  EXPECT_TRUE(refused({.size = 4 * kPageSize, .pieces = {{kPageSize, block}, {kPageSize + 1, block}}}));
+  EXPECT_TRUE(refused({.size = 4 * kPageSize, .pieces = {{0, ""}}}));
+  EXPECT_TRUE(refused({.size = 4 * kPageSize, .checksum = 1}));
 }
 
 TEST_F(CriuImages, TravelByName) {
