@@ -216,6 +216,23 @@ TEST_F(WhileAway, ACutLinkIsAnAlarmAndWhatHasItsPagesAnswers) {
   check_end(Side::destination);
 }
 
+// Nobody was there to be told that the last page had come.
+TEST_F(WhileAway, APagerThatIsDoneAndGoneHasLeftItsWord) {
+  reach();
+  if (HasFatalFailure()) return;
+  kill_agents({destination_});
+  if (HasFatalFailure()) return;
+  // The guardian ends when every page is in; the pager itself waits for somebody to tell.
+  ASSERT_TRUE(wait_until([&] { return bed_->guardians(destination_).empty(); }, kSettleBound)) << "the memory did not become complete";
+  const auto pagers = bed_->pagers(destination_);
+  ASSERT_EQ(pagers.size(), 1u);
+  ASSERT_EQ(::kill(pagers[0], SIGKILL), 0);
+  ASSERT_TRUE(wait_until([&] { return bed_->pagers(destination_).empty(); }, kDeathBound));
+  start_what_is_dead();
+  check_end(Side::destination);
+  EXPECT_EQ(neighbour_->wrong(), 0u);
+}
+
 class WhileAwayInFull : public WhileAway, public ::testing::WithParamInterface<int> {};
 INSTANTIATE_TEST_SUITE_P(All, WhileAwayInFull, ::testing::ValuesIn(once_in_full()));
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(WhileAwayInFull);

@@ -275,12 +275,12 @@ void DestinationMigration::watch_pager() {
     // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
     if (standby_ == Standby::building || standby_ == Standby::dropping) return;
-    // Nobody could bring the pages that are to come: the source would wait for it.
-    if (driver_.state().phase < plan::DestinationPhase::restoring) {
-      return post_([this, reason] { lose_pager("the pager has failed: " + reason, reason); });
-    }
-    trouble_ = "the pager reports a failure (" + reason + "); the workload is kept stopped rather than wrong";
-    log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+    post_([this, reason] {
+      // Nobody could bring the pages that are to come: the source would wait for it.
+      if (driver_.state().phase <= plan::DestinationPhase::restoring) return lose_pager("the pager has failed: " + reason, reason);
+      trouble_ = "the pager reports a failure (" + reason + "); the workload is kept stopped rather than wrong";
+      log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+    });
   };
   pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));
   pager_->connect();
@@ -306,9 +306,12 @@ void DestinationMigration::restore() {
                  [this](const Status& status) { restored(status); });
 }
 
-// Before READY: the source still has everything.
+// Before READY: the source still has everything. READY may have been on its way to the journal when it happened.
 void DestinationMigration::lose_pager(const std::string& told, const std::string& reason) {
-  if (driver_.state().phase > plan::DestinationPhase::restoring) return;
+  if (driver_.state().phase > plan::DestinationPhase::restoring) {
+    if (pager_) pager_->go_on();
+    return;
+  }
   log::error("the pager is lost before this side was ready", {{"migration", meta_.id.hex()}, {"reason", reason}});
   if (connection_) connection_->send(wire::FrameType::failed, encode_reason(told));
   driver_.dispatch(plan::ConnectionLost{told});

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "restore/last_word.h"
 
 namespace mose::agent {
 namespace {
@@ -28,7 +29,7 @@ PagerLink::~PagerLink() {
 void PagerLink::connect() {
   timer_ = 0;
   auto client = restore::PagerClient::connect(launch_.socket);
-  if (!client) return retry();
+  if (!client) return heard_last_word() ? note_phase() : retry();
   client_.emplace(std::move(*client));
   failures_ = 0;
   ++connection_;
@@ -78,11 +79,28 @@ void PagerLink::note_standby() {
   if (standby.refreshed && !std::exchange(refreshed_, true)) handlers_.on_refreshed();
 }
 
+// A pager that was done, and has gone since.
+bool PagerLink::heard_last_word() {
+  auto word = restore::read_last_word(launch_.socket);
+  if (!word) return false;
+  status_ = std::move(*word);
+  return true;
+}
+
 void PagerLink::on_ready(uint32_t) {
   auto events = client_->on_ready();
   status_ = client_->status();
   note_standby();
   // The last word may come together with the end of the connection: looked at first.
+  const bool was_complete = complete_;
+  note_phase();
+  if (status_.phase == restore::PagerPhase::complete && !was_complete) return;  // this may have been destroyed
+  handlers_.on_progress();
+  if (!events) return lost(events.error().what);
+  if (status_.phase == restore::PagerPhase::failed) handlers_.on_failed(status_.reason);
+}
+
+void PagerLink::note_phase() {
   bool complete = status_.phase == restore::PagerPhase::complete;
   bool fenced = complete || status_.phase == restore::PagerPhase::fenced || status_.phase == restore::PagerPhase::running;
   if (fenced && !fenced_) {
@@ -93,11 +111,7 @@ void PagerLink::on_ready(uint32_t) {
   if (complete && !complete_) {
     complete_ = true;
     handlers_.on_complete();  // may destroy this
-    return;
   }
-  handlers_.on_progress();
-  if (!events) return lost(events.error().what);
-  if (status_.phase == restore::PagerPhase::failed) handlers_.on_failed(status_.reason);
 }
 
 void PagerLink::lost(const std::string& reason) {
@@ -117,7 +131,12 @@ void PagerLink::retry() {
 
 void PagerLink::replace_dead_pager() {
   auto guardian = restore::read_guardian_file(launch_.socket);
-  if (!guardian) return;
+  if (!guardian) {
+    if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"migration", launch_.id}, {"reason", guardian.error().what}});
+    if (guardian.error().code == ENOENT && !std::exchange(nobody_told_, true))
+      handlers_.on_failed("the pager and its guardian have gone, and nothing says that every page had come");
+    return;
+  }
   restore::PagerLaunch launch = launch_;
   launch.adopt = guardian->pid;
   auto pager = restore::launch_pager(launch);

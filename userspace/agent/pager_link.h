@@ -39,6 +39,8 @@ class PagerLink {
   PagerLink& operator=(const PagerLink&) = delete;
 
   void connect();
+  // One that has died (on_died) is replaced after all: by now there is something to go on with.
+  void go_on() { if (!client_ && timer_ == 0) retry(); }
   // Tells the pager that the tree runs, now or as soon as there is a connection.
   void thawed();
   // See PagerClient; asked again after a reconnect.
@@ -55,6 +57,8 @@ class PagerLink {
   void lost(const std::string& reason);
   void retry();
   void replace_dead_pager();
+  [[nodiscard]] bool heard_last_word();
+  void note_phase();
 
   EventLoop& loop_;
   restore::PagerLaunch launch_;
@@ -66,7 +70,7 @@ class PagerLink {
   bool thawed_ = false;
   bool fenced_ = false;
   bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;
-  bool complete_ = false;
+  bool complete_ = false, nobody_told_ = false;
 };
 
 // Blocking: makes the pager of a dead tree leave, its guardian too; nothing of them is left when it returns.

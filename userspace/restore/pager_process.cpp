@@ -10,6 +10,7 @@
 #include <array>
 
 #include "base/log.h"
+#include "restore/last_word.h"
 #include "restore/tree_process.h"
 
 namespace mose::restore {
@@ -109,6 +110,7 @@ Status PagerProcess::set_up() {
     quit_ = true;
     wake();
   };
+  remove_last_word(options_.socket);
   write_guardian_file();
   // Last: who connects learns a state that is true.
   MOSE_ASSIGN(server_, PagerServer::start(options_.socket, std::move(handlers)));
@@ -456,9 +458,11 @@ void PagerProcess::completed() {
   // The workload may leave this node and its group with it; a watched file of a removed group is always ready.
   (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, cgroup_events_.get(), nullptr);
   pager_->stop();
-  // Said before the guardian ends: who is killed from here on has said that nothing is missing, and no other pager is started, which
-  // would find nobody to go on from.
+  // Written down and said before the guardian ends: who is killed from here on has said that nothing is missing, and no other
+  // pager is started, which would find nobody to go on from.
   set_phase(PagerPhase::complete);
+  if (auto written = write_last_word(options_.socket, status()); !written)
+    log::error("that every page is in cannot be written down", {{"reason", written.error().what}});
   server_->post(PagerEventKind::complete);
   server_->wait_said(kSaidMax);
   guardian_.stop();

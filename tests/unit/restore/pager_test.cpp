@@ -10,6 +10,7 @@
 
 #include "restore/fill_order.h"
 #include "restore/guardian_file.h"
+#include "restore/last_word.h"
 #include "restore/latency.h"
 #include "restore/lazy_socket.h"
 #include "restore/pager_frames.h"
@@ -331,6 +332,31 @@ TEST(GuardianFile, IsReadAsWrittenAndDamageIsAnError) {
     EXPECT_FALSE(read_guardians(socket)) << text;
   }
   remove_guardians(socket);
+  std::filesystem::remove_all(name);
+}
+
+TEST(LastWord, IsReadAsWrittenAndOnlyOfAPagerThatWasDone) {
+  char name[] = "/tmp/mpager-XXXXXX";
+  const std::string socket = std::string(::mkdtemp(name)) + "/s";
+  EXPECT_EQ(read_last_word(socket).error().code, ENOENT);
+  PagerStatus status;
+  status.phase = PagerPhase::complete;
+  status.sealed = true;
+  status.progress.faults = 17;
+  ASSERT_TRUE(write_last_word(socket, status));
+  auto read = read_last_word(socket);
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_EQ(read->progress.faults, 17u);
+  status.phase = PagerPhase::running;
+  ASSERT_TRUE(write_last_word(socket, status));
+  EXPECT_FALSE(read_last_word(socket)) << "pages are missing";
+  for (const char* text : {"", "\xff\xff"}) {
+    auto fd = open_file(last_word_path(socket), O_WRONLY | O_TRUNC);
+    ASSERT_TRUE(write_all(fd->get(), text));
+    EXPECT_FALSE(read_last_word(socket)) << text;
+  }
+  remove_last_word(socket);
+  EXPECT_EQ(read_last_word(socket).error().code, ENOENT);
   std::filesystem::remove_all(name);
 }
 
