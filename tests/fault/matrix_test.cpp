@@ -120,8 +120,6 @@ class Matrix : public Faults, public ::testing::WithParamInterface<FaultCase> {
     row_.kind = to_string(row.kind);
     row_.way = to_string(row.way);
     if (row.way == WayBack::operators) operator_comes_ = std::chrono::seconds(1);
-    // Until its death is seen the sockets of a dumped tree are CRIU's: a request that comes just then may cost its connection.
-    connections_may_end_ = row.kind == Kind::kill && row.victim == Victim::criu && row.role == "dump" && row.point == "post-dump" && !row.standby;
     row.frame ? strike_at_frame() : strike_at_criu();
     row_.struck = struck_;
     if (!HasFatalFailure()) end_harm();

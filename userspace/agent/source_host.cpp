@@ -543,6 +543,12 @@ void SourceHost::settle_redirection() {
   }
 }
 
+Status SourceHost::repair_sockets() const {
+  MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  MOSE_ASSIGN(RepairCount count, set_tcp_repair(tree, true));
+  return count.failed == 0 ? Status{} : fail(fmt::format("{} sockets do not take repair mode", count.failed));
+}
+
 Status SourceHost::kill_tree() {
   Timeline::Span span(timeline_, "kill");
   // The other node has these files now: on the way back they are replaced by what is there.
@@ -553,6 +559,9 @@ Status SourceHost::kill_tree() {
   if (!network_ && !tree_alive()) return remove_rest(LeftNetwork::stays);
   count_packets();
   if (tunnel_) MOSE_TRY(keep_away_network(config_, spec_.name, netns_.get()));
+  // No FIN and no RST; whatever of the kind there is, egress is shut for it as well.
+  if (auto repaired = init_ ? repair_sockets() : Status{}; !repaired)
+    log::info("sockets of the tree that has moved die as they are", {{"workload", spec_.name}, {"reason", repaired.error().what}});
   MOSE_TRY(cgroup_.kill());
   return cgroup_.wait_empty(kExitBound);
 }

@@ -110,6 +110,7 @@ class SourceHost {
   [[nodiscard]] Status wait_for_passed_frames();
   [[nodiscard]] Status at_post_dump();
   [[nodiscard]] Status resume_tree();
+  [[nodiscard]] Status repair_sockets() const;
   [[nodiscard]] Result<ImagesPayload> complete_images();
   void set_dump(std::optional<restore::Swrk> swrk);
   void count_packets();

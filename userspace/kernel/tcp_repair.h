@@ -8,9 +8,9 @@
 
 namespace mose {
 
-// A dump leaves every TCP socket of the (stopped) tree in repair mode: killed that way it sends neither FIN nor RST, but
-// a source that is to go on must leave that mode first. Works on frozen processes, through duplicates of their sockets
-// which are closed at once.
+// A tree whose TCP sockets are in repair mode sends neither FIN nor RST when it is killed. A CRIU that was killed while it dumped one
+// may have left it in that mode: a source that is to go on must leave it first. Works on frozen processes, through
+// duplicates of their sockets which are closed at once.
 struct RepairCount {
   unsigned tcp_sockets = 0;  // TCP sockets seen; one that several descriptors share counts each time
   unsigned changed = 0;

@@ -15,6 +15,8 @@
  *    /proc/PID/maps of that moment with the flags that the agent has written into a table (preload_mappings.c). Where one
  *    mapping is not in the table as it is in maps, or anything else is not as expected, it is the real file.
  *
+ * 5. Connections are in repair mode only while they are dumped, with MOSE_CRIU_BRIEF_REPAIR=1 (preload_sockets.c).
+ *
  * F_SETPIPE_SZ is left alone: only CRIU's own page server needs more than the limit, and we never start it.
  *
  * Only old libc symbols are used, and no stdio, so that the object built here loads into any newer libc.

@@ -57,4 +57,7 @@ static inline int asked_for(const char *setting)
 	return 0;
 }
 
+/* A connection that CRIU has just dumped leaves repair mode (preload_sockets.c). */
+void mose_leave_repair(void);
+
 #endif

@@ -214,6 +214,7 @@ EXPORT int openat64(int directory, const char *path, int flags, ...)
 	va_start(args, flags);
 	int mode = va_arg(args, int);
 	va_end(args);
+	mose_leave_repair();
 	if (is_smaps(path) && asked_for("MOSE_CRIU_MAPPINGS=1")) {
 		int fd = told_smaps(directory);
 		if (fd >= 0)

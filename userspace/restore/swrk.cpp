@@ -100,6 +100,7 @@ Result<Swrk> Swrk::start(const CriuSetup& setup, const Place& place, Purpose pur
     request.time_fd = place.time_fd;
     request.command.environment.push_back(place.skip_memory ? "MOSE_CRIU_SKIP_MEMORY=1" : "MOSE_CRIU_SKIP_MEMORY=0");
     request.command.environment.emplace_back("MOSE_CRIU_MAPPINGS=1");
+    request.command.environment.emplace_back("MOSE_CRIU_BRIEF_REPAIR=1");
     mappings = Fd(::memfd_create("mose-mappings", MFD_CLOEXEC));
     if (!mappings) return fail_errno("make a file for the table of mappings");
     request.command.fds.push_back({mappings.get(), MOSE_MAPPING_TABLE_FD});

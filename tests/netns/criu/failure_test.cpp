@@ -20,7 +20,6 @@ namespace mose::test {
 namespace {
 
 using restore::Swrk;
-constexpr unsigned kSocketsInRepair = 2;  // both ends of the loopback connection; the listener has no repair mode
 
 class CriuFailure : public ::testing::Test {
  protected:
@@ -61,7 +60,7 @@ class CriuFailure : public ::testing::Test {
 
 TEST_F(CriuFailure, ADumpNotWantedAnyMoreLetsTheSourceGoOn) {
   ASSERT_TRUE(ok(dump_and_carry()));
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -70,7 +69,7 @@ TEST_F(CriuFailure, TheTreeIsStillWhileADumpedSourceIsFrozen) {
   unsigned before = bed.ticks(bed.a);
   ::usleep(100'000);
   EXPECT_EQ(bed.ticks(bed.a), before);
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
 }
 
 TEST_F(CriuFailure, ADumpMayBeAskedForBeforeTheFreeze) {
@@ -82,7 +81,7 @@ TEST_F(CriuFailure, ADumpMayBeAskedForBeforeTheFreeze) {
     MOSE_TRY(bed.a.cgroup.freeze(kBound));
     return true;
   })));
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -98,7 +97,7 @@ TEST_F(CriuFailure, CriuKilledAtPostDumpLeavesTheSourceFrozen) {
   unsigned before = bed.ticks(bed.a);
   ::usleep(100'000);
   EXPECT_EQ(bed.ticks(bed.a), before);
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -111,7 +110,7 @@ TEST_F(CriuFailure, NoAtPostDumpLeavesTheSourceFrozenAndOutOfRepair) {
   ASSERT_FALSE(status);
   EXPECT_TRUE(status.error().what.starts_with("dump: ")) << status.error().what;
   ASSERT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
-  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -134,7 +133,7 @@ TEST_F(CriuFailure, CriuKilledAtPreResumeTakesTheTreeWithIt) {
   EXPECT_EQ(restored.size(), 2u);
   ASSERT_TRUE(ok(bed.b.cgroup.wait_empty(kBound)));
   EXPECT_EQ(bed.ticks(bed.b), before);
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   ASSERT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 
   // The next move to the same place, in the same network namespace, works.
@@ -151,7 +150,7 @@ TEST_F(CriuFailure, ARestoreThatFailsSaysWhy) {
   ASSERT_FALSE(restored);
   EXPECT_TRUE(restored.error().what.starts_with("restore: 1: Error (")) << restored.error().what;
   ASSERT_TRUE(ok(bed.b.cgroup.wait_empty(kBound)));
-  ASSERT_TRUE(ok(resume(bed.a, kSocketsInRepair)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -190,7 +189,7 @@ TEST_P(BrokenLine, LeavesAWholeSource) {
   EXPECT_EQ(tree->size(), 2u);
   EXPECT_TRUE(ok(wait_untraced(*tree, kBound)));
   EXPECT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
-  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 INSTANTIATE_TEST_SUITE_P(AfterMilliseconds, BrokenLine, ::testing::Values(0, 3, 6, 9, 14, 30),
@@ -210,7 +209,7 @@ TEST_F(CriuFailure, ADumpThatIsDroppedIsBrokenOffNotKilled) {
     ::usleep(5000);
   }
   ASSERT_TRUE(ok(bed.a.cgroup.wait_frozen(kBound)));
-  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 
@@ -225,7 +224,7 @@ TEST_F(CriuFailure, ADumpOfAnUndeclaredMountIsRefusedWithItsName) {
   ASSERT_TRUE(ok(done));
   EXPECT_FALSE(done->success);
   EXPECT_NE(done->message.find("/data"), std::string::npos) << done->message;
-  ASSERT_TRUE(ok(resume(bed.a, 0)));
+  ASSERT_TRUE(ok(resume(bed.a)));
   EXPECT_TRUE(ok(bed.wait_ticks(bed.a, 20)));
 }
 

@@ -100,12 +100,12 @@ Status StandbyBed::carry(CriuBed::Node& from, CriuBed::Node& to, const std::stri
   return agent::write_copied(copied_data(to), to.log, files, holds);
 }
 
-Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections) {
+Status StandbyBed::make_standby(CriuBed::Node& from, CriuBed::Node& to) {
   hold();  // CRIU fails when bytes arrive while it reads a queue
   const Timestamp dumped = now();
   MOSE_TRY(dump_into(from, "early"));
   MOSE_TRY(carry(from, to, "early", agent::CopyTarget::nobody));
-  MOSE_TRY(resume(from, connections));
+  MOSE_TRY(resume(from));
   connect(from);
   MOSE_ASSIGN(Fd dir, open_file(to.images + "/early", O_RDONLY | O_DIRECTORY));
   MOSE_ASSIGN(Swrk restorer, Swrk::start_for_restore(bed.criu(), bed.destination_place(to)));

@@ -25,10 +25,10 @@ class StandbyBed {
   void hold();
   void shut(CriuBed::Node& node);
 
-  // A dump with all memory into NODE.images/NAME. The tree is frozen afterwards, its connections in repair mode.
+  // A dump with all memory into NODE.images/NAME. The tree is frozen afterwards.
   [[nodiscard]] Status dump_into(CriuBed::Node& node, const std::string& name);
   // What an early dump is good for: the images lie in to.images/early, the standby stands in `to`. `from` runs again.
-  [[nodiscard]] Status make_standby(CriuBed::Node& from, CriuBed::Node& to, unsigned connections);
+  [[nodiscard]] Status make_standby(CriuBed::Node& from, CriuBed::Node& to);
   // Images of `from` as `name` at `to`, and its files.
   [[nodiscard]] Status carry(CriuBed::Node& from, CriuBed::Node& to, const std::string& name, agent::CopyTarget holds);
   [[nodiscard]] static Result<restore::ImageSet> images(const CriuBed::Node& node, const std::string& name);

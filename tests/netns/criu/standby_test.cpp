@@ -143,7 +143,7 @@ TEST(Standby, ClientsGoOnOnARefreshedStandby) {
   std::vector<StandbyBed::Move> moves;
   size_t zeroed = 0, unread = 0, unacknowledged = 0, unsent = 0;
   for (int round = 0, last = rounds(10, 20); round < last; ++round, std::swap(from, to)) {
-    ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
+    ASSERT_TRUE(ok(s.make_standby(*from, *to))) << "round " << round;
     std::this_thread::sleep_for(kWork);
     auto move = s.switch_over(*from, *to, round % 2 == 0);
     ASSERT_TRUE(ok(move)) << "round " << round;
@@ -199,7 +199,7 @@ TEST(Standby, SocketsThatAreNotEstablishedGoOn) {
   ASSERT_EQ(::shutdown(kept.get(), SHUT_WR), 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
 
-  ASSERT_TRUE(ok(s.make_standby(s.bed.a, s.bed.b, 2)));
+  ASSERT_TRUE(ok(s.make_standby(s.bed.a, s.bed.b)));
   std::this_thread::sleep_for(kWork);
   auto move = s.switch_over(s.bed.a, s.bed.b, true);
   ASSERT_TRUE(ok(move));
@@ -276,7 +276,7 @@ TEST_F(RedisStandby, ClientsGoOn) {
   constexpr unsigned kRounds = 8, kRoundsMax = 24;
   constexpr size_t kMovesMin = 3;
   for (unsigned round = 0; round < kRounds || (moves.size() < kMovesMin && round < kRoundsMax); ++round) {
-    ASSERT_TRUE(ok(s.make_standby(*from, *to, kConnections))) << "round " << round;
+    ASSERT_TRUE(ok(s.make_standby(*from, *to))) << "round " << round;
     std::this_thread::sleep_for(kWork);
     auto move = s.switch_over(*from, *to, round % 2 == 0);
     // Its allocator asks for memory when it wants to, and a machine that stands still lets the clocks catch up. Then
@@ -286,7 +286,7 @@ TEST_F(RedisStandby, ClientsGoOn) {
     if (allowed) {
       std::printf("  round %u: %s\n", round, move.error().what.c_str());
       ASSERT_TRUE(ok(clear(*to)));
-      ASSERT_TRUE(ok(resume(*from, kConnections)));
+      ASSERT_TRUE(ok(resume(*from)));
       s.connect(*from);
     } else {
       ASSERT_TRUE(ok(move)) << "round " << round;
@@ -319,7 +319,7 @@ TEST_F(RedisStandby, DumpsOfTheSameStateAreEqual) {
   CriuBed::Node& node = s.bed.a;
   for (const char* name : {"early", "final"}) {
     ASSERT_TRUE(ok(s.dump_into(node, name)));
-    ASSERT_TRUE(ok(resume(node, kConnections)));
+    ASSERT_TRUE(ok(resume(node)));
   }
   auto early = StandbyBed::images(node, "early"), final = StandbyBed::images(node, "final");
   ASSERT_TRUE(early && final);
@@ -365,7 +365,7 @@ TEST_P(StandbyRefuses, AndSaysWhy) {
   StandbyBed s;
   ASSERT_NO_FATAL_FAILURE(start_workload(s));
   ASSERT_TRUE(ok(s.dump_into(s.bed.a, "early")));
-  ASSERT_TRUE(ok(resume(s.bed.a, 0)));
+  ASSERT_TRUE(ok(resume(s.bed.a)));
   auto early = StandbyBed::images(s.bed.a, "early");
   ASSERT_TRUE(ok(early));
   ASSERT_TRUE(ok(compare_images(*early, *early, StandbyMemory::all)));

@@ -79,17 +79,23 @@ Status carry_images(int from, int to) {
   return {};
 }
 
-Status resume(CriuBed::Node& node, unsigned sockets_in_repair) {
+Status resume(CriuBed::Node& node) {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(node.first));
   MOSE_ASSIGN(RepairCount count, set_tcp_repair(tree, false));
-  if (count.changed != sockets_in_repair || count.failed != 0)
-    return fail(std::to_string(count.changed) + " sockets left repair mode, " + std::to_string(count.failed) + " could not");
+  if (count.changed != 0 || count.failed != 0)
+    return fail(std::to_string(count.changed) + " sockets were still in repair mode, " + std::to_string(count.failed) + " could not leave it");
   // A dump that ended well has sent SIGSTOP.
   for (const ProcessHandle& task : tree) MOSE_TRY(task.signal(SIGCONT));
   return node.cgroup.thaw();
 }
 
 Status clear(CriuBed::Node& node) {
+  MOSE_ASSIGN(std::vector<pid_t> pids, node.cgroup.procs());
+  std::vector<ProcessHandle> tree;
+  for (pid_t pid : pids) {
+    if (auto task = ProcessHandle::open(pid)) tree.push_back(std::move(*task));
+  }
+  MOSE_TRY(set_tcp_repair(tree, true));
   MOSE_TRY(node.cgroup.kill());
   MOSE_TRY(node.cgroup.wait_empty(kBound));
   node.first = ProcessHandle();

@@ -29,7 +29,7 @@ using AtHook = std::function<Result<bool>(const restore::Swrk::Hook&)>;
 [[nodiscard]] Result<restore::Swrk::Done> drive(restore::Swrk& swrk, const AtHook& at_hook);
 
 // Dump of the frozen workload. At post-dump the group is frozen again, then `at_hook` is called, if any. Afterwards the
-// tree is stopped, frozen, its sockets in repair mode.
+// tree is stopped and frozen.
 [[nodiscard]] Status dump(CriuBed::Node& from, restore::Swrk& swrk, int images, const AtHook& at_hook = {});
 // Adds the contents of all pages to the images of a dump without memory.
 [[nodiscard]] Status add_pages(const CriuBed::Node& from, int images);
@@ -38,8 +38,8 @@ using AtHook = std::function<Result<bool>(const restore::Swrk::Hook&)>;
                                          bool lazy = false);
 [[nodiscard]] Status carry_images(int from, int to);
 // After a dump that is not wanted any more: the source goes on.
-[[nodiscard]] Status resume(CriuBed::Node& node, unsigned sockets_in_repair);
-// Kills what is in the node's group and leaves it ready for use.
+[[nodiscard]] Status resume(CriuBed::Node& node);
+// Kills what is in the node's group, whose connections say nothing, and leaves it ready for use.
 [[nodiscard]] Status clear(CriuBed::Node& node);
 
 struct HopTimes {
