@@ -194,14 +194,18 @@ class Pager {
   void arrived(SpaceId source, PageRun run);
   void wake_servers();
 
+  struct Writes;
+
   // pager_standby.cpp
   [[nodiscard]] Answer answer_bare(Space& space, const Waiting& fault);
   void settle_standby(Space& space);
   bool standby_work();
   bool plan_staging();
-  void stage_piece(const Piece& piece);
+  void stage_next();
+  void stage_piece(const Piece& piece, Writes& again);
   [[nodiscard]] bool stage_fresh(Space& space, PageRun& rest);
-  [[nodiscard]] bool stage_again(Space& space, PageRun& rest);
+  [[nodiscard]] bool stage_again(Space& space, PageRun& rest, Writes& again);
+  void write_again(Space& space, Writes& again);
   bool forget_standby();
   [[nodiscard]] Status need_shared();
   [[nodiscard]] Status stage_shared();
@@ -213,7 +217,6 @@ class Pager {
   using StaleParts = std::vector<std::pair<PageRun, PagePlace>>;  // whose contents are here
   [[nodiscard]] StaleParts split_stale(Space& space) const;
   void rewrite_parts(Space& space, const StaleParts& parts);
-  struct Writes;
   [[nodiscard]] Status collect(Space& space, PageRun run, PagePlace place, Writes& writes);
   [[nodiscard]] Status rewrite(Space& space, Writes& writes);
   [[nodiscard]] Status rewrite_doubtful(Space& space, uint64_t page, std::span<const std::byte> bytes);

@@ -19,6 +19,8 @@ namespace {
 
 // Between two looks at what has come: each costs a walk over the provider's tables.
 constexpr Nanoseconds kStageEvery = std::chrono::milliseconds(5);
+// Written again by one system call: as many pages each as for themselves cost three of them.
+constexpr size_t kAgainMax = 128;
 
 // Pages from `page` on that are not in the set, at most `max`.
 uint64_t absent_from(const PageSet& set, uint64_t page, uint64_t max) {
@@ -88,11 +90,7 @@ bool Pager::standby_work() {
   if (paused_ || !restore_ended_ || refreshed_ || failed_) return false;
   if (provider_.sealed()) return refresh();
   if (to_stage_.empty() && !plan_staging()) return false;
-  if (!to_stage_.empty()) {
-    Piece piece = to_stage_.front();
-    to_stage_.pop_front();
-    stage_piece(piece);
-  }
+  if (!to_stage_.empty()) stage_next();
   if (to_stage_.empty() && !failed_ && !staged_.exchange(true)) {
     staged_us_ = to_us(now());
     if (callbacks_.on_staged) callbacks_.on_staged();
@@ -124,7 +122,20 @@ bool Pager::plan_staging() {
   return true;
 }
 
-void Pager::stage_piece(const Piece& piece) {
+// One piece; of those that are in already as many as go together.
+void Pager::stage_next() {
+  Space& one = *space(to_stage_.front().space);
+  Writes again;
+  do {
+    const Piece piece = to_stage_.front();
+    to_stage_.pop_front();
+    stage_piece(piece, again);
+  } while (!again.from.empty() && again.from.size() < kAgainMax && !to_stage_.empty() && space(to_stage_.front().space) == &one);
+  // Whatever has happened meanwhile: they count as staged.
+  write_again(one, again);
+}
+
+void Pager::stage_piece(const Piece& piece, Writes& again) {
   Space& one = *space(piece.space);
   PageRun rest = piece.source;  // nothing has moved: places and source pages are the same
   while (rest.count != 0 && !stop_ && !paused_ && !drop_asked_ && !failed_ && !provider_.sealed()) {
@@ -133,7 +144,7 @@ void Pager::stage_piece(const Piece& piece) {
     if (one.uffd < 0) return;
     const bool fresh = !one.touched.contains(rest.first);
     if (!fresh) lock.unlock();
-    if (!(fresh ? stage_fresh(one, rest) : stage_again(one, rest))) return;
+    if (!(fresh ? stage_fresh(one, rest) : stage_again(one, rest, again))) return;
   }
 }
 
@@ -188,8 +199,8 @@ bool Pager::stage_fresh(Space& space, PageRun& rest) {
   return false;
 }
 
-// Pages that are in the standby and have come again. Without the space's lock.
-bool Pager::stage_again(Space& space, PageRun& rest) {
+// Pages that are in the standby and have come again; they must be written behind this. Without the space's lock.
+bool Pager::stage_again(Space& space, PageRun& rest, Writes& again) {
   uint64_t most = 0;
   {
     std::lock_guard lock(space.lock);
@@ -203,16 +214,18 @@ bool Pager::stage_again(Space& space, PageRun& rest) {
     return true;
   }
   const PageRun run{rest.first, bytes.size() / kPageSize};
-  Writes writes;
-  writes.add(run.first, bytes);
-  if (auto written = write_memory(space, writes); !written) {
-    provider_.unstage(space.source, run);
-    fail_once(written.error());
-    return false;
-  }
+  again.add(run.first, bytes);
   restaged_pages_ += run.count;
   rest = {run.end(), rest.count - run.count};
   return true;
+}
+
+void Pager::write_again(Space& space, Writes& again) {
+  auto written = write_memory(space, again);
+  if (written) return;
+  for (const iovec& to : again.to)
+    provider_.unstage(space.source, {reinterpret_cast<uint64_t>(to.iov_base) >> kPageShift, to.iov_len / kPageSize});
+  fail_once(written.error());
 }
 
 Status Pager::need_shared() {
