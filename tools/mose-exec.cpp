@@ -291,6 +291,17 @@ void leave_capabilities() {
   if (::syscall(SYS_capset, &header, sets) < 0) fail("give up inheritable capabilities");
 }
 
+// Whoever is root may set the node's kernel by the files in there, without any capability: name a program that it runs as root outside
+// (core_pattern), stop it (sysrq-trigger), move its interrupts. So nothing in it can be written, not a list of what is known to be dangerous:
+// other kernels have other files, and a mount over one that the next node lacks could not be restored. The flag is the mount's, not the file
+// system's: CRIU dumps and restores it at no cost, and the kernel keeps it locked in user namespaces and for every other /proc made in one.
+void mount_proc(bool read_only) {
+  constexpr unsigned long kFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  if (::mount("proc", "/proc", "proc", kFlags, nullptr) < 0) fail("mount /proc");
+  if (!read_only) return;
+  if (::mount(nullptr, "/proc", nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | kFlags, nullptr) < 0) fail("make /proc read-only");
+}
+
 // Inside the new pid and mount namespaces. What is left when the command starts: the root, the declared mounts, /proc.
 [[noreturn]] void become_workload(Options& o, Bind& root) {
   if (::setsid() < 0) fail("start a session");
@@ -310,7 +321,7 @@ void leave_capabilities() {
   if (::syscall(SYS_pivot_root, ".", ".") < 0) fail("pivot to " + o.root);
   if (::umount2(".", MNT_DETACH) < 0) fail("leave the old root");
   if (::chdir("/") < 0) fail("change to /");
-  if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) < 0) fail("mount /proc");
+  mount_proc(!o.all_capabilities);
 
   // Opened inside, so that CRIU finds their mounts in the workload's namespace.
   ::umask(022);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a node keeps for itself: a workload that runs as root in the node's own root reads neither its key nor its state, there and
-// where it moves; and no other user of a node reads anything that a migration makes or leaves.
+// What a node keeps for itself: a workload that runs as root in the node's own root reads neither its key nor its state, and sets nothing
+// of its kernel, there and where it moves; and no other user of a node reads anything that a migration makes or leaves.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -41,6 +41,17 @@ constexpr uid_t kStranger = 65534;
 // Tries for ever, as root, to read the keys, and to take away what hides them.
 constexpr const char* kScript =
     "while sleep 0.1; do cat /etc/mose/pki/* /var/lib/mose/history.jsonl 2>&1; umount /etc/mose/pki 2>&1; echo looked; done";
+
+// Opens for writing, without a word written, what root could set of a kernel that is not its own, and what a process has of itself; reads what
+// servers read.
+constexpr const char* kWriteScript =
+    "while sleep 0.1; do for f in sys/kernel/core_pattern sys/kernel/pid_max sys/vm/drop_caches sys/vm/overcommit_memory "
+    "sys/net/core/somaxconn sysrq-trigger irq/default_smp_affinity bus/pci/00/00.0 acpi/wakeup mtrr self/oom_score_adj; do "
+    "if (: >> /proc/$f) 2>/dev/null; then echo opened $f; fi; done; "
+    "(: >> /proc/sys/kernel/core_pattern) 2>&1; mount -o remount,rw /proc 2>&1; mount -t proc proc /tmp 2>&1; "
+    "if (: < /proc/kmsg) 2>/dev/null; then echo opened kmsg; fi; if (: < /proc/kcore) 2>/dev/null; then echo opened kcore; fi; "
+    "echo read $(cat /proc/sys/net/core/somaxconn /proc/sys/vm/overcommit_memory 2>&1); echo looked; done";
+constexpr const char* kOpenScript = "while sleep 0.1; do (: >> /proc/sys/kernel/core_pattern) && echo opened core_pattern; echo looked; done";
 
 class Secrets : public ::testing::Test {
  protected:
@@ -90,6 +101,7 @@ class Secrets : public ::testing::Test {
     // Again while an agent still prepares CRIU.
     for (const Timestamp deadline = now() + kCriuBound;; ::usleep(100'000)) {
       auto result = run(from, words);
+      report_ = nlohmann::json::parse(result.out, nullptr, false);
       if (result.exit_code == 0) return;
       ASSERT_THAT(result.err, HasSubstr("still being prepared"));
       ASSERT_LT(now(), deadline) << result.err;
@@ -112,10 +124,10 @@ class Secrets : public ::testing::Test {
     return process ? std::strtoull(status_field(*process, "CapBnd").value_or("0").c_str(), nullptr, 16) : 0;
   }
 
-  void expect_nothing_shown(const std::string& node) {
+  // What it says from now on in three looks: the first may have begun elsewhere.
+  std::string said_now(const std::string& node) {
     const size_t seen = workload_log(node).size();
     std::string said;
-    // Three looks: the first may have begun elsewhere.
     auto looks = [&] {
       size_t count = 0;
       for (size_t at = 0; (at = said.find("looked\n", at)) != std::string::npos; ++at) ++count;
@@ -125,7 +137,17 @@ class Secrets : public ::testing::Test {
       const std::string text = workload_log(node);
       said = text.substr(std::min(seen, text.size()));
     }
-    EXPECT_THAT(said, HasSubstr("looked")) << "at " << node;
+    EXPECT_GE(looks(), 3u) << "at " << node << ": " << said;
+    return said;
+  }
+  void expect_nothing_set(const std::string& node) {
+    const std::string said = said_now(node);
+    EXPECT_THAT(said, ::testing::Not(HasSubstr("opened"))) << "at " << node;
+    EXPECT_THAT(said, HasSubstr("core_pattern: Read-only file system")) << "at " << node;
+    EXPECT_THAT(said, ::testing::ContainsRegex("read [0-9]+ [012]\n")) << "at " << node;
+  }
+  void expect_nothing_shown(const std::string& node) {
+    const std::string said = said_now(node);
     EXPECT_THAT(said, HasSubstr("must be superuser to unmount")) << "at " << node;
     EXPECT_THAT(said, ::testing::Not(HasSubstr("PRIVATE KEY"))) << "at " << node;
     EXPECT_THAT(said, ::testing::Not(HasSubstr("migration_id"))) << "at " << node;
@@ -144,6 +166,7 @@ class Secrets : public ::testing::Test {
   lab::Names names_;
   std::optional<lab::LabLock> lock_;
   lab::LabState state_;
+  nlohmann::json report_;  // of the last move
 };
 
 TEST_F(Secrets, AWorkloadReadsNothingOfItsNodeHereAndThere) {
@@ -167,6 +190,50 @@ TEST_F(Secrets, RootOfTheNodeIsAChoiceThatMovesAsWell) {
   EXPECT_NE(all & 1ull << CAP_SYS_ADMIN, 0u);
   ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
   EXPECT_EQ(bound_of("b"), all);
+}
+
+TEST_F(Secrets, AWorkloadSetsNothingOfTheKernelHereAndThereAndBack) {
+  auto started = start_peeking({}, kWriteScript);
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  expect_nothing_set("a");
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  expect_nothing_set("b");
+  ASSERT_NO_FATAL_FAILURE(migrate("b", "a", {"--standby", "never"}));
+  expect_nothing_set("a");
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  expect_nothing_set("b");
+}
+
+// A process that does nothing keeps its standby, so that its mounts are those of the early dump.
+TEST_F(Secrets, TheKernelsFilesCanNotBeWrittenInAStandbyThatIsTaken) {
+  auto started = start_peeking({}, "exec sleep 1000");
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  auto expect_read_only = [&](const char* node) {
+    auto process = a_process(node);
+    ASSERT_TRUE(process);
+    const std::string inside = "/proc/" + std::to_string(process->pid()) + "/root/proc/";
+    for (const char* file : {"sys/kernel/core_pattern", "sys/vm/drop_caches", "irq/default_smp_affinity"}) {
+      ASSERT_EQ(::access((inside + file).c_str(), F_OK), 0) << node << ": " << file;
+      auto opened = open_file(inside + file, O_WRONLY);
+      ASSERT_FALSE(opened) << node << ": " << file;
+      EXPECT_EQ(opened.error().code, EROFS) << node << ": " << file;
+    }
+  };
+  expect_read_only("a");
+  for (auto [from, to] : {std::pair{"a", "b"}, std::pair{"b", "a"}}) {
+    ASSERT_NO_FATAL_FAILURE(migrate(from, to));
+    EXPECT_EQ(report_["standby"]["used"], true) << report_["standby"];
+    expect_read_only(to);
+  }
+}
+
+// As it was for every workload before: what it was started with is what it has where it comes.
+TEST_F(Secrets, WhoIsRootOfTheNodeSetsItsKernelThereAsWell) {
+  auto started = start_peeking({"--all-capabilities"}, kOpenScript);
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  EXPECT_THAT(said_now("a"), HasSubstr("opened core_pattern"));
+  ASSERT_NO_FATAL_FAILURE(migrate("a", "b"));
+  EXPECT_THAT(said_now("b"), HasSubstr("opened core_pattern"));
 }
 
 // ---- What stays in memory.
