@@ -16,6 +16,7 @@
 
 #include "agent/control_frames.h"
 #include "base/log.h"
+#include "kernel/socket_peer.h"
 #include "mose/control/control.pb.h"
 
 namespace mose::agent {
@@ -46,12 +47,21 @@ bool in_group(int socket, gid_t primary, gid_t wanted) {
   return false;
 }
 
-// Root, the agent's own user, or a member of the group.
-bool allowed(int socket, const std::optional<gid_t>& group) {
-  ucred peer{};
-  socklen_t length = sizeof peer;
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
-  return peer.uid == 0 || peer.uid == geteuid() || (group && in_group(socket, peer.gid, *group));
+// Root, the agent's own user, or a member of the group. Root is not enough by itself: helpers that have given their capabilities up, because
+// they decode what other nodes send, are root, and workloads are; by us they would get everything back.
+Status check_peer(int socket, const std::optional<gid_t>& group) {
+  MOSE_ASSIGN(SocketPeer peer, socket_peer(socket));
+  if (peer.uid != 0) {
+    if (peer.uid == geteuid() || (group && in_group(socket, peer.gid, *group))) return {};
+    return fail("only root and the configured group may talk to this agent");
+  }
+  if (peer.pid == 0) return {};
+  auto capable = peer_is_capable(socket, peer, CAP_SYS_ADMIN);
+  if (!capable) return fail(fmt::format("it cannot be told what process {} may do: {}", peer.pid, capable.error().what));
+  if (*capable) return {};
+  return fail(fmt::format("process {} is root without CAP_SYS_ADMIN here: only who could do without this agent what it does may talk to it as root; "
+                          "others do as members of control.group",
+                          peer.pid));
 }
 
 // Says why and leaves; what does not fit into the fresh socket's buffer is lost.
@@ -132,8 +142,7 @@ ControlServer::~ControlServer() {
 void ControlServer::accept_ready() {
   Fd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!socket) return;
-  if (!allowed(socket.get(), group_))
-    return turn_away(socket.get(), "only root and the configured group may talk to this agent");
+  if (auto ok = check_peer(socket.get(), group_); !ok) return turn_away(socket.get(), ok.error().what);
   if (connections_.size() >= config_.limits.connections_max) {
     return turn_away(socket.get(), "the agent has as many connections as limits.connections_max allows; close some");
   }

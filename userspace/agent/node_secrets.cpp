@@ -34,7 +34,8 @@ std::string key_directory(const Config& config) {
 
 std::vector<std::string> secret_directories(const Config& config) {
   std::vector<std::string> out;
-  for (std::string directory : {key_directory(config), canonical(config.node.state_dir), canonical(config.node.runtime_dir)}) {
+  const std::string control = fs::path(config.control.socket).parent_path().string();
+  for (std::string directory : {key_directory(config), canonical(config.node.state_dir), canonical(config.node.runtime_dir), canonical(control)}) {
     if (directory.empty() || std::ranges::any_of(out, [&](const auto& other) { return is_inside(directory, other); })) continue;
     std::erase_if(out, [&](const auto& other) { return is_inside(other, directory); });
     out.push_back(std::move(directory));
@@ -82,7 +83,7 @@ Answer<void> hide_node_secrets(const Config& config, WorkloadSpec& spec) {
     if (!target || is_declared(spec, *target)) continue;
     if (target->find('/', 1) == std::string::npos) {
       return refuse(fmt::format("{} of this node would have to be hidden from the workload, which may need it: put tls.key, "
-                                "node.state_dir and node.runtime_dir into directories of their own",
+                                "control.socket, node.state_dir and node.runtime_dir into directories of their own",
                                 directory));
     }
     // An empty directory of every node.

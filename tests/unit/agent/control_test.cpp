@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: MIT
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
 #include <random>
 #include <thread>
 
 #include "agent/control_client.h"
 #include "agent/control_frames.h"
 #include "agent/control_server.h"
+#include "kernel/confinement.h"
 #include "mose/control/control.pb.h"
 #include "temp_dir.h"
 
@@ -148,6 +153,51 @@ TEST_F(ControlTest, TheSocketBelongsToRootOnly) {
   struct stat info;
   ASSERT_EQ(stat(config_.control.socket.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+// The first words of the agent to a process of its own that has become what `become` makes of it; empty: it was let in.
+std::string told_to(const std::string& path, const std::function<bool()>& become) {
+  int ends[2];
+  EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    std::string told = "it could not become that";
+    if (become()) {
+      auto client = ControlClient::connect(path, 2s);
+      Request ping;
+      ping.mutable_ping();
+      Response response;
+      if (client) (void)client->send(ping);  // who is turned away may be so already
+      told = client && client->receive(response, 5s) ? response.failure().reason() : "no answer";
+    }
+    const bool written = write_all(ends[1], told).has_value();
+    _exit(written ? 0 : 1);
+  }
+  close(ends[1]);
+  const Fd reader(ends[0]);
+  std::string told = read_all(reader.get(), 1 << 16).value_or("its answer cannot be read");
+  waitpid(child, nullptr, 0);
+  return told;
+}
+
+TEST_F(ControlTest, RootThatHasGivenItsCapabilitiesUpIsTurnedAway) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  auto give_up = [](std::span<const int> kept) { return [kept] { return keep_capabilities(kept) && forbid_dumps_and_privileges(); }; };
+  EXPECT_THAT(told_to(config_.control.socket, give_up({})), HasSubstr("is root without CAP_SYS_ADMIN"));
+  static constexpr int kPagers[] = {CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE, CAP_SYS_NICE};
+  EXPECT_THAT(told_to(config_.control.socket, give_up(kPagers)), HasSubstr("is root without CAP_SYS_ADMIN"));
+  static constexpr int kOne[] = {CAP_SYS_ADMIN};
+  EXPECT_EQ(told_to(config_.control.socket, give_up(kOne)), "");
+  expect_alive();
+}
+
+// There it has all capabilities, over nothing of this machine.
+TEST_F(ControlTest, RootOfAUserNamespaceIsTurnedAway) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  const std::string told = told_to(config_.control.socket, [] { return unshare(CLONE_NEWUSER) == 0; });
+  if (told.starts_with("it could not")) GTEST_SKIP() << "this kernel lets nobody make a user namespace";
+  EXPECT_THAT(told, HasSubstr("is root without CAP_SYS_ADMIN"));
+  expect_alive();
 }
 
 TEST_F(ControlTest, ATooLongFrameGetsAReasonAndTheEnd) {

@@ -67,6 +67,11 @@ TEST_F(NodeSecrets, OneDirectoryInTheOtherIsHiddenOnce) {
   EXPECT_THAT(hidden(), testing::ElementsAre("/var/lib/mose", "/run/mose"));
 }
 
+TEST_F(NodeSecrets, AControlSocketElsewhereIsHiddenAsWell) {
+  config_.control.socket = node_.write("run/ours/control.sock", "x");
+  EXPECT_THAT(hidden(), testing::Contains("/run/ours"));
+}
+
 TEST_F(NodeSecrets, LinksAreFollowed) {
   std::filesystem::create_directory_symlink(node_.path() + "/etc/mose/pki", node_.path() + "/keys");
   config_.tls.key = node_.path() + "/keys/a.key";
