@@ -152,6 +152,12 @@ bool FrameProxy::forward(Link& link, Direction direction, wire::FrameHeader head
   auto rule = meet(header, direction);
   if (rule && rule->moment == Moment::before) carry_out(*rule, link);
   if (rule && rule->then == FrameRule::Then::damage) header.checksum ^= 1;
+  if (rule && rule->then == FrameRule::Then::rewrite) {
+    std::string payload(header.length, '\0');
+    if (!read_exactly(from, payload.data(), payload.size())) return false;
+    rule->rewrite(header, payload);
+    return write_exactly(to, reinterpret_cast<const char*>(&header), sizeof header) && write_exactly(to, payload.data(), payload.size());
+  }
   bool passing = !swallowing();
   if (passing && !write_exactly(to, reinterpret_cast<const char*>(&header), sizeof header)) return false;
   std::vector<char> chunk(std::min<size_t>(kChunk, header.length));

@@ -35,10 +35,12 @@ struct FrameRule {
     swallow,  // nothing is passed on any more on any connection, new ones are taken and hear nothing: a vanished node
     delay,    // the frame waits `delay`
     damage,   // the frame goes on with a checksum that is not its own
+    rewrite,  // the frame goes on as `rewrite` makes it
   };
   Then then = Then::nothing;
   Nanoseconds delay{0};
   std::function<void()> action;  // called once, on the connection's thread
+  std::function<void(wire::FrameHeader&, std::string& payload)> rewrite = {};  // likewise; length and checksum are its to set
 };
 
 class FrameProxy {

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "fuzz/targets.h"
 #include "restore/criu_messages.h"
+#include "restore/image_capabilities.h"
 #include "restore/image_difference.h"
 #include "restore/image_fields.h"
 #include "restore/images.h"
@@ -63,6 +64,7 @@ Dumps dumps_of(Input input) {
 }
 
 void read_directory(const std::vector<ImageFile>& images) {
+  static_cast<void>(permitted_capabilities(images));
   auto dir = make_images_dir(scratch_directory() + "/images");
   MOSE_CHECK(dir, "a directory for images");
   for (const ImageFile& image : images) {

@@ -26,6 +26,7 @@
 #include "base/units.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
+#include "restore/image_capabilities.h"
 #include "restore/images.h"
 #include "restore/pager_client.h"
 #include "restore/shared_memory.h"
@@ -106,17 +107,33 @@ Status DestinationHost::check() {
     }
   }
   if (std::string shown = shown_node_secrets(config_, spec); !shown.empty()) {
-    log::warn("a workload that comes can read what is this node's alone: start it here anew, or keep that where it is hidden in it",
-              {{"workload", spec.name}, {"directories", shown}});
+    return fail(fmt::format("workload {} would see here what is this node's alone, {}: nothing is mounted over it in its root, or one of its mounts shows "
+                            "it. Keep that where it lies on the node it comes from, or start the workload here anew",
+                            spec.name, shown));
   }
-  if (std::string missing = capabilities_missing_here(payload_.capabilities); !missing.empty()) {
-    return fail(fmt::format("workload {} has {}, which the agent of this node has not and cannot give back to it: start the workload anew", spec.name,
-                            missing));
-  }
+  MOSE_TRY(check_capabilities(payload_.capabilities));
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());
   MOSE_TRY(check_mtu());
   return check_address();
+}
+
+Status DestinationHost::check_capabilities(uint64_t permitted) const {
+  std::string missing = capabilities_missing_here(permitted);
+  if (missing.empty()) return {};
+  return fail(fmt::format("workload {} has {}, which the agent of this node has not and cannot give back to it: start the workload anew",
+                          payload_.spec.name, missing));
+}
+
+// What PREPARE has said was looked at before anything was made here; CRIU goes by the images.
+Status DestinationHost::check_images(const ImagesPayload& images) const {
+  MOSE_ASSIGN(uint64_t permitted, restore::permitted_capabilities(images.images));
+  MOSE_TRY(check_capabilities(permitted));
+  const uint64_t more = permitted & ~payload_.capabilities;
+  if (payload_.capabilities == 0 || more == 0) return {};  // an agent that does not say them
+  return fail(fmt::format("workload {} comes with {}, of which node {} has not said that it has them: if it has got them since the move began, move it "
+                          "again",
+                          payload_.spec.name, capability_names(more), peer_));
 }
 
 // Both ends of a connection have agreed on how long its segments are, and what is too long for a bridge vanishes unseen.
@@ -373,6 +390,7 @@ Status DestinationHost::store_images(int dir, const ImagesPayload& images) {
 
 Status DestinationHost::restore(const ImagesPayload& images) {
   Timeline::Span span(timeline_, "restore");
+  MOSE_TRY(check_images(images));
   MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));
   MOSE_TRY(write_copied(payload_.spec, workload_paths(config_, payload_.spec.name).log_dir, images.copied));

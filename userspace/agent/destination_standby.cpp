@@ -61,6 +61,7 @@ Status DestinationHost::build_standby(std::shared_ptr<const ImagesPayload> paylo
   // Some trees could never be refreshed: known before anything is built.
   MOSE_ASSIGN(early_images_, restore::ImageSet::of(images_of(payload)));
   const ImagesPayload& images = *payload;
+  MOSE_TRY(check_images(images));
   MOSE_ASSIGN(auto same, restore::compare_images(early_images_, early_images_, restore::StandbyMemory::eager));
   // What its sockets say while they stand is of yesterday.
   MOSE_TRY(network_->shut(handover::Direction::egress, true));

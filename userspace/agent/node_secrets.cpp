@@ -61,14 +61,23 @@ bool is_declared(const WorkloadSpec& spec, const std::string& target) {
   return std::ranges::any_of(spec.mounts, [&](const WorkloadMount& mount) { return mount.target == target; });
 }
 
+// Of `directory`, or what is in it: a mount of a workload's own log lies in the agent's state.
+bool shows(const WorkloadMount& mount, const std::string& directory, const std::string& keys) {
+  return shown_at(directory, mount.source) || (!keys.empty() && is_inside(canonical(mount.source), keys));
+}
+
 Answer<void> check_declared(const Config& config, const WorkloadSpec& spec) {
   const std::string keys = key_directory(config);
-  if (keys.empty()) return {};
   for (const WorkloadMount& mount : spec.mounts) {
-    if (!shown_at(keys, mount.source) && !is_inside(canonical(mount.source), keys)) continue;
-    return refuse(fmt::format("mount source {} shows the workload this node's key in {}: declare only what it needs of it, or put tls.key "
-                              "into a directory of its own",
-                              mount.source, keys));
+    if (!keys.empty() && shows(mount, keys, keys)) {
+      return refuse(fmt::format("mount source {} shows the workload this node's key in {}: declare only what it needs of it, or put tls.key "
+                                "into a directory of its own",
+                                mount.source, keys));
+    }
+    for (const std::string& directory : secret_directories(config)) {
+      if (!shows(mount, directory, keys)) continue;
+      return refuse(fmt::format("mount source {} shows the workload the agent's own {}: declare only what it needs of it", mount.source, directory));
+    }
   }
   return {};
 }
@@ -99,7 +108,7 @@ std::string shown_node_secrets(const Config& config, const WorkloadSpec& spec) {
     bool shown = false;
     if (auto target = shown_at(directory, spec.root))
       shown = std::ranges::none_of(spec.mounts, [&](const WorkloadMount& mount) { return is_inside(*target, mount.target); });
-    for (const WorkloadMount& mount : spec.mounts) shown = shown || shown_at(directory, mount.source).has_value();
+    for (const WorkloadMount& mount : spec.mounts) shown = shown || shows(mount, directory, key_directory(config));
     if (shown) out += (out.empty() ? "" : ", ") + directory;
   }
   return out;

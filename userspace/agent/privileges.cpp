@@ -54,14 +54,15 @@ std::string capability_name(unsigned bit) {
 
 std::span<const AgentCapability> agent_capabilities() { return kKept; }
 
-std::string capabilities_missing_here(uint64_t wanted) {
-  const uint64_t missing = wanted & ~own_capabilities();
+std::string capability_names(uint64_t set) {
   std::string out;
   for (unsigned bit = 0; bit < 64; ++bit) {
-    if (((missing >> bit) & 1) != 0) out += (out.empty() ? "" : ", ") + capability_name(bit);
+    if (((set >> bit) & 1) != 0) out += (out.empty() ? "" : ", ") + capability_name(bit);
   }
   return out;
 }
+
+std::string capabilities_missing_here(uint64_t wanted) { return capability_names(wanted & ~own_capabilities()); }
 
 Status leave_other_capabilities() {
   std::vector<int> kept;

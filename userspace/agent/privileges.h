@@ -23,6 +23,9 @@ struct AgentCapability {
 // "CAP_A, CAP_B"; empty: none. `wanted` is a set of bits.
 [[nodiscard]] std::string capabilities_missing_here(uint64_t wanted);
 
+// "CAP_A, CAP_B" of a set of bits.
+[[nodiscard]] std::string capability_names(uint64_t set);
+
 // Gives up the others, for good: before there is a second thread.
 [[nodiscard]] Status leave_other_capabilities();
 

@@ -183,6 +183,25 @@ TEST_F(Secrets, AWorkloadReadsNothingOfItsNodeHereAndThere) {
   expect_nothing_shown("a");
 }
 
+// What hides the key of a hides nothing of b, whose key lies elsewhere.
+TEST_F(Secrets, ANodeTakesNoWorkloadThatWouldSeeItsKey) {
+  auto started = start_peeking({});
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  fs::create_directories(root("b") + "/srv/keys");
+  for (const char* name : {"b.crt", "b.key", "ca.crt"}) fs::rename(root("b") + "/etc/mose/pki/" + name, root("b") + "/srv/keys/" + name);
+  fs::remove(root("b") + "/etc/mose/pki");
+  fs::create_symlink("/srv/keys", root("b") + "/etc/mose/pki");
+  std::string refused;
+  for (const Timestamp deadline = now() + kCriuBound; now() < deadline; ::usleep(100'000)) {
+    auto result = run("a", {"/usr/bin/mose", "migrate", kWorkload, "--to", "b"});
+    EXPECT_EQ(result.exit_code, 3) << result.err;
+    refused = result.err;
+    if (refused.find("still being prepared") == std::string::npos) break;
+  }
+  EXPECT_THAT(refused, HasSubstr("would see here what is this node's alone, /srv/keys"));
+  expect_nothing_shown("a");
+}
+
 TEST_F(Secrets, RootOfTheNodeIsAChoiceThatMovesAsWell) {
   auto started = start_peeking({"--all-capabilities"});
   ASSERT_EQ(started.exit_code, 0) << started.err;

@@ -92,6 +92,28 @@ TEST_F(NodeSecrets, AMountThatShowsTheKeyIsRefused) {
   EXPECT_EQ(refusal(), "");
 }
 
+TEST_F(NodeSecrets, AMountThatShowsTheAgentsStateOrSocketsIsRefused) {
+  for (const char* source : {"/var", "/var/lib", "/var/lib/mose", "/run", "/run/mose"}) {
+    spec_.mounts = {{node_.path() + source, "/mnt", MountMode::identical, true}};
+    EXPECT_THAT(refusal(), HasSubstr("shows the workload the agent's own")) << source;
+  }
+}
+
+// What comes brings the mounts that hid another node's.
+TEST_F(NodeSecrets, WhatComesIsSeenToShowWhatLiesElsewhereHere) {
+  ASSERT_EQ(hidden().size(), 3u);
+  const WorkloadSpec from_a_node_alike = spec_;
+  EXPECT_EQ(shown_node_secrets(config_, from_a_node_alike), "");
+  for (const char* source : {"/etc", "/etc/mose/pki", "/etc/mose/pki/a.key", "/var/lib", "/run/mose"}) {
+    spec_ = from_a_node_alike;
+    spec_.mounts.push_back({node_.path() + source, "/mnt", MountMode::identical, true});
+    EXPECT_NE(shown_node_secrets(config_, spec_), "") << source;
+  }
+  spec_ = from_a_node_alike;
+  config_.tls.key = node_.write("srv/keys/a.key", "x");
+  EXPECT_EQ(shown_node_secrets(config_, spec_), node_.path() + "/srv/keys");
+}
+
 TEST_F(NodeSecrets, AKeyAmongWhatAWorkloadNeedsIsRefused) {
   config_.tls.key = node_.write("etc/a.key", "x");
   EXPECT_THAT(refusal(), HasSubstr("directories of their own"));

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "restore/image_capabilities.h"
 #include "restore/image_difference.h"
 
 namespace mose::restore {
@@ -79,6 +80,31 @@ TEST_F(CriuImages, ProcessesAndTheirMappingsAreRead) {
   EXPECT_EQ(eager_area(first).runs(), (std::vector<PageRun>{{3, 1}, {5, 1}, {8, 2}}));
   EXPECT_TRUE(first.vmas.back().anonymous_shared());
   EXPECT_TRUE((*processes)[1].zombie) << "a process without an mm image is a zombie";
+}
+
+std::string core(const std::vector<uint64_t>& permitted) {
+  std::string credentials = field(1, uint64_t{0});
+  for (uint64_t word : permitted) credentials += field(10, word) + field(12, ~uint64_t{0} >> 32);
+  return field(1, uint64_t{1}) + field(5, field(2, uint64_t{24}) + field(10, credentials));
+}
+
+TEST(ImageCapabilities, AreThoseOfAllThreads) {
+  const std::vector<ImageFile> images = {{"core-1.img", image(0x55053847, {core({0x21, 0})})},
+                                         {"core-7.img", image(0x55053847, {core({0, 0x1})})},
+                                         {"mm-1.img", image(kMm, {""})}};
+  auto held = permitted_capabilities(images);
+  ASSERT_TRUE(held) << held.error().what;
+  EXPECT_EQ(*held, 0x100000021u);
+}
+
+TEST(ImageCapabilities, WhatSaysThemInAnotherWayIsAnError) {
+  const std::string good = image(0x55053847, {core({0, 0})});
+  EXPECT_TRUE(permitted_capabilities({{"core-1.img", good}}));
+  EXPECT_FALSE(permitted_capabilities({{"core-1.img", good}, {"creds-1.img", image(0x54023547, {core({0, 0})})}}));
+  EXPECT_FALSE(permitted_capabilities({{"core-1.img", image(0x55053847, {core({0, 0}) + core({1, 0})})}})) << "given twice";
+  EXPECT_FALSE(permitted_capabilities({{"core-1.img", good.substr(0, good.size() - 1)}}));
+  EXPECT_FALSE(permitted_capabilities({{"core-1.img", image(kMm, {core({0, 0})})}}));
+  EXPECT_FALSE(permitted_capabilities({{"core-1.img", image(0x55053847, {"\xff\xff"s})}}));
 }
 
 struct Damage {
