@@ -40,7 +40,7 @@ void add(control::v1::CheckResult& out, std::string_view name, ProbeState state,
 
 // What other nodes see of this one; from the file, which may be newer than what the agent has read.
 void add_tls(const Config& config, control::v1::CheckResult& out) {
-  constexpr const char* kLost = "other nodes are believed by their names, and memory travels in plain text; see `mose pki`";
+  constexpr const char* kLost = "whoever reaches the port, every workload too, is believed by the name that it gives, and memory travels in plain text; see `mose pki`";
   if (config.tls.plain_text) return add(out, "tls", ProbeState::no, "tls.plain_text = true", kLost, false);
   auto tls = load_tls(config);
   const move::NodeCertificate own = tls ? (*tls)->own() : move::NodeCertificate{};

@@ -14,8 +14,8 @@ constexpr int64_t kWarnBeforeEndS = 30 * 24 * 3600;
 
 // Said at every start: whoever reads the log should not have to ask.
 void tell_plain_text(const Config& config) {
-  log::warn("tls.plain_text is set: other nodes are believed by their name and nothing is encrypted; whoever reaches the port "
-            "can send workloads here and take them away",
+  log::warn("tls.plain_text is set: other nodes are believed by their name and nothing is encrypted; whoever reaches the port, "
+            "as every workload does, can send workloads here and take them away",
             {{"listen", config.node.listen}});
 }
 
