@@ -111,7 +111,8 @@ Status check_transport(const Config& config) {
   if (config.tls.plain_text || !config.tls.certificate.empty()) return {};
   return fail(
       fmt::format("other nodes can neither be known nor know this one: make certificates with `mose pki init` and `mose pki issue {}`, and name them "
-                  "in [tls] (certificate, key, authorities); or set plain_text = true there, where everybody who reaches the nodes' network, workloads among them, is trusted",
+                  "in [tls] (certificate, key, authorities); or set plain_text = true there, where everybody who reaches the nodes' network, "
+                  "workloads among them, is trusted",
                   config.node.name));
 }
 

@@ -20,10 +20,12 @@
 #include "agent/pager_link.h"
 #include "agent/pager_log.h"
 #include "agent/privileges.h"
+#include "agent/root_devices.h"
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "base/rollback.h"
 #include "base/units.h"
+#include "kernel/confinement.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
 #include "restore/image_capabilities.h"
@@ -112,6 +114,7 @@ Status DestinationHost::check() {
                             spec.name, shown));
   }
   MOSE_TRY(check_capabilities(payload_.capabilities));
+  MOSE_TRY(check_devices());
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());
   MOSE_TRY(check_mtu());
@@ -123,6 +126,14 @@ Status DestinationHost::check_capabilities(uint64_t permitted) const {
   if (missing.empty()) return {};
   return fail(fmt::format("workload {} has {}, which the agent of this node has not and cannot give back to it: start the workload anew",
                           payload_.spec.name, missing));
+}
+
+// Who has SYS_ADMIN is root of the node as it is.
+Status DestinationHost::check_devices() const {
+  if (((payload_.capabilities >> CAP_SYS_ADMIN) & 1) != 0) return {};
+  MOSE_ASSIGN(std::string devices, devices_of_the_node(payload_.spec));
+  if (devices.empty()) return {};
+  return fail(fmt::format("workload {} would be given {} of this node: remove that from its root {} here", payload_.spec.name, devices, payload_.spec.root));
 }
 
 // What PREPARE has said was looked at before anything was made here; CRIU goes by the images.

@@ -89,6 +89,7 @@ class DestinationHost {
   [[nodiscard]] Status check_address();
   [[nodiscard]] Status check_mtu() const;
   [[nodiscard]] Status check_capabilities(uint64_t permitted) const;
+  [[nodiscard]] Status check_devices() const;
   [[nodiscard]] Status check_images(const ImagesPayload& images) const;
   [[nodiscard]] Status adopt_egress_queue();
   [[nodiscard]] Status open_announcer();

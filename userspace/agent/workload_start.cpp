@@ -8,7 +8,6 @@
 #include <ifaddrs.h>
 #include <netinet/in.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "agent/migration_paths.h"
 #include "agent/node_secrets.h"
 #include "agent/node_uplink.h"
+#include "agent/root_devices.h"
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "base/rollback.h"
@@ -57,14 +57,6 @@ bool is_program_in(const std::string& root, const std::string& path) {
   auto file = open_in_root(root, path, O_PATH);
   struct stat info;
   return file && fstat(file->get(), &info) == 0 && S_ISREG(info.st_mode) && (info.st_mode & 0111) != 0;
-}
-
-// What a workload gets of a mount of the node: that one alone, without what is mounted below it there (the /dev of the
-// node, or a /var of its own).
-Result<Fd> mount_alone(const std::string& path) {
-  Fd mount(::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-  if (!mount) return fail_errno("clone the mount of " + path);
-  return mount;
 }
 
 // As a directory for open_in_root().
@@ -140,6 +132,15 @@ Answer<void> check_mounts(const WorkloadSpec& spec, const std::string& inside) {
   return {};
 }
 
+Answer<void> check_devices(const WorkloadSpec& spec, StartOptions options) {
+  if (options.all_capabilities) return {};
+  auto devices = devices_of_the_node(spec);
+  if (!devices) return refuse(devices.error().what);
+  if (devices->empty()) return {};
+  return refuse(fmt::format("the workload would be given {}: remove that from its root ({}), or give it all of the node with --all-capabilities", *devices,
+                            spec.root == "/" ? "it lies under the node's /dev" : "or the mount"));
+}
+
 // The device of this node that has `address`, if any.
 std::string local_holder(const ServiceAddress& address) {
   ifaddrs* all = nullptr;
@@ -208,7 +209,7 @@ Result<std::string> find_program(const WorkloadSpec& spec, const std::string& co
                           spec.root, path, kNotSeen));
 }
 
-Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec) {
+Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec, StartOptions options) {
   if (auto status = validate(spec); !status) return refuse(status.error().what);
   if (spec.command.empty()) return refuse(fmt::format("workload {} has no command; give one after --", spec.name), 2);
   auto root = open_root(spec);
@@ -216,6 +217,7 @@ Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec) {
   if (auto ok = hide_node_secrets(config, spec); !ok) return std::unexpected(ok.error());
   if (auto ok = check_root(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
   if (auto ok = check_mounts(spec, path_of(*root)); !ok) return std::unexpected(ok.error());
+  if (auto ok = check_devices(spec, options); !ok) return std::unexpected(ok.error());
   auto program = find_program(spec, spec.command[0]);
   if (!program) return refuse(program.error().what);
   spec.command[0] = *program;

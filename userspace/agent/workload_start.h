@@ -12,14 +12,14 @@
 // the registry.
 namespace mose::agent {
 
-// Everything that can be known before anything is touched: root, init, command, mounts, bridge, address. Gives the spec
-// with what follows from it filled in (MAC, path of the program, mounts that hide what is the node's).
-[[nodiscard]] Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec);
-
 // What counts at the start alone: a move carries it on.
 struct StartOptions {
   bool all_capabilities = false;
 };
+
+// Everything that can be known before anything is touched: root, init, command, mounts, bridge, address. Gives the spec
+// with what follows from it filled in (MAC, path of the program, mounts that hide what is the node's).
+[[nodiscard]] Answer<WorkloadSpec> check_start(const Config& config, WorkloadSpec spec, StartOptions options);
 
 // cgroup, namespaces, network, first process, in that order; a failure has undone all. `bound` for the launch.
 [[nodiscard]] Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& spec, StartOptions options,

@@ -227,7 +227,7 @@ void Workloads::run(const WorkloadSpec& spec, StartOptions options, Done done) {
     watch(entry);
     done(&entry.workload);
   };
-  workers_.run([config = &config_, spec] { return check_start(*config, spec); },
+  workers_.run([config = &config_, spec, options] { return check_start(*config, spec, options); },
                [this, name, options, done, forget, started, before](Answer<WorkloadSpec> checked) {
                  if (!checked) {
                    forget();

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,6 +19,12 @@ Result<Fd> open_in_root(const std::string& root, const std::string& path, int fl
   Fd fd(static_cast<int>(::syscall(SYS_openat2, base.get(), path.c_str(), &how, sizeof how)));
   if (!fd) return fail_errno(path + " in " + root);
   return fd;
+}
+
+Result<Fd> mount_alone(const std::string& path) {
+  Fd mount(::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!mount) return fail_errno("clone the mount of " + path);
+  return mount;
 }
 
 }  // namespace mose

@@ -12,4 +12,8 @@ namespace mose {
 // O_CLOEXEC is added; O_PATH is enough for questions.
 [[nodiscard]] Result<Fd> open_in_root(const std::string& root, const std::string& path, int flags);
 
+// What a workload gets of a mount of the node: a clone of that one alone, without what is mounted below it there (the /dev of
+// the node, or a /var of its own). As a directory for open_in_root(): "/proc/self/fd/N". Needs the right to mount.
+[[nodiscard]] Result<Fd> mount_alone(const std::string& path);
+
 }  // namespace mose

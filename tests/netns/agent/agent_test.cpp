@@ -6,6 +6,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -428,6 +430,28 @@ TEST_F(AgentTest, RefusesBeforeAnythingIsTouched) {
   EXPECT_TRUE(redis_answers(kAddress)) << "the one that runs was not touched";
   ASSERT_EQ(bed->mose({"stop", "redis"}).exit_code, 0);
   EXPECT_THAT(leftovers(), testing::IsEmpty());
+}
+
+// A disk is a file that root may write.
+TEST_F(AgentTest, ARootWithTheNodesDevicesIsRefused) {
+  const std::string root = bed->root();
+  ASSERT_EQ(mknod((root + "/dev/disk").c_str(), S_IFBLK | 0600, makedev(254, 99)), 0);
+  const std::vector<std::string> words = {"run", "disk", "--address", "192.0.2.30/24", "--root", root, "--", "sleep", "9"};
+  auto refused = bed->mose(words);
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.error, HasSubstr("would be given /dev/disk (block 254:99): remove that from its root"));
+  std::vector<std::string> all = words;
+  all.insert(all.begin() + 1, "--all-capabilities");
+  auto started = bed->mose(all);
+  EXPECT_EQ(started.exit_code, 0) << started.error;
+  EXPECT_EQ(bed->mose({"stop", "disk"}).exit_code, 0);
+  ASSERT_EQ(unlink((root + "/dev/disk").c_str()), 0);
+
+  std::vector<std::string> mounted = words;
+  mounted.insert(mounted.end() - 3, {"--mount", "/dev:/dev:identical:ro"});
+  auto running = bed->mose(mounted);
+  EXPECT_EQ(running.exit_code, 3);
+  EXPECT_THAT(running.error, HasSubstr("more: remove that from its root"));
 }
 
 TEST_F(AgentTest, WithJsonARefusalIsAnObjectOnStandardOutput) {

@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -107,6 +108,14 @@ class Secrets : public ::testing::Test {
       ASSERT_LT(now(), deadline) << result.err;
     }
   }
+  // From a to b.
+  std::string refusal_of_move() {
+    for (const Timestamp deadline = now() + kCriuBound;; ::usleep(100'000)) {
+      auto result = run("a", {"/usr/bin/mose", "migrate", kWorkload, "--to", "b"});
+      EXPECT_EQ(result.exit_code, 3) << result.err;
+      if (result.err.find("still being prepared") == std::string::npos || now() >= deadline) return result.err;
+    }
+  }
   [[nodiscard]] std::string workload_log(const std::string& node) const {
     return read_file(root(node) + "/var/lib/mose/workloads/" + kWorkload + "/log/stdout.log").value_or("");
   }
@@ -191,15 +200,15 @@ TEST_F(Secrets, ANodeTakesNoWorkloadThatWouldSeeItsKey) {
   for (const char* name : {"b.crt", "b.key", "ca.crt"}) fs::rename(root("b") + "/etc/mose/pki/" + name, root("b") + "/srv/keys/" + name);
   fs::remove(root("b") + "/etc/mose/pki");
   fs::create_symlink("/srv/keys", root("b") + "/etc/mose/pki");
-  std::string refused;
-  for (const Timestamp deadline = now() + kCriuBound; now() < deadline; ::usleep(100'000)) {
-    auto result = run("a", {"/usr/bin/mose", "migrate", kWorkload, "--to", "b"});
-    EXPECT_EQ(result.exit_code, 3) << result.err;
-    refused = result.err;
-    if (refused.find("still being prepared") == std::string::npos) break;
-  }
-  EXPECT_THAT(refused, HasSubstr("would see here what is this node's alone, /srv/keys"));
+  EXPECT_THAT(refusal_of_move(), HasSubstr("would see here what is this node's alone, /srv/keys"));
   expect_nothing_shown("a");
+}
+
+TEST_F(Secrets, ANodeTakesNoWorkloadThatWouldHaveItsDisks) {
+  auto started = start_peeking({});
+  ASSERT_EQ(started.exit_code, 0) << started.err;
+  ASSERT_EQ(::mknod((root("b") + "/dev/disk").c_str(), S_IFBLK | 0600, makedev(254, 99)), 0);
+  EXPECT_THAT(refusal_of_move(), HasSubstr("would be given /dev/disk (block 254:99)"));
 }
 
 TEST_F(Secrets, RootOfTheNodeIsAChoiceThatMovesAsWell) {
