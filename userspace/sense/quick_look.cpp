@@ -29,12 +29,20 @@ PageRun outwards(PageRun run, uint64_t unit) {
 
 }  // namespace
 
+Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
+                               const std::function<PageSet(const PageSet&)>& known) {
+  QuickLook out;
+  MOSE_ASSIGN(PageSet regions, tracked_regions(pagemap, vmas));
+  MOSE_ASSIGN(out.changed, pagemap.not_protected(regions));
+  out.clean = known(regions.minus(out.changed));
+  return out;
+}
+
 // What is not protected may be a guard page as well, or have been given back: that takes the full look.
 Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
                                 const std::function<PageSet(const PageSet&)>& known) {
-  MOSE_ASSIGN(PageSet regions, tracked_regions(pagemap, vmas));
-  MOSE_ASSIGN(PageSet changed, pagemap.not_protected(regions));
-  return known(regions.minus(changed));
+  MOSE_ASSIGN(QuickLook look, look_quickly(pagemap, vmas, known));
+  return std::move(look.clean);
 }
 
 PageSet left_to_look_at(const PageSet& areas, const PageSet& clean) {

@@ -9,9 +9,18 @@
 #include "kernel/procfs.h"
 #include "model/page_set.h"
 
-// A look at the page tables of a stopped process that finds most of the clean pages without looking at each. Only where
+// A look at the page tables of a process that finds most of the clean pages without looking at each. Only where
 // Pagemap::looks_quickly().
 namespace mose::sense {
+
+// What a quick look finds in the regions that it is true of. A page of a running process may be written right afterwards: the next
+// look finds it.
+struct QuickLook {
+  PageSet changed;  // written, or not there
+  PageSet clean;    // certainly: see below
+};
+[[nodiscard]] Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
+                                             const std::function<PageSet(const PageSet&)>& known);
 
 // Pages of tracked regions that are certainly clean: protected, and not written since. `known` gives those of a set that
 // were protected when they were read last; no other is found. Pages that are clean may be left out.

@@ -95,6 +95,11 @@ struct WriteScan::Space {
   bool complete = false;  // a whole round has been read and sent since armed: a clean page is as it was sent
   std::string refused;    // why this process is not tracked
 
+  // Those of pages that are protected that are at the destination as they are here.
+  [[nodiscard]] PageSet sent_of(const PageSet& pages) const {
+    const PageSet zeros = pages.intersect(zero);
+    return known_pages(pages.minus(zeros), hashes).unite(zeros);
+  }
   void disarm() {
     tracking.reset();
     added = {};
@@ -212,10 +217,17 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   space.complete = false;  // until all that is found below has been sent
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle, false));
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, ScanPace::gentle));
+  QuickLook quick;
+  if (was_complete && Pagemap::looks_quickly()) {
+    MOSE_ASSIGN(quick, look_quickly(pagemap, populated.vmas, [&space](const PageSet& pages) { return space.sent_of(pages); }));
+    quick.changed = quick.changed.intersect(space.added);
+    quick.clean = quick.clean.intersect(space.added);
+  }
+  const PageSet areas = populated.areas.minus(quick.changed).minus(quick.clean);
   // Pages of regions that are not tracked yet are read whatever the kernel says of them afterwards: a moved region may
   // bring old marks along.
-  MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(populated.areas));
-  PageSet fresh = populated.areas.minus(space.added);
+  MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(areas));
+  PageSet fresh = areas.minus(space.added);
   for (const Vma& vma : populated.vmas) {
     if (!vma.lazy_eligible()) continue;
     PageSet area = PageSet::from_runs({vma.pages});
@@ -228,18 +240,18 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   reading.zero = &zero;
   if (was_complete) {
     // Read after the protection is on: what was written up to then.
-    MOSE_ASSIGN(PageSet written, pagemap.protect(populated.areas));
+    MOSE_ASSIGN(PageSet written, pagemap.protect(left_to_look_at(populated.areas, quick.clean)));
     if (auto pin = pinned_memory(process.pid)) {
       space.disarm();
       space.refused = *pin;
       MOSE_ASSIGN(Populated all, populated_pages(process, ScanPace::gentle));
       return send_changed(process, all.pages, reading, space.hashes, sink, stop, stats);
     }
-    MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(populated.areas));
+    MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(areas));
     // Clean all the time: a page written between the two looks is clean again, but among `written`.
-    PageSet skipped = before.clean.minus(written).intersect(after.clean);
-    skipped = known_pages(skipped, space.hashes).unite(skipped.intersect(space.zero));
-    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped);
+    PageSet skipped = space.sent_of(before.clean.minus(written).intersect(after.clean));
+    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped).unite(written);
+    skipped = skipped.unite(quick.clean.minus(written));
     stats.pages_present += skipped.minus(space.zero).pages();
     stats.pages_zero += skipped.intersect(space.zero).pages();
   } else {
@@ -279,10 +291,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   PageSet unread_zero;
   PageSet unread_written;
   if (armed) {
-    auto known = [&space](const PageSet& pages) {
-      const PageSet zero = pages.intersect(space.zero);
-      return known_pages(pages.minus(zero), space.hashes).unite(zero);
-    };
+    auto known = [&space](const PageSet& pages) { return space.sent_of(pages); };
     PageSet clean;
     if (object) {
       MOSE_ASSIGN(clean, shared_.clean(process.space, populated.pages, ScanPace::at_once));
