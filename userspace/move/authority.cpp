@@ -20,6 +20,7 @@ constexpr size_t kSerialBytes = 16;
 constexpr int kListVersion2 = 1;  // the same
 
 using RevokedPtr = std::unique_ptr<X509_REVOKED, OpensslFree<X509_REVOKED_free>>;
+using ExtensionPtr = std::unique_ptr<X509_EXTENSION, OpensslFree<X509_EXTENSION_free>>;
 using TimePtr = std::unique_ptr<ASN1_TIME, OpensslFree<ASN1_TIME_free>>;
 
 Result<KeyPtr> new_key() {
@@ -63,8 +64,7 @@ Status add_extensions(X509* certificate, X509* issuer, std::initializer_list<Ext
   X509V3_set_ctx_nodb(&context);
   X509V3_set_ctx(&context, issuer, certificate, nullptr, nullptr, 0);
   for (const Extension& extension : extensions) {
-    std::unique_ptr<X509_EXTENSION, OpensslFree<X509_EXTENSION_free>> made(
-        X509V3_EXT_conf_nid(nullptr, &context, extension.nid, extension.value.c_str()));
+    const ExtensionPtr made(X509V3_EXT_conf_nid(nullptr, &context, extension.nid, extension.value.c_str()));
     if (!made || X509_add_ext(certificate, made.get(), -1) != 1) return fail_openssl("the extension \"" + extension.value + "\"");
   }
   return {};
@@ -114,6 +114,17 @@ Status add_revoked(X509_CRL* list, const ASN1_INTEGER* serial) {
     return fail_openssl("an entry of the list");
   }
   (void)entry.release();  // the list's
+  return {};
+}
+
+// Which key has signed the list: authorities may be called alike (revocation.cpp).
+Status name_key(X509_CRL* list, X509* issuer) {
+  for (int at; (at = X509_CRL_get_ext_by_NID(list, NID_authority_key_identifier, -1)) >= 0;) X509_EXTENSION_free(X509_CRL_delete_ext(list, at));
+  X509V3_CTX context{};
+  X509V3_set_ctx_nodb(&context);
+  X509V3_set_ctx(&context, issuer, nullptr, nullptr, list, 0);
+  const ExtensionPtr made(X509V3_EXT_conf_nid(nullptr, &context, NID_authority_key_identifier, "keyid"));
+  if (!made || X509_CRL_add_ext(list, made.get(), -1) != 1) return fail_openssl("the key of the list's authority");
   return {};
 }
 
@@ -207,6 +218,7 @@ Result<std::string> Authority::revoke(const std::string& certificate_pem, const 
     return fail("the list of revoked certificates is of another authority");
   }
   MOSE_TRY(add_revoked(revoked.get(), X509_get0_serialNumber(certificate.get())));
+  MOSE_TRY(name_key(revoked.get(), parts_->certificate.get()));
   X509_CRL_set_version(revoked.get(), kListVersion2);
   X509_CRL_set_issuer_name(revoked.get(), X509_get_subject_name(parts_->certificate.get()));
   X509_CRL_set1_nextUpdate(revoked.get(), X509_get0_notAfter(parts_->certificate.get()));

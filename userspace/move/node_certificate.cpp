@@ -20,11 +20,6 @@ std::string text_of(const ASN1_STRING* string) {
   return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(string)), static_cast<size_t>(ASN1_STRING_length(string))};
 }
 
-std::string common_name(const X509_NAME* name) {
-  const int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
-  return at < 0 ? std::string() : text_of(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
-}
-
 Result<int64_t> unix_time(const ASN1_TIME* time) {
   tm parts{};
   if (ASN1_TIME_to_tm(time, &parts) != 1) return fail_openssl("a time in the certificate cannot be read");
@@ -62,6 +57,11 @@ Status read_names(const X509& certificate, NodeCertificate& out) {
 }
 
 }  // namespace
+
+std::string common_name(const X509_NAME* name) {
+  const int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
+  return at < 0 ? std::string() : text_of(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+}
 
 bool NodeCertificate::is_of(std::string_view node) const { return std::ranges::find(names, node) != names.end(); }
 

@@ -10,6 +10,7 @@
 #include "model/node_roles.h"
 
 typedef struct x509_st X509;
+typedef struct X509_name_st X509_NAME;
 
 namespace mose::move {
 
@@ -37,6 +38,8 @@ struct NodeCertificate {
 [[nodiscard]] Result<NodeCertificate> read_certificate(const X509& certificate);
 // The first certificate of a PEM text.
 [[nodiscard]] Result<NodeCertificate> parse_certificate(const std::string& pem);
+// Of an issuer or a subject; empty: it has none.
+[[nodiscard]] std::string common_name(const X509_NAME* name);
 // "2026-11-28 17:05:00 UTC"
 [[nodiscard]] std::string format_unix_time(int64_t unix_s);
 

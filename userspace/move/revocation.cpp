@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT
 #include "move/revocation.h"
 
-#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 
 #include <algorithm>
 #include <ctime>
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/node_certificate.h"
+#include "move/pem.h"
 #include "move/tls_session.h"
 
 namespace mose::move {
 namespace {
 
 constexpr size_t kListFileMax = 8u << 20;
-constexpr int kListsMax = 64;
+constexpr size_t kListsMax = 64;
+
+using KeyIdPtr = std::unique_ptr<AUTHORITY_KEYID, OpensslFree<AUTHORITY_KEYID_free>>;
 
 bool is_revoked(X509_STORE_CTX* store, X509* certificate) {
   STACK_OF(X509_CRL)* lists = X509_STORE_CTX_get1_crls(store, X509_get_issuer_name(certificate));
@@ -27,14 +31,31 @@ bool is_revoked(X509_STORE_CTX* store, X509* certificate) {
   return found;
 }
 
-Status check_signature(X509_CRL* list, const std::string& path, const std::vector<X509Ptr>& authorities) {
-  const bool known = std::ranges::any_of(authorities, [&](const X509Ptr& authority) {
-    return X509_NAME_cmp(X509_get_subject_name(authority.get()), X509_CRL_get_issuer(list)) == 0 &&
-           X509_CRL_verify(list, X509_get0_pubkey(authority.get())) == 1;
+// Whether the list says by its extension that this authority's key has signed it.
+bool names_key_of(const X509_CRL* list, X509* authority) {
+  const KeyIdPtr named(static_cast<AUTHORITY_KEYID*>(X509_CRL_get_ext_d2i(list, NID_authority_key_identifier, nullptr, nullptr)));
+  const ASN1_OCTET_STRING* own = X509_get0_subject_key_id(authority);
+  return named && named->keyid != nullptr && own != nullptr && ASN1_OCTET_STRING_cmp(named->keyid, own) == 0;
+}
+
+// False: it is of an authority that is none of these, which may be called as one of them is. An error: one of these should have
+// signed it, and has not.
+Result<bool> is_signed_by(X509_CRL* list, const std::vector<X509Ptr>& authorities) {
+  auto called_so = [&](const X509Ptr& authority) { return X509_NAME_cmp(X509_get_subject_name(authority.get()), X509_CRL_get_issuer(list)) == 0; };
+  const bool verified = std::ranges::any_of(authorities, [&](const X509Ptr& authority) {
+    return called_so(authority) && X509_CRL_verify(list, X509_get0_pubkey(authority.get())) == 1;
   });
   ERR_clear_error();
-  if (known) return {};
-  return fail("the list of revoked certificates " + path + " is signed by none of tls.authorities");
+  if (verified) return true;
+  const bool wrong = std::ranges::any_of(authorities, [&](const X509Ptr& authority) { return called_so(authority) && names_key_of(list, authority.get()); });
+  if (wrong) return fail("its signature is not that of its authority, " + common_name(X509_CRL_get_issuer(list)));
+  return false;
+}
+
+// Its authority may have been taken away before its list was, and is believed no more, which shuts out who stands in the list as well.
+void tell_ignored(const X509_CRL* list, const std::string& path) {
+  log::warn("a list of revoked certificates is ignored: it is signed by none of tls.authorities",
+            {{"file", path}, {"authority", common_name(X509_CRL_get_issuer(list))}});
 }
 
 }  // namespace
@@ -55,20 +76,21 @@ int judge_certificate(int accepted, X509_STORE_CTX* store) {
 Status refuse_revoked(SSL_CTX* context, const std::string& path, const std::vector<X509Ptr>& authorities) {
   auto pem = read_file(path, kListFileMax);
   if (!pem) return mose::context("the list of revoked certificates", pem.error());
-  BioPtr bio = bio_of(*pem);
-  int count = 0;
-  for (;; ++count) {
-    X509CrlPtr list(PEM_read_bio_X509_CRL(bio.get(), nullptr, nullptr, nullptr));
-    if (!list && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE) break;  // the end of the file
-    if (!list) return fail_openssl("the list of revoked certificates " + path);
-    if (count == kListsMax) return fail("the list of revoked certificates " + path + " holds more than " + std::to_string(kListsMax));
-    MOSE_TRY(check_signature(list.get(), path, authorities));
+  const std::string what = "the list of revoked certificates " + path;
+  auto lists = read_lists(*pem, kListsMax);
+  if (!lists) return mose::context(what, lists.error());
+  if (lists->empty()) return fail(what + " holds none in PEM (X509 CRL)");
+  for (const X509CrlPtr& list : *lists) {
+    auto known = is_signed_by(list.get(), authorities);
+    if (!known) return mose::context(what, known.error());
+    if (!*known) {
+      tell_ignored(list.get(), path);
+      continue;
+    }
     const ASN1_TIME* next = X509_CRL_get0_nextUpdate(list.get());
     if (next != nullptr && X509_cmp_current_time(next) < 0) log::warn("a list of revoked certificates should have been replaced by now", {{"file", path}});
-    if (X509_STORE_add_crl(SSL_CTX_get_cert_store(context), list.get()) != 1) return fail_openssl("the list of revoked certificates " + path);
+    if (X509_STORE_add_crl(SSL_CTX_get_cert_store(context), list.get()) != 1) return fail_openssl(what);
   }
-  ERR_clear_error();
-  if (count == 0) return fail("the list of revoked certificates " + path + " holds none in PEM (X509 CRL)");
   return {};
 }
 

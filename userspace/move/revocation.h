@@ -14,9 +14,9 @@ namespace mose::move {
 // which certificate of the chain was refused, for whatever reason.
 int judge_certificate(int accepted, X509_STORE_CTX* store);
 
-// Takes a file with one or more lists in PEM, each signed by one of `authorities`. Of authorities without a list all certificates
-// are believed, and a list holds until another takes its place, whatever it says of its next update: an old one is
-// better than none.
+// Takes a file with one or more lists in PEM. Of authorities without a list all certificates are believed, and a list holds until
+// another takes its place, whatever it says of its next update: an old one is better than none. A list that is signed by none
+// of `authorities` is ignored with a warning, so that one of them can be taken away whatever the order of the files.
 [[nodiscard]] Status refuse_revoked(SSL_CTX* context, const std::string& path, const std::vector<X509Ptr>& authorities);
 
 }  // namespace mose::move

@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "kernel/socket.h"
+#include "move/pem.h"
 #include "move/resumption.h"
 #include "move/revocation.h"
 #include "move/tls_session.h"
@@ -26,7 +27,7 @@ namespace {
 
 constexpr size_t kPemFileMax = 1u << 20;
 constexpr size_t kAuthoritiesMax = 64;
-constexpr int kChainMax = 8;
+constexpr int kChainMax = 8;  // certificates behind that of a node
 constexpr Nanoseconds kReadAgain = std::chrono::seconds(10);
 
 // Without instructions for it AES is three times slower than ChaCha20.
@@ -40,9 +41,6 @@ bool cpu_has_aes() {
   return false;
 #endif
 }
-
-// No terminal is asked for a pass phrase.
-int no_pass_phrase(char*, int, int, void*) { return -1; }
 
 Result<std::string> read_key_file(const std::string& path) {
   MOSE_ASSIGN(Fd file, open_file(path, O_RDONLY));
@@ -66,18 +64,18 @@ Result<std::string> read_key_file(const std::string& path) {
 
 Status use_certificate(SSL_CTX* context, const std::string& path, NodeCertificate& own) {
   MOSE_ASSIGN(std::string pem, read_file(path, kPemFileMax));
-  BioPtr bio = bio_of(pem);
-  X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
-  if (!certificate || SSL_CTX_use_certificate(context, certificate.get()) != 1) return fail_openssl("the certificate " + path);
+  const std::string what = "the certificate " + path;
+  auto chain = read_certificates(pem, 1 + kChainMax);
+  if (!chain) return mose::context(what, chain.error());
+  if (chain->empty()) return fail(what + " holds none in PEM");
+  X509* certificate = chain->front().get();
+  if (SSL_CTX_use_certificate(context, certificate) != 1) return fail_openssl(what);
   auto read = read_certificate(*certificate);
-  if (!read) return mose::context("the certificate " + path, read.error());
+  if (!read) return mose::context(what, read.error());
   own = std::move(*read);
-  for (int i = 0; i < kChainMax; ++i) {
-    X509* next = PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr);
-    if (next == nullptr) break;
-    if (SSL_CTX_add0_chain_cert(context, next) != 1) return fail_openssl("the certificates behind that of " + path);
+  for (size_t i = 1; i < chain->size(); ++i) {
+    if (SSL_CTX_add1_chain_cert(context, (*chain)[i].get()) != 1) return fail_openssl("the certificates behind that of " + path);
   }
-  ERR_clear_error();  // the end of the file is one
   return {};
 }
 
@@ -96,16 +94,13 @@ Status use_key(SSL_CTX* context, const TlsFiles& files) {
 
 Result<std::vector<X509Ptr>> believe(SSL_CTX* context, const std::string& path) {
   MOSE_ASSIGN(std::string pem, read_file(path, kPemFileMax));
-  BioPtr bio = bio_of(pem);
-  std::vector<X509Ptr> authorities;
-  while (authorities.size() < kAuthoritiesMax) {
-    X509Ptr authority(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
-    if (!authority) break;
-    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1) return fail_openssl("the authorities " + path);
-    authorities.push_back(std::move(authority));
+  const std::string what = "the authorities " + path;
+  auto authorities = read_certificates(pem, kAuthoritiesMax);
+  if (!authorities) return mose::context(what, authorities.error());
+  if (authorities->empty()) return fail(what + " hold no certificate in PEM");
+  for (const X509Ptr& authority : *authorities) {
+    if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1) return fail_openssl(what);
   }
-  ERR_clear_error();
-  if (authorities.empty()) return fail("the authorities " + path + " hold no certificate in PEM");
   return authorities;
 }
 

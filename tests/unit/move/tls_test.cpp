@@ -20,6 +20,7 @@
 namespace mose::move {
 namespace {
 
+using ::testing::AnyOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using test::Fleet;
@@ -369,6 +370,21 @@ TEST_F(TlsStreams, ARevokedCertificateIsRefusedByBothEndsFromTheNextConnectionOn
   EXPECT_THAT(outcome.client, HasSubstr("the peer's certificate has been revoked"));
 }
 
+// The last byte is the signature's.
+std::string with_another_signature(const std::string& list_pem) {
+  const BioPtr in = bio_of(list_pem), out(BIO_new(BIO_s_mem()));
+  const X509CrlPtr list(PEM_read_bio_X509_CRL(in.get(), nullptr, nullptr, nullptr));
+  unsigned char* der = nullptr;
+  const int size = i2d_X509_CRL(list.get(), &der);
+  EXPECT_GT(size, 0);
+  der[size - 1] ^= 1;
+  EXPECT_GT(PEM_write_bio(out.get(), PEM_STRING_X509_CRL, "", der, size), 0);
+  OPENSSL_free(der);
+  char* text = nullptr;
+  const long text_size = BIO_get_mem_data(out.get(), &text);
+  return {text, static_cast<size_t>(text_size)};
+}
+
 TEST_F(TlsStreams, AListThatCannotBeUsedIsNamed) {
   const Fleet others;
   TlsFiles files = fleet_.node("a");
@@ -377,10 +393,35 @@ TEST_F(TlsStreams, AListThatCannotBeUsedIsNamed) {
     auto tls = Tls::load(files);
     return tls ? "no error" : tls.error().what;
   };
-  EXPECT_THAT(error(others.revoke(others.node("x"))), HasSubstr("is signed by none of tls.authorities"));
   EXPECT_THAT(error(fleet_.path("none")), HasSubstr("the list of revoked certificates: "));
   EXPECT_THAT(error(files.certificate), HasSubstr("holds none in PEM"));
+  fleet_.write("empty.pem", "", 0644);
+  EXPECT_THAT(error(fleet_.path("empty.pem")), HasSubstr("holds none in PEM"));
+  const std::string list = read_file(fleet_.revoke(fleet_.node("x"))).value();
+  EXPECT_EQ(error(fleet_.path("revoked.pem")), "no error");
+  fleet_.write("damaged.pem", with_another_signature(list), 0644);
+  EXPECT_THAT(error(fleet_.path("damaged.pem")), HasSubstr("damaged.pem: its signature is not that of its authority, test"));
   EXPECT_FALSE(others.authority().revoke(read_file(files.certificate).value(), "")) << "of another authority";
+}
+
+// Both authorities have the same name, as all that `mose pki init` makes.
+TEST_F(TlsStreams, AnAuthorityCanBeTakenAwayBeforeItsList) {
+  const Fleet others;
+  const std::string ours = read_file(fleet_.path("ca.crt")).value(), theirs = read_file(others.path("ca.crt")).value();
+  TlsFiles a = others.node("a"), b = fleet_.node("b");
+  a.authorities = b.authorities = fleet_.path("authorities.crt");
+  fleet_.write("authorities.crt", ours + theirs, 0644);
+  b.revoked = fleet_.path("lists.pem");
+  fleet_.write("lists.pem", read_file(others.revoke(others.node("x"))).value() + read_file(fleet_.revoke(fleet_.node("y"))).value(), 0644);
+  Ends first = connect(a, b);
+  ASSERT_EQ(shake_hands(first).server, "");
+  fleet_.write("authorities.crt", ours, 0644);
+  Ends second = again();
+  EXPECT_THAT(shake_hands(second).server, HasSubstr("of no authority that this node knows"));
+  Ends third = connect(fleet_.node("c"), b);
+  EXPECT_EQ(shake_hands(third).server, "") << "and after a restart";
+  Ends fourth = connect({fleet_.path("y.crt"), fleet_.path("y.key"), b.authorities}, b);
+  EXPECT_THAT(shake_hands(fourth).server, HasSubstr("the peer's certificate has been revoked")) << "the other list still holds";
 }
 
 TEST_F(TlsStreams, ATicketOfOnePeerIsNoUseForAnother) {
@@ -432,6 +473,43 @@ TEST_F(TlsStreams, FilesThatCannotBeUsedAreNamed) {
   wrong = files;
   wrong.certificate = files.key;
   EXPECT_THAT(load_error(wrong), HasSubstr("the certificate " + files.key));
+}
+
+// What would be believed, or shown, without its second part.
+TEST_F(TlsStreams, FilesOfSeveralCertificatesCountAsAWhole) {
+  const Fleet others;
+  const std::string ours = read_file(fleet_.path("ca.crt")).value(), theirs = read_file(others.path("ca.crt")).value();
+  const size_t middle = theirs.size() / 2;
+  std::string damaged = theirs;
+  damaged[middle] = '!';
+  std::string many;
+  for (int i = 0; i < 65; ++i) many += ours;
+  struct Row {
+    std::string second, says;
+  };
+  const Row rows[] = {
+      {theirs, "no error"},
+      {"what others write between them\n" + theirs + "and behind\n", "no error"},
+      {damaged, "certificate number 2 in it is damaged: "},
+      {theirs.substr(0, middle), "certificate number 2 in it is damaged: "},
+      {theirs.substr(0, theirs.size() - 5), "certificate number 2 in it is damaged: "},
+      {theirs.substr(0, 12), "certificate number 2 in it is cut off"},
+      {many, "there are more than "},
+  };
+  TlsFiles files = fleet_.node("a");
+  const std::string own = read_file(files.certificate).value();
+  for (const Row& row : rows) {
+    fleet_.write("several.crt", ours + row.second, 0644);
+    TlsFiles wrong = files;
+    wrong.authorities = fleet_.path("several.crt");
+    EXPECT_THAT(load_error(wrong), AnyOf("no error", HasSubstr("the authorities " + wrong.authorities + ": ")));
+    EXPECT_THAT(load_error(wrong), HasSubstr(row.says)) << row.second;
+    fleet_.write("chain.crt", own + row.second, 0644);
+    wrong = files;
+    wrong.certificate = fleet_.path("chain.crt");
+    EXPECT_THAT(load_error(wrong), AnyOf("no error", HasSubstr("the certificate " + wrong.certificate + ": ")));
+    EXPECT_THAT(load_error(wrong), HasSubstr(row.says)) << row.second;
+  }
 }
 
 TEST(NodeCertificates, OfAnUnknownRoleAreRefused) {
