@@ -46,7 +46,9 @@ class Fleet {
   // Its certificate is in the list from now on, which is written anew; the list's file.
   std::string revoke(const move::TlsFiles& files) const {
     const std::string list = path("revoked.pem");
-    auto text = authority_->revoke(read_file(files.certificate).value(), read_file(list).value_or(""));
+    auto before = read_file(list);
+    if (!before) before = authority_->new_list();
+    auto text = authority_->revoke(read_file(files.certificate).value(), before.value());
     EXPECT_TRUE(text) << text.error().what;
     write("revoked.pem", text.value_or(""), 0644);
     return list;

@@ -28,7 +28,7 @@ using nlohmann::json;
 
 constexpr int64_t kDayS = 24 * 3600;
 constexpr int64_t kClockSlackS = 3600;  // clocks of nodes may differ so much
-constexpr size_t kPemMax = 1u << 20;
+constexpr size_t kPemMax = 1u << 20, kListMax = 8u << 20;
 constexpr int kFailed = 1, kRefused = 3;
 
 struct Place {
@@ -178,11 +178,14 @@ Status replace_list(const std::string& path, const std::string& text) {
   return {};
 }
 
+// Only where there is no list at all a new one is begun: another would forget who stands in this one.
 Result<std::string> revoked_as_well(const Place& place, const std::string& certificate, const std::string& list) {
   MOSE_ASSIGN(auto authority, load_authority(place));
-  auto before = read_file(list, kPemMax);
-  if (!before && before.error().code != ENOENT) return std::unexpected(before.error());
-  return authority.revoke(certificate, before.value_or(""));
+  auto before = read_file(list, kListMax);
+  if (!before && before.error().code == ENOENT) before = authority.new_list();
+  if (!before) return std::unexpected(before.error());
+  if (auto whole = authority.check_list(*before); !whole) return context(list, whole.error());
+  return authority.revoke(certificate, *before);
 }
 
 int revoke(const Command& command, const Place& place) {

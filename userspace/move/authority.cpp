@@ -11,6 +11,7 @@
 
 #include "move/node_certificate.h"
 #include "move/openssl.h"
+#include "move/pem.h"
 
 namespace mose::move {
 namespace {
@@ -102,14 +103,23 @@ Result<IssuedCertificate> to_pem(X509* certificate, EVP_PKEY* key) {
   return IssuedCertificate{text_in(certificate_out.get()), text_in(key_out.get())};
 }
 
-// From now on; one that is there already stays as it is.
+// Of a file whose place another list will take.
+Result<X509CrlPtr> read_own_list(const std::string& pem, EVP_PKEY* key) {
+  MOSE_ASSIGN(auto lists, read_lists(pem, kListsMax));
+  if (lists.empty()) return fail("it holds no list of revoked certificates in PEM (X509 CRL), and another one would forget who has been revoked: put back what was there, a copy of a node's (tls.revoked)");
+  if (lists.size() > 1) return fail("it holds more than one list of revoked certificates: revoke into a file with this authority's alone");
+  if (X509_CRL_verify(lists.front().get(), key) == 1) return std::move(lists.front());
+  ERR_clear_error();
+  return fail("the list of revoked certificates is of another authority");
+}
+
+// One that is there already stays as it is.
 Status add_revoked(X509_CRL* list, const ASN1_INTEGER* serial) {
-  TimePtr now_time(ASN1_TIME_set(nullptr, std::time(nullptr)));
-  if (!now_time || X509_CRL_set1_lastUpdate(list, now_time.get()) != 1) return fail_openssl("the list's time");
   X509_REVOKED* there = nullptr;
   if (X509_CRL_get0_by_serial(list, &there, serial) == 1) return {};
+  TimePtr now_time(ASN1_TIME_set(nullptr, std::time(nullptr)));
   RevokedPtr entry(X509_REVOKED_new());
-  if (!entry || X509_REVOKED_set_serialNumber(entry.get(), const_cast<ASN1_INTEGER*>(serial)) != 1 ||
+  if (!now_time || !entry || X509_REVOKED_set_serialNumber(entry.get(), const_cast<ASN1_INTEGER*>(serial)) != 1 ||
       X509_REVOKED_set_revocationDate(entry.get(), now_time.get()) != 1 || X509_CRL_add0_revoked(list, entry.get()) != 1) {
     return fail_openssl("an entry of the list");
   }
@@ -126,6 +136,19 @@ Status name_key(X509_CRL* list, X509* issuer) {
   const ExtensionPtr made(X509V3_EXT_conf_nid(nullptr, &context, NID_authority_key_identifier, "keyid"));
   if (!made || X509_CRL_add_ext(list, made.get(), -1) != 1) return fail_openssl("the key of the list's authority");
   return {};
+}
+
+// From now on, as long as the authority lasts.
+Result<std::string> sign_list(X509_CRL* list, X509* issuer, EVP_PKEY* key) {
+  TimePtr now_time(ASN1_TIME_set(nullptr, std::time(nullptr)));
+  BioPtr out(BIO_new(BIO_s_mem()));
+  MOSE_TRY(name_key(list, issuer));
+  if (!now_time || !out || X509_CRL_set_version(list, kListVersion2) != 1 || X509_CRL_set_issuer_name(list, X509_get_subject_name(issuer)) != 1 ||
+      X509_CRL_set1_lastUpdate(list, now_time.get()) != 1 || X509_CRL_set1_nextUpdate(list, X509_get0_notAfter(issuer)) != 1 ||
+      X509_CRL_sort(list) != 1 || X509_CRL_sign(list, key, EVP_sha256()) == 0 || PEM_write_bio_X509_CRL(out.get(), list) != 1) {
+    return fail_openssl("the list of revoked certificates cannot be signed");
+  }
+  return text_in(out.get());
 }
 
 }  // namespace
@@ -198,35 +221,28 @@ Result<IssuedCertificate> Authority::issue(const CertificateRequest& request) co
   return to_pem(certificate, key.get());
 }
 
+Status Authority::check_list(const std::string& list) const {
+  auto read = read_own_list(list, parts_->key.get());
+  return read ? Status() : Status(std::unexpected(read.error()));
+}
+
+Result<std::string> Authority::new_list() const {
+  X509CrlPtr list(X509_CRL_new());
+  if (!list) return fail_openssl("the list of revoked certificates");
+  return sign_list(list.get(), parts_->certificate.get(), parts_->key.get());
+}
+
 Result<std::string> Authority::revoke(const std::string& certificate_pem, const std::string& list) const {
-  BioPtr from = bio_of(certificate_pem), before = bio_of(list), out(BIO_new(BIO_s_mem()));
+  BioPtr from = bio_of(certificate_pem);
   X509Ptr certificate(PEM_read_bio_X509(from.get(), nullptr, nullptr, nullptr));
   if (!certificate) return fail_openssl("the certificate");
   if (X509_verify(certificate.get(), parts_->key.get()) != 1) {
     ERR_clear_error();
     return fail("the certificate is of another authority");
   }
-  X509CrlPtr revoked(list.empty() ? X509_CRL_new() : PEM_read_bio_X509_CRL(before.get(), nullptr, nullptr, nullptr));
-  if (!revoked || !out) return fail_openssl("the list of revoked certificates");
-  // What is written takes the place of the file.
-  if (!list.empty() && X509CrlPtr(PEM_read_bio_X509_CRL(before.get(), nullptr, nullptr, nullptr))) {
-    return fail("the file holds more than one list of revoked certificates: revoke into a file with this authority's alone");
-  }
-  ERR_clear_error();
-  if (!list.empty() && X509_CRL_verify(revoked.get(), parts_->key.get()) != 1) {
-    ERR_clear_error();
-    return fail("the list of revoked certificates is of another authority");
-  }
+  MOSE_ASSIGN(X509CrlPtr revoked, read_own_list(list, parts_->key.get()));
   MOSE_TRY(add_revoked(revoked.get(), X509_get0_serialNumber(certificate.get())));
-  MOSE_TRY(name_key(revoked.get(), parts_->certificate.get()));
-  X509_CRL_set_version(revoked.get(), kListVersion2);
-  X509_CRL_set_issuer_name(revoked.get(), X509_get_subject_name(parts_->certificate.get()));
-  X509_CRL_set1_nextUpdate(revoked.get(), X509_get0_notAfter(parts_->certificate.get()));
-  X509_CRL_sort(revoked.get());
-  if (X509_CRL_sign(revoked.get(), parts_->key.get(), EVP_sha256()) == 0 || PEM_write_bio_X509_CRL(out.get(), revoked.get()) != 1) {
-    return fail_openssl("the list of revoked certificates cannot be signed");
-  }
-  return text_in(out.get());
+  return sign_list(revoked.get(), parts_->certificate.get(), parts_->key.get());
 }
 
 Result<IssuedCertificate> Authority::own_pem() const { return to_pem(parts_->certificate.get(), parts_->key.get()); }

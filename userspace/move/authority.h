@@ -40,9 +40,12 @@ class Authority {
   // A new key and the certificate of a node. One that would outlast the authority is refused.
   [[nodiscard]] Result<IssuedCertificate> issue(const CertificateRequest& request) const;
   [[nodiscard]] Result<IssuedCertificate> own_pem() const;
-  // `list` (PEM; empty: a new one) with this certificate in it as well, signed anew: what nodes read as tls.revoked. A
-  // certificate of another authority is refused, and so is such a list.
+  // A list of revoked certificates without an entry (PEM), which nodes can be given as tls.revoked from the start.
+  [[nodiscard]] Result<std::string> new_list() const;
+  // `list` with this certificate in it as well, signed anew. A certificate of another authority is refused, and so is what is
+  // not one whole list of this authority: whoever stands in it must not be forgotten.
   [[nodiscard]] Result<std::string> revoke(const std::string& certificate_pem, const std::string& list) const;
+  [[nodiscard]] Status check_list(const std::string& list) const;
 
  private:
   struct Parts;

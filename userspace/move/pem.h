@@ -10,6 +10,8 @@
 // copy that broke, must not leave a node with a part of what it was to believe, or to refuse.
 namespace mose::move {
 
+inline constexpr size_t kListsMax = 64;  // of one file
+
 // In their order; other things between them (keys, text) are passed over. Empty where there is none. An error says which one cannot
 // be read and why, and so does a text with more than `count_max`.
 [[nodiscard]] Result<std::vector<X509Ptr>> read_certificates(std::string_view pem, size_t count_max);

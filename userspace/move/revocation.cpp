@@ -16,7 +16,6 @@ namespace mose::move {
 namespace {
 
 constexpr size_t kListFileMax = 8u << 20;
-constexpr size_t kListsMax = 64;
 
 using KeyIdPtr = std::unique_ptr<AUTHORITY_KEYID, OpensslFree<AUTHORITY_KEYID_free>>;
 

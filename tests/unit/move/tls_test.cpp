@@ -401,7 +401,36 @@ TEST_F(TlsStreams, AListThatCannotBeUsedIsNamed) {
   EXPECT_EQ(error(fleet_.path("revoked.pem")), "no error");
   fleet_.write("damaged.pem", with_another_signature(list), 0644);
   EXPECT_THAT(error(fleet_.path("damaged.pem")), HasSubstr("damaged.pem: its signature is not that of its authority, test"));
-  EXPECT_FALSE(others.authority().revoke(read_file(files.certificate).value(), "")) << "of another authority";
+}
+
+// Who stands in a list must not be forgotten by the next revocation.
+TEST_F(TlsStreams, AListIsOnlyWrittenAnewWhereAllOfItCanBeRead) {
+  const Fleet others;
+  const std::string a = read_file(fleet_.node("a").certificate).value(), b = read_file(fleet_.node("b").certificate).value();
+  const Authority& authority = fleet_.authority();
+  const std::string none = authority.new_list().value();
+  EXPECT_TRUE(authority.check_list(none));
+  const std::string one = authority.revoke(a, none).value();
+  const std::string two = authority.revoke(b, one).value();
+  EXPECT_GT(two.size(), one.size());
+  EXPECT_EQ(authority.revoke(b, two).value().size(), two.size()) << "it stands there already";
+  struct Row {
+    std::string list, says;
+  };
+  const Row rows[] = {
+      {"", "holds no list"},
+      {"nothing in PEM\n", "holds no list"},
+      {one.substr(0, one.size() / 2), "list number 1 in it is damaged"},
+      {one + one.substr(0, one.size() / 2), "list number 2 in it is damaged"},
+      {one + none, "more than one list"},
+      {others.authority().new_list().value(), "of another authority"},
+  };
+  for (const Row& row : rows) {
+    auto revoked = authority.revoke(b, row.list);
+    ASSERT_FALSE(revoked) << row.list;
+    EXPECT_THAT(revoked.error().what, HasSubstr(row.says));
+  }
+  EXPECT_FALSE(others.authority().revoke(a, others.authority().new_list().value())) << "of another authority";
 }
 
 // Both authorities have the same name, as all that `mose pki init` makes.

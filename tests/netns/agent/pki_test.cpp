@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+// `mose pki` as an operator types it: what it makes serves, what it must not do it refuses, and whatever breaks on the way
+// leaves what was there, and something that the next command can go on from.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/fd.h"
+#include "bed.h"
+#include "move/tls.h"
+#include "support/fleet.h"
+
+namespace mose::test {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string mose_program() { return fs::read_symlink("/proc/self/exe").parent_path() / "mose"; }
+
+class Pki : public testing::Test {
+ protected:
+  // A command on this test's directory.
+  Output pki(std::vector<std::string> words) const {
+    words.insert(words.begin(), {mose_program(), "pki"});
+    words.insert(words.end(), {"--dir", directory});
+    return run_program(words);
+  }
+  void must(const std::vector<std::string>& words) const {
+    const Output output = pki(words);
+    ASSERT_EQ(output.exit_code, 0) << words.front() << ": " << output.error;
+  }
+  void expect_refused(const std::vector<std::string>& words, int exit_code, const std::string& reason) const {
+    const Output output = pki(words);
+    EXPECT_EQ(output.exit_code, exit_code) << words.front() << ": " << output.out;
+    EXPECT_THAT(output.error, HasSubstr(reason)) << words.front();
+  }
+  std::string file(const std::string& name) const { return directory + "/" + name; }
+  std::string text(const std::string& name) const { return read_file(file(name)).value_or("no " + name); }
+  mode_t mode(const std::string& name) const {
+    struct stat status{};
+    EXPECT_EQ(stat(file(name).c_str(), &status), 0) << name;
+    return status.st_mode & 0777;
+  }
+  move::TlsFiles files(const std::string& node) const { return {file(node + ".crt"), file(node + ".key"), file("ca.crt"), file("revoked.pem")}; }
+
+  const Fleet others;
+  const std::string directory = others.path("pki");
+};
+
+TEST_F(Pki, MakesCertificatesThatServe) {
+  must({"init"});
+  expect_refused({"init"}, 3, "exists and is not overwritten");
+  must({"issue", "a", "--roles", "source"});
+  expect_refused({"issue", "a"}, 3, "`mose pki rotate a` replaces it");
+  expect_refused({"issue", "b", "--roles", "admin"}, 2, "admin");
+  EXPECT_EQ(mode("a.key"), 0600u);
+  EXPECT_EQ(mode("ca.key"), 0600u);
+  EXPECT_THAT(pki({"show", "--json"}).out, HasSubstr("\"roles\":\"source\""));
+
+  move::TlsFiles without_list = files("a");
+  without_list.revoked.clear();
+  auto first = move::Tls::load(without_list);
+  ASSERT_TRUE(first) << first.error().what;
+  const std::string serial = (*first)->own().serial;
+  must({"rotate", "a"});
+  auto second = move::Tls::load(without_list);
+  ASSERT_TRUE(second) << second.error().what;
+  EXPECT_NE(serial, (*second)->own().serial);
+  EXPECT_EQ((*first)->own().serial, (*second)->own().serial) << "who has the old pair reads the new one";
+  EXPECT_FALSE((*second)->own().roles.destination) << "roles stay as they were";
+}
+
+TEST_F(Pki, RotatesOnlyWhatIsKnownToBeOfThatNode) {
+  must({"init"});
+  must({"issue", "a"});
+  expect_refused({"rotate", "nobody"}, 2, "there is no certificate of node nobody in " + directory);
+  expect_refused({"rotate", "ca"}, 2, "ca is the authority, not a node");
+  std::ofstream(file("damaged.crt")) << "no certificate";
+  expect_refused({"rotate", "damaged"}, 1, "damaged.crt: ");
+  fs::copy_file(file("a.crt"), file("other.crt"));
+  expect_refused({"rotate", "other"}, 1, "other.crt is of a, not of node other");
+  fs::create_directory(file("directory.crt"));
+  expect_refused({"rotate", "directory"}, 1, "directory.crt cannot be read: ");
+}
+
+// ---- revoking ------------------------------------------------------------------------------------------------------
+
+size_t entries(const std::string& list_file) {
+  const Output shown = run_program({"openssl", "crl", "-in", list_file, "-noout", "-text"});
+  EXPECT_EQ(shown.exit_code, 0) << shown.error;
+  size_t count = 0;
+  for (size_t at = 0; (at = shown.out.find("Serial Number: ", at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
+TEST_F(Pki, RevokesWhatItsAuthorityHasIssued) {
+  must({"init"});
+  expect_refused({"revoke", "nobody"}, 2, "nobody.crt cannot be read");
+  expect_refused({"revoke", "ca"}, 2, "ca is the authority");
+  must({"issue", "gone"});
+  const Output revoked = pki({"revoke", "gone"});
+  ASSERT_EQ(revoked.exit_code, 0) << revoked.error;
+  EXPECT_THAT(revoked.out, HasSubstr(file("revoked.pem") + "; there in mose.toml, [tls]: revoked"));
+  expect_refused({"revoke", others.node("x").certificate}, 1, "is of another authority");
+  EXPECT_EQ(entries(file("revoked.pem")), 1u);
+  must({"issue", "a"});
+  auto tls = move::Tls::load(files("a"));
+  EXPECT_TRUE(tls) << tls.error().what;
+}
+
+// Each of these was once taken for a list without entries, and forgot who stood in it.
+TEST_F(Pki, AListThatIsThereIsNeverBegunAnew) {
+  must({"init"});
+  for (const char* node : {"b", "c"}) must({"issue", node});
+  must({"revoke", "b"});
+  const std::string whole = text("revoked.pem");
+  for (const std::string& damaged : {std::string(), std::string("\n"), whole.substr(0, whole.size() / 2), whole + whole.substr(0, whole.size() / 2)}) {
+    std::ofstream(file("revoked.pem")) << damaged;
+    expect_refused({"revoke", "c"}, 1, file("revoked.pem") + ": ");
+    EXPECT_EQ(text("revoked.pem"), damaged);
+  }
+  fs::remove(file("revoked.pem"));
+  fs::create_directory(file("revoked.pem"));
+  expect_refused({"revoke", "c"}, 1, "revoked.pem");
+  fs::remove(file("revoked.pem"));
+  std::ofstream(file("revoked.pem")) << whole;
+  must({"revoke", "c"});
+  EXPECT_EQ(entries(file("revoked.pem")), 2u);
+  EXPECT_EQ(mode("revoked.pem"), 0644u);
+}
+
+}  // namespace
+}  // namespace mose::test
