@@ -4,7 +4,7 @@ mose_test(agent_test LABEL netns TIMEOUT 180 LIBS mose_agent_bed SOURCES agent/a
 add_dependencies(agent_test mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
 mose_test(hostile_peers_test LABEL netns TIMEOUT 180 DEPS move LIBS mose_agent_bed SOURCES agent/hostile_peers_test.cpp)
 add_dependencies(hostile_peers_test mosed mose mose-init mose-exec)
-mose_test(pki_test LABEL netns DEPS move LIBS mose_agent_bed nlohmann_json::nlohmann_json SOURCES agent/pki_test.cpp)
+mose_test(pki_test LABEL netns DEPS move LIBS mose_agent_bed SOURCES agent/pki_test.cpp)
 add_dependencies(pki_test mose)
 mose_test(throttle_test LABEL netns DEPS agent SOURCES agent/throttle_test.cpp)
 add_dependencies(throttle_test mose-throttle)

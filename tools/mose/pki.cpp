@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT
 // `mose pki`: certificates for the nodes of a fleet, of an authority of its own. It talks to no agent; an authority that
 // is there already serves as well (docs/protocol.md says what a certificate must hold).
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +16,7 @@
 #include "move/authority.h"
 #include "move/node_certificate.h"
 #include "mose/output.h"
+#include "mose/pki_files.h"
 #include "mose/session.h"
 
 namespace mose::cli {
@@ -31,40 +30,7 @@ constexpr int64_t kClockSlackS = 3600;  // clocks of nodes may differ so much
 constexpr size_t kPemMax = 1u << 20, kListMax = 8u << 20;
 constexpr int kFailed = 1, kRefused = 3;
 
-struct Place {
-  std::string directory;
-  [[nodiscard]] std::string file(const std::string& name) const { return directory + "/" + name; }
-};
-
-Status write_file(const std::string& path, const std::string& text, unsigned mode) {
-  MOSE_ASSIGN(Fd file, open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode));
-  if (fchmod(file.get(), mode) != 0) return fail_errno("chmod " + path);
-  MOSE_TRY(write_all(file.get(), text));
-  if (fsync(file.get()) != 0) return fail_errno("sync " + path);
-  return {};
-}
-
-// Never over something that is there: a lost key of an authority is a lost fleet.
-std::expected<void, Ended> refuse_existing(const std::vector<std::string>& paths, const char* instead) {
-  for (const std::string& path : paths) {
-    if (access(path.c_str(), F_OK) == 0) return std::unexpected(Ended{kRefused, path + " exists and is not overwritten: " + instead});
-  }
-  return {};
-}
-
-Status write_pair(const std::string& stem, const move::IssuedCertificate& pair) {
-  MOSE_TRY(write_file(stem + ".key", pair.key, 0600));
-  return write_file(stem + ".crt", pair.certificate, 0644);
-}
-
-Result<move::Authority> load_authority(const Place& place) {
-  auto certificate = read_file(place.file("ca.crt"), kPemMax);
-  auto key = certificate ? read_file(place.file("ca.key"), kPemMax) : Result<std::string>(std::unexpected(certificate.error()));
-  if (!key) return fail(fmt::format("there is no authority in {} ({}): make one with `mose pki init`, or name its directory with --dir", place.directory, key.error().what));
-  auto authority = move::Authority::load(*certificate, *key);
-  explicit_bzero(key->data(), key->size());
-  return authority;
-}
+bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 Result<NodeRoles> roles_of(const Command& command) {
   return command.roles.empty() ? Result<NodeRoles>(NodeRoles{}) : parse_roles(command.roles);
@@ -75,30 +41,51 @@ int done(const Command& command, const json& object, const std::string& text) {
   return 0;
 }
 
-int init(const Command& command, const Place& place) {
-  const std::vector<std::string> paths = {place.file("ca.crt"), place.file("ca.key")};
-  if (auto free = refuse_existing(paths, "it is the authority of nodes that have been given certificates"); !free) return report(command, free.error());
-  std::error_code error;
-  const bool made = fs::create_directories(place.directory, error);
-  if (made && !error) fs::permissions(place.directory, fs::perms::owner_all, error);
-  if (error) return report(command, {kFailed, fmt::format("mkdir {}: {}", place.directory, error.message())});
-  const int64_t now_s = std::time(nullptr), ends = now_s + command.days * kDayS;
-  auto authority = move::Authority::create("MOSE fleet", now_s - kClockSlackS, ends);
-  auto pair = authority ? authority->own_pem() : Result<move::IssuedCertificate>(std::unexpected(authority.error()));
-  Status written = pair ? write_pair(place.file("ca"), *pair) : Status(std::unexpected(pair.error()));
-  if (!written) return report(command, {kFailed, written.error().what});
-  return done(command, {{"authority", paths[0]}, {"key", paths[1]}, {"valid_until_unix_s", ends}},
-              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n", paths[0],
-                          move::format_unix_time(ends), paths[1]));
+// The key is the first file that is written: one without a certificate was left by an `init` that was broken off, and has signed nothing.
+Result<move::Authority> begin_authority(const PkiDirectory& place, int64_t ends_unix_s) {
+  const std::string path = place.file("ca.key");
+  auto key = read_file(path, kPemMax);
+  if (!key && key.error().code != ENOENT) return std::unexpected(key.error());
+  auto authority = move::Authority::create("MOSE fleet", std::time(nullptr) - kClockSlackS, ends_unix_s, key ? &*key : nullptr);
+  if (!key) return authority;
+  explicit_bzero(key->data(), key->size());
+  if (authority) return authority;
+  return fail(fmt::format("{} is there, and cannot be gone on with ({}): if there has never been a certificate of it (ca.crt), remove it and try again", path,
+                          authority.error().what));
 }
 
-Result<move::IssuedCertificate> issue_for(const Command& command, const Place& place, NodeRoles roles) {
+Status make_authority(const PkiDirectory& place, int64_t ends_unix_s) {
+  MOSE_ASSIGN(auto authority, begin_authority(place, ends_unix_s));
+  MOSE_ASSIGN(auto pair, authority.own_pem());
+  std::vector<NewFile> files{{place.file("ca.crt"), pair.certificate, 0644}};
+  if (!exists(place.file("ca.key"))) files.insert(files.begin(), {place.file("ca.key"), pair.key, 0600});
+  return replace_files(files);
+}
+
+int init(const Command& command, const PkiDirectory& place) {
+  const std::string certificate = place.file("ca.crt"), key = place.file("ca.key");
+  std::error_code error;
+  const bool made = fs::create_directories(place.path, error);
+  if (made && !error) fs::permissions(place.path, fs::perms::owner_all, error);
+  if (error) return report(command, {kFailed, fmt::format("mkdir {}: {}", place.path, error.message())});
+  auto lock = lock_directory(place);
+  if (!lock) return report(command, {kFailed, lock.error().what});
+  if (exists(certificate)) {
+    return report(command, {kRefused, certificate + " exists and is not overwritten: it is the authority of nodes that have been given certificates"});
+  }
+  const int64_t ends = std::time(nullptr) + command.days * kDayS;
+  if (auto written = make_authority(place, ends); !written) return report(command, {kFailed, written.error().what});
+  return done(command, {{"authority", certificate}, {"key", key}, {"valid_until_unix_s", ends}},
+              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n", certificate, move::format_unix_time(ends), key));
+}
+
+Result<move::IssuedCertificate> issue_for(const Command& command, const PkiDirectory& place, NodeRoles roles) {
   MOSE_ASSIGN(auto authority, load_authority(place));
   const int64_t now_s = std::time(nullptr);
   return authority.issue({command.subject, roles, now_s - kClockSlackS, now_s + command.days * kDayS});
 }
 
-int told(const Command& command, const Place& place, const NodeRoles& roles, const char* what) {
+int told(const Command& command, const PkiDirectory& place, const NodeRoles& roles, const char* what) {
   const std::string certificate = place.file(command.subject + ".crt"), key = place.file(command.subject + ".key");
   const int64_t ends = std::time(nullptr) + command.days * kDayS;
   json object{{"node", command.subject}, {"certificate", certificate}, {"key", key}, {"authorities", place.file("ca.crt")},
@@ -108,36 +95,27 @@ int told(const Command& command, const Place& place, const NodeRoles& roles, con
                           command.subject, to_string(roles), move::format_unix_time(ends), command.subject, certificate, key, place.file("ca.crt")));
 }
 
-int issue(const Command& command, const Place& place) {
+// The certificate first: what is broken off between the two leaves one without its key, or with the one before, of which rotate()
+// makes a pair. An agent that reads in between keeps what it has and looks again.
+Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair) {
+  return replace_files({{stem + ".crt", pair.certificate, 0644}, {stem + ".key", pair.key, 0600}});
+}
+
+int issue(const Command& command, const PkiDirectory& place) {
   auto roles = roles_of(command);
   if (!roles) return report(command, {kExitUsage, roles.error().what});
   if (command.subject == "ca") return report(command, {kExitUsage, "a node called ca would have the files of the authority: give it another name"});
   const std::string stem = place.file(command.subject);
-  auto free = refuse_existing({stem + ".crt", stem + ".key"}, fmt::format("`mose pki rotate {}` replaces it", command.subject).c_str());
-  if (!free) return report(command, free.error());
+  if (exists(stem + ".crt")) return report(command, {kRefused, fmt::format("{}.crt exists and is not overwritten: `mose pki rotate {}` replaces it", stem, command.subject)});
+  if (exists(stem + ".key")) return report(command, {kRefused, stem + ".key exists, and no certificate of it: move it away, it is not overwritten"});
   auto pair = issue_for(command, place, *roles);
-  Status written = pair ? write_pair(stem, *pair) : Status(std::unexpected(pair.error()));
+  Status written = pair ? replace_pair(stem, *pair) : Status(std::unexpected(pair.error()));
   if (!written) return report(command, {kFailed, written.error().what});
   return told(command, place, *roles, "issued");
 }
 
-// Both are written before one of them takes the place of an old one. The key first: an agent that reads in between finds a pair
-// that does not fit, keeps the old one and looks again.
-Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair) {
-  for (const auto& [end, text, mode] : {std::tuple(".key", &pair.key, 0600u), std::tuple(".crt", &pair.certificate, 0644u)}) {
-    const std::string fresh = stem + end + ".new";
-    if (unlink(fresh.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + fresh);
-    MOSE_TRY(write_file(fresh, *text, mode));
-  }
-  for (const char* end : {".key", ".crt"}) {
-    const std::string path = stem + end, fresh = path + ".new";
-    if (rename(fresh.c_str(), path.c_str()) != 0) return fail_errno("rename " + fresh);
-  }
-  return {};
-}
-
 // What rotate() replaces: only what is known to be of that node.
-std::expected<move::NodeCertificate, Ended> certificate_of(const Command& command, const Place& place) {
+std::expected<move::NodeCertificate, Ended> certificate_of(const Command& command, const PkiDirectory& place) {
   const std::string& node = command.subject;
   const std::string path = place.file(node + ".crt");
   if (node == "ca") {
@@ -146,7 +124,7 @@ std::expected<move::NodeCertificate, Ended> certificate_of(const Command& comman
   }
   auto pem = read_file(path, kPemMax);
   if (!pem && pem.error().code == ENOENT) {
-    return std::unexpected(Ended{kExitUsage, fmt::format("there is no certificate of node {} in {}: `mose pki issue {}` makes one", node, place.directory, node)});
+    return std::unexpected(Ended{kExitUsage, fmt::format("there is no certificate of node {} in {}: `mose pki issue {}` makes one", node, place.path, node)});
   }
   if (!pem) return std::unexpected(Ended{kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
   auto old = move::parse_certificate(*pem);
@@ -157,7 +135,7 @@ std::expected<move::NodeCertificate, Ended> certificate_of(const Command& comman
   return std::unexpected(Ended{kFailed, fmt::format("{} is of {}, not of node {}: it was put there by somebody else; move it and its key away", path, old->whose(), node)});
 }
 
-int rotate(const Command& command, const Place& place) {
+int rotate(const Command& command, const PkiDirectory& place) {
   const std::string stem = place.file(command.subject);
   auto old = certificate_of(command, place);
   if (!old) return report(command, old.error());
@@ -169,17 +147,8 @@ int rotate(const Command& command, const Place& place) {
   return told(command, place, *roles, "replaced");
 }
 
-// A list that nodes read must never be half a list.
-Status replace_list(const std::string& path, const std::string& text) {
-  const std::string fresh = path + ".new";
-  if (unlink(fresh.c_str()) != 0 && errno != ENOENT) return fail_errno("remove " + fresh);
-  MOSE_TRY(write_file(fresh, text, 0644));
-  if (rename(fresh.c_str(), path.c_str()) != 0) return fail_errno("rename " + fresh);
-  return {};
-}
-
 // Only where there is no list at all a new one is begun: another would forget who stands in this one.
-Result<std::string> revoked_as_well(const Place& place, const std::string& certificate, const std::string& list) {
+Result<std::string> revoked_as_well(const PkiDirectory& place, const std::string& certificate, const std::string& list) {
   MOSE_ASSIGN(auto authority, load_authority(place));
   auto before = read_file(list, kListMax);
   if (!before && before.error().code == ENOENT) before = authority.new_list();
@@ -188,7 +157,7 @@ Result<std::string> revoked_as_well(const Place& place, const std::string& certi
   return authority.revoke(certificate, *before);
 }
 
-int revoke(const Command& command, const Place& place) {
+int revoke(const Command& command, const PkiDirectory& place) {
   const std::string& subject = command.subject;
   const bool file = subject.find('/') != std::string::npos;
   if (subject == "ca") return report(command, {kExitUsage, "ca is the authority, not a node: take it out of tls.authorities of every node instead"});
@@ -197,7 +166,7 @@ int revoke(const Command& command, const Place& place) {
   if (!pem) return report(command, {pem.error().code == ENOENT ? kExitUsage : kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
   auto certificate = move::parse_certificate(*pem);
   auto text = certificate ? revoked_as_well(place, *pem, list) : Result<std::string>(std::unexpected(certificate.error()));
-  Status written = text ? replace_list(list, *text) : Status(std::unexpected(text.error()));
+  Status written = text ? replace_files({{list, *text, 0644}}) : Status(std::unexpected(text.error()));
   if (!written) return report(command, {kFailed, path + ": " + written.error().what});
   return done(command, {{"node", certificate->whose()}, {"serial", certificate->serial}, {"revoked", list}},
               fmt::format("revoked: the certificate of {} with the serial number {}\nto every node: {}; there in mose.toml, [tls]: revoked\n",
@@ -210,16 +179,16 @@ std::string state_of(const move::NodeCertificate& certificate) {
   return now_s < certificate.begins_unix_s ? "not valid yet" : "valid";
 }
 
-int show_certificates(const Command& command, const Place& place) {
+int show_certificates(const Command& command, const PkiDirectory& place) {
   std::vector<std::string> paths;
   std::error_code error;
   if (!command.subject.empty()) {
     paths.push_back(command.subject);
   } else {
-    for (const auto& item : fs::directory_iterator(place.directory, error)) {
+    for (const auto& item : fs::directory_iterator(place.path, error)) {
       if (item.path().extension() == ".crt") paths.push_back(item.path());
     }
-    if (error) return report(command, {kExitUsage, fmt::format("{}: {}", place.directory, error.message())});
+    if (error) return report(command, {kExitUsage, fmt::format("{}: {}", place.path, error.message())});
     std::sort(paths.begin(), paths.end());
   }
   std::vector<std::vector<std::string>> rows{{"FILE", "NODE", "ROLES", "VALID UNTIL", "STATE"}};
@@ -243,19 +212,14 @@ int show_certificates(const Command& command, const Place& place) {
 int run_pki(const Command& command) {
   // Keys pass through it: no core file.
   (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  const Place place{command.directory};
-  switch (command.verb) {
-    case Verb::pki_init:
-      return init(command, place);
-    case Verb::pki_issue:
-      return issue(command, place);
-    case Verb::pki_rotate:
-      return rotate(command, place);
-    case Verb::pki_revoke:
-      return revoke(command, place);
-    default:
-      return show_certificates(command, place);
-  }
+  const PkiDirectory place{command.directory};
+  if (command.verb == Verb::pki_init) return init(command, place);
+  if (command.verb == Verb::pki_show) return show_certificates(command, place);
+  // Without a directory there is nothing to be changed, and each says what it lacks.
+  auto lock = lock_directory(place);
+  if (!lock && lock.error().code != ENOENT) return report(command, {kFailed, lock.error().what});
+  if (command.verb == Verb::pki_issue) return issue(command, place);
+  return command.verb == Verb::pki_rotate ? rotate(command, place) : revoke(command, place);
 }
 
 }  // namespace mose::cli

@@ -30,6 +30,13 @@ Result<KeyPtr> new_key() {
   return key;
 }
 
+Result<KeyPtr> parse_key(const std::string& pem) {
+  const BioPtr in = bio_of(pem);
+  KeyPtr key(PEM_read_bio_PrivateKey(in.get(), nullptr, no_pass_phrase, nullptr));
+  if (!key) return fail_openssl("the authority's key");
+  return key;
+}
+
 Status set_times(X509* certificate, int64_t begins, int64_t ends) {
   if (ASN1_TIME_set(X509_getm_notBefore(certificate), begins) == nullptr || ASN1_TIME_set(X509_getm_notAfter(certificate), ends) == nullptr) {
     return fail_openssl("the certificate's times");
@@ -163,9 +170,9 @@ Authority::Authority(Authority&&) noexcept = default;
 Authority& Authority::operator=(Authority&&) noexcept = default;
 Authority::~Authority() = default;
 
-Result<Authority> Authority::create(const std::string& name, int64_t begins, int64_t ends) {
+Result<Authority> Authority::create(const std::string& name, int64_t begins, int64_t ends, const std::string* key_pem) {
   auto parts = std::make_unique<Parts>();
-  MOSE_ASSIGN(parts->key, new_key());
+  MOSE_ASSIGN(parts->key, key_pem == nullptr ? new_key() : parse_key(*key_pem));
   parts->certificate.reset(X509_new());
   X509* certificate = parts->certificate.get();
   if (certificate == nullptr || X509_set_version(certificate, kVersion3) != 1) return fail_openssl("a certificate");
@@ -184,12 +191,10 @@ Result<Authority> Authority::create(const std::string& name, int64_t begins, int
 
 Result<Authority> Authority::load(const std::string& certificate_pem, const std::string& key_pem) {
   auto parts = std::make_unique<Parts>();
-  BioPtr certificate = bio_of(certificate_pem), key = bio_of(key_pem);
+  BioPtr certificate = bio_of(certificate_pem);
   parts->certificate.reset(PEM_read_bio_X509(certificate.get(), nullptr, nullptr, nullptr));
   if (!parts->certificate) return fail_openssl("the authority's certificate");
-  // No terminal is asked for a pass phrase.
-  parts->key.reset(PEM_read_bio_PrivateKey(key.get(), nullptr, [](char*, int, int, void*) { return -1; }, nullptr));
-  if (!parts->key) return fail_openssl("the authority's key");
+  MOSE_ASSIGN(parts->key, parse_key(key_pem));
   if (X509_check_private_key(parts->certificate.get(), parts->key.get()) != 1) return fail_openssl("the authority's key");
   if (X509_check_ca(parts->certificate.get()) != 1) return fail("the certificate is not that of an authority");
   return Authority(std::move(parts));

@@ -30,8 +30,8 @@ struct CertificateRequest {
 // intermediates). Any other authority serves as well: a node needs three files (tls.h) with what node_certificate.h reads.
 class Authority {
  public:
-  // Lasts until then; `name` is for people.
-  [[nodiscard]] static Result<Authority> create(const std::string& name, int64_t begins_unix_s, int64_t ends_unix_s);
+  // Lasts until then; `name` is for people. With this key (PEM), else a new one.
+  [[nodiscard]] static Result<Authority> create(const std::string& name, int64_t begins_unix_s, int64_t ends_unix_s, const std::string* key_pem = nullptr);
   [[nodiscard]] static Result<Authority> load(const std::string& certificate_pem, const std::string& key_pem);
   Authority(Authority&&) noexcept;
   Authority& operator=(Authority&&) noexcept;

@@ -3,16 +3,21 @@
 // leaves what was there, and something that the next command can go on from.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
+#include <map>
+#include <thread>
 
 #include "base/fd.h"
 #include "bed.h"
 #include "move/tls.h"
 #include "support/fleet.h"
+#include "support/support.h"
 
 namespace mose::test {
 namespace {
@@ -21,6 +26,14 @@ namespace fs = std::filesystem;
 using testing::HasSubstr;
 
 std::string mose_program() { return fs::read_symlink("/proc/self/exe").parent_path() / "mose"; }
+
+size_t entries(const std::string& list_file) {
+  const Output shown = run_program({"openssl", "crl", "-in", list_file, "-noout", "-text"});
+  EXPECT_EQ(shown.exit_code, 0) << shown.error;
+  size_t count = 0;
+  for (size_t at = 0; (at = shown.out.find("Serial Number: ", at)) != std::string::npos; ++at) ++count;
+  return count;
+}
 
 class Pki : public testing::Test {
  protected:
@@ -88,15 +101,103 @@ TEST_F(Pki, RotatesOnlyWhatIsKnownToBeOfThatNode) {
   expect_refused({"rotate", "directory"}, 1, "directory.crt cannot be read: ");
 }
 
-// ---- revoking ------------------------------------------------------------------------------------------------------
+// ---- what breaks on the way ----------------------------------------------------------------------------------------
 
-size_t entries(const std::string& list_file) {
-  const Output shown = run_program({"openssl", "crl", "-in", list_file, "-noout", "-text"});
-  EXPECT_EQ(shown.exit_code, 0) << shown.error;
-  size_t count = 0;
-  for (size_t at = 0; (at = shown.out.find("Serial Number: ", at)) != std::string::npos; ++at) ++count;
-  return count;
+// A disk in the place of the test's directory, of which all but so many blocks are taken.
+class SmallDisk {
+ public:
+  explicit SmallDisk(const std::string& at) : at_(at) {
+    if (unshare(CLONE_NEWNS) != 0) skip_process("needs a mount namespace of its own");
+    fs::create_directory(at);
+    EXPECT_EQ(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), 0);
+    EXPECT_EQ(mount("disk", at.c_str(), "tmpfs", MS_NOSUID, "size=256k,mode=700"), 0);
+  }
+  ~SmallDisk() { EXPECT_EQ(umount2(at_.c_str(), MNT_DETACH), 0); }
+  void leave_free(uint64_t blocks) const {
+    fs::remove(filler());
+    struct statvfs disk{};
+    ASSERT_EQ(statvfs(at_.c_str(), &disk), 0);
+    ASSERT_GE(disk.f_bavail, blocks);
+    std::ofstream(filler()) << std::string((disk.f_bavail - blocks) * disk.f_bsize, 'x');
+    ASSERT_EQ(statvfs(at_.c_str(), &disk), 0);
+    ASSERT_EQ(disk.f_bavail, blocks);
+  }
+  [[nodiscard]] std::string filler() const { return at_ + "/filler"; }
+
+ private:
+  const std::string at_;
+};
+
+// Names and contents, but the filler's.
+std::map<std::string, std::string> contents(const std::string& directory) {
+  std::map<std::string, std::string> out;
+  for (const auto& item : fs::directory_iterator(directory)) {
+    if (item.path().filename() != "filler") out[item.path().filename()] = read_file(item.path()).value_or("");
+  }
+  return out;
 }
+
+TEST_F(Pki, AFullDiskChangesNothingAndStandsInNobodysWayLater) {
+  const SmallDisk disk(directory);
+  // What fits may be none of the files, or all but the last.
+  auto fails_while_full = [&](const std::vector<std::string>& words) {
+    const auto before = contents(directory);
+    for (uint64_t blocks : {0u, 1u}) {
+      if (words.front() == "revoke" && blocks == 1) continue;  // it is one file
+      disk.leave_free(blocks);
+      expect_refused(words, 1, "No space left on device");
+      EXPECT_EQ(contents(directory), before) << words.front() << " with " << blocks << " blocks";
+    }
+    fs::remove(disk.filler());
+    must(words);
+  };
+  fails_while_full({"init"});
+  fails_while_full({"issue", "b"});
+  fails_while_full({"rotate", "b"});
+  fails_while_full({"revoke", "b"});
+  must({"issue", "c"});
+  fails_while_full({"revoke", "c"});
+  EXPECT_EQ(entries(file("revoked.pem")), 2u);
+}
+
+// A machine that stops leaves the first of the files, and others that were never given their names.
+TEST_F(Pki, WhatWasBrokenOffIsGoneOnWith) {
+  must({"init"});
+  const std::string key = text("ca.key");
+  fs::remove(file("ca.crt"));
+  std::ofstream(file("ca.crt.new")) << "-----BEGIN CERT";
+  must({"init"});
+  EXPECT_EQ(text("ca.key"), key);
+  must({"issue", "b", "--roles", "source"});
+
+  fs::rename(file("b.key"), file("b.key.new"));
+  expect_refused({"issue", "b"}, 3, "`mose pki rotate b` replaces it");
+  must({"rotate", "b"});
+  auto tls = move::Tls::load({file("b.crt"), file("b.key"), file("ca.crt")});
+  ASSERT_TRUE(tls) << tls.error().what;
+  EXPECT_FALSE((*tls)->own().roles.destination);
+  EXPECT_FALSE(fs::exists(file("b.key.new")));
+
+  fs::remove(file("b.crt"));
+  expect_refused({"issue", "b"}, 3, "b.key exists, and no certificate of it: move it away");
+  fs::remove(file("ca.crt"));
+  std::ofstream(file("ca.key")) << "";
+  expect_refused({"init"}, 1, "ca.key is there, and cannot be gone on with");
+  fs::remove(file("ca.key"));
+  must({"init"});
+}
+
+TEST_F(Pki, RevocationsAtOneTimeForgetNobody) {
+  must({"init"});
+  const std::vector<std::string> nodes = {"n1", "n2", "n3", "n4", "n5", "n6"};
+  for (const std::string& node : nodes) must({"issue", node});
+  std::vector<std::jthread> operators;
+  for (const std::string& node : nodes) operators.emplace_back([&, node] { EXPECT_EQ(pki({"revoke", node}).exit_code, 0) << node; });
+  operators.clear();
+  EXPECT_EQ(entries(file("revoked.pem")), nodes.size());
+}
+
+// ---- revoking ------------------------------------------------------------------------------------------------------
 
 TEST_F(Pki, RevokesWhatItsAuthorityHasIssued) {
   must({"init"});
