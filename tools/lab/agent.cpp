@@ -42,7 +42,8 @@ std::string agent_config(const Names& names, const std::string& node, const std:
          "cgroup = \"/sys/fs/cgroup/unified/" + names.node_cgroup(node) + "/workloads\"\n" +
          (steer.empty() ? "" : "steer = \"" + steer + "\"\n") +
          "\n[tls]\n" +
-         (tls ? "certificate = \"" + pki + node + ".crt\"\nkey = \"" + pki + node + ".key\"\nauthorities = \"" + pki + "ca.crt\"\n"
+         (tls ? "certificate = \"" + pki + node + ".crt\"\nkey = \"" + pki + node + ".key\"\nauthorities = \"" + pki + "ca.crt\"\nrevoked = \"" + pki +
+                    "revoked.pem\"\n"
               : std::string("plain_text = true\n")) +
          "\n"
          "[peers." + peer + "]\n"

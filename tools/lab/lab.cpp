@@ -88,10 +88,11 @@ Result<std::map<std::string, Certificates>> make_certificates(const std::string&
   const int64_t now_s = std::time(nullptr), begins = now_s - kDayS, ends = now_s + 365 * kDayS;
   MOSE_ASSIGN(auto authority, move::Authority::create("lab " + lab, begins, ends));
   MOSE_ASSIGN(auto own, authority.own_pem());
+  MOSE_ASSIGN(auto revoked, authority.new_list());
   std::map<std::string, Certificates> out;
   for (const std::string node : kNodes) {
     MOSE_ASSIGN(auto issued, authority.issue({node, {}, begins, ends}));
-    out[node] = {{"ca.crt", own.certificate}, {node + ".crt", issued.certificate}, {node + ".key", issued.key}};
+    out[node] = {{"ca.crt", own.certificate}, {node + ".crt", issued.certificate}, {node + ".key", issued.key}, {"revoked.pem", revoked}};
   }
   return out;
 }

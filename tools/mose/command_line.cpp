@@ -180,7 +180,7 @@ class Grammar {
 
     CLI::App& config = *app_.add_subcommand("config", "the agent's configuration");
     config.require_subcommand(1);
-    verb(config, Verb::config_check, "check", "read it, name the first error or print every key")
+    verb(config, Verb::config_check, "check", "read it and the certificates that it names, say the first error or print every key")
         .add_option("--config", command_.config, "configuration file");
 
     app_.add_subcommand("lab", "nodes and a client in network namespaces of this machine: up, down, status, list, run")
@@ -192,10 +192,10 @@ class Grammar {
     constexpr unsigned kDaysMax = 36500, kDaysOfNode = 365, kDaysOfAuthority = 3650;
     CLI::App& pki = *app_.add_subcommand("pki", "certificates by which nodes know each other; needs no agent");
     pki.require_subcommand(1);
-    CLI::App& init = verb(pki, Verb::pki_init, "init", "make the authority of a fleet");
+    CLI::App& init = verb(pki, Verb::pki_init, "init", "make the authority of a fleet, and its list of revoked certificates");
     CLI::App& issue = verb(pki, Verb::pki_issue, "issue", "make the key and the certificate of a node");
     CLI::App& rotate = verb(pki, Verb::pki_rotate, "rotate", "replace the key and the certificate of a node; a running agent takes them without a restart");
-    CLI::App& revoke = verb(pki, Verb::pki_revoke, "revoke", "make or extend the list of certificates that are not believed any more (tls.revoked)");
+    CLI::App& revoke = verb(pki, Verb::pki_revoke, "revoke", "put a certificate into the list of those that are not believed any more (tls.revoked)");
     CLI::App& show = verb(pki, Verb::pki_show, "show", "what certificates say, and how long they are valid");
     for (CLI::App* app : {&init, &issue, &rotate, &revoke, &show}) {
       app->add_option("--dir", command_.directory, "where the files are (default /etc/mose/pki)");

@@ -41,6 +41,16 @@ int done(const Command& command, const json& object, const std::string& text) {
   return 0;
 }
 
+// Only where there is none at all one is begun: another would forget who stands in this one.
+Result<std::string> list_of(const PkiDirectory& place, const move::Authority& authority) {
+  const std::string path = place.file("revoked.pem");
+  auto list = read_file(path, kListMax);
+  if (!list && list.error().code == ENOENT) return authority.new_list();
+  if (!list) return list;
+  if (auto whole = authority.check_list(*list); !whole) return context(path, whole.error());
+  return list;
+}
+
 // The key is the first file that is written: one without a certificate was left by an `init` that was broken off, and has signed nothing.
 Result<move::Authority> begin_authority(const PkiDirectory& place, int64_t ends_unix_s) {
   const std::string path = place.file("ca.key");
@@ -54,16 +64,20 @@ Result<move::Authority> begin_authority(const PkiDirectory& place, int64_t ends_
                           authority.error().what));
 }
 
+// The certificate is the last of the files: without it there is no authority. A list that is there already is kept.
 Status make_authority(const PkiDirectory& place, int64_t ends_unix_s) {
   MOSE_ASSIGN(auto authority, begin_authority(place, ends_unix_s));
   MOSE_ASSIGN(auto pair, authority.own_pem());
-  std::vector<NewFile> files{{place.file("ca.crt"), pair.certificate, 0644}};
-  if (!exists(place.file("ca.key"))) files.insert(files.begin(), {place.file("ca.key"), pair.key, 0600});
+  MOSE_ASSIGN(auto list, list_of(place, authority));
+  std::vector<NewFile> files;
+  if (!exists(place.file("ca.key"))) files.push_back({place.file("ca.key"), pair.key, 0600});
+  files.push_back({place.file("revoked.pem"), list, 0644});
+  files.push_back({place.file("ca.crt"), pair.certificate, 0644});
   return replace_files(files);
 }
 
 int init(const Command& command, const PkiDirectory& place) {
-  const std::string certificate = place.file("ca.crt"), key = place.file("ca.key");
+  const std::string certificate = place.file("ca.crt"), key = place.file("ca.key"), list = place.file("revoked.pem");
   std::error_code error;
   const bool made = fs::create_directories(place.path, error);
   if (made && !error) fs::permissions(place.path, fs::perms::owner_all, error);
@@ -75,8 +89,9 @@ int init(const Command& command, const PkiDirectory& place) {
   }
   const int64_t ends = std::time(nullptr) + command.days * kDayS;
   if (auto written = make_authority(place, ends); !written) return report(command, {kFailed, written.error().what});
-  return done(command, {{"authority", certificate}, {"key", key}, {"valid_until_unix_s", ends}},
-              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n", certificate, move::format_unix_time(ends), key));
+  return done(command, {{"authority", certificate}, {"key", key}, {"revoked", list}, {"valid_until_unix_s", ends}},
+              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n{} lists revoked certificates, none as yet: it belongs on every node\n",
+                          certificate, move::format_unix_time(ends), key, list));
 }
 
 Result<move::IssuedCertificate> issue_for(const Command& command, const PkiDirectory& place, NodeRoles roles) {
@@ -87,12 +102,19 @@ Result<move::IssuedCertificate> issue_for(const Command& command, const PkiDirec
 
 int told(const Command& command, const PkiDirectory& place, const NodeRoles& roles, const char* what) {
   const std::string certificate = place.file(command.subject + ".crt"), key = place.file(command.subject + ".key");
+  const std::string authorities = place.file("ca.crt"), list = place.file("revoked.pem");
   const int64_t ends = std::time(nullptr) + command.days * kDayS;
-  json object{{"node", command.subject}, {"certificate", certificate}, {"key", key}, {"authorities", place.file("ca.crt")},
+  json object{{"node", command.subject}, {"certificate", certificate}, {"key", key}, {"authorities", authorities},
               {"roles", to_string(roles)}, {"valid_until_unix_s", ends}};
-  return done(command, object,
-              fmt::format("{}: node {} ({}), valid until {}\nto node {}: {}, {} and {}; there in mose.toml, [tls]: certificate, key, authorities\n", what,
-                          command.subject, to_string(roles), move::format_unix_time(ends), command.subject, certificate, key, place.file("ca.crt")));
+  std::string text = fmt::format("{}: node {} ({}), valid until {}\n", what, command.subject, to_string(roles), move::format_unix_time(ends));
+  if (exists(list)) {
+    object["revoked"] = list;
+    text += fmt::format("to node {}: {}, {}, {} and {}; there in mose.toml, [tls]: certificate, key, authorities, revoked\n", command.subject, certificate, key,
+                        authorities, list);
+  } else {  // of an authority that is older than lists, or not of ours
+    text += fmt::format("to node {}: {}, {} and {}; there in mose.toml, [tls]: certificate, key, authorities\n", command.subject, certificate, key, authorities);
+  }
+  return done(command, object, text);
 }
 
 // The certificate first: what is broken off between the two leaves one without its key, or with the one before, of which rotate()
@@ -147,14 +169,10 @@ int rotate(const Command& command, const PkiDirectory& place) {
   return told(command, place, *roles, "replaced");
 }
 
-// Only where there is no list at all a new one is begun: another would forget who stands in this one.
-Result<std::string> revoked_as_well(const PkiDirectory& place, const std::string& certificate, const std::string& list) {
+Result<std::string> revoked_as_well(const PkiDirectory& place, const std::string& certificate) {
   MOSE_ASSIGN(auto authority, load_authority(place));
-  auto before = read_file(list, kListMax);
-  if (!before && before.error().code == ENOENT) before = authority.new_list();
-  if (!before) return std::unexpected(before.error());
-  if (auto whole = authority.check_list(*before); !whole) return context(list, whole.error());
-  return authority.revoke(certificate, *before);
+  MOSE_ASSIGN(auto before, list_of(place, authority));
+  return authority.revoke(certificate, before);
 }
 
 int revoke(const Command& command, const PkiDirectory& place) {
@@ -165,7 +183,7 @@ int revoke(const Command& command, const PkiDirectory& place) {
   auto pem = read_file(path, kPemMax);
   if (!pem) return report(command, {pem.error().code == ENOENT ? kExitUsage : kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
   auto certificate = move::parse_certificate(*pem);
-  auto text = certificate ? revoked_as_well(place, *pem, list) : Result<std::string>(std::unexpected(certificate.error()));
+  auto text = certificate ? revoked_as_well(place, *pem) : Result<std::string>(std::unexpected(certificate.error()));
   Status written = text ? replace_files({{list, *text, 0644}}) : Status(std::unexpected(text.error()));
   if (!written) return report(command, {kFailed, path + ": " + written.error().what});
   return done(command, {{"node", certificate->whose()}, {"serial", certificate->serial}, {"revoked", list}},

@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <ctime>
 #include <utility>
 
 #include "agent/config.h"
+#include "agent/peer_access.h"
 #include "mose/control/control.pb.h"
 #include "mose/output.h"
 #include "mose/session.h"
@@ -107,11 +109,22 @@ int follow_events(const Command& command) {
   }
 }
 
+// As an agent reads them at its start, which ends where they cannot be used. One that has expired starts, and is refused by others.
+Status check_certificates(const agent::Config& config) {
+  MOSE_TRY(agent::check_transport(config));
+  if (config.tls.plain_text) return {};
+  MOSE_ASSIGN(auto tls, agent::load_tls(config));
+  if (auto timely = tls->own().check_time(std::time(nullptr)); !timely) {
+    fmt::print(stderr, "mose: other nodes refuse this one: {}: {}\n", config.tls.certificate, timely.error().what);
+  }
+  return {};
+}
+
 int config_check(const Command& command) {
   bool given = !command.config.empty();
   auto config = agent::load_config(given ? command.config : agent::kConfigDefaultPath, given);
   if (!config) return report(command, {2, config.error().what});
-  if (auto transport = agent::check_transport(*config); !transport) return report(command, {2, transport.error().what});
+  if (auto usable = check_certificates(*config); !usable) return report(command, {2, usable.error().what});
   fmt::print("{}", agent::format_config(*config));
   if (config->files.empty()) fmt::print(stderr, "mose: no configuration file: everything is the default\n");
   return 0;

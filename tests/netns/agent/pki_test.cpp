@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "base/fd.h"
@@ -66,22 +67,23 @@ class Pki : public testing::Test {
 };
 
 TEST_F(Pki, MakesCertificatesThatServe) {
-  must({"init"});
+  EXPECT_THAT(pki({"init"}).out, HasSubstr(file("revoked.pem") + " lists revoked certificates, none as yet"));
+  EXPECT_EQ(entries(file("revoked.pem")), 0u);
   expect_refused({"init"}, 3, "exists and is not overwritten");
-  must({"issue", "a", "--roles", "source"});
+  const Output issued = pki({"issue", "a", "--roles", "source"});
+  ASSERT_EQ(issued.exit_code, 0) << issued.error;
+  EXPECT_THAT(issued.out, HasSubstr(file("revoked.pem") + "; there in mose.toml, [tls]: certificate, key, authorities, revoked"));
   expect_refused({"issue", "a"}, 3, "`mose pki rotate a` replaces it");
   expect_refused({"issue", "b", "--roles", "admin"}, 2, "admin");
   EXPECT_EQ(mode("a.key"), 0600u);
   EXPECT_EQ(mode("ca.key"), 0600u);
   EXPECT_THAT(pki({"show", "--json"}).out, HasSubstr("\"roles\":\"source\""));
 
-  move::TlsFiles without_list = files("a");
-  without_list.revoked.clear();
-  auto first = move::Tls::load(without_list);
+  auto first = move::Tls::load(files("a"));
   ASSERT_TRUE(first) << first.error().what;
   const std::string serial = (*first)->own().serial;
   must({"rotate", "a"});
-  auto second = move::Tls::load(without_list);
+  auto second = move::Tls::load(files("a"));
   ASSERT_TRUE(second) << second.error().what;
   EXPECT_NE(serial, (*second)->own().serial);
   EXPECT_EQ((*first)->own().serial, (*second)->own().serial) << "who has the old pair reads the new one";
@@ -139,11 +141,10 @@ std::map<std::string, std::string> contents(const std::string& directory) {
 
 TEST_F(Pki, AFullDiskChangesNothingAndStandsInNobodysWayLater) {
   const SmallDisk disk(directory);
-  // What fits may be none of the files, or all but the last.
-  auto fails_while_full = [&](const std::vector<std::string>& words) {
+  // What fits may be none of its files, or all but the last.
+  auto fails_while_full = [&](const std::vector<std::string>& words, uint64_t files_count) {
     const auto before = contents(directory);
-    for (uint64_t blocks : {0u, 1u}) {
-      if (words.front() == "revoke" && blocks == 1) continue;  // it is one file
+    for (uint64_t blocks = 0; blocks < files_count; ++blocks) {
       disk.leave_free(blocks);
       expect_refused(words, 1, "No space left on device");
       EXPECT_EQ(contents(directory), before) << words.front() << " with " << blocks << " blocks";
@@ -151,23 +152,26 @@ TEST_F(Pki, AFullDiskChangesNothingAndStandsInNobodysWayLater) {
     fs::remove(disk.filler());
     must(words);
   };
-  fails_while_full({"init"});
-  fails_while_full({"issue", "b"});
-  fails_while_full({"rotate", "b"});
-  fails_while_full({"revoke", "b"});
+  fails_while_full({"init"}, 3);
+  fails_while_full({"issue", "b"}, 2);
+  fails_while_full({"rotate", "b"}, 2);
+  fails_while_full({"revoke", "b"}, 1);
   must({"issue", "c"});
-  fails_while_full({"revoke", "c"});
+  fails_while_full({"revoke", "c"}, 1);
   EXPECT_EQ(entries(file("revoked.pem")), 2u);
 }
 
 // A machine that stops leaves the first of the files, and others that were never given their names.
 TEST_F(Pki, WhatWasBrokenOffIsGoneOnWith) {
   must({"init"});
-  const std::string key = text("ca.key");
+  must({"issue", "gone"});
+  must({"revoke", "gone"});
+  const std::string key = text("ca.key"), list = text("revoked.pem");
   fs::remove(file("ca.crt"));
   std::ofstream(file("ca.crt.new")) << "-----BEGIN CERT";
   must({"init"});
   EXPECT_EQ(text("ca.key"), key);
+  EXPECT_EQ(text("revoked.pem"), list) << "it is of that key";
   must({"issue", "b", "--roles", "source"});
 
   fs::rename(file("b.key"), file("b.key.new"));
@@ -184,6 +188,8 @@ TEST_F(Pki, WhatWasBrokenOffIsGoneOnWith) {
   std::ofstream(file("ca.key")) << "";
   expect_refused({"init"}, 1, "ca.key is there, and cannot be gone on with");
   fs::remove(file("ca.key"));
+  expect_refused({"init"}, 1, "revoked.pem: the list of revoked certificates is of another authority");
+  fs::remove(file("revoked.pem"));
   must({"init"});
 }
 
@@ -195,6 +201,51 @@ TEST_F(Pki, RevocationsAtOneTimeForgetNobody) {
   for (const std::string& node : nodes) operators.emplace_back([&, node] { EXPECT_EQ(pki({"revoke", node}).exit_code, 0) << node; });
   operators.clear();
   EXPECT_EQ(entries(file("revoked.pem")), nodes.size());
+}
+
+// ---- what an agent makes of them ---------------------------------------------------------------------------------
+
+// An agent does not start with files like these; who checks its configuration hears of it before.
+TEST_F(Pki, WhatAnAgentCannotUseIsSaidByConfigCheck) {
+  must({"init"});
+  must({"issue", "a"});
+  must({"issue", "b"});
+  std::ofstream(file("mose.toml")) << "[node]\nname = \"a\"\n" << tls_section(files("a"));
+  auto check = [&] { return run_program({mose_program(), "config", "check", "--config", file("mose.toml")}); };
+  const Output good = check();
+  ASSERT_EQ(good.exit_code, 0) << good.error;
+  EXPECT_THAT(good.out, HasSubstr("revoked = \"" + file("revoked.pem") + "\""));
+  const auto whole = contents(directory);
+  struct Row {
+    const char* file;
+    std::optional<std::string> text;  // none: the file is not there
+    const char* says;
+  };
+  const Row rows[] = {
+      {"revoked.pem", std::nullopt, "revoked.pem: No such file"},
+      {"revoked.pem", "", "revoked.pem holds none in PEM"},
+      {"ca.crt", std::nullopt, "ca.crt: No such file"},
+      {"a.key", whole.at("b.key"), "a.key is not that of the certificate"},
+      {"a.crt", whole.at("a.crt").substr(0, 100), "a.crt: certificate number 1 in it is damaged"},
+      {"a.crt", whole.at("b.crt"), "is not that of the certificate"},
+  };
+  for (const Row& row : rows) {
+    fs::remove(file(row.file));
+    if (row.text) std::ofstream(file(row.file)) << *row.text;
+    fs::permissions(file("a.key"), fs::perms::owner_read);
+    const Output output = check();
+    EXPECT_EQ(output.exit_code, 2) << row.says;
+    EXPECT_EQ(output.out, "");
+    EXPECT_THAT(output.error, HasSubstr(row.says));
+    std::ofstream(file(row.file), std::ios::trunc) << whole.at(row.file);
+  }
+  for (const char* end : {".crt", ".key"}) fs::rename(file(std::string("b") + end), file(std::string("a") + end));
+  EXPECT_THAT(check().error, HasSubstr("is of b, and this node is called a"));
+  const move::TlsFiles expired = others.node("a", {}, -2 * kDayS, -1);
+  std::ofstream(file("mose.toml")) << "[node]\nname = \"a\"\n" << tls_section(expired);
+  const Output old = check();
+  EXPECT_EQ(old.exit_code, 0) << "an agent starts with it, because migrations may wait for it";
+  EXPECT_THAT(old.error, HasSubstr("other nodes refuse this one: " + expired.certificate + ": the certificate has expired"));
 }
 
 // ---- revoking ------------------------------------------------------------------------------------------------------

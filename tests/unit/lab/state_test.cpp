@@ -59,6 +59,7 @@ TEST(LabAgent, ConfigurationNamesTheNodeAndItsPeer) {
   EXPECT_NE(config.find("[tls]\nplain_text = true\n\n[peers.a]"), std::string::npos);
   const std::string certified = agent_config(Names("x"), "b", "", true);
   EXPECT_NE(certified.find("certificate = \"/etc/mose/pki/b.crt\""), std::string::npos);
+  EXPECT_NE(certified.find("revoked = \"/etc/mose/pki/revoked.pem\"\n\n[peers.a]"), std::string::npos);
   EXPECT_EQ(certified.find("plain_text"), std::string::npos);
   EXPECT_NE(agent_config(Names("x"), "b", "xdp", false).find("steer = \"xdp\"\n\n[tls]"), std::string::npos);
 }
