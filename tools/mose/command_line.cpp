@@ -211,8 +211,8 @@ class Grammar {
       app->add_option("name", command_.subject, "name of the node, as in node.name")->required();
       app->add_option("--roles", command_.roles, "source, destination or both, by commas (default: both; rotate: as before)")->delimiter(',');
     }
-    revoke.add_option("name", command_.subject, "name of the node, or the file of a certificate that is not in --dir any more")->required();
-    show.add_option("file", command_.subject, "a certificate (default: all of --dir)");
+    revoke.add_option("name", command_.subject, "name of the node, or the file of a certificate (.crt, or a path)")->required();
+    show.add_option("file", command_.subject, "a certificate, or the name of a node (default: all of --dir)");
   }
 
   Command& command_;

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "model/migration.h"
 #include "move/authority.h"
+#include "move/key_file.h"
 #include "move/node_certificate.h"
 #include "mose/output.h"
 #include "mose/pki_files.h"
@@ -54,7 +55,7 @@ Result<std::string> list_of(const PkiDirectory& place, const move::Authority& au
 // The key is the first file that is written: one without a certificate was left by an `init` that was broken off, and has signed nothing.
 Result<move::Authority> begin_authority(const PkiDirectory& place, int64_t ends_unix_s) {
   const std::string path = place.file("ca.key");
-  auto key = read_file(path, kPemMax);
+  auto key = move::read_key_file(path);
   if (!key && key.error().code != ENOENT) return std::unexpected(key.error());
   auto authority = move::Authority::create("MOSE fleet", std::time(nullptr) - kClockSlackS, ends_unix_s, key ? &*key : nullptr);
   if (!key) return authority;
@@ -90,7 +91,7 @@ int init(const Command& command, const PkiDirectory& place) {
   const int64_t ends = std::time(nullptr) + command.days * kDayS;
   if (auto written = make_authority(place, ends); !written) return report(command, {kFailed, written.error().what});
   return done(command, {{"authority", certificate}, {"key", key}, {"revoked", list}, {"valid_until_unix_s", ends}},
-              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n{} lists revoked certificates, none as yet: it belongs on every node\n",
+              fmt::format("{} is the authority, valid until {}\n{} signs certificates: it belongs on no node\n{} lists revoked certificates: it belongs on every node\n",
                           certificate, move::format_unix_time(ends), key, list));
 }
 
@@ -100,7 +101,7 @@ Result<move::IssuedCertificate> issue_for(const Command& command, const PkiDirec
   return authority.issue({command.subject, roles, now_s - kClockSlackS, now_s + command.days * kDayS});
 }
 
-int told(const Command& command, const PkiDirectory& place, const NodeRoles& roles, const char* what) {
+int told(const Command& command, const PkiDirectory& place, const NodeRoles& roles, const char* what, const std::string& kept = {}) {
   const std::string certificate = place.file(command.subject + ".crt"), key = place.file(command.subject + ".key");
   const std::string authorities = place.file("ca.crt"), list = place.file("revoked.pem");
   const int64_t ends = std::time(nullptr) + command.days * kDayS;
@@ -114,13 +115,17 @@ int told(const Command& command, const PkiDirectory& place, const NodeRoles& rol
   } else {  // of an authority that is older than lists, or not of ours
     text += fmt::format("to node {}: {}, {} and {}; there in mose.toml, [tls]: certificate, key, authorities\n", command.subject, certificate, key, authorities);
   }
+  if (!kept.empty()) {
+    object["replaced"] = kept;
+    text += fmt::format("the one before it is believed as well until it ends, unless it is revoked: `mose pki revoke {} --dir {}`\n", kept, place.path);
+  }
   return done(command, object, text);
 }
 
 // The certificate first: what is broken off between the two leaves one without its key, or with the one before, of which rotate()
 // makes a pair. An agent that reads in between keeps what it has and looks again.
-Status replace_pair(const std::string& stem, const move::IssuedCertificate& pair) {
-  return replace_files({{stem + ".crt", pair.certificate, 0644}, {stem + ".key", pair.key, 0600}});
+std::vector<NewFile> files_of(const std::string& stem, const move::IssuedCertificate& pair) {
+  return {{stem + ".crt", pair.certificate, 0644}, {stem + ".key", pair.key, 0600}};
 }
 
 int issue(const Command& command, const PkiDirectory& place) {
@@ -131,13 +136,39 @@ int issue(const Command& command, const PkiDirectory& place) {
   if (exists(stem + ".crt")) return report(command, {kRefused, fmt::format("{}.crt exists and is not overwritten: `mose pki rotate {}` replaces it", stem, command.subject)});
   if (exists(stem + ".key")) return report(command, {kRefused, stem + ".key exists, and no certificate of it: move it away, it is not overwritten"});
   auto pair = issue_for(command, place, *roles);
-  Status written = pair ? replace_pair(stem, *pair) : Status(std::unexpected(pair.error()));
+  Status written = pair ? replace_files(files_of(stem, *pair)) : Status(std::unexpected(pair.error()));
   if (!written) return report(command, {kFailed, written.error().what});
   return told(command, place, *roles, "issued");
 }
 
-// What rotate() replaces: only what is known to be of that node.
-std::expected<move::NodeCertificate, Ended> certificate_of(const Command& command, const PkiDirectory& place) {
+// By the list of --dir and by one beside the certificate.
+Result<bool> is_revoked(const PkiDirectory& place, const std::string& path, const std::string& pem) {
+  for (const std::string& list : {place.file("revoked.pem"), (fs::path(path).parent_path() / "revoked.pem").string()}) {
+    auto lists = read_file(list, kListMax);
+    if (!lists && lists.error().code == ENOENT) continue;
+    if (!lists) return std::unexpected(lists.error());
+    auto stands = move::stands_in(pem, *lists);
+    if (!stands) return context(list, stands.error());
+    if (*stands) return true;
+  }
+  return false;
+}
+
+std::string state_of(const move::NodeCertificate& certificate, bool revoked) {
+  const int64_t now_s = std::time(nullptr);
+  if (revoked) return "revoked";
+  if (now_s > certificate.ends_unix_s) return "expired";
+  return now_s < certificate.begins_unix_s ? "not valid yet" : "valid";
+}
+
+// What rotate() replaces.
+struct Replaced {
+  std::string pem;
+  move::NodeCertificate certificate;
+};
+
+// Only what is known to be of that node.
+std::expected<Replaced, Ended> certificate_of(const Command& command, const PkiDirectory& place) {
   const std::string& node = command.subject;
   const std::string path = place.file(node + ".crt");
   if (node == "ca") {
@@ -153,20 +184,35 @@ std::expected<move::NodeCertificate, Ended> certificate_of(const Command& comman
   if (!old) {
     return std::unexpected(Ended{kFailed, fmt::format("{}: {}; its roles are not known: move it and its key away and issue a new one, with --roles", path, old.error().what)});
   }
-  if (old->is_of(node)) return std::move(*old);
+  if (old->is_of(node)) return Replaced{std::move(*pem), std::move(*old)};
   return std::unexpected(Ended{kFailed, fmt::format("{} is of {}, not of node {}: it was put there by somebody else; move it and its key away", path, old->whose(), node)});
+}
+
+// The file where a replaced certificate stays, by which it can be revoked. Empty: nobody believes it any more.
+std::string place_of_replaced(const Replaced& old, const std::string& stem, const PkiDirectory& place) {
+  constexpr size_t kDigits = 8;
+  const bool revoked = is_revoked(place, stem + ".crt", old.pem).value_or(false);
+  if (revoked || std::time(nullptr) > old.certificate.ends_unix_s) return {};
+  return stem + "-" + old.certificate.serial.substr(0, kDigits) + ".crt";
+}
+
+Status rotate_pair(const Replaced& old, const std::string& kept, const std::string& stem, const move::IssuedCertificate& pair) {
+  std::vector<NewFile> files = files_of(stem, pair);
+  if (!kept.empty()) files.insert(files.begin(), {kept, old.pem, 0644});
+  return replace_files(files);
 }
 
 int rotate(const Command& command, const PkiDirectory& place) {
   const std::string stem = place.file(command.subject);
   auto old = certificate_of(command, place);
   if (!old) return report(command, old.error());
-  auto roles = command.roles.empty() ? Result<NodeRoles>(old->roles) : parse_roles(command.roles);
+  auto roles = command.roles.empty() ? Result<NodeRoles>(old->certificate.roles) : parse_roles(command.roles);
   if (!roles) return report(command, {kExitUsage, roles.error().what});
+  const std::string kept = place_of_replaced(*old, stem, place);
   auto pair = issue_for(command, place, *roles);
-  Status written = pair ? replace_pair(stem, *pair) : Status(std::unexpected(pair.error()));
+  Status written = pair ? rotate_pair(*old, kept, stem, *pair) : Status(std::unexpected(pair.error()));
   if (!written) return report(command, {kFailed, written.error().what});
-  return told(command, place, *roles, "replaced");
+  return told(command, place, *roles, "replaced", kept);
 }
 
 Result<std::string> revoked_as_well(const PkiDirectory& place, const std::string& certificate) {
@@ -175,11 +221,17 @@ Result<std::string> revoked_as_well(const PkiDirectory& place, const std::string
   return authority.revoke(certificate, before);
 }
 
+// A node, or a file: by its path, or by its name here or in --dir.
+std::string certificate_path(const std::string& subject, const PkiDirectory& place) {
+  const bool is_path = subject.find('/') != std::string::npos, is_file = subject.ends_with(".crt");
+  if (is_path || (is_file && exists(subject))) return subject;
+  return place.file(is_file ? subject : subject + ".crt");
+}
+
 int revoke(const Command& command, const PkiDirectory& place) {
   const std::string& subject = command.subject;
-  const bool file = subject.find('/') != std::string::npos;
-  if (subject == "ca") return report(command, {kExitUsage, "ca is the authority, not a node: take it out of tls.authorities of every node instead"});
-  const std::string path = file ? subject : place.file(subject + ".crt"), list = place.file("revoked.pem");
+  if (subject == "ca" || subject == "ca.crt") return report(command, {kExitUsage, "ca is the authority, not a node: take it out of tls.authorities of every node instead"});
+  const std::string path = certificate_path(subject, place), list = place.file("revoked.pem");
   auto pem = read_file(path, kPemMax);
   if (!pem) return report(command, {pem.error().code == ENOENT ? kExitUsage : kFailed, fmt::format("{} cannot be read: {}", path, pem.error().what)});
   auto certificate = move::parse_certificate(*pem);
@@ -191,17 +243,11 @@ int revoke(const Command& command, const PkiDirectory& place) {
                           certificate->whose(), certificate->serial, list));
 }
 
-std::string state_of(const move::NodeCertificate& certificate) {
-  const int64_t now_s = std::time(nullptr);
-  if (now_s > certificate.ends_unix_s) return "expired";
-  return now_s < certificate.begins_unix_s ? "not valid yet" : "valid";
-}
-
 int show_certificates(const Command& command, const PkiDirectory& place) {
   std::vector<std::string> paths;
   std::error_code error;
   if (!command.subject.empty()) {
-    paths.push_back(command.subject);
+    paths.push_back(fs::is_regular_file(command.subject, error) ? command.subject : certificate_path(command.subject, place));
   } else {
     for (const auto& item : fs::directory_iterator(place.path, error)) {
       if (item.path().extension() == ".crt") paths.push_back(item.path());
@@ -215,12 +261,15 @@ int show_certificates(const Command& command, const PkiDirectory& place) {
     auto pem = read_file(path, kPemMax);
     auto read = pem ? move::parse_certificate(*pem) : Result<move::NodeCertificate>(std::unexpected(pem.error()));
     if (!read) return report(command, {kFailed, path + ": " + read.error().what});
+    auto revoked = is_revoked(place, path, *pem);
+    if (!revoked) return report(command, {kFailed, revoked.error().what});
+    const std::string state = state_of(*read, *revoked);
     const std::string node = fmt::format("{}", fmt::join(read->names, ", "));
     const std::string roles = read->authority ? "authority" : to_string(read->roles);
-    rows.push_back({path, node.empty() ? "-" : node, roles, move::format_unix_time(read->ends_unix_s), state_of(*read)});
+    rows.push_back({path, node.empty() ? "-" : node, roles, move::format_unix_time(read->ends_unix_s), state});
     out.push_back({{"file", path}, {"names", read->names}, {"authority", read->authority}, {"roles", roles}, {"issuer", read->issuer},
                    {"serial", read->serial}, {"valid_from_unix_s", read->begins_unix_s}, {"valid_until_unix_s", read->ends_unix_s},
-                   {"state", state_of(*read)}});
+                   {"state", state}});
   }
   return done(command, out, format_table(rows));
 }

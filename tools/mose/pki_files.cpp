@@ -12,6 +12,7 @@
 
 #include "agent/durable_file.h"
 #include "base/rollback.h"
+#include "move/key_file.h"
 
 namespace mose::cli {
 namespace {
@@ -30,6 +31,8 @@ Status write_fresh(const NewFile& file) {
   if (fsync(out.get()) != 0) return fail_errno("sync " + path);
   return {};
 }
+
+bool is_missing(const Result<std::string>& file) { return !file && file.error().code == ENOENT; }
 
 }  // namespace
 
@@ -56,12 +59,25 @@ Result<Fd> lock_directory(const PkiDirectory& directory) {
 }
 
 Result<move::Authority> load_authority(const PkiDirectory& directory) {
-  auto certificate = read_file(directory.file("ca.crt"), kAuthorityMax);
-  auto key = certificate ? read_file(directory.file("ca.key"), kAuthorityMax) : Result<std::string>(std::unexpected(certificate.error()));
-  if (!key) return fail(fmt::format("there is no authority in {} ({}): make one with `mose pki init`, or name its directory with --dir", directory.path, key.error().what));
+  const std::string certificate_path = directory.file("ca.crt"), key_path = directory.file("ca.key");
+  auto certificate = read_file(certificate_path, kAuthorityMax);
+  auto key = move::read_key_file(key_path);
+  if (is_missing(certificate) && is_missing(key)) {
+    return fail(fmt::format("there is no authority in {}: make one with `mose pki init`, or name its directory with --dir", directory.path));
+  }
+  if (is_missing(certificate)) {
+    return fail(fmt::format("{} is not there, and {} is: put it back (every node has a copy), or run `mose pki init` again if that never came to its end",
+                            certificate_path, key_path));
+  }
+  if (!certificate) return std::unexpected(certificate.error());
+  if (is_missing(key)) {
+    return fail(fmt::format("{} is not there, and nothing is signed without it: where the key of {} is kept elsewhere, bring it back for as long as this takes",
+                            key_path, certificate_path));
+  }
+  if (!key) return std::unexpected(key.error());
   auto authority = move::Authority::load(*certificate, *key);
   explicit_bzero(key->data(), key->size());
-  return authority;
+  return authority ? std::move(authority) : Result<move::Authority>(context(directory.path, authority.error()));
 }
 
 }  // namespace mose::cli

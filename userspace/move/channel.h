@@ -29,6 +29,8 @@ class Channel {
  public:
   // How long a call may stand without moving a byte.
   static constexpr Nanoseconds kStallMax = std::chrono::seconds(10);
+  // Of both ends of urgent requests: a source that is near answers within this, and a destination asks for its next page.
+  static constexpr Nanoseconds kEager = std::chrono::microseconds(100);
 
   Channel() = default;
   Channel(StreamSocket socket, const StreamId& stream, Nanoseconds stall_max = kStallMax);

@@ -10,6 +10,7 @@
 #include <ctime>
 
 #include "move/openssl.h"
+#include "move/pem.h"
 
 namespace mose::move {
 namespace {
@@ -32,6 +33,13 @@ std::string hex_of(const ASN1_INTEGER* number) {
   std::string out = text == nullptr ? "" : text;
   OPENSSL_free(text);
   return out;
+}
+
+Result<X509Ptr> first_certificate(const std::string& pem) {
+  const BioPtr bio = bio_of(pem);
+  X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, no_pass_phrase, nullptr));
+  if (!certificate) return fail_openssl("no certificate in PEM");
+  return certificate;
 }
 
 Status read_names(const X509& certificate, NodeCertificate& out) {
@@ -92,10 +100,19 @@ Result<NodeCertificate> read_certificate(const X509& certificate) {
 }
 
 Result<NodeCertificate> parse_certificate(const std::string& pem) {
-  BioPtr bio = bio_of(pem);
-  X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
-  if (!certificate) return fail_openssl("no certificate in PEM");
+  MOSE_ASSIGN(X509Ptr certificate, first_certificate(pem));
   return read_certificate(*certificate);
+}
+
+Result<bool> stands_in(const std::string& certificate_pem, const std::string& lists_pem) {
+  MOSE_ASSIGN(X509Ptr certificate, first_certificate(certificate_pem));
+  MOSE_ASSIGN(auto lists, read_lists(lists_pem, kListsMax));
+  if (lists.empty()) return fail("it holds no list of revoked certificates in PEM (X509 CRL)");
+  return std::ranges::any_of(lists, [&](const X509CrlPtr& list) {
+    X509_REVOKED* entry = nullptr;
+    return X509_NAME_cmp(X509_CRL_get_issuer(list.get()), X509_get_issuer_name(certificate.get())) == 0 &&
+           X509_CRL_get0_by_cert(list.get(), &entry, certificate.get()) == 1;
+  });
 }
 
 std::string format_unix_time(int64_t unix_s) {

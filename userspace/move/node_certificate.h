@@ -38,6 +38,8 @@ struct NodeCertificate {
 [[nodiscard]] Result<NodeCertificate> read_certificate(const X509& certificate);
 // The first certificate of a PEM text.
 [[nodiscard]] Result<NodeCertificate> parse_certificate(const std::string& pem);
+// Whether the first certificate of a PEM text stands in one of the lists (X.509, PEM) of another. Who has signed them is not looked at.
+[[nodiscard]] Result<bool> stands_in(const std::string& certificate_pem, const std::string& lists_pem);
 // Of an issuer or a subject; empty: it has none.
 [[nodiscard]] std::string common_name(const X509_NAME* name);
 // "2026-11-28 17:05:00 UTC"

@@ -22,8 +22,6 @@ constexpr std::chrono::milliseconds kHeaderWait{500};
 // urgently does not wait long behind them.
 constexpr size_t kRefillWindow = 4;
 constexpr size_t kUrgentWindow = 64;
-// A source that is near answers within this.
-constexpr Nanoseconds kEager = std::chrono::microseconds(100);
 
 }  // namespace
 
@@ -441,7 +439,7 @@ void PageReceiver::Impl::run_urgent() {
         send_queued_locked();
       }
       Status status;
-      urgent.channel.be_eager(kEager);
+      urgent.channel.be_eager(Channel::kEager);
       while (status && !stopped() && !complete()) {
         if (rest(urgent)) status = urgent_answers(urgent);
       }

@@ -20,8 +20,6 @@ namespace {
 constexpr Nanoseconds kFrameWait = std::chrono::milliseconds(200);
 // Somebody waits for a few pages. Larger requests are those of a destination that has lost its bulk stream.
 constexpr uint64_t kUrgentPagesMax = 64;
-// A destination that is near asks for the next page within this.
-constexpr Nanoseconds kEager = std::chrono::microseconds(100);
 
 struct OpenProcess {
   ProcessMemory memory;
@@ -145,7 +143,7 @@ Status PageServer::serve(Channel& channel, const std::stop_token& stop) {
   Answerer answerer(processes_, stats_);
   // While the push of the rest has the processors.
   std::optional<Urgently> urgently(std::in_place);
-  channel.be_eager(kEager);
+  channel.be_eager(Channel::kEager);
   for (;;) {
     if (stop.stop_requested()) return fail_errno("page server", ECANCELED);
     auto frame = channel.receive(kFrameWait);

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "move/tls.h"
 
-#include <fcntl.h>
 #include <openssl/pem.h>
 #include <poll.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #if defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -17,6 +15,7 @@
 
 #include "base/log.h"
 #include "kernel/socket.h"
+#include "move/key_file.h"
 #include "move/pem.h"
 #include "move/resumption.h"
 #include "move/revocation.h"
@@ -40,26 +39,6 @@ bool cpu_has_aes() {
 #else
   return false;
 #endif
-}
-
-Result<std::string> read_key_file(const std::string& path) {
-  MOSE_ASSIGN(Fd file, open_file(path, O_RDONLY));
-  struct stat status{};
-  if (fstat(file.get(), &status) != 0) return fail_errno("stat " + path);
-  if ((status.st_uid != 0 && status.st_uid != geteuid()) || (status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-    return fail_errno("the key " + path + " can be read or written by others: chown root " + path + " && chmod 600 " + path, EPERM);
-  }
-  // Straight into what is wiped afterwards: a text that grows leaves its smaller selves behind.
-  std::string pem(std::min(static_cast<size_t>(status.st_size), kPemFileMax), '\0');
-  size_t have = 0;
-  while (have < pem.size()) {
-    const ssize_t got = ::read(file.get(), pem.data() + have, pem.size() - have);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno("read " + path);
-    if (got == 0) break;
-    have += static_cast<size_t>(got);
-  }
-  return pem;
 }
 
 Status use_certificate(SSL_CTX* context, const std::string& path, NodeCertificate& own) {

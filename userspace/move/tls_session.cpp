@@ -82,7 +82,7 @@ const char* alert_sentence(int reason) {
 
 std::string verify_sentence(long result, int depth) {
   if (result == X509_V_ERR_CERT_HAS_EXPIRED && depth > 0) {
-    return "the authority of the peer's certificate has expired: make a new one (mose pki init), and issue certificates of it";
+    return "the authority of the peer's certificate has expired: make a new one in another directory (mose pki init --dir), and issue certificates of it";
   }
   switch (result) {
     case X509_V_ERR_CERT_HAS_EXPIRED:

@@ -7,15 +7,18 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
 #include "base/fd.h"
 #include "bed.h"
+#include "move/node_certificate.h"
 #include "move/tls.h"
 #include "support/fleet.h"
 #include "support/support.h"
@@ -24,7 +27,10 @@ namespace mose::test {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
+using testing::Pair;
 
 std::string mose_program() { return fs::read_symlink("/proc/self/exe").parent_path() / "mose"; }
 
@@ -67,7 +73,7 @@ class Pki : public testing::Test {
 };
 
 TEST_F(Pki, MakesCertificatesThatServe) {
-  EXPECT_THAT(pki({"init"}).out, HasSubstr(file("revoked.pem") + " lists revoked certificates, none as yet"));
+  EXPECT_THAT(pki({"init"}).out, HasSubstr(file("revoked.pem") + " lists revoked certificates"));
   EXPECT_EQ(entries(file("revoked.pem")), 0u);
   expect_refused({"init"}, 3, "exists and is not overwritten");
   const Output issued = pki({"issue", "a", "--roles", "source"});
@@ -101,6 +107,34 @@ TEST_F(Pki, RotatesOnlyWhatIsKnownToBeOfThatNode) {
   expect_refused({"rotate", "other"}, 1, "other.crt is of a, not of node other");
   fs::create_directory(file("directory.crt"));
   expect_refused({"rotate", "directory"}, 1, "directory.crt cannot be read: ");
+}
+
+// A key that is elsewhere is no authority that is missing, and another in its place would be a lost fleet.
+TEST_F(Pki, SaysWhatOfAnAuthorityIsMissing) {
+  expect_refused({"issue", "a"}, 1, "there is no authority in " + directory + ": make one with `mose pki init`");
+  must({"init"});
+  fs::rename(file("ca.key"), others.path("safe"));
+  for (const char* verb : {"issue", "revoke"}) {
+    if (verb == std::string("revoke")) fs::copy_file(file("ca.crt"), file("a.crt"));
+    const Output output = pki({verb, "a"});
+    EXPECT_EQ(output.exit_code, 1);
+    EXPECT_THAT(output.error, HasSubstr("ca.key is not there, and nothing is signed without it"));
+    EXPECT_THAT(output.error, Not(HasSubstr("init")));
+  }
+  fs::remove(file("a.crt"));
+  expect_refused({"init"}, 3, "ca.crt exists and is not overwritten");
+  fs::rename(others.path("safe"), file("ca.key"));
+  fs::rename(file("ca.crt"), others.path("safe"));
+  expect_refused({"issue", "a"}, 1, "ca.crt is not there, and " + file("ca.key") + " is: put it back");
+  fs::rename(others.path("safe"), file("ca.crt"));
+
+  ASSERT_EQ(chmod(file("ca.key").c_str(), 0644), 0);
+  expect_refused({"issue", "a"}, 1, "the key " + file("ca.key") + " can be read or written by others: chmod 600 " + file("ca.key"));
+  ASSERT_EQ(chmod(file("ca.key").c_str(), 0600), 0);
+  ASSERT_EQ(chown(file("ca.key").c_str(), 65534, 65534), 0);
+  expect_refused({"issue", "a"}, 1, "chown root " + file("ca.key") + " && chmod 600");
+  ASSERT_EQ(chown(file("ca.key").c_str(), 0, 0), 0);
+  must({"issue", "a"});
 }
 
 // ---- what breaks on the way ----------------------------------------------------------------------------------------
@@ -263,6 +297,47 @@ TEST_F(Pki, RevokesWhatItsAuthorityHasIssued) {
   must({"issue", "a"});
   auto tls = move::Tls::load(files("a"));
   EXPECT_TRUE(tls) << tls.error().what;
+}
+
+// By file in --dir: its state.
+std::map<std::string, std::string> states(const std::string& shown_json) {
+  std::map<std::string, std::string> out;
+  for (const auto& item : nlohmann::json::parse(shown_json)) out[fs::path(item["file"].get<std::string>()).filename()] = item["state"];
+  return out;
+}
+
+// What a node may no longer do, its certificate before this still says.
+TEST_F(Pki, AReplacedCertificateIsKeptAndCanBeRevoked) {
+  must({"init"});
+  must({"issue", "b"});
+  const std::string wide = text("b.crt");
+  const Output rotated = pki({"rotate", "b", "--roles", "destination"});
+  ASSERT_EQ(rotated.exit_code, 0) << rotated.error;
+  const std::string kept = "b-" + move::parse_certificate(wide)->serial.substr(0, 8) + ".crt";
+  EXPECT_EQ(text(kept), wide);
+  EXPECT_THAT(rotated.out, HasSubstr("believed as well until it ends, unless it is revoked: `mose pki revoke " + file(kept) + " --dir " + directory + "`"));
+  EXPECT_THAT(states(pki({"show", "--json"}).out), ElementsAre(Pair(kept, "valid"), Pair("b.crt", "valid"), Pair("ca.crt", "valid")));
+  must({"revoke", kept});
+  EXPECT_THAT(states(pki({"show", "--json"}).out), ElementsAre(Pair(kept, "revoked"), Pair("b.crt", "valid"), Pair("ca.crt", "valid")));
+  for (const std::string& subject : {file(kept), kept}) EXPECT_THAT(states(pki({"show", subject, "--json"}).out), ElementsAre(Pair(kept, "revoked")));
+  EXPECT_THAT(pki({"show"}).out, HasSubstr("revoked"));
+  // One that nobody believes is not kept.
+  must({"revoke", "b"});
+  must({"rotate", "b"});
+  EXPECT_EQ(contents(directory).size(), 6u) << "ca.crt, ca.key, revoked.pem, b.crt, b.key and the first one";
+}
+
+TEST_F(Pki, ACertificateIsNamedByItsNodeItsFileOrItsPath) {
+  must({"init"});
+  for (const char* node : {"a", "b", "c", "d"}) must({"issue", node});
+  fs::rename(file("d.crt"), others.path("d.crt"));
+  must({"revoke", "a"});
+  must({"revoke", "b.crt"});
+  must({"revoke", file("c.crt")});
+  const Output here = run_program({"sh", "-c", "cd " + others.path("") + " && " + mose_program() + " pki revoke d.crt --dir " + directory});
+  EXPECT_EQ(here.exit_code, 0) << here.error;
+  EXPECT_EQ(entries(file("revoked.pem")), 4u);
+  expect_refused({"revoke", "e.crt"}, 2, file("e.crt") + " cannot be read");
 }
 
 // Each of these was once taken for a list without entries, and forgot who stood in it.

@@ -489,7 +489,7 @@ std::string load_error(const TlsFiles& files) {
 TEST_F(TlsStreams, FilesThatCannotBeUsedAreNamed) {
   TlsFiles files = fleet_.node("a");
   ASSERT_EQ(chmod(files.key.c_str(), 0640), 0);
-  EXPECT_THAT(load_error(files), HasSubstr("the key " + files.key + " can be read or written by others: chown root"));
+  EXPECT_THAT(load_error(files), HasSubstr("the key " + files.key + " can be read or written by others: chmod 600 " + files.key));
   files = fleet_.node("a");
   TlsFiles wrong = files;
   wrong.key = fleet_.node("b").key;
