@@ -59,10 +59,10 @@ Result<std::string> token_from_environment() {
   return out;
 }
 
-// A certificate and its key are two files: while they are replaced they do not fit each other.
+// The pair may just be replaced.
 Result<std::shared_ptr<move::Tls>> load_tls(const move::TlsFiles& files) {
-  constexpr int kTries = 20;
   constexpr auto kPause = std::chrono::milliseconds(100);
+  constexpr int kTries = move::Tls::kReplaceMax / kPause;
   auto tls = move::Tls::load(files);
   for (int i = 1; !tls && i < kTries; ++i) {
     std::this_thread::sleep_for(kPause);

@@ -182,7 +182,8 @@ std::string show(const control::v1::NodeList& list, bool as_json) {
   }
   std::vector<std::vector<std::string>> rows{{"NAME", "ADDRESS", "STATE"}};
   for (const auto& node : list.nodes()) {
-    rows.push_back({node.name(), node.address(), node.self() ? "this node" : node.problem().empty() ? "ready for workloads of this node" : node.problem()});
+    const std::string good = node.self() ? "this node" : "ready for workloads of this node";
+    rows.push_back({node.name(), node.address(), node.problem().empty() ? good : node.self() ? good + ": " + node.problem() : node.problem()});
   }
   return format_table(rows);
 }

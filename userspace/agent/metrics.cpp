@@ -195,10 +195,11 @@ std::string format_metrics(const MetricsSnapshot& snapshot) {
 Readiness readiness_of(const ServiceFigures& service, bool ending) {
   Readiness out;
   const auto undecided = std::ranges::count_if(service.migrations, &MigrationFigures::undecided);
-  out.ready = !ending && service.listening && service.journal_problem.empty() && service.criu_problem.empty();
-  out.text = fmt::format("{}\njournals: {}\nother nodes: {}\nCRIU: {}\nundecided migrations: {}{}\n", ending ? "ending" : out.ready ? "ready" : "not ready",
+  out.ready = !ending && service.listening && service.journal_problem.empty() && service.criu_problem.empty() && service.certificate_problem.empty();
+  out.text = fmt::format("{}\njournals: {}\nother nodes: {}\ncertificates: {}\nCRIU: {}\nundecided migrations: {}{}\n", ending ? "ending" : out.ready ? "ready" : "not ready",
                          service.journal_problem.empty() ? "read" : service.journal_problem,
-                         service.listening ? "can connect" : "cannot connect", service.criu_problem.empty() ? "ready" : service.criu_problem,
+                         service.listening ? "can connect" : "cannot connect",
+                         service.certificate_problem.empty() ? "usable" : service.certificate_problem, service.criu_problem.empty() ? "ready" : service.criu_problem,
                          undecided, undecided == 0 ? "" : " (see mose status)");
   return out;
 }

@@ -63,6 +63,7 @@ struct ServiceFigures {
   RefusalCounts refused{};
   bool listening = false;                     // other nodes can connect
   std::string journal_problem, criu_problem;  // empty: read; ready
+  std::string certificate_problem;            // PeerAccess::check_files(); empty: usable
 };
 
 class MigrationService {

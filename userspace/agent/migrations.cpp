@@ -287,6 +287,7 @@ ServiceFigures Migrations::figures() const {
   out.refused = server_ ? server_->refused() : refused_;
   out.listening = server_ != nullptr;
   out.journal_problem = journal_problem_;
+  if (auto usable = core_.peers.check_files(); !usable) out.certificate_problem = usable.error().what;
   if (!context_.criu) out.criu_problem = context_.criu_problem;
   return out;
 }

@@ -37,15 +37,19 @@ void tell_certificate(const move::NodeCertificate& own, const std::string& path)
   log::info("other nodes are spoken to by TLS", {{"roles", to_string(own.roles)}, {"valid_until", move::format_unix_time(own.ends_unix_s)}});
 }
 
+Status check_name(const move::NodeCertificate& own, const Config& config) {
+  if (own.is_of(config.node.name)) return {};
+  return fail(fmt::format("the certificate {} is of {}, and this node is called {} (node.name): issue one with `mose pki issue {}`", config.tls.certificate,
+                          own.whose(), config.node.name, config.node.name));
+}
+
 }  // namespace
 
 Result<std::shared_ptr<move::Tls>> load_tls(const Config& config) {
   auto tls = move::Tls::load({config.tls.certificate, config.tls.key, config.tls.authorities, config.tls.revoked});
   if (!tls) return context("[tls]", tls.error());
-  const move::NodeCertificate own = (*tls)->own();
-  if (own.is_of(config.node.name)) return tls;
-  return fail(fmt::format("[tls]: the certificate {} is of {}, and this node is called {} (node.name): issue one with `mose pki issue {}`",
-                          config.tls.certificate, own.whose(), config.node.name, config.node.name));
+  if (auto ours = check_name((*tls)->own(), config); !ours) return context("[tls]", ours.error());
+  return tls;
 }
 
 Result<PeerAccess> PeerAccess::create(const Config& config) {
@@ -57,6 +61,18 @@ Result<PeerAccess> PeerAccess::create(const Config& config) {
   MOSE_ASSIGN(auto tls, load_tls(config));
   tell_certificate(tls->own(), config.tls.certificate);
   return PeerAccess(config, std::move(tls));
+}
+
+Status PeerAccess::check_files() const {
+  if (!tls_) return {};
+  if (auto usable = tls_->check_files(); !usable) {
+    return std::unexpected(Error{0, fmt::format("its certificates cannot be used as they are on the disk ({}); what was read before goes on, but what takes a "
+                                                 "workload in reads them anew, and so does the next start of the agent: see mose config check",
+                                                 usable.error().what)});
+  }
+  const move::NodeCertificate own = tls_->own();
+  MOSE_TRY(check_name(own, *config_));
+  return own.check_time(std::time(nullptr));
 }
 
 void PeerAccess::tell_expiry() const {
@@ -81,8 +97,11 @@ Status PeerAccess::check_source(const std::string& peer, const move::NodeCertifi
     return std::unexpected(Error{EACCES, fmt::format("node {} may not send workloads to node {}: the role source is missing in its certificate or in [peers.{}] of {}",
                                   peer, here, peer, here)});
   }
-  if (!tls_ || tls_->own().roles.destination) return {};
-  return std::unexpected(Error{EACCES, fmt::format("node {} takes no workloads: its certificate has no role destination", here)});
+  if (tls_ && !tls_->own().roles.destination) {
+    return std::unexpected(Error{EACCES, fmt::format("node {} takes no workloads: its certificate has no role destination", here)});
+  }
+  auto usable = check_files();
+  return usable ? Status() : Status(context(fmt::format("node {} takes no workloads now", here), usable.error()));
 }
 
 Status PeerAccess::check_destination(const std::string& peer, const move::NodeCertificate* certificate) const {

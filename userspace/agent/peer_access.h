@@ -24,10 +24,13 @@ class PeerAccess {
 
   // Blocking, see move::connect_stream().
   [[nodiscard]] Result<move::StreamSocket> connect(const std::string& endpoint, const std::string& peer, Nanoseconds bound) const;
-  // Whether `peer` may send workloads here, and whether workloads of this node may go there. `certificate` is the peer's
+  // Whether `peer` may send workloads here (and whether they could be taken), and whether workloads of this node may go there. `certificate` is the peer's
   // on the connection in question; null in plain text.
   [[nodiscard]] Status check_source(const std::string& peer, const move::NodeCertificate* certificate) const;
   [[nodiscard]] Status check_destination(const std::string& peer, const move::NodeCertificate* certificate) const;
+  // Whether the certificates can be used as their files are now, and are still valid: what is begun anew reads them, a pager or the next
+  // agent, while this one goes on with what it has read. Plain text needs none.
+  [[nodiscard]] Status check_files() const;
   // Once a day: that this node's certificate has expired, or ends within a month.
   void tell_expiry() const;
   // Null: plain text.

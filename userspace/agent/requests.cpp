@@ -278,13 +278,14 @@ void Requests::nodes(const Reply& reply) const {
     return look_at_peers(core.peers, core.config.peers, move::local_hello(core.config.node.name, move::Purpose::control),
                          core.config.limits.peer_connect_max);
   };
-  core_.workers.run(look, [&config = core_.config, reply](const std::map<std::string, Status>& seen) {
+  core_.workers.run(look, [&core = core_, &config = core_.config, reply](const std::map<std::string, Status>& seen) {
     Response response;
     auto& list = *response.mutable_node_list();
     auto& self = *list.add_nodes();
     self.set_name(config.node.name);
     self.set_address(config.node.listen);
     self.set_self(true);
+    if (auto usable = core.peers.check_files(); !usable) self.set_problem(usable.error().what);
     for (const auto& [name, status] : seen) {
       auto& node = *list.add_nodes();
       node.set_name(name);

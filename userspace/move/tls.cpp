@@ -27,7 +27,7 @@ namespace {
 constexpr size_t kPemFileMax = 1u << 20;
 constexpr size_t kAuthoritiesMax = 64;
 constexpr int kChainMax = 8;  // certificates behind that of a node
-constexpr Nanoseconds kReadAgain = std::chrono::seconds(10);
+constexpr Nanoseconds kReadAgain = std::chrono::seconds(1);
 
 // Without instructions for it AES is three times slower than ChaCha20.
 bool cpu_has_aes() {
@@ -83,20 +83,6 @@ Result<std::vector<X509Ptr>> believe(SSL_CTX* context, const std::string& path) 
   return authorities;
 }
 
-// What the files look like; reading them is only worth it when that has changed.
-std::string look_of(const TlsFiles& files) {
-  std::string look;
-  for (const std::string* path : {&files.certificate, &files.key, &files.authorities, &files.revoked}) {
-    if (path->empty()) continue;
-    struct stat status{};
-    if (stat(path->c_str(), &status) != 0) status = {};
-    look += std::to_string(status.st_ino) + "." + std::to_string(status.st_size) + "." + std::to_string(status.st_mtim.tv_sec) + "." +
-            std::to_string(status.st_mtim.tv_nsec) + "." + std::to_string(status.st_ctim.tv_sec) + "." + std::to_string(status.st_ctim.tv_nsec) +
-            "." + std::to_string(status.st_uid) + "." + std::to_string(status.st_mode) + " ";
-  }
-  return look;
-}
-
 int new_ticket(SSL* ssl, SSL_SESSION* ticket) {
   if (SSL_is_server(ssl) != 0) return 0;
   static_cast<TlsSession*>(SSL_get_app_data(ssl))->on_ticket(SslSessionPtr(ticket));
@@ -141,6 +127,20 @@ struct Tls::Contexts {
 
 Tls::~Tls() = default;
 
+Tls::Look Tls::look_of(const TlsFiles& files) {
+  Look look;
+  for (const std::string* path : {&files.certificate, &files.key, &files.authorities, &files.revoked}) {
+    if (path->empty()) continue;
+    struct stat status{};
+    if (stat(path->c_str(), &status) != 0) status = {};
+    look.text += std::to_string(status.st_ino) + "." + std::to_string(status.st_size) + "." + std::to_string(status.st_mtim.tv_sec) + "." +
+                 std::to_string(status.st_mtim.tv_nsec) + "." + std::to_string(status.st_ctim.tv_sec) + "." + std::to_string(status.st_ctim.tv_nsec) +
+                 "." + std::to_string(status.st_uid) + "." + std::to_string(status.st_mode) + " ";
+    look.changed_unix_s = std::max<int64_t>(look.changed_unix_s, status.st_ctim.tv_sec);
+  }
+  return look;
+}
+
 Result<std::shared_ptr<Tls>> Tls::load(TlsFiles files) {
   std::shared_ptr<Tls> tls(new Tls(std::move(files)));
   tls->seen_ = look_of(tls->files_);
@@ -152,8 +152,8 @@ Result<std::shared_ptr<Tls>> Tls::load(TlsFiles files) {
 
 std::shared_ptr<Tls::Contexts> Tls::current() {
   std::lock_guard lock(mutex_);
-  std::string look = look_of(files_);
-  const bool changed = look != seen_, again = unusable_since_ && now() - *unusable_since_ >= kReadAgain;
+  Look look = look_of(files_);
+  const bool changed = look.text != seen_.text, again = unusable_ && now() - unusable_->read >= kReadAgain;
   if (!changed && !again) return contexts_;
   seen_ = std::move(look);
   auto contexts = std::make_shared<Contexts>();
@@ -161,10 +161,10 @@ std::shared_ptr<Tls::Contexts> Tls::current() {
   if (!made) {
     // What was wrong may be gone without a change of the files: no descriptors, or the pair is being copied.
     if (changed) log::warn("the changed certificates cannot be used; the old ones go on", {{"reason", made.error().what}});
-    unusable_since_ = now();
+    unusable_ = {now(), made.error()};
     return contexts_;
   }
-  unusable_since_.reset();
+  unusable_.reset();
   contexts->context = std::move(*made);
   contexts_ = std::move(contexts);
   log::info("certificates read anew", {{"certificate", files_.certificate}, {"valid_until", format_unix_time(contexts_->own.ends_unix_s)}});
@@ -198,6 +198,15 @@ Result<StreamSocket> Tls::accept(Fd socket) {
 }
 
 NodeCertificate Tls::own() { return current()->own; }
+
+Status Tls::check_files() {
+  static_cast<void>(current());
+  std::lock_guard lock(mutex_);
+  // By the clock of the files: nobody may have looked for days.
+  const bool being_replaced = std::time(nullptr) - seen_.changed_unix_s <= std::chrono::ceil<std::chrono::seconds>(kReplaceMax).count();
+  if (!unusable_ || being_replaced) return {};
+  return std::unexpected(unusable_->reason);
+}
 
 Result<StreamSocket> connect_stream(const std::string& endpoint, const std::shared_ptr<Tls>& tls, const std::string& peer,
                                     Nanoseconds bound) {

@@ -27,9 +27,12 @@ struct TlsFiles {
 // connections and threads.
 //
 // Life: load(); connect() and accept() make sessions and read the files anew when they have changed. New ones that
-// cannot be used are told once, and the old ones go on.
+// cannot be used are told once, and the old ones go on: here, but not where another process is to read them.
 class Tls {
  public:
+  // A certificate and its key are two files: while they are replaced they do not fit each other. Longer than this it takes no copy.
+  static constexpr Nanoseconds kReplaceMax = std::chrono::seconds(2);
+
   [[nodiscard]] static Result<std::shared_ptr<Tls>> load(TlsFiles files);
   ~Tls();
 
@@ -40,6 +43,8 @@ class Tls {
   [[nodiscard]] Result<StreamSocket> accept(Fd socket);
   // Of this node, as its files are now.
   [[nodiscard]] NodeCertificate own();
+  // Why the files cannot be used as they are now, where they have been like that for longer than kReplaceMax.
+  [[nodiscard]] Status check_files();
   [[nodiscard]] const TlsFiles& files() const { return files_; }
 
  private:
@@ -50,8 +55,18 @@ class Tls {
   const TlsFiles files_;
   mutable std::mutex mutex_;
   std::shared_ptr<Contexts> contexts_;
-  std::optional<Timestamp> unusable_since_;
-  std::string seen_;  // what the files looked like when they were read last
+  struct Unusable {
+    Timestamp read;  // last
+    Error reason;
+  };
+  // What the files looked like when they were read last; reading them is only worth it when that has changed.
+  struct Look {
+    std::string text;
+    int64_t changed_unix_s = 0;  // the last of them
+  };
+  static Look look_of(const TlsFiles& files);
+  std::optional<Unusable> unusable_;
+  Look seen_;
 };
 
 // Blocks at most `bound` for each of connection and handshake. Without `tls` the stream is plain text. Errors name the

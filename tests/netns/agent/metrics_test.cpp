@@ -134,6 +134,37 @@ TEST_F(MetricsOfAnAgent, CountWhoWasRefusedByReason) {
   for (const auto& [reason, count] : rows) EXPECT_EQ(wait_for("mose_peer_refusals_total", {{"reason", reason}}, count), count) << reason;
 }
 
+// The agent itself goes on with what it has read. The pager that the next arrival needs would not.
+TEST_F(MetricsOfAnAgent, ReadinessIsThatOfTheCertificatesOnTheDisk) {
+  start();
+  EXPECT_THAT(wait_ready().body, HasSubstr("certificates: usable\n"));
+  const move::TlsFiles b = fleet.node("b");
+  auto ask_for_a_move = [&](move::Purpose purpose) -> std::string {
+    auto stream = move::connect_stream(kPeers, move::Tls::load(b).value(), "a", 3s);
+    if (!stream) return stream.error().what;
+    move::Channel channel(std::move(*stream), {MigrationId{{7}}, 1});
+    auto answer = move::greet(channel, move::local_hello("b", purpose), 3s);
+    return answer ? "" : answer.error().what;
+  };
+  const std::string whole = read_file(fleet.path("a.crt")).value();
+  fleet.write("a.crt", whole.substr(0, whole.size() / 2), 0644);
+  EXPECT_EQ(ask_for_a_move(move::Purpose::control), "") << "it may just be copied";
+  HttpReply reply = http_get(socket(), "/readyz").value();
+  for (Timestamp end = now() + 10s; now() < end && reply.status == 200; std::this_thread::sleep_for(50ms)) reply = http_get(socket(), "/readyz").value();
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_THAT(reply.body, HasSubstr("certificates: its certificates cannot be used as they are on the disk (the certificate " + fleet.path("a.crt") + ": certificate number 1"));
+  EXPECT_THAT(bed->mose({"nodes"}).out, HasSubstr("this node: its certificates cannot be used as they are on the disk"));
+  EXPECT_THAT(ask_for_a_move(move::Purpose::control), HasSubstr("node a takes no workloads now: its certificates cannot be used"));
+  EXPECT_EQ(ask_for_a_move(move::Purpose::query), "") << "what has begun can still be ended";
+  fleet.write("a.crt", whole, 0644);
+  EXPECT_EQ(http_get(socket(), "/readyz")->status, 200);
+  EXPECT_EQ(ask_for_a_move(move::Purpose::control), "");
+  fleet.write("a.crt", read_file(b.certificate).value(), 0644);
+  fleet.write("a.key", read_file(b.key).value(), 0600);
+  for (Timestamp end = now() + 10s; now() < end && reply.status == 200; std::this_thread::sleep_for(50ms)) reply = http_get(socket(), "/readyz").value();
+  EXPECT_THAT(bed->mose({"nodes"}).out, HasSubstr("is of b, and this node is called a"));
+}
+
 TEST_F(MetricsOfAnAgent, AreOffWhereThatIsSaid) {
   start("[metrics]\nenabled = false\nlisten = \"127.0.0.1:9477\"\n");
   EXPECT_NE(access(socket().c_str(), F_OK), 0);

@@ -477,6 +477,15 @@ TEST_F(TlsStreams, ChangedFilesCountFromTheNextConnectionOn) {
   fleet_.write("b.crt", "no certificate at all", 0644);
   Ends third = again();
   EXPECT_EQ(shake_hands(third).server, "") << "what cannot be used changes nothing";
+  EXPECT_TRUE(server_->check_files()) << "it may just be copied";
+  for (Timestamp end = now() + 2 * Tls::kReplaceMax; now() < end && server_->check_files();) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  auto usable = server_->check_files();
+  ASSERT_FALSE(usable);
+  EXPECT_THAT(usable.error().what, HasSubstr("b.crt holds none in PEM"));
+  Ends fourth = again();
+  EXPECT_EQ(shake_hands(fourth).server, "");
+  static_cast<void>(fleet_.node("b"));
+  EXPECT_TRUE(server_->check_files());
 }
 
 // ---- files ---------------------------------------------------------------------------------------------------------
