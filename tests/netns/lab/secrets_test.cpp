@@ -196,9 +196,8 @@ TEST_F(Secrets, AWorkloadReadsNothingOfItsNodeHereAndThere) {
 TEST_F(Secrets, ANodeTakesNoWorkloadThatWouldSeeItsKey) {
   auto started = start_peeking({});
   ASSERT_EQ(started.exit_code, 0) << started.err;
-  fs::create_directories(root("b") + "/srv/keys");
-  for (const char* name : {"b.crt", "b.key", "ca.crt"}) fs::rename(root("b") + "/etc/mose/pki/" + name, root("b") + "/srv/keys/" + name);
-  fs::remove(root("b") + "/etc/mose/pki");
+  fs::create_directories(root("b") + "/srv");
+  fs::rename(root("b") + "/etc/mose/pki", root("b") + "/srv/keys");
   fs::create_symlink("/srv/keys", root("b") + "/etc/mose/pki");
   EXPECT_THAT(refusal_of_move(), HasSubstr("would see here what is this node's alone, /srv/keys"));
   expect_nothing_shown("a");
