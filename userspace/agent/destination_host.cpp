@@ -408,6 +408,11 @@ Status DestinationHost::restore(const ImagesPayload& images) {
   return run_restore(config_.limits.restore_time_max);
 }
 
+Status DestinationHost::stop() {
+  if (!network_) MOSE_TRY(adopt());
+  return cgroup_.freeze(kFreezeBound);
+}
+
 Status DestinationHost::activate() {
   Timeline::Span span(timeline_, "activate");
   if (!network_) MOSE_TRY(adopt());

@@ -60,6 +60,8 @@ class DestinationHost {
 
   // Thaw, and packets may come and go. Idempotent. Microseconds: the source sends nothing on before it hears of it.
   [[nodiscard]] Status activate();
+  // Again, because what it would read is not there.
+  [[nodiscard]] Status stop();
   // Right after it: everybody is told, and what was held on the way out leaves in order.
   void release_egress();
   // Every page is in: pager, hold queue and directories go.

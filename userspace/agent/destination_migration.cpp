@@ -102,7 +102,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
     case wire::FrameType::standby:
       return make_standby(payload);
     case wire::FrameType::images: {
-      auto images = decode_images(payload, standby_images_ ? &standby_images_->images : nullptr);
+      auto images = decode_images(payload, standby_images_ ? &standby_images_->images : nullptr, context_.core.config.limits.images_bytes_max);
       standby_images_.reset();
       if (!images) {
         log::error("IMAGES cannot be read", {{"migration", meta_.id.hex()}, {"reason", images.error().what}});
@@ -278,8 +278,12 @@ void DestinationMigration::watch_pager() {
     post_([this, reason] {
       // Nobody could bring the pages that are to come: the source would wait for it.
       if (driver_.state().phase <= plan::DestinationPhase::restoring) return lose_pager("the pager has failed: " + reason, reason);
-      trouble_ = "the pager reports a failure (" + reason + "); the workload is kept stopped rather than wrong";
-      log::error("the pager reports a failure; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+      trouble_ = "the pager has failed (" + reason + "); the workload is kept stopped rather than wrong";
+      log::error("the pager has failed; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+      criu_lane_.submit([this] {
+        if (auto stopped = host_->stop(); !stopped)
+          log::error("the workload could not be stopped", {{"migration", meta_.id.hex()}, {"reason", stopped.error().what}});
+      });
     });
   };
   pager_ = std::make_unique<PagerLink>(context_.core.loop, host_->pager_launch(), std::move(handlers));

@@ -134,7 +134,7 @@ class DestinationMigration {
   bool memory_fresh_ = false;     // and has replaced what changed since
   bool pager_let_go_ = false, tree_gone_ = false;  // while dropping
   std::shared_ptr<const ImagesPayload> standby_images_;  // until IMAGES, which may differ from them only
-  bool standby_announcing_ = false;  // until the pager is ready for them
+  std::shared_ptr<const ImagesPayload> standby_announced_;  // the same, until the pager is ready for them
   Timestamp standby_received_{};
   bool restore_waits_ = false;    // for the standby to stand, or to be gone
   Status standby_failed_;         // it could not even be dropped: no restore is possible here

@@ -189,7 +189,7 @@ void DestinationMigration::make_standby(const std::string& payload) {
   if (!images) return refuse(images.error().what);
   standby_ = Standby::building;
   standby_images_ = std::make_shared<const ImagesPayload>(std::move(*images));
-  standby_announcing_ = true;
+  standby_announced_ = standby_images_;
   standby_received_ = now();
   pager_->standby(!payload_.memory_first && restore::can_discard_pages());
   timers_.push_back(context_.core.loop.after(kAnnounceBound, [this] {
@@ -199,9 +199,10 @@ void DestinationMigration::make_standby(const std::string& payload) {
 
 // The pager serves from now on what it has, before it knows what is final.
 void DestinationMigration::standby_announced(const std::string& refusal) {
-  if (standby_ != Standby::building || !std::exchange(standby_announcing_, false)) return;
+  const auto announced = std::exchange(standby_announced_, nullptr);
+  if (standby_ != Standby::building || !announced) return;
   if (!refusal.empty()) return standby_built(fail("the pager refuses a standby: " + refusal));
-  criu_lane_.run([this, images = standby_images_, received = standby_received_] { return host_->build_standby(images, received); },
+  criu_lane_.run([this, images = announced, received = standby_received_] { return host_->build_standby(images, received); },
                  [this](const Status& status) { standby_built(status); });
 }
 

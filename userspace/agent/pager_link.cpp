@@ -92,9 +92,9 @@ void PagerLink::on_ready(uint32_t) {
   status_ = client_->status();
   note_standby();
   // The last word may come together with the end of the connection: looked at first.
-  const bool was_complete = complete_;
+  const bool completes = !complete_ && status_.phase == restore::PagerPhase::complete;
   note_phase();
-  if (status_.phase == restore::PagerPhase::complete && !was_complete) return;  // this may have been destroyed
+  if (completes) return;  // this may have been destroyed
   handlers_.on_progress();
   if (!events) return lost(events.error().what);
   if (status_.phase == restore::PagerPhase::failed) handlers_.on_failed(status_.reason);
@@ -134,7 +134,7 @@ void PagerLink::replace_dead_pager() {
   if (!guardian) {
     if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"migration", launch_.id}, {"reason", guardian.error().what}});
     if (guardian.error().code == ENOENT && !std::exchange(nobody_told_, true))
-      handlers_.on_failed("the pager and its guardian have gone, and nothing says that every page had come");
+      handlers_.on_failed("it has died, its guardian too, and nothing says that every page had come");
     return;
   }
   restore::PagerLaunch launch = launch_;

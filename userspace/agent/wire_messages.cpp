@@ -242,7 +242,7 @@ std::string encode(ImagesPayload payload, const ImageFiles* early) {
   return out.SerializeAsString();
 }
 
-Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early) {
+Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early, uint64_t bytes_max) {
   MOSE_ASSIGN(pb::Images in, parse<pb::Images>(bytes, "IMAGES"));
   ImagesPayload payload;
   if (in.age_ns() > static_cast<uint64_t>(kImagesAgeMax.count())) return fail("IMAGES are older than is possible");
@@ -252,7 +252,7 @@ Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* 
     if (image.has_difference()) {
       const std::string name = image.name().substr(0, restore::kImageNameMax);
       total += image.difference().size();
-      if (image.difference().size() > wire::kImagesPayloadMax || total > wire::kImagesPayloadMax) return fail("IMAGES hold too much");
+      if (image.difference().size() > bytes_max || total > bytes_max) return fail("IMAGES hold more than limits.images_bytes_max");
       auto later = later_image(image, early);
       if (!later) return context("IMAGES: " + name, std::move(later).error());
       *image.mutable_contents() = std::move(*later);

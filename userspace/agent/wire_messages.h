@@ -55,7 +55,7 @@ struct ImagesPayload {
 using ImageFiles = std::vector<restore::ImageFile>;
 // With the images of the STANDBY before it, IMAGES carries their difference to those, where that is less.
 [[nodiscard]] std::string encode(ImagesPayload payload, const ImageFiles* early = nullptr);
-[[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early = nullptr);
+[[nodiscard]] Result<ImagesPayload> decode_images(const std::string& bytes, const ImageFiles* early = nullptr, uint64_t bytes_max = wire::kImagesPayloadMax);
 
 // STANDING: why there is no standby; empty: it stands.
 [[nodiscard]] std::string encode_standing(const std::string& problem);

@@ -3,6 +3,9 @@
 
 #include <openssl/pem.h>
 
+#include <algorithm>
+#include <initializer_list>
+
 namespace mose::move {
 namespace {
 
@@ -13,8 +16,19 @@ bool is_cut_off(std::string_view pem) {
   return last.starts_with("-----") && !last.starts_with("-----END ");
 }
 
+// Of one kind, by the lines that they end with: one whose first line is damaged is passed over by OpenSSL.
+size_t ends_of(std::string_view pem, std::initializer_list<std::string_view> labels) {
+  size_t count = 0;
+  for (size_t at = pem.find("-----END "); at != std::string_view::npos; at = pem.find("-----END ", at + 1)) {
+    const std::string_view label = pem.substr(at + 9);
+    count += std::ranges::any_of(labels, [&](std::string_view one) { return label.starts_with(one) && label.substr(one.size()).starts_with("-----"); });
+  }
+  return count;
+}
+
 template <typename Owner, auto read>
-Result<std::vector<Owner>> read_all_of(std::string_view pem, size_t count_max, const std::string& what) {
+Result<std::vector<Owner>> read_all_of(std::string_view pem, size_t count_max, const std::string& what,
+                                       std::initializer_list<std::string_view> labels) {
   ERR_clear_error();
   const BioPtr bio = bio_of(pem);
   std::vector<Owner> out;
@@ -28,6 +42,8 @@ Result<std::vector<Owner>> read_all_of(std::string_view pem, size_t count_max, c
   if (!at_end) return fail_openssl(which + " is damaged");
   ERR_clear_error();
   if (is_cut_off(pem)) return fail(which + " is cut off");
+  if (const size_t ends = ends_of(pem, labels); ends != out.size())
+    return fail("it has the ends of " + std::to_string(ends) + " of them and " + std::to_string(out.size()) + " can be read: a first line is damaged");
   return out;
 }
 
@@ -36,11 +52,11 @@ Result<std::vector<Owner>> read_all_of(std::string_view pem, size_t count_max, c
 int no_pass_phrase(char*, int, int, void*) { return -1; }
 
 Result<std::vector<X509Ptr>> read_certificates(std::string_view pem, size_t count_max) {
-  return read_all_of<X509Ptr, PEM_read_bio_X509>(pem, count_max, "certificate");
+  return read_all_of<X509Ptr, PEM_read_bio_X509>(pem, count_max, "certificate", {"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"});
 }
 
 Result<std::vector<X509CrlPtr>> read_lists(std::string_view pem, size_t count_max) {
-  return read_all_of<X509CrlPtr, PEM_read_bio_X509_CRL>(pem, count_max, "list");
+  return read_all_of<X509CrlPtr, PEM_read_bio_X509_CRL>(pem, count_max, "list", {"X509 CRL"});
 }
 
 }  // namespace mose::move

@@ -30,11 +30,11 @@ bool is_revoked(X509_STORE_CTX* store, X509* certificate) {
   return found;
 }
 
-// Whether the list says by its extension that this authority's key has signed it.
-bool names_key_of(const X509_CRL* list, X509* authority) {
+// Whether this authority's key should have signed the list. One that does not say whose key it was may be damaged: its name counts then.
+bool may_be_of(const X509_CRL* list, X509* authority) {
   const KeyIdPtr named(static_cast<AUTHORITY_KEYID*>(X509_CRL_get_ext_d2i(list, NID_authority_key_identifier, nullptr, nullptr)));
   const ASN1_OCTET_STRING* own = X509_get0_subject_key_id(authority);
-  return named && named->keyid != nullptr && own != nullptr && ASN1_OCTET_STRING_cmp(named->keyid, own) == 0;
+  return !named || named->keyid == nullptr || own == nullptr || ASN1_OCTET_STRING_cmp(named->keyid, own) == 0;
 }
 
 // False: it is of an authority that is none of these, which may be called as one of them is. An error: one of these should have
@@ -46,7 +46,7 @@ Result<bool> is_signed_by(X509_CRL* list, const std::vector<X509Ptr>& authoritie
   });
   ERR_clear_error();
   if (verified) return true;
-  const bool wrong = std::ranges::any_of(authorities, [&](const X509Ptr& authority) { return called_so(authority) && names_key_of(list, authority.get()); });
+  const bool wrong = std::ranges::any_of(authorities, [&](const X509Ptr& authority) { return called_so(authority) && may_be_of(list, authority.get()); });
   if (wrong) return fail("its signature is not that of its authority, " + common_name(X509_CRL_get_issuer(list)));
   return false;
 }

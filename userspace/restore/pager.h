@@ -206,6 +206,8 @@ class Pager {
   [[nodiscard]] bool stage_fresh(Space& space, PageRun& rest);
   [[nodiscard]] bool stage_again(Space& space, PageRun& rest, Writes& again);
   void write_again(Space& space, Writes& again);
+  [[nodiscard]] bool stage_no_more() const;
+  [[nodiscard]] bool stage_full(const Writes& again) const;
   bool forget_standby();
   [[nodiscard]] Status need_shared();
   [[nodiscard]] Status stage_shared();

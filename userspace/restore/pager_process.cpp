@@ -461,12 +461,14 @@ void PagerProcess::completed() {
   // Written down and said before the guardian ends: who is killed from here on has said that nothing is missing, and no other
   // pager is started, which would find nobody to go on from.
   set_phase(PagerPhase::complete);
-  if (auto written = write_last_word(options_.socket, status()); !written)
-    log::error("that every page is in cannot be written down", {{"reason", written.error().what}});
+  const auto written = write_last_word(options_.socket, status());
+  if (!written) log::error("that every page is in cannot be written down: the guardian stays, for who takes over", {{"reason", written.error().what}});
   server_->post(PagerEventKind::complete);
   server_->wait_said(kSaidMax);
-  guardian_.stop();
-  remove_guardians(options_.socket);
+  if (written) {
+    guardian_.stop();
+    remove_guardians(options_.socket);
+  }
   if (options_.on_pages_complete) options_.on_pages_complete();
   PagerStats stats = pager_->stats();
   log::info("every page is in", {{"pages", stats.present_pages},

@@ -89,7 +89,9 @@ alignas(kPageSize) inline constexpr std::array<std::byte, kZeroPagesMax * kPageS
 // Pages to be written and their places, piece by piece.
 struct Pager::Writes {
   std::vector<iovec> from, to;
+  uint64_t bytes_all = 0;
   void add(uint64_t page, std::span<const std::byte> bytes) {
+    bytes_all += bytes.size();
     from.push_back({const_cast<std::byte*>(bytes.data()), bytes.size()});
     to.push_back({reinterpret_cast<void*>(page << kPageShift), bytes.size()});
   }

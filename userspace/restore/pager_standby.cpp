@@ -19,8 +19,6 @@ namespace {
 
 // Between two looks at what has come: each costs a walk over the provider's tables.
 constexpr Nanoseconds kStageEvery = std::chrono::milliseconds(5);
-// Written again by one system call: as many pages each as for themselves cost three of them.
-constexpr size_t kAgainMax = 128;
 
 // Pages from `page` on that are not in the set, at most `max`.
 uint64_t absent_from(const PageSet& set, uint64_t page, uint64_t max) {
@@ -130,7 +128,7 @@ void Pager::stage_next() {
     const Piece piece = to_stage_.front();
     to_stage_.pop_front();
     stage_piece(piece, again);
-  } while (!again.from.empty() && again.from.size() < kAgainMax && !to_stage_.empty() && space(to_stage_.front().space) == &one);
+  } while (!again.from.empty() && !stage_full(again) && !stage_no_more() && !to_stage_.empty() && space(to_stage_.front().space) == &one);
   // Whatever has happened meanwhile: they count as staged.
   write_again(one, again);
 }
@@ -138,7 +136,9 @@ void Pager::stage_next() {
 void Pager::stage_piece(const Piece& piece, Writes& again) {
   Space& one = *space(piece.space);
   PageRun rest = piece.source;  // nothing has moved: places and source pages are the same
-  while (rest.count != 0 && !stop_ && !paused_ && !drop_asked_ && !failed_ && !provider_.sealed()) {
+  while (rest.count != 0 && !stage_no_more()) {
+    // As much as the seal may have to wait for, each page by itself three system calls.
+    if (stage_full(again)) write_again(one, again);
     while (urgent_ > 0 && !stop_) nap(kEventPause);
     std::unique_lock lock(one.lock);
     if (one.uffd < 0) return;
@@ -222,11 +222,15 @@ bool Pager::stage_again(Space& space, PageRun& rest, Writes& again) {
 
 void Pager::write_again(Space& space, Writes& again) {
   auto written = write_memory(space, again);
+  const Writes done = std::exchange(again, {});
   if (written) return;
-  for (const iovec& to : again.to)
+  for (const iovec& to : done.to)
     provider_.unstage(space.source, {reinterpret_cast<uint64_t>(to.iov_base) >> kPageShift, to.iov_len / kPageSize});
   fail_once(written.error());
 }
+
+bool Pager::stage_no_more() const { return stop_ || paused_ || drop_asked_ || failed_ || provider_.sealed(); }
+bool Pager::stage_full(const Writes& again) const { return again.bytes_all >= policy_.piece_staged * kPageSize; }
 
 Status Pager::need_shared() {
   if (shared_ || !callbacks_.open_shared) return {};

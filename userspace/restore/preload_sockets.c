@@ -2,7 +2,8 @@
 /*
  * Connections that leave repair mode as soon as they are dumped (MOSE_CRIU_BRIEF_REPAIR=1). CRIU leaves them in it to its end. When it
  * is killed the tree runs until the agent has frozen it, and read(2) and write(2) of a socket in repair mode are errors: a
- * program takes them for the end of the connection. Nothing arrives or leaves meanwhile that could change what was dumped.
+ * program takes them for the end of the connection. What the kernel sends again meanwhile was dumped as not acknowledged, and nothing
+ * arrives: the agent holds it. A CRIU that gives up puts back SO_REUSEADDR itself.
  *
  * The next that CRIU does behind a connection is to open the image for it.
  */

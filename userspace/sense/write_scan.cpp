@@ -43,6 +43,9 @@ PageSet known_pages(const PageSet& set, const Hashes& hashes) {
   return known;
 }
 
+// Between protecting a page and reading it.
+constexpr auto kSettle = std::chrono::milliseconds(1);
+
 // Protects pages shortly before they are read, each once in a round: one that is protected again after it was read would
 // count as clean whatever was written between. A huge page is protected as a whole, when the first part of it is read:
 // in parts it would be broken up.
@@ -75,7 +78,6 @@ class ProtectAhead {
 
  private:
   static constexpr uint64_t kHugePages = 512;
-  static constexpr auto kSettle = std::chrono::milliseconds(1);
   pid_t pid_;
   const Pagemap& pagemap_;
   const PageSet& huge_;
@@ -227,20 +229,24 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   // Pages of regions that are not tracked yet are read whatever the kernel says of them afterwards: a moved region may
   // bring old marks along.
   MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(areas));
-  PageSet fresh = areas.minus(space.added);
+  PageSet fresh = areas.minus(space.added), arrived;
   for (const Vma& vma : populated.vmas) {
     if (!vma.lazy_eligible()) continue;
     PageSet area = PageSet::from_runs({vma.pages});
     if (fresh.intersect(area).empty() && before.untracked.intersect(area).empty()) continue;
     // Refused (EINVAL, EPERM): it stays untracked and is read each time.
     if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
+    // What was moved there just now has brought its marks along, which the quick look has seen.
+    arrived = arrived.unite(quick.clean.intersect(area));
   }
+  quick.clean = quick.clean.minus(arrived);
   PageSet pages, zero;
   ProtectAhead ahead(process.pid, pagemap, before.huge);
   reading.zero = &zero;
   if (was_complete) {
     // Read after the protection is on: what was written up to then.
     MOSE_ASSIGN(PageSet written, pagemap.protect(left_to_look_at(populated.areas, quick.clean)));
+    std::this_thread::sleep_for(kSettle);  // as ProtectAhead does
     if (auto pin = pinned_memory(process.pid)) {
       space.disarm();
       space.refused = *pin;
@@ -250,7 +256,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(areas));
     // Clean all the time: a page written between the two looks is clean again, but among `written`.
     PageSet skipped = space.sent_of(before.clean.minus(written).intersect(after.clean));
-    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped).unite(written);
+    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped).unite(written).unite(arrived);
     skipped = skipped.unite(quick.clean.minus(written));
     stats.pages_present += skipped.minus(space.zero).pages();
     stats.pages_zero += skipped.intersect(space.zero).pages();

@@ -169,15 +169,16 @@ TEST(WireMessages, ImagesThatHardlyDifferTravelAsTheirDifference) {
 }
 
 TEST(WireMessages, ADifferenceOfFewBytesDoesNotFillTheMemory) {
-  const ImageFiles early = {{"pages-1.img", "a"}};
+  const ImageFiles early = {{"pages-1.img", std::string(16 * kPageSize, 'a')}, {"pages-2.img", std::string(16 * kPageSize, 'a')}};
+  ImagesPayload sent;
+  sent.images = early;
+  const std::string encoded = encode(sent, &early);
+  EXPECT_LT(encoded.size(), 200u);
+  EXPECT_TRUE(decode_images(encoded, &early, 32 * kPageSize));
+  auto refused = decode_images(encoded, &early, 32 * kPageSize - 1);
+  ASSERT_FALSE(refused) << "all of them together";
+  EXPECT_NE(refused.error().what.find("images_bytes_max"), std::string::npos);
   mose::wire::v1::Images hostile;
-  for (int i = 0; i < 3; ++i) {
-    auto* file = hostile.add_files();
-    file->set_name("pages-1.img");
-    file->mutable_difference()->set_size(wire::kImagesPayloadMax / 2);
-  }
-  EXPECT_FALSE(decode_images(hostile.SerializeAsString(), &early));
-  hostile.clear_files();
   auto* file = hostile.add_files();
   file->set_name("pages-1.img");
   file->mutable_difference()->set_size(UINT64_MAX);

@@ -51,6 +51,8 @@ TEST_F(TlsFilesOfANode, FilesOfSeveralCertificatesCountAsAWhole) {
   const size_t middle = theirs.size() / 2;
   std::string damaged = theirs;
   damaged[middle] = '!';
+  std::string headless = theirs;
+  headless[headless.find("BEGIN")] = 'b';
   std::string many;
   for (int i = 0; i < 65; ++i) many += ours;
   struct Row {
@@ -63,6 +65,8 @@ TEST_F(TlsFilesOfANode, FilesOfSeveralCertificatesCountAsAWhole) {
       {theirs.substr(0, middle), "certificate number 2 in it is damaged: "},
       {theirs.substr(0, theirs.size() - 5), "certificate number 2 in it is damaged: "},
       {theirs.substr(0, 12), "certificate number 2 in it is cut off"},
+      {headless, "a first line is damaged"},
+      {headless + ours, "a first line is damaged"},
       {many, "there are more than "},
   };
   TlsFiles files = fleet_.node("a");
