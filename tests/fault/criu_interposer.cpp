@@ -257,7 +257,10 @@ class Relay {
       end_like_criu();
     }
     if (action == "stop-criu") ::kill(child_, SIGSTOP);
-    if (action == "hold") plan_.wait_for_go();
+    if (action == "hold") {
+      plan_.wait_for_go();
+      plan_.load();  // there may be another by now
+    }
     return action;
   }
 

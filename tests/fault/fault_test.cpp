@@ -155,6 +155,25 @@ TEST_F(WithStandby, IsLeftWhenItsClocksAreBehind) {
   EXPECT_NE(reason.find("CRIU came to them later"), std::string::npos) << reason;
 }
 
+// It freezes what a CRIU that has died leaves behind, and may come to it when the agent has cleared that away already: the next CRIU
+// must not find a frozen group.
+TEST_F(WithStandby, IsLeftWhenItsPagerSeesTheDeathOfItsCriuLast) {
+  bed_->plan(destination_, {"restore", "pre-restore", "before", "hold"});
+  start({.standby = true});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return bed_->harm_done(destination_); }, kReachBound));
+  const auto pagers = bed_->pagers(destination_);
+  ASSERT_EQ(pagers.size(), 1u);
+  ASSERT_EQ(::kill(pagers[0], SIGSTOP), 0);
+  bed_->plan(destination_, {"restore", "setup-namespaces", "before", "kill-criu"});
+  bed_->go(destination_);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_THAT(bed_->log_since(destination_), ::testing::HasSubstr("the standby is dropped"));
+  ASSERT_EQ(::kill(pagers[0], SIGCONT), 0);
+  check_end(Side::destination);
+  EXPECT_EQ(report_value("/standby/used"), false);
+}
+
 // A connection that the standby knows nothing of: it must not get lost with it.
 TEST_F(WithStandby, IsLeftWhenAConnectionHasComeSince) {
   FrameRule rule;

@@ -401,6 +401,8 @@ Status DestinationHost::store_images(int dir, const ImagesPayload& images) {
 
 Status DestinationHost::restore(const ImagesPayload& images) {
   Timeline::Span span(timeline_, "restore");
+  // The pager freezes the rest of a standby whose CRIU has died, perhaps after that was cleared away; the next CRIU is in there by now.
+  MOSE_TRY(cgroup_.thaw());
   MOSE_TRY(check_images(images));
   MOSE_TRY(store_images(images_dir_.get(), images));
   MOSE_TRY(mark_copied(workload_paths(config_, payload_.spec.name).state_dir, payload_.spec));

@@ -270,11 +270,13 @@ void DestinationMigration::watch_pager() {
   handlers.may_be_replaced = [this] { return driver_.state().phase > plan::DestinationPhase::restoring; };
   handlers.on_died = [this](const std::string& reason) { post_([this, reason] { lose_pager("the pager has died", reason); }); };
   handlers.on_failed = [this](const std::string& reason) {
+    // Of a standby that is being cleared away: the next CRIU may be there already.
+    if (standby_ == Standby::dropping) return;
     // The pager has frozen the tree, and with it a CRIU that is still at work among it and would say nothing until its bound.
     host_->kill_restore();
     // A standby is nobody's workload yet. What its lane does just now ends by itself.
     if (standby_ == Standby::standing) return post_([this, reason] { if (standby_ == Standby::standing) drop_standby(reason); });
-    if (standby_ == Standby::building || standby_ == Standby::dropping) return;
+    if (standby_ == Standby::building) return;
     post_([this, reason] {
       // Nobody could bring the pages that are to come: the source would wait for it.
       if (driver_.state().phase <= plan::DestinationPhase::restoring) return lose_pager("the pager has failed: " + reason, reason);
