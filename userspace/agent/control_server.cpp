@@ -57,6 +57,7 @@ Status check_peer(int socket, const std::optional<gid_t>& group) {
   }
   if (peer.pid == 0) return {};
   auto capable = peer_is_capable(socket, peer, CAP_SYS_ADMIN);
+  if (!capable && capable.error().code == ESRCH) return fail("who asked for it has left");
   if (!capable) return fail(fmt::format("it cannot be told what process {} may do: {}", peer.pid, capable.error().what));
   if (*capable) return {};
   return fail(fmt::format("process {} is root without CAP_SYS_ADMIN here: only who could do without this agent what it does may talk to it as root; "
