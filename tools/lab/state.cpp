@@ -105,15 +105,9 @@ Result<std::optional<LabState>> load_state(const Names& names) {
 }
 
 Status save_state(const Names& names, const LabState& state) {
-  std::string path = names.state_file(), temporary = path + ".new";
   // It goes with the last lab, and a caller without a lock finds it gone.
   if (::mkdir(kStateRoot, 0755) != 0 && errno != EEXIST) return fail_errno(std::string("mkdir ") + kStateRoot);
-  {
-    MOSE_ASSIGN(auto file, open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-    MOSE_TRY(write_all(file.get(), to_json(state)));
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return fail_errno("rename " + temporary);
-  return {};
+  return write_whole_file(names.state_file(), to_json(state));
 }
 
 void remove_state(const Names& names) {

@@ -54,6 +54,16 @@ Status write_all(int fd, std::string_view bytes) {
   return {};
 }
 
+Status write_whole_file_at(int dir, const std::string& path, std::string_view bytes) {
+  const std::string next = path + ".new";
+  MOSE_ASSIGN(Fd fd, open_at(dir, next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  MOSE_TRY(write_all(fd.get(), bytes));
+  if (::renameat(dir, next.c_str(), dir, path.c_str()) < 0) return fail_errno("rename " + next);
+  return {};
+}
+
+Status write_whole_file(const std::string& path, std::string_view bytes) { return write_whole_file_at(AT_FDCWD, path, bytes); }
+
 Status write_control(const std::string& path, std::string_view value) {
   MOSE_ASSIGN(Fd fd, open_file(path, O_WRONLY));
   ssize_t n = ::write(fd.get(), value.data(), value.size());

@@ -47,6 +47,10 @@ class Fd {
 [[nodiscard]] Result<std::string> read_file(const std::string& path, size_t limit = 64u << 20);
 // Writes all bytes or fails (a short write is continued; EINTR is retried).
 [[nodiscard]] Status write_all(int fd, std::string_view bytes);
+// A file (0600) that readers find as it was or as it is now, never half. Not synced: what must outlive a loss of power is written
+// otherwise. `path` below the directory `dir`, or from where the process is (AT_FDCWD).
+[[nodiscard]] Status write_whole_file(const std::string& path, std::string_view bytes);
+[[nodiscard]] Status write_whole_file_at(int dir, const std::string& path, std::string_view bytes);
 // Opens, writes once and closes: for control files of the kernel (O_WRONLY, no create).
 [[nodiscard]] Status write_control(const std::string& path, std::string_view value);
 

@@ -21,11 +21,7 @@ constexpr size_t kFileMax = 64;  // two numbers
 constexpr Nanoseconds kEndBound = std::chrono::seconds(2);
 
 Status write_name(const std::string& file, const ProcessHandle& process) {
-  std::string next = file + ".new";
-  MOSE_ASSIGN(Fd fd, open_file(next, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-  MOSE_TRY(write_all(fd.get(), std::to_string(process.pid()) + " " + std::to_string(process.start_time()) + "\n"));
-  if (rename(next.c_str(), file.c_str()) != 0) return fail_errno("write " + file);
-  return {};
+  return write_whole_file(file, std::to_string(process.pid()) + " " + std::to_string(process.start_time()) + "\n");
 }
 
 Result<ProcessHandle> named_in(const std::string& file) {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "restore/guardian_file.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <charconv>
-#include <cstdio>
 #include <string_view>
 
 #include "base/fd.h"
@@ -48,18 +46,13 @@ Result<GuardianList> read_guardians(const std::string& socket_path) {
 }
 
 Status write_guardians(const std::string& socket_path, const GuardianList& list) {
-  std::string path = guardian_path(socket_path);
-  std::string next = path + ".new";
   std::string text;
   auto add = [&](const GuardianName& name) {
     text += std::to_string(name.pid) + " " + std::to_string(name.start_time) + "\n";
   };
   add(list.current);
   for (const GuardianName& name : list.stale) add(name);
-  MOSE_ASSIGN(Fd fd, open_file(next, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-  MOSE_TRY(write_all(fd.get(), text));
-  if (::rename(next.c_str(), path.c_str()) != 0) return fail_errno("rename " + next);
-  return {};
+  return write_whole_file(guardian_path(socket_path), text);
 }
 
 void remove_guardians(const std::string& socket_path) { (void)::unlink(guardian_path(socket_path).c_str()); }

@@ -232,13 +232,7 @@ Result<std::array<ImageFile, 2>> read_present_pages(int dir, const ImageProcess&
                     ImageFile{"pages-" + std::to_string(old.pages_id) + ".img", std::move(read.bytes)}};
 }
 
-Status replace_image(int dir, const ImageFile& image) {
-  const std::string temporary = image.name + ".new";
-  MOSE_ASSIGN(Fd fd, open_at(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
-  MOSE_TRY(write_all(fd.get(), image.bytes));
-  if (::renameat(dir, temporary.c_str(), dir, image.name.c_str()) < 0) return fail_errno("rename " + temporary);
-  return {};
-}
+Status replace_image(int dir, const ImageFile& image) { return write_whole_file_at(dir, image.name, image.bytes); }
 
 Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
   const std::string name = "files.img";

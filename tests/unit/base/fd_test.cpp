@@ -165,5 +165,21 @@ TEST(WriteControl, WritesOnceAndNamesValueAndPathOnFailure) {
   EXPECT_NE(full.error().what.find("\"17\" to /dev/full"), std::string::npos);
 }
 
+TEST(WriteWholeFile, TakesThePlaceOfWhatWasThereAndFollowsNoLink) {
+  TemporaryDirectory directory;
+  const std::string path = directory.file(), next = path + ".new";
+  ASSERT_TRUE(write_whole_file(path, "long before"));
+  ASSERT_TRUE(write_whole_file(path, "now"));
+  EXPECT_EQ(read_file(path).value(), "now");
+  struct stat status{};
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777u, 0600u);
+  EXPECT_NE(access(next.c_str(), F_OK), 0);
+  ASSERT_EQ(symlink("/dev/null", next.c_str()), 0);
+  EXPECT_FALSE(write_whole_file(path, "elsewhere"));
+  EXPECT_EQ(read_file(path).value(), "now");
+  ASSERT_EQ(unlink(next.c_str()), 0);
+}
+
 }  // namespace
 }  // namespace mose
