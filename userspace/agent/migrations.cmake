@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # The migrations: what joins the stages, the plan and the agent's core.
 target_sources(mose_agent PRIVATE
+  destination_checks.cpp
   destination_host.cpp
   destination_migration.cpp
   destination_standby.cpp
