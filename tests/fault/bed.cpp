@@ -72,15 +72,25 @@ std::string extra_config(const std::string& node) {
   return "[peers." + peer_of(node) + "]\naddress = \"" + proxy_endpoint(peer_of(node)) + "\"\n\n[limits]\ndump_time_max = \"3s\"\nrestore_time_max = \"3s\"\n";
 }
 
-Result<Response> status_of(const lab::LabState& state, const std::string& node) {
+// A refusal is an answer.
+Result<Response> answer_of(const lab::LabState& state, const std::string& node, Request request, Nanoseconds bound = kCallBound) {
   MOSE_ASSIGN(std::string socket, lab::control_socket(state, node));
   MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
-  Request request;
   Response response;
-  request.mutable_status();
-  MOSE_TRY(client.call(request, response, kCallBound));
+  MOSE_TRY(client.call(request, response, bound));
+  return response;
+}
+
+Result<Response> call(const lab::LabState& state, const std::string& node, const Request& request, Nanoseconds bound = kCallBound) {
+  MOSE_ASSIGN(Response response, answer_of(state, node, request, bound));
   if (response.has_failure()) return fail(response.failure().reason());
   return response;
+}
+
+Result<Response> status_of(const lab::LabState& state, const std::string& node) {
+  Request request;
+  request.mutable_status();
+  return call(state, node, request);
 }
 
 }  // namespace
@@ -155,16 +165,12 @@ Status FaultBed::start_proxies() {
 }
 
 Status FaultBed::start_workload() {
-  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, "a"));
-  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
   Request request;
-  Response response;
   auto& run = *request.mutable_run();
   run.set_name(kWorkload);
   run.add_addresses(std::string(lab::kServiceAddress) + "/" + lab::kPrefixLength);
   for (const std::string& word : workload_command(options_.neighbour)) run.add_command(word);
-  MOSE_TRY(client.call(request, response, kRunBound));
-  if (response.has_failure()) return fail("mose run: " + response.failure().reason());
+  if (auto ran = call(state_, "a", request, kRunBound); !ran) return context("mose run", ran.error());
   lab::LoadRequest load;
   load.server = lab::kServiceAddress;
   load.megabytes = options_.megabytes;
@@ -272,12 +278,7 @@ FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& 
   Timestamp deadline = now() + kCriuBound;
   for (;;) {
     Started out;
-    auto socket = lab::control_socket(state_, from);
-    if (!socket) return out;
-    auto client = agent::ControlClient::connect(*socket, kCallBound);
-    if (!client) return out;
     Request request;
-    Response response;
     auto& migrate = *request.mutable_migrate();
     migrate.set_workload(kWorkload);
     migrate.set_node(to);
@@ -285,11 +286,12 @@ FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& 
     migrate.set_strategy(wish.strategy);
     migrate.set_max_bandwidth_bps(wish.max_bandwidth_bps);
     migrate.set_standby(wish.standby ? "auto" : "never");
-    if (!client->call(request, response, kCallBound)) return out;
-    if (response.has_started()) out.id = response.started().migration_id();
-    if (response.has_failure()) {
-      out.refusal = response.failure().reason();
-      out.exit_code = static_cast<int>(response.failure().exit_code());
+    auto response = answer_of(state_, from, request);
+    if (!response) return out;
+    if (response->has_started()) out.id = response->started().migration_id();
+    if (response->has_failure()) {
+      out.refusal = response->failure().reason();
+      out.exit_code = static_cast<int>(response->failure().exit_code());
       if (out.refusal.find("being prepared") != std::string::npos && now() < deadline) {
         pause_ms(50);
         continue;
@@ -300,25 +302,16 @@ FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& 
 }
 
 Status FaultBed::cancel(const std::string& node, const std::string& id) {
-  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
-  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
   Request request;
-  Response response;
   request.mutable_cancel()->set_migration_id(id);
-  MOSE_TRY(client.call(request, response, kCallBound));
-  if (response.has_failure()) return fail(response.failure().reason());
+  MOSE_TRY(call(state_, node, request));
   return {};
 }
 
 void FaultBed::recover(const std::string& node, const std::string& id) {
-  auto socket = lab::control_socket(state_, node);
-  if (!socket) return;
-  auto client = agent::ControlClient::connect(*socket, kCallBound);
-  if (!client) return;
   Request request;
-  Response response;
   request.mutable_recover()->set_migration_id(id);
-  (void)client->call(request, response, kCallBound);
+  (void)answer_of(state_, node, request);
 }
 
 Result<std::vector<std::string>> FaultBed::under_way(const std::string& node) {
@@ -341,13 +334,9 @@ unsigned FaultBed::round(const std::string& node) {
 }
 
 Result<std::string> FaultBed::report(const std::string& node, const std::string& id) {
-  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
-  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
   Request request;
-  Response response;
   request.mutable_show()->set_migration_id(id);
-  MOSE_TRY(client.call(request, response, kCallBound));
-  if (response.has_failure()) return fail(response.failure().reason());
+  MOSE_ASSIGN(Response response, call(state_, node, request));
   return response.json().text();
 }
 
@@ -368,13 +357,9 @@ Result<Fd> FaultBed::connect_client(uint16_t port) {
 }
 
 Result<std::string> FaultBed::workload_state(const std::string& node) {
-  MOSE_ASSIGN(std::string socket, lab::control_socket(state_, node));
-  MOSE_ASSIGN(auto client, agent::ControlClient::connect(socket, kCallBound));
   Request request;
-  Response response;
   request.mutable_workloads();
-  MOSE_TRY(client.call(request, response, kCallBound));
-  if (response.has_failure()) return fail(response.failure().reason());
+  MOSE_ASSIGN(Response response, call(state_, node, request));
   for (const auto& w : response.workload_list().workloads()) {
     if (w.name() == kWorkload) return w.state();
   }

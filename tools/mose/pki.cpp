@@ -10,6 +10,7 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/fd.h"
 #include "model/migration.h"
@@ -143,7 +144,7 @@ int issue(const Command& command, const PkiDirectory& place) {
 
 // By the list of --dir and by one beside the certificate.
 Result<bool> is_revoked(const PkiDirectory& place, const std::string& path, const std::string& pem) {
-  for (const std::string& list : {place.file("revoked.pem"), (fs::path(path).parent_path() / "revoked.pem").string()}) {
+  for (const std::string& list : std::set<std::string>{place.file("revoked.pem"), fs::path(path).parent_path() / "revoked.pem"}) {
     auto lists = read_file(list, kListMax);
     if (!lists && lists.error().code == ENOENT) continue;
     if (!lists) return std::unexpected(lists.error());

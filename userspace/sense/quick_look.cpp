@@ -38,13 +38,6 @@ Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas
   return out;
 }
 
-// What is not protected may be a guard page as well, or have been given back: that takes the full look.
-Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
-                                const std::function<PageSet(const PageSet&)>& known) {
-  MOSE_ASSIGN(QuickLook look, look_quickly(pagemap, vmas, known));
-  return std::move(look.clean);
-}
-
 PageSet left_to_look_at(const PageSet& areas, const PageSet& clean) {
   std::vector<PageRun> pieces;
   const PageSet rest = areas.minus(clean);

@@ -13,19 +13,15 @@
 // Pagemap::looks_quickly().
 namespace mose::sense {
 
-// What a quick look finds in the regions that it is true of. A page of a running process may be written right afterwards: the next
-// look finds it.
+// What a quick look finds in the tracked regions that it is true of. A page of a running process may be written right afterwards:
+// the next look finds it.
 struct QuickLook {
-  PageSet changed;  // written, or not there
-  PageSet clean;    // certainly: see below
+  PageSet changed;  // written, or not there: a guard page as well, or one that was given back, which takes the full look
+  PageSet clean;    // certainly: protected, and not written since. Pages that are clean may be left out
 };
+// `known` gives those pages of a set that were protected when they were read last; no other is called clean.
 [[nodiscard]] Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
                                              const std::function<PageSet(const PageSet&)>& known);
-
-// Pages of tracked regions that are certainly clean: protected, and not written since. `known` gives those of a set that
-// were protected when they were read last; no other is found. Pages that are clean may be left out.
-[[nodiscard]] Result<PageSet> certainly_clean(const Pagemap& pagemap, std::span<const Vma> vmas,
-                                              const std::function<PageSet(const PageSet&)>& known);
 
 // What of `areas` is still to be looked at, in pieces that are worth a system call each: some of `clean` is among it again.
 [[nodiscard]] PageSet left_to_look_at(const PageSet& areas, const PageSet& clean);

@@ -304,13 +304,13 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       clean = known(clean);
     } else {
       MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
-      PageSet first_look;
+      QuickLook quick;
       if (Pagemap::looks_quickly()) {
-        MOSE_ASSIGN(first_look, certainly_clean(pagemap, populated.vmas, known));
+        MOSE_ASSIGN(quick, look_quickly(pagemap, populated.vmas, known));
       }
-      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, first_look)));
+      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
       populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean);
-      clean = known(tracked.clean.minus(first_look)).unite(first_look.minus(tracked.written));
+      clean = known(tracked.clean.minus(quick.clean)).unite(quick.clean.minus(tracked.written));
       if (tracked.written.pages() > kComparedMax) unread_written = std::move(tracked.written);
     }
     unread_zero = clean.intersect(space.zero);
