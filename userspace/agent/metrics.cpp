@@ -83,7 +83,7 @@ void format_phases(MetricsText& out, const std::vector<MigrationFigures>& migrat
 void format_ended(MetricsText& out, const MigrationTally& ended) {
   out.family({"mose_migrations_ended_total", MetricType::counter, "Migrations that have ended, by this node's role and their result."});
   for (Role role : {Role::source, Role::destination}) {
-    for (int number = 0; number <= static_cast<int>(Outcome::target_missed); ++number) {
+    for (size_t number = 0; number < kOutcomes; ++number) {
       const auto outcome = static_cast<Outcome>(number);
       out.sample({{"role", std::string(to_string(role))}, {"result", std::string(to_string(outcome))}}, static_cast<double>(ended.ended(role, outcome)));
     }

@@ -26,7 +26,6 @@ class MigrationTally {
 
  private:
   static constexpr size_t kRoles = static_cast<size_t>(Role::destination) + 1;
-  static constexpr size_t kOutcomes = static_cast<size_t>(Outcome::target_missed) + 1;
   std::array<std::array<uint64_t, kOutcomes>, kRoles> ended_{};
   MetricHistogram downtime_, silence_, standby_pause_, total_;
   uint64_t fault_events_lost_ = 0;

@@ -58,6 +58,7 @@ enum class Outcome : uint8_t {
   target_missed,        // 7
   lost,                 // 4: committed, and the workload has ended before its memory was complete
 };
+inline constexpr size_t kOutcomes = static_cast<size_t>(Outcome::lost) + 1;
 [[nodiscard]] std::string_view to_string(Outcome outcome);
 [[nodiscard]] int exit_code(Outcome outcome);
 inline constexpr int kExitUsage = 2;

@@ -195,6 +195,25 @@ TEST(Metrics, SayWhatIsKnownAndNothingElse) {
   EXPECT_EQ(read->families.at("mose_migration_elapsed_seconds").samples.size(), 2u) << "nothing is measured of what is undecided";
 }
 
+TEST(Metrics, CountEveryWayToEnd) {
+  for (Role role : {Role::source, Role::destination}) {
+    for (size_t number = 0; number < kOutcomes; ++number) {
+      const auto outcome = static_cast<Outcome>(number);
+      MigrationTally tally;
+      tally.add({.role = role, .outcome = outcome});
+      MetricsSnapshot snapshot;
+      snapshot.service.ended = &tally;
+      const auto read = parse_exposition(format_metrics(snapshot));
+      ASSERT_TRUE(read) << read.error().what;
+      double all = 0;
+      for (const auto& sample : read->families.at("mose_migrations_ended_total").samples) all += sample.value;
+      EXPECT_EQ(read->value("mose_migrations_ended_total", {{"role", std::string(to_string(role))}, {"result", std::string(to_string(outcome))}}), 1);
+      EXPECT_EQ(all, 1);
+      EXPECT_EQ(read->value("mose_migration_downtime_seconds_bucket", {{"le", "0.005"}}), 0);
+    }
+  }
+}
+
 TEST(Metrics, AreThoseOfTheGuide) {
   std::ifstream guide(MOSE_METRICS_GUIDE);
   ASSERT_TRUE(guide) << MOSE_METRICS_GUIDE;

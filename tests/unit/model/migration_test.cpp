@@ -67,7 +67,7 @@ TEST(Migration, ExitCodesAreTheContract) {
 }
 
 TEST(Migration, EveryOutcomeAndRoleHasAName) {
-  for (int i = 0; i <= static_cast<int>(Outcome::target_missed); ++i) {
+  for (size_t i = 0; i < kOutcomes; ++i) {
     EXPECT_NE(to_string(static_cast<Outcome>(i)), "?");
   }
   EXPECT_EQ(to_string(Role::source), "source");
