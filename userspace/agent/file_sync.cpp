@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "agent/durable_file.h"
+#include "agent/unsynced.h"
 #include "base/fd.h"
 #include "base/xxh3.h"
 
@@ -154,7 +155,7 @@ Status write_at(int fd, std::string_view bytes, uint64_t at, const std::string& 
 // In place: a file that is cut off takes the pages behind its end from everybody who has mapped it, also the private ones that
 // were written and that no image would bring back.
 Status write_differences(int parent, const std::string& leaf, const CopiedFile& file, int present, uint64_t size,
-                         CopyTarget target) {
+                         CopyTarget target, Unsynced& unsynced) {
   if (size > file.contents.size() && target == CopyTarget::standby) {
     return fail(file.path + " has become shorter since the standby was made");
   }
@@ -162,6 +163,7 @@ Status write_differences(int parent, const std::string& leaf, const CopiedFile& 
   auto writable = [&]() -> Status {
     if (out) return {};
     MOSE_ASSIGN(out, open_at(parent, leaf, O_WRONLY | O_NOFOLLOW));
+    unsynced.add(out.get());
     return {};
   };
   std::string buffer(kCompareChunk, '\0');
@@ -180,28 +182,38 @@ Status write_differences(int parent, const std::string& leaf, const CopiedFile& 
   return {};
 }
 
-Status write_one(int root, const CopiedFile& file, CopyTarget target) {
-  std::string leaf;
-  MOSE_ASSIGN(Fd parent, open_parent(root, file.path, leaf));
-  if (file.directory) {
-    if (mkdirat(parent.get(), leaf.c_str(), 0700) < 0 && errno != EEXIST) return fail_errno("make directory " + file.path);
-    MOSE_ASSIGN(Fd dir, open_at(parent.get(), leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    if (fchown(dir.get(), file.uid, file.gid) < 0 || fchmod(dir.get(), file.mode) < 0) return fail_errno("set owner of " + file.path);
-    return {};
-  }
-  // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
-  MOSE_ASSIGN(Fd present, open_at(parent.get(), leaf, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
+Status set_owner(int fd, const CopiedFile& file, Unsynced& unsynced) {
   struct stat info {};
-  if (fstat(present.get(), &info) < 0) return fail_errno("stat " + file.path);
-  if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
-  MOSE_TRY(write_differences(parent.get(), leaf, file, present.get(), static_cast<uint64_t>(info.st_size), target));
+  if (fstat(fd, &info) < 0) return fail_errno("stat " + file.path);
   if (info.st_uid == file.uid && info.st_gid == file.gid && (info.st_mode & 07777u) == file.mode) return {};
-  if (fchown(present.get(), file.uid, file.gid) < 0 || fchmod(present.get(), file.mode) < 0) return fail_errno("set owner of " + file.path);
+  if (fchown(fd, file.uid, file.gid) < 0 || fchmod(fd, file.mode) < 0) return fail_errno("set owner of " + file.path);
+  unsynced.add(fd);
   return {};
 }
 
+Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& unsynced) {
+  std::string leaf;
+  MOSE_ASSIGN(Fd parent, open_parent(root, file.path, leaf));
+  if (file.directory) {
+    const bool made = mkdirat(parent.get(), leaf.c_str(), 0700) == 0;
+    if (!made && errno != EEXIST) return fail_errno("make directory " + file.path);
+    if (made) unsynced.add(parent.get());
+    MOSE_ASSIGN(Fd dir, open_at(parent.get(), leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    return set_owner(dir.get(), file, unsynced);
+  }
+  const bool made = faccessat(parent.get(), leaf.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) < 0;
+  // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
+  MOSE_ASSIGN(Fd present, open_at(parent.get(), leaf, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
+  if (made) unsynced.add(parent.get());
+  struct stat info {};
+  if (fstat(present.get(), &info) < 0) return fail_errno("stat " + file.path);
+  if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
+  MOSE_TRY(write_differences(parent.get(), leaf, file, present.get(), static_cast<uint64_t>(info.st_size), target, unsynced));
+  return set_owner(present.get(), file, unsynced);
+}
+
 // Removes what is not in `wanted`, deepest first.
-Status remove_others(const std::string& root, const std::set<std::string>& wanted) {
+Status remove_others(const std::string& root, const std::set<std::string>& wanted, Unsynced& unsynced) {
   std::vector<std::string> doomed;
   std::error_code error;
   for (fs::recursive_directory_iterator it(root, error), end; !error && it != end; it.increment(error)) {
@@ -212,7 +224,17 @@ Status remove_others(const std::string& root, const std::set<std::string>& wante
   for (auto path = doomed.rbegin(); path != doomed.rend(); ++path) {
     fs::remove(*path, error);
     if (error) return fail_errno("remove " + *path, error.value());
+    MOSE_ASSIGN(Fd parent, open_file(fs::path(*path).parent_path(), O_RDONLY | O_DIRECTORY));
+    unsynced.add(parent.get());
   }
+  return {};
+}
+
+Status write_mount(const std::string& root, int dir, uint32_t mount, const std::set<std::string>& names, const std::vector<CopiedFile>& files,
+                   CopyTarget target, Unsynced& unsynced) {
+  MOSE_TRY(remove_others(root, names, unsynced));
+  for (const CopiedFile& file : files)
+    if (file.mount == mount) MOSE_TRY(write_one(dir, file, target, unsynced));
   return {};
 }
 
@@ -287,16 +309,18 @@ Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const 
     wanted[file.mount].insert(file.path);
   }
   for (const auto& [mount, names] : wanted) {
-    std::string root = copy_root(spec, log_dir, mount);
+    const std::string root = copy_root(spec, log_dir, mount);
     std::error_code error;
-    fs::create_directories(root, error);
+    const bool made = fs::create_directories(root, error);
     if (error) return fail_errno("make directory " + root, error.value());
-    MOSE_TRY(remove_others(root, names));
     MOSE_ASSIGN(Fd dir, open_file(root, O_RDONLY | O_DIRECTORY));
-    for (const CopiedFile& file : files) {
-      if (file.mount != mount) continue;
-      if (auto done = write_one(dir.get(), file, target); !done) return context(root, done.error());
-    }
+    Unsynced unsynced;
+    if (made) unsynced.add_all();
+    const Status written = write_mount(root, dir.get(), mount, names, files, target, unsynced);
+    // Also where that has failed: what is the same the next time is not written again.
+    const Status synced = mount == kLogMount ? Status{} : unsynced.sync(dir.get());
+    if (!written) return context(root, written.error());
+    if (!synced) return context(root, synced.error());
   }
   return {};
 }

@@ -52,7 +52,8 @@ enum class CopyTarget : uint8_t {
   standby,  // a tree whose private pages must stay: a file that has become shorter is an error, before it is touched
 };
 // Makes the destination's copy equal: writes what differs, in place, and removes what the source does not have. Paths are
-// checked: nothing outside the mounts is touched, no symbolic link is followed.
+// checked: nothing outside the mounts is touched, no symbolic link is followed. What has changed on a mount is on the disk afterwards:
+// the workload may have been told that it is, at the source. That is not so of the log directory.
 [[nodiscard]] Status write_copied(const WorkloadSpec& spec, const std::string& log_dir,
                                   const std::vector<CopiedFile>& files, CopyTarget target = CopyTarget::nobody);
 

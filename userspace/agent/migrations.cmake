@@ -7,6 +7,7 @@ target_sources(mose_agent PRIVATE
   destination_standby.cpp
   destination_waits.cpp
   file_sync.cpp
+  unsynced.cpp
   free_space.cpp
   memory_wait.cpp
   migration_paths.cpp

@@ -10,8 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 namespace mose::agent {
 namespace {
@@ -148,6 +150,64 @@ TEST_F(FileSync, AProgramThatRunsAndIsTheSameIsLeftAlone) {
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
   EXPECT_TRUE(written) << written.error().what;
+}
+
+// A file system of its own, and what would be left of it if its node lost power now: the blocks that have been written.
+class FileSyncOnADisk : public FileSync {
+ protected:
+  void SetUp() override {
+    FileSync::SetUp();
+    if (!run("truncate -s 24M {}/disk && mkfs.ext4 -q -F {}/disk && mount -o loop {}/disk {}/b")) GTEST_SKIP() << "no loop device or mkfs.ext4 here";
+    mounted_ = true;
+  }
+  void TearDown() override {
+    if (mounted_) {
+      EXPECT_TRUE(run("umount {}/b"));
+    }
+    FileSync::TearDown();
+  }
+  bool run(std::string command) {
+    for (size_t at; (at = command.find("{}")) != std::string::npos;) command.replace(at, 2, dir_);
+    return std::system((command + " >/dev/null 2>&1").c_str()) == 0;
+  }
+  void arrive() {
+    auto files = read_copied(here_, "");
+    ASSERT_TRUE(files) << files.error().what;
+    auto written = write_copied(there_, "", *files);
+    ASSERT_TRUE(written) << written.error().what;
+  }
+  // The names below, and what is in the files, after the cut.
+  std::map<std::string, std::string> after_power_loss() {
+    EXPECT_TRUE(run("cp {}/disk {}/copy && mkdir -p {}/after && mount -o loop {}/copy {}/after"));
+    std::map<std::string, std::string> found;
+    for (const auto& entry : fs::recursive_directory_iterator(dir_ + "/after")) {
+      const std::string name = fs::relative(entry.path(), dir_ + "/after");
+      if (name != "lost+found") found[name] = entry.is_directory() ? "a directory" : read("after/" + name);
+    }
+    EXPECT_TRUE(run("umount {}/after && rm {}/copy"));
+    return found;
+  }
+  bool mounted_ = false;
+};
+
+TEST_F(FileSyncOnADisk, WhatHasArrivedOutlivesAPowerLoss) {
+  using Files = std::map<std::string, std::string>;
+  fs::create_directories(dir_ + "/a/sub");
+  write("a/sub/state", "first");
+  write("a/log", "1");
+  arrive();
+  EXPECT_EQ(after_power_loss(), (Files{{"sub", "a directory"}, {"sub/state", "first"}, {"log", "1"}}));
+  // In place, a new one, and one less.
+  write("a/sub/state", "other");
+  write("a/sub/new", "n");
+  fs::remove(dir_ + "/a/log");
+  arrive();
+  EXPECT_EQ(after_power_loss(), (Files{{"sub", "a directory"}, {"sub/state", "other"}, {"sub/new", "n"}}));
+  for (int i = 0; i < 200; ++i) write("a/many-" + std::to_string(i), std::to_string(i));
+  arrive();
+  const Files all = after_power_loss();
+  EXPECT_EQ(all.size(), 203u);
+  EXPECT_EQ(all.at("many-199"), "199");
 }
 
 TEST_F(FileSync, RefusesPathsThatLeaveTheMount) {

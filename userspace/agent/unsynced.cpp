@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+#include "agent/unsynced.h"
+
+#include <unistd.h>
+
+namespace mose::agent {
+
+void Unsynced::add(int changed) {
+  if (more_) return;
+  auto own = duplicate(changed);
+  more_ = !own || changed_.size() == kOneByOneMax;
+  if (!more_) changed_.push_back(std::move(*own));
+}
+
+Status Unsynced::sync(int root) {
+  const std::vector<Fd> changed = std::exchange(changed_, {});
+  if (std::exchange(more_, false)) {
+    if (syncfs(root) < 0) return fail_errno("sync the file system");
+    return {};
+  }
+  for (const Fd& one : changed)
+    if (fsync(one.get()) < 0) return fail_errno("sync");
+  return {};
+}
+
+}  // namespace mose::agent
