@@ -291,6 +291,14 @@ void leave_capabilities() {
   if (::syscall(SYS_capset, &header, sets) < 0) fail("give up inheritable capabilities");
 }
 
+// The agent is to be the last that is ended for lack of memory; what it starts is not. Where somebody else has set a floor it stays so.
+void be_ended_like_others() {
+  const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  [[maybe_unused]] const ssize_t written = ::write(fd, "0", 1);
+  ::close(fd);
+}
+
 // Whoever is root may set the node's kernel by the files in there, without any capability: name a program that it runs as root outside
 // (core_pattern), stop it (sysrq-trigger), move its interrupts. So nothing in it can be written, not a list of what is known to be dangerous:
 // other kernels have other files, and a mount over one that the next node lacks could not be restored. The flag is the mount's, not the file
@@ -344,6 +352,7 @@ void mount_proc(bool read_only) {
 // The launcher stays until the command has been exec'ed, writes the number of the workload's first process and ends, so
 // that the workload is nobody's child whose death could touch it.
 int run_workload(Options& o) {
+  be_ended_like_others();
   open_binds(o);
   Bind root{o.root, "/", o.root_ro, clone_mount(o.root, o.root_ro)};
   join_cgroup(o);

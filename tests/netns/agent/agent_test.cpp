@@ -463,6 +463,25 @@ TEST_F(AgentTest, WithJsonARefusalIsAnObjectOnStandardOutput) {
   EXPECT_THAT(value["error"]["reason"], HasSubstr("nobody"));
 }
 
+// The unit makes the agent the last to be ended for lack of memory.
+TEST_F(AgentTest, WorkloadsAreEndedForLackOfMemoryLikeOtherPrograms) {
+  auto score = [](const std::string& pid) {
+    int value = -1;
+    std::ifstream("/proc/" + pid + "/oom_score_adj") >> value;
+    return value;
+  };
+  bed->terminate_agent();
+  std::ofstream("/proc/self/oom_score_adj") << 200 << std::flush;  // less than others' needs a privilege that may be lacking
+  bed->start_agent();
+  std::ofstream("/proc/self/oom_score_adj") << 0 << std::flush;
+  ASSERT_EQ(score(std::to_string(bed->agent_pid())), 200);
+  ASSERT_EQ(run_redis().exit_code, 0);
+  std::ifstream procs(bed->cgroup() + "/redis/cgroup.procs");
+  unsigned seen = 0;
+  for (std::string pid; std::getline(procs, pid); ++seen) EXPECT_EQ(score(pid), 0) << pid;
+  EXPECT_GE(seen, 1u);
+}
+
 TEST_F(AgentTest, AProgramThatCannotBeStartedLeavesNothing) {
   std::ofstream(bed->root() + "/usr/bin/broken") << "#!/nowhere/interpreter\n";
   fs::permissions(bed->root() + "/usr/bin/broken", fs::perms::owner_all);

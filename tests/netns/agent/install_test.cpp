@@ -71,6 +71,7 @@ TEST_F(Installed, TheServiceIsOneThatSystemdTakes) {
   std::string text(std::istreambuf_iterator<char>(unit), {});
   ASSERT_NE(text.find("ExecStart=/usr/bin/mosed --config /etc/mose/mose.toml\n"), std::string::npos) << text;
   EXPECT_NE(text.find("KillMode=process\n"), std::string::npos) << "pager and guardian outlive the agent";
+  EXPECT_NE(text.find("StartLimitIntervalSec=0\n"), std::string::npos) << "it is given up after five starts in ten seconds otherwise";
   if (!fs::exists("/usr/bin/systemd-analyze")) return;  // a host without systemd has no use for the rest
   // It wants to see the program where the unit says that it is.
   text.replace(text.find("/usr/bin/mosed"), std::string("/usr/bin/mosed").size(), place() + "/usr/bin/mosed");

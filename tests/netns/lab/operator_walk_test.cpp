@@ -61,7 +61,8 @@ case "$*" in
   mkdir -p -m "$(value RuntimeDirectoryMode)" "/run/$(value RuntimeDirectory)"
   mkdir -p -m "$(value StateDirectoryMode)" "/var/lib/$(value StateDirectory)"
   touch $enabled
-  setsid bash -c "while [ -e $enabled ]; do $(value ExecStart) >> /var/log/mosed.log 2>&1; sleep $(value RestartSec); done" < /dev/null > /dev/null 2>&1 &
+  limit=$(value StartLimitIntervalSec)
+  setsid bash -c "while [ -e $enabled ] && [ \$((n++)) -lt 5 -o '$limit' = 0 ]; do $(value ExecStart) >> /var/log/mosed.log 2>&1; sleep $(value RestartSec); done" < /dev/null > /dev/null 2>&1 &
   for i in {1..100}; do mose ping > /dev/null 2>&1 && exit 0; sleep 0.2; done
   exit 1 ;;
 "disable --now mosed")
