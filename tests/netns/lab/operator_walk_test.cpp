@@ -51,11 +51,16 @@ lab::RootAdditions debian() {
   return out;
 }
 
-// What systemd does with mosed.service, on a node that has no systemd: the unit says what is started, and after which pause again.
+// What systemd does with the two units, on a node that has no systemd: they say what is started, and after which pause again.
 constexpr const char* kSystemctl = R"sh(#!/bin/bash
 unit=/usr/lib/systemd/system/mosed.service enabled=/etc/mosed.enabled
 value() { sed -n "s/^$1=//p" $unit; }
 case "$*" in
+"enable --now mose-bridge" | "start mose-bridge")
+  unit=/etc/systemd/system/mose-bridge.service
+  [ "$(value Type)" = oneshot ] && [ "$(value Before)" = mosed.service ] || exit 1
+  touch /etc/mose-bridge.enabled
+  eval "$(value ExecStart)" ;;
 "enable --now mosed" | "start mosed")
   [ "$(value Restart)" = always ] || exit 1
   mkdir -p -m "$(value RuntimeDirectoryMode)" "/run/$(value RuntimeDirectory)"
@@ -194,7 +199,7 @@ class OperatorWalk : public ::testing::Test {
     auto cut = lab::run_ip(names_.netns("sw"), "link set dev p" + node + " down\n");
     ASSERT_TRUE(cut) << cut.error().what;
     for (const std::string& device : devices(node)) {
-      if (!device.starts_with("mv")) continue;
+      if (!device.starts_with("mv") && device != "br0") continue;
       ASSERT_TRUE(lab::run_ip(names_.netns(node), "link del dev " + device + "\n"));
     }
   }
@@ -208,10 +213,14 @@ class OperatorWalk : public ::testing::Test {
     note_keeper(node);
     auto back = lab::run_ip(names_.netns("sw"), "link set dev p" + node + " up\n");
     ASSERT_TRUE(back) << back.error().what;
-    if (!fs::exists(root(node) + "/etc/mosed.enabled")) return;
+    // As the network manager knows it.
+    ASSERT_TRUE(lab::run_ip(names_.netns(node), "addr replace " + lab::node_address(node) + "/" + lab::kPrefixLength + " dev eth0\nlink set dev eth0 up\n"));
     WalkTerminal* service_manager = terminal(node);
     ASSERT_NE(service_manager, nullptr);
-    ASSERT_FALSE(service_manager->type("systemctl start mosed", kBlockBound).ended) << log_of(node);
+    for (const char* unit : {"mose-bridge", "mosed"}) {
+      if (!fs::exists(root(node) + "/etc/" + unit + ".enabled")) continue;
+      ASSERT_FALSE(service_manager->type(std::string("systemctl start ") + unit, kBlockBound).ended) << log_of(node);
+    }
   }
   // As the node sees them.
   std::vector<std::string> devices(const std::string& node) const {

@@ -47,6 +47,8 @@ bool matches(Lines::const_iterator said, Lines::const_iterator said_end, Lines::
   return line != end && ::fnmatch(as_pattern(*said).c_str(), line->c_str(), 0) == 0 && matches(said + 1, said_end, line + 1, end);
 }
 
+constexpr const char* kBothNodes = "a,b";
+
 bool is_place(const std::string& word) { return word == "ops" || word == "a" || word == "b"; }
 
 // What the words behind the backquotes say; nothing: they say nothing that is known.
@@ -57,7 +59,7 @@ std::optional<WalkStep> step_of(const std::string& info) {
   WalkStep step;
   step.place = first;
   if (!more.empty()) return std::nullopt;
-  if (language == "toml" && is_place(first) && second.starts_with("/")) {
+  if (((language == "toml" && is_place(first)) || (language == "file" && first == kBothNodes)) && second.starts_with("/")) {
     step.kind = WalkStep::Kind::write_file;
     step.file = second;
     return step;
@@ -104,7 +106,14 @@ std::optional<std::vector<WalkStep>> read_walk(const std::string& page, std::str
     }
     step->body = body;
     step->line = fence + 1;
-    out.push_back(*step);
+    if (step->place != kBothNodes) {
+      out.push_back(*step);
+      continue;
+    }
+    for (const char* place : {"a", "b"}) {
+      out.push_back(*step);
+      out.back().place = place;
+    }
   }
   return out;
 }
