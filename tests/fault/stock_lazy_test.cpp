@@ -32,13 +32,14 @@ constexpr Nanoseconds kCutFor = std::chrono::seconds(5);
 constexpr Nanoseconds kWatched = std::chrono::seconds(10);  // after the part broke, or was back
 constexpr int kLockSeconds = 60;
 
-enum class Hit : uint8_t { daemon, page_server, both, link };
+enum class Hit : uint8_t { daemon, page_server, both, link, stranger };
 const char* name_of(Hit hit) {
   switch (hit) {
     case Hit::daemon: return "Daemon";
     case Hit::page_server: return "PageServer";
     case Hit::both: return "Both";
     case Hit::link: return "Link";
+    case Hit::stranger: return "Stranger";  // see StockStranger
   }
   return "";
 }
@@ -109,6 +110,14 @@ class StockLazy : public ::testing::TestWithParam<Case> {
 
   // A Redis under load, moved lazily; it runs at b when this returns, and its memory is on the way.
   void move() {
+    dump();
+    if (HasFatalFailure()) return;
+    step("b", "restore-lazily " + lab::node_address("a"));
+    step("b", "activate");
+  }
+
+  // As far as that the destination has the images, and the source's page server waits for it.
+  void dump() {
     ASSERT_TRUE(lab::down(names_));
     lab::LabOptions options;
     options.lab = kStockLab;
@@ -143,8 +152,6 @@ class StockLazy : public ::testing::TestWithParam<Case> {
     step("a", "send " + lab::node_address("b"));
     auto received = ends_.at("b").answer();
     ASSERT_TRUE(received) << received.error().what;
-    step("b", "restore-lazily " + lab::node_address("a"));
-    step("b", "activate");
   }
 
   void set_link(bool up) { ASSERT_TRUE(lab::run_ip(names_.netns("sw"), std::string("link set dev pa ") + (up ? "up\n" : "down\n"))); }
@@ -162,9 +169,9 @@ class StockLazy : public ::testing::TestWithParam<Case> {
   }
 
   // Nothing: it lives.
-  std::optional<double> watch(Timestamp struck) {
+  std::optional<double> watch(Timestamp struck, const std::string& node = "b") {
     for (Timestamp end = now() + kWatched; now() < end; ::usleep(5000)) {
-      if (processes(state_, "b", "redis-server").empty()) return to_ms(now() - struck);
+      if (processes(state_, node, "redis-server").empty()) return to_ms(now() - struck);
     }
     return std::nullopt;
   }
@@ -217,6 +224,33 @@ TEST_P(StockLazy, IsBrokenAndLookedAt) {
   }
   found().push_back(::testing::PrintToString(GetParam()) + "  was over before each of its moments");
 }
+
+// Somebody connects to the page server and hangs up, before the destination has come.
+class StockStranger : public StockLazy {};
+
+TEST_P(StockStranger, ConnectsAndHangsUp) {
+  dump();
+  if (HasFatalFailure()) return;
+  ASSERT_FALSE(processes(state_, "a", "redis-server").empty());
+  auto place = lab::Place::of_netns(names_.netns_path("client"));
+  ASSERT_TRUE(place) << place.error().what;
+  lab::ProgramSpec stranger;
+  stranger.argv = {"bash", "-c", std::string("exec 3<>/dev/tcp/") + lab::node_address("a") + "/" + lab::kStockPagePort};
+  stranger.place = &*place;
+  const Timestamp struck = now();
+  auto connected = lab::run_program(stranger, "", std::chrono::seconds(10));
+  ASSERT_TRUE(connected) << connected.error().what;
+  ASSERT_EQ(connected->exit_code, 0) << connected->err;
+  auto died_ms = watch(struck, "a");
+  const std::string line = "Stranger      the source's workload " +
+                           (died_ms ? "has been ended " + std::to_string(static_cast<int>(*died_ms)) + " ms after it, and none runs" : std::string("is still there"));
+  found().push_back(line);
+  std::printf("%s\n", line.c_str());
+}
+
+std::vector<Case> strangers() { return in_full() ? std::vector<Case>{{Hit::stranger, 0}} : std::vector<Case>{}; }
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(StockStranger);
+INSTANTIATE_TEST_SUITE_P(All, StockStranger, ::testing::ValuesIn(strangers()), [](const auto& one) { return ::testing::PrintToString(one.param); });
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(StockLazy);
 INSTANTIATE_TEST_SUITE_P(All, StockLazy, ::testing::ValuesIn(cases()), [](const auto& one) { return ::testing::PrintToString(one.param); });

@@ -26,6 +26,7 @@ inline constexpr const char* kClientAddress = "198.51.100.2";
 inline constexpr const char* kClientMac = "02:4d:6f:00:00:02";
 inline constexpr const char* kServiceAddress = "198.51.100.100";
 inline constexpr const char* kStockAddress = "198.51.100.101";
+inline constexpr const char* kStockPagePort = "7402";  // of stock CRIU's page server at the source
 inline constexpr const char* kNaiveAddress = "198.51.100.102";
 inline constexpr uint16_t kPeerPort = 7400;
 inline constexpr uint16_t kRedisPort = 6379;

@@ -30,7 +30,6 @@ constexpr const char* kPidFile = "/run/stock/restored.pid";
 constexpr const char* kHostEnd = "stock0";
 constexpr const char* kServiceMac = "02:4d:6f:00:01:65";
 constexpr int kNetFd = 20;  // number of the network namespace's descriptor in `criu restore`
-constexpr const char* kPagePort = "7402";                  // of CRIU's page server at the source
 constexpr const char* kLazySocket = "lazy-pages.socket";  // as CRIU binds it, in its working directory
 constexpr Nanoseconds kCheckBound = std::chrono::minutes(1);
 constexpr Nanoseconds kKillBound = std::chrono::seconds(10);
@@ -176,7 +175,7 @@ Status StockService::dump() {
 
 Status StockService::dump_lazily() {
   CriuCall call = dump_call();
-  call.arguments.insert(call.arguments.end(), {"--lazy-pages", "--address", "0.0.0.0", "--port", kPagePort});
+  call.arguments.insert(call.arguments.end(), {"--lazy-pages", "--address", "0.0.0.0", "--port", kStockPagePort});
   MOSE_ASSIGN(page_server_, BackgroundCriu::start(std::move(call)));
   return page_server_.wait_ready();
 }
@@ -206,7 +205,7 @@ Status StockService::restore() { return restore_by(restore_call()); }
 
 Status StockService::restore_lazily(const std::string& source) {
   const std::string log = std::string(kImages) + "/lazy-pages.log";
-  MOSE_ASSIGN(lazy_pages_, BackgroundCriu::start({{"lazy-pages", "--page-server", "--address", source, "--port", kPagePort, "-D", kImages,
+  MOSE_ASSIGN(lazy_pages_, BackgroundCriu::start({{"lazy-pages", "--page-server", "--address", source, "--port", kStockPagePort, "-D", kImages,
                                                    "-o", log, "-v1"},
                                                   log,
                                                   {}}));
