@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -60,20 +61,34 @@ Status prepare_process(const Config& config) {
   return {};
 }
 
-// The lock that only one agent per runtime directory can hold; kept until the descriptor closes.
-Result<Fd> lock_instance(const Config& config) {
-  std::string path = config.node.runtime_dir + "/mosed.lock";
+// A lock that only one agent can hold, until the descriptor closes. `key` of the configuration names its directory.
+Result<Fd> lock_directory(const std::string& directory, const char* key) {
+  const std::string path = directory + "/mosed.lock";
   MOSE_ASSIGN(Fd file, open_file(path, O_RDWR | O_CREAT, 0600));
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return fail_errno("lock " + path);
     auto holder = read_all(file.get(), 64);
-    return fail(fmt::format("another mosed (pid {}) runs with {}; stop it or set node.runtime_dir",
-                            holder && !holder->empty() ? holder->substr(0, holder->find('\n')) : "unknown",
-                            config.node.runtime_dir));
+    return fail(fmt::format("another mosed (pid {}) runs with {}; stop it or set {}",
+                            holder && !holder->empty() ? holder->substr(0, holder->find('\n')) : "unknown", directory, key));
   }
   if (ftruncate(file.get(), 0) != 0) return fail_errno("write " + path);
   MOSE_TRY(write_all(file.get(), fmt::format("{}\n", getpid())));
   return file;
+}
+
+// Two agents with the same journals would both go on with the migrations in them, and two with the same sockets and images would
+// take them from each other: neither directory alone says enough.
+struct InstanceLock {
+  Fd state, runtime;
+};
+Result<InstanceLock> lock_instance(const Config& config) {
+  InstanceLock lock;
+  MOSE_ASSIGN(lock.runtime, lock_directory(config.node.runtime_dir, "node.runtime_dir"));
+  std::error_code error;
+  if (!std::filesystem::equivalent(config.node.state_dir, config.node.runtime_dir, error)) {
+    MOSE_ASSIGN(lock.state, lock_directory(config.node.state_dir, "node.state_dir"));
+  }
+  return lock;
 }
 
 Status prepare_directories(const Config& config) {
@@ -252,7 +267,7 @@ Status run_agent(const Config& config) {
   MOSE_TRY(prepare_process(config));
   MOSE_ASSIGN(PeerAccess peers, PeerAccess::create(config));
   MOSE_TRY(prepare_directories(config));
-  MOSE_ASSIGN(Fd lock, lock_instance(config));
+  MOSE_ASSIGN(InstanceLock lock, lock_instance(config));
   MOSE_ASSIGN(auto loop, EventLoop::create());
   MOSE_ASSIGN(History history, History::open(config.node.state_dir + "/history.jsonl", config.limits.history_max));
   Agent* running = nullptr;

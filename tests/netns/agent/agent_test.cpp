@@ -569,6 +569,17 @@ TEST_F(AgentTest, ASecondAgentOnTheSameDirectoryRefusesToStart) {
   EXPECT_EQ(bed->mose({"ping"}).exit_code, 0) << "the first one still answers";
 }
 
+// Both would go on with the migrations in its journals.
+TEST_F(AgentTest, ASecondAgentOnTheSameStateAloneRefusesToStart) {
+  std::string config = bed->configuration();
+  config.replace(config.find("/run\""), 4, "/second-run");
+  auto second = bed->mosed_once(config);
+  EXPECT_EQ(second.exit_code, 1);
+  EXPECT_THAT(second.error, HasSubstr("another mosed (pid " + std::to_string(bed->agent_pid()) + ") runs with " + bed->directory() +
+                                      "/state; stop it or set node.state_dir"));
+  EXPECT_EQ(bed->mose({"ping"}).exit_code, 0) << "the first one still answers";
+}
+
 TEST_F(AgentTest, AnAgentThatOtherNodesCannotReachDoesNotStart) {
   // Directories of its own, so that only the port is taken.
   std::string config = bed->configuration();

@@ -279,7 +279,7 @@ class OperatorWalk : public ::testing::Test {
     for (const char* installed : {"/etc/", "/usr/", "/var/log/", "/run/mount"}) {
       if (item.what.starts_with(installed)) return true;
     }
-    static const std::set<std::string> kept = {"/run/mose", "/run/mose/mosed.lock", "/var/lib/mose", "/var/lib/mose/calibration", "/var/lib/mose/journal",
+    static const std::set<std::string> kept = {"/run/mose", "/run/mose/mosed.lock", "/var/lib/mose", "/var/lib/mose/mosed.lock", "/var/lib/mose/calibration", "/var/lib/mose/journal",
                                                "/var/lib/mose/workloads", "/var/lib/mose/history.jsonl"};
     return kept.contains(item.what);
   }
