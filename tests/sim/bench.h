@@ -120,6 +120,8 @@ struct Hooks {
   bool forget_history = false;        // how a migration has ended is not kept at the destination
   // The restored tree is let go when CRIU or its agent dies before the fence.
   bool pager_without_fence = false;
+  // The destination's node loses its power at some moment and stays away until the source's operator has decided, and longer.
+  bool destination_dies = false;
 };
 
 struct Bench {

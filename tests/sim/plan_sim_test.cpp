@@ -84,6 +84,27 @@ TEST(PlanSimulation, SeedsThatOnceFailed) {
   }
 }
 
+// Its operator knows that it is switched off; whatever it was doing, and when it comes back after all, at most one side runs.
+TEST(PlanSimulation, ADestinationThatIsGoneForGoodIsDecidedAboutByTheOperatorOfTheSource) {
+  const uint64_t only = from_environment("MOSE_SIM_SEED", 0);
+  const uint64_t seeds = only ? only : test::in_full() ? 5000 : 500;
+  Hooks hooks;
+  hooks.destination_dies = true;
+  unsigned resumed = 0, ended = 0;
+  for (uint64_t seed = only ? only : 1; seed <= seeds; ++seed) {
+    Verdicts run = simulate(seed, hooks);
+    if (!run.violation.empty()) {
+      FAIL() << run.violation << "\nMOSE_SIM_SEED=" << seed << "\n" << joined(simulate(seed, hooks, true).trace);
+    }
+    resumed += run.resumed_here;
+    ended += run.ended_here;
+  }
+  std::printf("%u resumed at the source, %u given up\n", resumed, ended);
+  if (only) return;
+  EXPECT_GT(resumed, 10u);
+  EXPECT_GT(ended, 10u);
+}
+
 TEST(PlanSimulation, TheSameSeedGivesTheSameTrace) {
   EXPECT_EQ(simulate(7, {}, true).trace, simulate(7, {}, true).trace);
   EXPECT_NE(simulate(7, {}, true).trace, simulate(8, {}, true).trace);

@@ -47,6 +47,7 @@ class Simulation {
       if (auto at = bench_.faults.sleep_at[index]; at != 0ns) bench_.loop.after(at, [this, side] { fall_asleep(side); });
     }
     next_loss();
+    if (bench_.hooks.destination_dies) wait_for_commit();
     bench_.loop.after(bench_.faults.end - bench_.loop.now(), [this] { heal(); });
     poll_pager();
     play();
@@ -78,6 +79,7 @@ class Simulation {
   void next_crash(Side side);
   void crash(Side side);
   void lose_power(Side side);
+  void take_power(Side side);
   void fall_asleep(Side side);
   void restart_later(Side side);
   void next_loss();
@@ -85,6 +87,8 @@ class Simulation {
   void poll_pager();
   void play();
   bool operator_recovers();
+  void wait_for_commit();
+  bool operator_decides();
   void check_rest();
 
   Bench bench_;
@@ -94,13 +98,14 @@ class Simulation {
   DestinationAgent destination_;
   Verdicts result_;
   bool faultless_ = false;
+  bool destination_dead_ = false;
 };
 
 void Simulation::draw_faults() {
   Random& random = bench_.random;
   Faults& faults = bench_.faults;
   faults.end = bench_.loop.now() + random.between(100ms, random.coin() ? 2s : 120s);
-  faultless_ = random.chance(0.03);
+  faultless_ = random.chance(0.03) && !bench_.hooks.destination_dies;
   if (faultless_) return;
   constexpr double kFail[] = {0, 0, 0.01, 0.05, 0.3};
   constexpr double kSlow[] = {0, 0, 0, 0.01, 0.05};
@@ -168,6 +173,11 @@ void Simulation::crash(Side side) {
 // With a node goes all that runs on it, and what its disk has not got.
 void Simulation::lose_power(Side side) {
   if (!bench_.faulty()) return;
+  take_power(side);
+  restart_later(side);
+}
+
+void Simulation::take_power(Side side) {
   bench_.note(side, "the node LOSES POWER");
   ++result_.power_losses[static_cast<size_t>(side)];
   if (side == Side::source) {
@@ -184,7 +194,6 @@ void Simulation::lose_power(Side side) {
     world_.destination_egress = world_.prepared = world_.map_out = world_.pages_complete = false;
   }
   network_.lose_all();
-  restart_later(side);
 }
 
 // Stopped as a process, or with its machine, whose clock then may not count that time.
@@ -203,7 +212,10 @@ void Simulation::fall_asleep(Side side) {
 
 void Simulation::restart_later(Side side) {
   bench_.loop.after(bench_.random.between(10ms, bench_.random.chance(0.1) ? 60s : 500ms),
-                    [this, side] { side == Side::source ? source_.restart() : destination_.restart(); });
+                    [this, side] {
+                      if (side == Side::source) source_.restart();
+                      else if (!destination_dead_) destination_.restart();
+                    });
 }
 
 void Simulation::next_loss() {
@@ -222,7 +234,47 @@ void Simulation::next_loss() {
 void Simulation::heal() {
   network_.up = true;
   source_.restart();
-  destination_.restart();
+  if (!destination_dead_) destination_.restart();
+}
+
+// Then the destination's node is gone, sooner or later.
+void Simulation::wait_for_commit() {
+  bench_.loop.after(bench_.random.between(0ms, 2ms), [this] {
+    const auto& state = source_.state();
+    const bool committed = state && state->phase == plan::SourcePhase::committed;
+    const bool serving = state && state->phase == plan::SourcePhase::serving;
+    if (!bench_.random.chance(committed ? 0.5 : serving ? 0.1 : 0)) {
+      if (bench_.loop.now() < bench_.faults.end) wait_for_commit();
+      return;
+    }
+    bench_.note(Side::destination, "the node is gone");
+    destination_dead_ = true;
+    take_power(Side::destination);
+  });
+}
+
+// Whoever knows that it is switched off, whatever it has done before. It comes back all the same, some time later.
+bool Simulation::operator_decides() {
+  const auto& state = source_.state();
+  if (!destination_dead_ || !state) return false;
+  auto choice = bench_.random.coin() ? plan::GoneChoice::resume : plan::GoneChoice::end;
+  if (!plan::may_decide(*state, {choice})) choice = plan::GoneChoice::end;
+  if (!plan::may_decide(*state, {choice})) return false;
+  const bool resume = choice == plan::GoneChoice::resume;
+  (resume ? result_.resumed_here : result_.ended_here) = true;
+  (resume ? world_.decided_here : world_.given_up) = true;
+  source_.decide(choice);
+  if (bench_.random.coin()) {
+    bench_.loop.after(bench_.random.between(0ms, 20ms), [this] {
+      source_.crash();
+      restart_later(Side::source);
+    });
+  }
+  bench_.loop.after(bench_.random.between(0ms, bench_.random.coin() ? 50ms : 60s), [this] {
+    destination_dead_ = false;
+    destination_.restart();
+  });
+  return true;
 }
 
 // The pager lives apart from both agents; it needs the source's agent, which serves the frozen tree, and the network.
@@ -262,7 +314,7 @@ bool Simulation::operator_recovers() {
     return true;
   };
   bool source = told(source_.state()) || !source_.undecided().empty();
-  bool destination = told(destination_.state()) || !destination_.undecided().empty();
+  bool destination = !destination_dead_ && (told(destination_.state()) || !destination_.undecided().empty());
   if (source) source_.recover();
   if (destination) destination_.recover();
   // Its status says that pages are missing, and the source's that its tree is gone.
@@ -273,7 +325,8 @@ bool Simulation::operator_recovers() {
   if (source) poll_pager();
   result_.told_to_recover = result_.told_to_recover || source || destination;
   result_.stopped = result_.stopped || waits;
-  return source || destination || waits;
+  const bool decides = operator_decides();
+  return source || destination || waits || decides;
 }
 
 void Simulation::check_rest() {

@@ -27,6 +27,12 @@ void SourceAgent::cancel() {
   event(plan::CancelRequested{});
 }
 
+void SourceAgent::decide(plan::GoneChoice choice) {
+  if (!up_ || !state_) return;
+  bench_.note(Side::source, choice == plan::GoneChoice::resume ? "the operator resumes the workload" : "the operator gives it up");
+  event(plan::DestinationGone{choice});
+}
+
 void SourceAgent::recover() {
   if (!up_) return;
   under_way_.clear();
@@ -122,7 +128,8 @@ void SourceAgent::lost(Network::Id id) {
 plan::Verdict SourceAgent::verdict() const {
   if (state_) return plan::verdict(*state_);
   const auto& history = world_.source_registry.history;
-  const bool stayed = history == Outcome::failed || history == Outcome::cancelled || history == Outcome::refused;
+  const bool stayed = history == Outcome::failed || history == Outcome::cancelled || history == Outcome::refused ||
+                      history == Outcome::lost;
   return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
 }
 

@@ -21,6 +21,8 @@ class SourceAgent {
   void migrate(const MigrationOptions& options);  // the operator's `mose migrate`
   void cancel();
   void recover();  // `mose recover`, and what every start of the agent does
+  // What its operator says of a destination that is gone for good.
+  void decide(plan::GoneChoice choice);
   void crash();
   void restart();
   void receive(Network::Id id, plan::Message message, const std::string& reason);

@@ -49,7 +49,7 @@ std::string World::check() {
   if (source == Tree::running && commit) return "the source runs after its durable commit";
   if (source == Tree::running && commit_readable_) return "the source runs, and its next agent would find a commit";
   has_run = has_run || destination == Tree::running;
-  if (source == Tree::running && has_run) return "the source runs after the destination has run";
+  if (source == Tree::running && has_run && !decided_here) return "the source runs after the destination has run";
   if (source != Tree::running && source_slowed) return "the source is stopped and what slows it down is still there";
   if (commit && source_dumper) return "committed while CRIU still has the source tree";
   if (commit && source == Tree::held) return "committed while the source tree is not frozen by its cgroup";

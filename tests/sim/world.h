@@ -54,6 +54,7 @@ struct World {
   bool map_out = false;         // the pager knows the final page map
   bool pages_complete = false;  // the pager has every page
   bool complete_once = false;   // so it was, whatever has become of it
+  bool decided_here = false;    // the source's operator has decided in the place of a destination that is gone
   bool given_up = false;        // the tree has ended at the destination after the commit, with its node or by its operator's hand
   bool memory_first = false;    // and must have it before the tree may be called ready
   uint64_t pages_left = 0;      // that the destination does not have yet, and

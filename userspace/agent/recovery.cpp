@@ -14,6 +14,10 @@ bool contains(const std::vector<Record>& records, Record record) { return std::r
 
 std::optional<EndedMigration> ended_source(const std::vector<Record>& records, bool ours, bool alive, std::optional<Outcome> told) {
   const bool finished = !records.empty() && records.back() == Record::finished;
+  if (contains(records, Record::lost)) {
+    if (ours && alive) return std::nullopt;
+    return EndedMigration{Outcome::lost, "given up by the operator of the source", !alive};
+  }
   // Only what was committed is ever complete.
   if (contains(records, Record::complete) || (finished && plan::committed(records))) {
     if (ours && alive) return std::nullopt;

@@ -30,14 +30,16 @@ enum class Record : uint8_t {
   aborted,    // both: the verdict is abort
   complete,   // destination: every page is in
   finished,   // both: nothing is left to do
-  lost,       // destination, in place of complete: the tree has ended before every page was in, and nobody needs them now
+  lost,       // in place of complete. destination: the tree has ended before every page was in, and nobody needs them now.
+              // source: the operator has given the destination up
 };
 [[nodiscard]] const char* to_string(Record record);
 // What a source's journal has decided: a commit that no abort has overruled.
 [[nodiscard]] bool committed(const std::vector<Record>& records);
 
 // The answer to "how was this migration decided?", asked by a destination whose tree is fenced and whose connection is
-// gone. `abort` and `commit` never change any more.
+// gone. `abort` never changes any more, and `commit` only where the operator of the source has decided in the place of a
+// destination that is gone for good.
 enum class Verdict : uint8_t { undecided, commit, abort };
 [[nodiscard]] const char* to_string(Verdict verdict);
 

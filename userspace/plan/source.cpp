@@ -31,6 +31,12 @@ void SourceMachine::recover(const std::vector<Record>& records) {
   s_.verdict = commit ? Verdict::commit : Verdict::abort;
   s_.finish_recorded = last == Record::finished;
   s_.outcome = commit ? Outcome::complete : Outcome::failed;
+  s_.given_up = std::find(records.begin(), records.end(), Record::lost) != records.end();
+  if (s_.given_up) {
+    s_.verdict = Verdict::abort;
+    s_.outcome = Outcome::lost;
+    s_.reason = kGivenUp;
+  }
   s_.prepare_out = true;
   if (s_.finish_recorded) {
     s_.phase = Phase::done;
@@ -38,14 +44,16 @@ void SourceMachine::recover(const std::vector<Record>& records) {
   }
   if (commit) {
     s_.phase = Phase::committed;
-    s_.complete_recorded = last == Record::complete;
+    s_.complete_recorded = last == Record::complete || s_.given_up;
     s_.committed_seen = s_.complete_seen = s_.complete_recorded;
+    s_.redirect_settled = s_.given_up;
   } else {
     s_.phase = Phase::aborting;
     s_.stopped = true;
     s_.resume_wanted = true;
     s_.abort_recorded = last == Record::aborted;
-    s_.reason = "the agent of the source was restarted before the commit";
+    const bool overruled = std::find(records.begin(), records.end(), Record::commit) != records.end();
+    s_.reason = overruled ? "the commit was taken back" : "the agent of the source was restarted before the commit";
   }
   advance();
 }
@@ -113,7 +121,12 @@ void SourceMachine::on(const MessageReceived& message) {
     case Message::failed:
       if (undecided() && s_.prepare_out) abort(Outcome::failed, why.empty() ? "the destination failed" : why);
       // After the commit the destination goes on trying; what it says is for the operator.
-      if (forward_only()) s_.reason = why;
+      if (forward_only() && !s_.given_up) s_.reason = why;
+      // The operator was wrong about it. Nobody but him can end one of the two.
+      if (s_.phase == Phase::aborting && s_.given_up && s_.verdict_out) {
+        s_.peer_settled = true;
+        s_.reason += "; THE WORKLOAD MAY RUN TWICE, stop one of them: " + why;
+      }
       break;
     case Message::committed:
       if (s_.phase != Phase::committed || !s_.verdict_out) return;
@@ -159,6 +172,20 @@ void SourceMachine::on(const PagesLeft& left) {
   advance();
 }
 
+void SourceMachine::on(const DestinationGone& gone) {
+  if (!may_decide(s_, gone)) return;
+  s_.given_up = true;
+  s_.connected = s_.verdict_out = false;  // of one that knows nothing: the next connection is told anew
+  s_.pause_wanted = false;                // that was before the next attempt to reach it
+  if (gone.choice == GoneChoice::resume) {
+    overrule_commit();
+    abort(Outcome::failed, "the operator has resumed it at the source: the destination will not run it");
+  } else {
+    end_in_place();
+  }
+  advance();
+}
+
 void SourceMachine::on(const Tick&) {
   if (!s_.deadline || now_ < *s_.deadline) return;
   s_.deadline.reset();
@@ -201,6 +228,16 @@ void SourceMachine::record_done(Record r, const std::string& error) {
       return abort_record_done(error);
     case Record::complete:
       s_.complete_recorded = true;  // without it the next start of the agent asks the destination again
+      return;
+    case Record::lost:
+      if (!error.empty()) {
+        // A destination that comes back must find it, before the tree has gone.
+        ++s_.record_failures;
+        s_.pause_wanted = true;
+        return;
+      }
+      s_.complete_recorded = true;
+      s_.verdict = Verdict::abort;
       return;
     case Record::finished:
       s_.finish_recorded = true;
@@ -282,6 +319,7 @@ void SourceMachine::host_action_done(const SourceActionDone& done) {
       }
       return;
     case Kind::redirect:
+      if (s_.given_up) return;  // of a destination that is no more
       s_.redirect_settled = error.empty();
       if (!error.empty() && retry(s_.redirect_failures) >= kRedirectAttempts) {
         s_.redirect_settled = true;
@@ -450,6 +488,12 @@ SourceStep step(const SourceState& state, const SourceEvent& event, Timestamp no
 
 std::optional<uint64_t> pages_left_max(const SourceState& state) {
   return pages_left_max(state.options.strategy, state.link_bps);
+}
+
+bool may_decide(const SourceState& state, const DestinationGone& gone) {
+  const bool waits = state.phase == SourcePhase::committed || (state.phase == SourcePhase::serving && !state.complete_seen);
+  if (!waits || (state.connected && !gone.knows_nothing)) return false;
+  return gone.choice == GoneChoice::end || !state.committed_seen;
 }
 
 bool before_commit(const SourceState& state) {

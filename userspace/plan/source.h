@@ -16,8 +16,9 @@
 //
 // Life: preflight -> preparing -> precopy (with standby after its first round) -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
-// forward, but for one case: a destination that answers COMMIT with ABORTED has lost the tree with its machine before it could
-// run, and the commit is taken back. At most one action of a kind is under way at a time; every action ends in one ActionDone event.
+// forward, but for two cases: a destination that answers COMMIT with ABORTED has lost the tree with its machine before it could
+// run, and the commit is taken back; and an operator who knows that it will never run the workload decides in its place
+// (DestinationGone). At most one action of a kind is under way at a time; every action ends in one ActionDone event.
 //
 // What the executor promises:
 // * resume_source ends make_standby, arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them
@@ -115,8 +116,18 @@ struct ConnectionLost {
   std::string reason;  // a sentence, as the operator shall read it
 };
 struct CancelRequested {};
+// After the commit: the operator says that the destination will never run the workload any more, and what becomes of the stopped
+// tree. Nothing else than that word can decide it; where it is wrong, two run. Ignored unless may_decide().
+enum class GoneChoice : uint8_t {
+  resume,  // the commit is overruled by a durable `aborted`, and the workload runs here again
+  end,     // a durable `lost`, then the tree is killed
+};
+struct DestinationGone {
+  GoneChoice choice;
+  bool knows_nothing = false;  // it is there, and has answered that it has nothing of this migration
+};
 struct Tick {};  // the time of `deadline` has come
-using SourceEvent = std::variant<SourceActionDone, MessageReceived, ConnectionLost, CancelRequested, PagesLeft, Tick>;
+using SourceEvent = std::variant<SourceActionDone, MessageReceived, ConnectionLost, CancelRequested, PagesLeft, DestinationGone, Tick>;
 
 // The whole state; a plain value that the simulation copies.
 struct SourceState {
@@ -158,6 +169,7 @@ struct SourceState {
   bool peer_settled = false;     // the destination has nothing of this migration, or is no longer asked
   bool committed_seen = false, redirect_settled = false, complete_seen = false, complete_recorded = false;
   bool killed = false, finish_recorded = false;
+  bool given_up = false;         // the operator has decided in the destination's place
   bool pause_wanted = false;     // the next attempt at something waits for wait_retry
   unsigned connect_failures = 0, record_failures = 0, resume_failures = 0, redirect_failures = 0, kill_failures = 0;
 };
@@ -177,6 +189,9 @@ struct SourceStep {
 
 // How many pages may be at the source at the commit; nothing: any number.
 [[nodiscard]] std::optional<uint64_t> pages_left_max(const SourceState& state);
+// Whether such a decision is taken: the commit stands, and the destination has neither said that it runs (resume), nor that it has
+// everything (end). One that is connected is not gone.
+[[nodiscard]] bool may_decide(const SourceState& state, const DestinationGone& gone);
 // True as long as a cancel request still leads to a running source.
 [[nodiscard]] bool before_commit(const SourceState& state);
 // True once `outcome` is final for the operator. After an abort that is when the source runs again: telling

@@ -22,11 +22,27 @@ void SourceMachine::abort(Outcome outcome, std::string why) {
 // The answer to COMMIT is ABORTED: the destination's machine went down with the tree before it had the verdict, and promises
 // that it never runs. Nobody has had an answer of it, and this tree is whole: an abort on the disk overrules the commit.
 void SourceMachine::take_back(const std::string& why) {
+  overrule_commit();
+  s_.peer_settled = true;
+  abort(Outcome::failed, "the destination lost the workload before it ran there" + (why.empty() ? "" : ": " + why));
+}
+
+// Only an abort that is on the disk does it; until then nobody is told anything.
+void SourceMachine::overrule_commit() {
   s_.commit_doubtful = true;
   s_.verdict = Verdict::undecided;
   s_.stopped = true;
-  s_.peer_settled = true;
-  abort(Outcome::failed, "the destination lost the workload before it ran there" + (why.empty() ? "" : ": " + why));
+}
+
+// By the operator's word nobody will ask for the tree any more. Nor is the destination told: if it comes back, it asks.
+void SourceMachine::end_in_place() {
+  s_.phase = Phase::finishing;
+  s_.verdict = Verdict::undecided;
+  s_.outcome = Outcome::lost;
+  s_.reason = kGivenUp;
+  s_.deadline.reset();
+  s_.waiting.clear();
+  s_.complete_seen = s_.redirect_settled = true;
 }
 
 void SourceMachine::give_up(std::string why) {
@@ -108,7 +124,8 @@ void SourceMachine::advance_committed() {
 void SourceMachine::advance_finishing() {
   // A tree that has gone is this kill only if that is written; else it died, and the destination waits for its COMMIT.
   if (!s_.complete_recorded) {
-    if (!running(Kind::record)) record(Record::complete);
+    if (s_.pause_wanted) return pause();
+    if (!running(Kind::record)) record(s_.given_up ? Record::lost : Record::complete);
     return;
   }
   if (!s_.killed && s_.kill_failures < kKillAttempts) {
@@ -121,7 +138,7 @@ void SourceMachine::advance_finishing() {
     if (!running(Kind::record)) record(Record::finished);
     return;
   }
-  if (s_.killed && s_.connected && s_.sending != Message::released) return send(Message::released);
+  if (s_.killed && s_.connected && !s_.given_up && s_.sending != Message::released) return send(Message::released);
   close();
 }
 

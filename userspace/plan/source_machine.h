@@ -13,6 +13,9 @@
 // ways from there: back, and after the record only forward.
 namespace mose::plan {
 
+// The reason of a `lost` at the source.
+inline constexpr const char* kGivenUp = "given up by the operator of the source: the destination will not come back";
+
 // One step: events change facts in the state, then advance() emits what the facts allow and what is not under way yet.
 class SourceMachine {
  public:
@@ -26,6 +29,7 @@ class SourceMachine {
   void on(const ConnectionLost& lost);
   void on(const CancelRequested&);
   void on(const PagesLeft& left);
+  void on(const DestinationGone& gone);
   void on(const Tick&);
 
   SourceStep take() { return {std::move(s_), std::move(out_)}; }
@@ -66,6 +70,8 @@ class SourceMachine {
   void check_ready();
   void abort(Outcome outcome, std::string why);
   void take_back(const std::string& why);
+  void overrule_commit();
+  void end_in_place();
   void give_up(std::string why);
 
   void advance();

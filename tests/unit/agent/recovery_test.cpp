@@ -33,6 +33,16 @@ TEST(Recovery, ASourceThatRunsAgainHasFailedAndSaysSoToWhoAsks) {
   }
 }
 
+TEST(Recovery, ASourceThatWasGivenUpIsLostOnceItsTreeIsGone) {
+  EXPECT_FALSE(ended_source({Record::begun, Record::commit, Record::lost}, true, true, {})) << "the tree has to be killed";
+  for (auto records : {std::vector{Record::begun, Record::commit, Record::lost}, {Record::begun, Record::commit, Record::lost, Record::finished}}) {
+    auto ended = ended_source(records, true, false, {});
+    ASSERT_TRUE(ended);
+    EXPECT_EQ(ended->outcome, Outcome::lost);
+    EXPECT_TRUE(ended->left);
+  }
+}
+
 // Full when it ended, and what was not synced is gone with the machine.
 TEST(Recovery, ACommitOfAWorkloadThatIsNotHereAnyMoreEndedAsItWasTold) {
   EXPECT_FALSE(ended_source({Record::begun, Record::commit}, false, false, {})) << "nobody knows what became of it";

@@ -368,6 +368,96 @@ TEST(PlanSourceTakeBack, NothingIsTakenBackFromADestinationThatHasRun) {
   EXPECT_EQ(source.state.phase, SourcePhase::serving);
 }
 
+// ---- The operator's word that the destination will not come back
+
+constexpr DestinationGone kResume{GoneChoice::resume}, kEnd{GoneChoice::end};
+
+TEST(PlanSourceGone, ADurableAbortOverrulesTheCommitBeforeAnythingRuns) {
+  SourceDrive source;
+  source.to_committed().loses_connection();
+  EXPECT_THAT(source.play(kResume), Contains("record aborted"));
+  EXPECT_THAT(source.actions, Not(Contains("resume_source")));
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+  EXPECT_THAT(source.done(record), Contains("resume_source"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort) << "who comes back throws his tree away";
+  source.done(resume_source);
+  EXPECT_TRUE(settled(source.state));
+  EXPECT_EQ(source.state.outcome, Outcome::failed);
+}
+
+TEST(PlanSourceGone, AnAbortThatCannotBeRecordedLeavesTheTreeStopped) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit});
+  source.done(connect, "no route to host");
+  source.done(wait_retry);
+  source.done(connect, "no route to host");
+  source.play(kResume);
+  for (unsigned i = 1; i < kAbortRecordAttempts; ++i) {
+    ASSERT_THAT(source.done(record, "input/output error"), Not(Contains("resume_source")));
+    source.done(wait_retry);
+  }
+  EXPECT_THAT(source.done(record, "input/output error"), Not(Contains("resume_source")));
+  EXPECT_EQ(source.state.outcome, Outcome::unknown);
+}
+
+TEST(PlanSourceGone, ItsEndIsRecordedBeforeTheTreeIsKilled) {
+  SourceDrive source;
+  source.to_serving().done(redirect);
+  source.loses_connection();
+  EXPECT_THAT(source.play(kEnd), ElementsAre("record lost"));
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+  EXPECT_THAT(source.done(record, "input/output error"), Not(Contains("kill_source")));
+  EXPECT_THAT(source.done(wait_retry), ElementsAre("record lost"));
+  EXPECT_THAT(source.done(record), ElementsAre("kill_source"));
+  EXPECT_EQ(verdict(source.state), Verdict::abort);
+  EXPECT_THAT(source.done(kill_source), ElementsAre("record finished"));
+  EXPECT_THAT(source.done(record), ElementsAre("close"));
+  EXPECT_EQ(source.state.outcome, Outcome::lost);
+}
+
+TEST(PlanSourceGone, ARestartGoesOnWithWhatWasDecided) {
+  EXPECT_THAT(SourceDrive::recovering({Record::begun, Record::commit, Record::aborted}).actions, Contains("resume_source"));
+  SourceDrive ended = SourceDrive::recovering({Record::begun, Record::commit, Record::lost});
+  EXPECT_THAT(ended.actions, ElementsAre("kill_source"));
+  EXPECT_EQ(verdict(ended.state), Verdict::abort);
+  EXPECT_EQ(ended.state.outcome, Outcome::lost);
+}
+
+TEST(PlanSourceGone, IsNotTakenWhereTheDestinationIsThereOrHasRun) {
+  SourceDrive connected;
+  connected.to_committed();
+  EXPECT_THAT(connected.play(kResume), ElementsAre());
+  EXPECT_THAT(connected.play(kEnd), ElementsAre());
+  EXPECT_EQ(connected.state.phase, SourcePhase::committed);
+  SourceDrive served;
+  served.to_serving().loses_connection();
+  EXPECT_THAT(served.play(kResume), ElementsAre()) << "clients have had its answers";
+  SourceDrive before;
+  before.to_committing().loses_connection();
+  EXPECT_THAT(before.play(kEnd), ElementsAre());
+  EXPECT_EQ(before.state.phase, SourcePhase::committing);
+}
+
+// Its history has rolled over, for one: it would answer the same for ever.
+TEST(PlanSourceGone, IsTakenWhereTheDestinationIsThereAndKnowsNothing) {
+  SourceDrive source;
+  source.to_committed().hears(Message::failed, "no such migration here");
+  EXPECT_THAT(source.play(DestinationGone{GoneChoice::resume, true}), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "connect"));
+}
+
+TEST(PlanSourceGone, ADestinationThatRunsAfterAllIsNamed) {
+  SourceDrive source;
+  source.to_committed().loses_connection();
+  source.play(kResume);
+  source.done(record);
+  source.done(resume_source);
+  source.done(wait_retry);
+  source.done(connect);
+  source.done(send);
+  source.hears(Message::failed, "ABORT after COMMIT: the workload runs here");
+  EXPECT_THAT(source.state.reason, HasSubstr("MAY RUN TWICE"));
+}
+
 // ---- Recovery
 
 TEST(PlanSourceRecovery, AnUndecidedMigrationIsAbortedAndAlwaysResumed) {
