@@ -311,6 +311,7 @@ Status FaultBed::cancel(const std::string& node, const std::string& id) {
 void FaultBed::recover(const std::string& node, const std::string& id) {
   Request request;
   request.mutable_recover()->set_migration_id(id);
+  request.mutable_recover()->set_act(true);
   (void)answer_of(state_, node, request);
 }
 

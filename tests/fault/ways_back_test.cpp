@@ -94,6 +94,98 @@ TEST_F(WaysBack, ACommitThatTheDestinationHasNoRecordOfIsTakenBack) {
   if (!HasFatalFailure()) check_taken_back();
 }
 
+// What an operator says of a destination that was switched off, and of journals that are not there any more.
+class OperatorDecides : public WaysBack {
+ protected:
+  // `mose` at that node; its words.
+  std::string said(const std::string& node, const std::vector<std::string>& words, int exit_code = 0) {
+    auto said = bed_->command(node, words);
+    EXPECT_TRUE(said) << said.error().what;
+    if (!said) return "";
+    EXPECT_EQ(said->exit_code, exit_code) << said->text;
+    return said->text;
+  }
+  bool stopped(const std::string& node) { return !group_may_run(group(node)); }
+  // The commit is on the source's disk, and the destination, which has not heard of it, is dead.
+  void commit_and_lose_the_destination() { move_until_killed(FrameType::commit, Direction::to_target, destination_); }
+};
+
+TEST_F(OperatorDecides, ADestinationThatIsGoneForGoodIsResumedAtTheSource) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  const std::string shown = said(source_, {"recover", id_});
+  EXPECT_THAT(shown, ::testing::HasSubstr(source_ + " (source): journal: commit of "));
+  EXPECT_THAT(shown, ::testing::HasSubstr(destination_ + " (destination): no record; cannot be asked"));
+  EXPECT_THAT(shown, ::testing::HasSubstr("`mose recover " + id_ + " --resume-here` lets redis run on here"));
+  EXPECT_THAT(said(source_, {"cancel", id_}, 3), ::testing::HasSubstr("past its commit point"));
+  EXPECT_THAT(said(source_, {"recover", id_, "--resume-here"}, 3),
+              ::testing::AllOf(::testing::HasSubstr("BY YOUR WORD ALONE"), ::testing::HasSubstr("ONLY IF node " + destination_ + " IS SWITCHED OFF FOR GOOD"),
+                               ::testing::HasSubstr("--yes")));
+  EXPECT_TRUE(stopped(source_)) << "it was not agreed to";
+  said(source_, {"recover", id_, "--resume-here", "--yes"});
+  EXPECT_TRUE(wait_until([&] { return !stopped(source_); }, kReachBound));
+  // It comes back all the same, asks, and throws away what it has.
+  restart_agents();
+  if (HasFatalFailure()) return;
+  check_end(Side::source);
+  EXPECT_EQ(report_text("/outcome"), "failed");
+  EXPECT_THAT(report_text("/reason"), ::testing::HasSubstr("the operator has resumed it at the source"));
+}
+
+// The same word, and the destination is there: it goes forward, whoever says what.
+TEST_F(OperatorDecides, ADestinationThatIsThereIsNotGone) {
+  move_until_killed(FrameType::committed, Direction::from_target, destination_);
+  if (HasFatalFailure()) return;
+  restart_agents();
+  if (HasFatalFailure()) return;
+  auto refused = bed_->command(source_, {"recover", id_, "--resume-here", "--yes"});
+  ASSERT_TRUE(refused) << refused.error().what;
+  EXPECT_NE(refused->exit_code, 0) << refused->text;
+  check_end(Side::destination);
+}
+
+// Nobody can read there what was decided. The destination has not run it, says so, and throws it away before the source resumes.
+TEST_F(OperatorDecides, ASourceWithoutItsJournalAsksBeforeItRuns) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  bed_->kill_agent(source_);
+  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
+  const std::string journal = bed_->root(source_) + "/var/lib/mose/journal/" + id_ + ".source";
+  std::filesystem::rename(journal, bed_->root(source_) + "/var/lib/mose/moved-away");
+  restart_agents();
+  if (HasFatalFailure()) return;
+  EXPECT_THAT(phase_at(source_), ::testing::HasSubstr("undecided: its journal"));
+  const std::string shown = said(source_, {"recover", id_, "--dry-run"});
+  EXPECT_THAT(shown, ::testing::HasSubstr(destination_ + " (destination): journal: ready of "));
+  EXPECT_THAT(shown, ::testing::HasSubstr("certain: node " + destination_ + " has not run redis: it is told to throw away what it has"));
+  EXPECT_TRUE(stopped(source_));
+  said(source_, {"recover", id_, "--yes"});
+  check_end(Side::source);
+  std::filesystem::remove(bed_->root(source_) + "/var/lib/mose/moved-away");
+}
+
+// With its node and its memory; the name is free again, and a destination that comes back has nothing to run.
+TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  EXPECT_THAT(said(source_, {"stop", kWorkload}, 3), ::testing::HasSubstr("`mose recover"));
+  said(source_, {"recover", id_, "--give-up", "--yes"});
+  auto idle = [&](const std::string& node) { return said(node, {"status"}).contains("no migration is under way"); };
+  EXPECT_TRUE(wait_until([&] { return idle(source_); }, kSettleBound)) << said(source_, {"status"});
+  EXPECT_THAT(said(source_, {"show", id_}), ::testing::HasSubstr("lost: given up by the operator of the source"));
+  restart_agents();
+  if (HasFatalFailure()) return;
+  EXPECT_TRUE(wait_until([&] { return idle(destination_); }, kSettleBound)) << said(destination_, {"status"});
+  for (const char* node : lab::kNodes) {
+    EXPECT_FALSE(running_evidence(group(node), "redis-").has_value()) << node;
+    std::vector<std::string> left;
+    wait_until([&] { return (left = bed_->leftovers(node, false)).empty(); }, kCleanBound);
+    for (const std::string& what : left) ADD_FAILURE() << "left on " << node << ": " << what;
+  }
+  Stage::drop();  // its workload is gone
+  bed_ = nullptr;
+}
+
 // It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows
 // yet how it has ended.
 TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {

@@ -152,8 +152,13 @@ class Grammar {
     CLI::App& cancel = verb(app_, Verb::cancel, "cancel", "abort a migration before its commit");
     cancel.add_option("id", command_.subject, "id of the migration, its first characters, or its workload")->required();
     CLI::App& recover =
-        verb(app_, Verb::recover, "recover", "ask the other node for the verdict of an undecided migration");
+        verb(app_, Verb::recover, "recover", "show what both nodes have of a migration that does not end, and what is done about it; then do it");
     recover.add_option("id", command_.subject, "id of the migration, its first characters, or its workload")->required();
+    auto* here = recover.add_flag("--resume-here", command_.resume_here, "only when the other node will never run it: it runs on here");
+    auto* end = recover.add_flag("--give-up", command_.give_up, "only when the other node will never need it: what is here of it is ended");
+    here->excludes(end);
+    recover.add_flag("--dry-run", command_.dry_run, "only show it");
+    recover.add_flag("--yes", command_.yes, "do it without a question");
   }
 
   void host_verbs() {

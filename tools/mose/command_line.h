@@ -62,7 +62,9 @@ struct Command {
   unsigned rounds_max = 0;
   std::string standby;
   bool auto_converge = false;
-  bool dry_run = false, detach = false;
+  bool dry_run = false, detach = false;  // dry_run: recover as well
+  // recover
+  bool resume_here = false, give_up = false, yes = false;
   // status, events
   bool watch = false;
   // history

@@ -297,6 +297,38 @@ std::string show(const control::v1::Pong& pong, bool as_json) {
   return fmt::format("mosed {} of node {}, pid {}\n", pong.version(), pong.node(), pong.pid());
 }
 
+std::string show(const control::v1::Recovery& recovery, bool as_json) {
+  auto or_null = [](const std::string& text) { return text.empty() ? json() : json(text); };
+  if (as_json) {
+    json sides = json::array();
+    for (const auto& side : recovery.sides()) {
+      sides.push_back({{"node", side.node()},
+                       {"role", side.role()},
+                       {"record", or_null(side.record())},
+                       {"recorded_unix_ms", side.recorded_unix_ms() == 0 ? json() : json(side.recorded_unix_ms())},
+                       {"state", side.state()}});
+    }
+    return line({{"migration_id", recovery.migration_id()},
+                 {"workload", or_null(recovery.workload())},
+                 {"sides", sides},
+                 {"action", recovery.action()},
+                 {"certain", recovery.certain()},
+                 {"what", recovery.what()},
+                 {"warning", or_null(recovery.warning())},
+                 {"confirm", recovery.confirm()},
+                 {"done", recovery.done()}});
+  }
+  std::string text;
+  for (const auto& side : recovery.sides()) {
+    const std::string written = side.recorded_unix_ms() == 0 ? "" : " of " + clock_time(side.recorded_unix_ms());
+    text += fmt::format("{} ({}): {}{}; {}\n", side.node(), side.role(), side.record().empty() ? "no record" : "journal: " + side.record(), written, side.state());
+  }
+  if (recovery.confirm()) text += recovery.certain() ? "certain: " : "BY YOUR WORD ALONE: ";
+  text += recovery.what() + "\n";
+  if (!recovery.warning().empty()) text += recovery.warning() + "\n";
+  return text;
+}
+
 std::string show_notes(const std::vector<std::string>& notes, bool as_json) {
   if (as_json) return line({{"notes", notes}});
   return notes.empty() ? "" : join(notes, "\n") + "\n";

@@ -11,6 +11,7 @@ class MigrationList;
 class NodeList;
 class Pong;
 class Progress;
+class Recovery;
 class Workload;
 class WorkloadList;
 }  // namespace mose::control::v1
@@ -26,6 +27,7 @@ namespace mose::cli {
 [[nodiscard]] std::string show(const control::v1::Event& event, bool json);
 [[nodiscard]] std::string show(const control::v1::Progress& progress, bool json);
 [[nodiscard]] std::string show(const control::v1::Pong& pong, bool json);
+[[nodiscard]] std::string show(const control::v1::Recovery& recovery, bool json);
 [[nodiscard]] std::string show_notes(const std::vector<std::string>& notes, bool json);
 // A run object of a report, or an array of them.
 [[nodiscard]] std::string show_report(const std::string& report_json, bool json);

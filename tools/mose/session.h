@@ -34,5 +34,6 @@ int report(const Command& command, const Ended& ended);
 int run_verb(const Command& command);
 int run_migrate(const Command& command);
 int run_pki(const Command& command);
+int run_recover(const Command& command);
 
 }  // namespace mose::cli

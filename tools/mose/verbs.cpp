@@ -18,7 +18,7 @@ namespace {
 using control::v1::Request;
 using control::v1::Response;
 
-constexpr Nanoseconds kWorkBound = std::chrono::seconds(90);  // run, check, cleanup, recover
+constexpr Nanoseconds kWorkBound = std::chrono::seconds(90);  // run, check, cleanup
 constexpr Nanoseconds kGraceMax = std::chrono::hours(1);
 
 // A request whose answer is printed by `print`.
@@ -197,8 +197,7 @@ int run_verb(const Command& command) {
       request.mutable_cancel()->set_migration_id(command.subject);
       return one_answer(command, request, [&](const Response& r) { return done_text(command, r); });
     case Verb::recover:
-      request.mutable_recover()->set_migration_id(command.subject);
-      return one_answer(command, request, [&](const Response& r) { return done_text(command, r); }, kWorkBound);
+      return run_recover(command);
     case Verb::cleanup:
       request.mutable_cleanup();
       return one_answer(command, request, [&](const Response& r) { return done_text(command, r); }, kWorkBound);

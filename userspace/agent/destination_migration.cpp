@@ -446,11 +446,11 @@ void DestinationMigration::ask_now() {
 
 // A verdict of the source is a message like any other; `then` comes after it.
 void DestinationMigration::ask(std::function<void(const Status&)> then) {
-  peer_lane_.run([this] { return ask_verdict(context_.core.peers, meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
-                 [this, then = std::move(then)](Result<plan::Verdict> verdict) {
-                   if (!verdict) return then(std::unexpected(verdict.error()));
-                   if (*verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
-                   if (*verdict == plan::Verdict::abort) {
+  peer_lane_.run([this] { return ask_record(context_.core.peers, meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
+                 [this, then = std::move(then)](Result<MigrationRecord> answer) {
+                   if (!answer) return then(std::unexpected(answer.error()));
+                   if (answer->verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
+                   if (answer->verdict == plan::Verdict::abort) {
                      driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
                    }
                    then({});

@@ -39,7 +39,12 @@ class DestinationMigration {
   void on_frame(wire::FrameType type, const std::string& payload);
   // Asks the source now, for `mose recover`.
   void ask_now();
-  // What that does, as its operator is told.
+  // By its operator's word, while it waits for the verdict: what has arrived is thrown away, and never runs here.
+  void give_up();
+  [[nodiscard]] bool waits_for_verdict() const { return driver_.state().phase == plan::DestinationPhase::fenced; }
+  // The verdict, as far as this side has written it down.
+  [[nodiscard]] plan::Verdict heard() const;
+  // What `mose recover` has to say of it.
   [[nodiscard]] std::string recover_sentence() const;
   // The workload has ended here, `how` a sentence of it. Where its memory is not complete that is given up: the pager goes once
   // the tree is dead, and the source hears that nothing is needed of it any more.

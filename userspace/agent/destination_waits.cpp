@@ -35,7 +35,16 @@ std::string DestinationMigration::recover_sentence() const {
     return fmt::format("migration {} is committed and goes on by itself, there is nothing to decide: {}", meta_.id.hex(),
                        explain(*wait, payload_.spec.name, meta_.peer));
   }
-  return fmt::format("node {} is asked how migration {} was decided", meta_.peer, meta_.id.hex());
+  if (waits_for_verdict()) return fmt::format("node {} is asked how migration {} was decided, each second", meta_.peer, meta_.id.hex());
+  return fmt::format("migration {} goes on by itself at its destination: {}", meta_.id.hex(), progress().phase);
+}
+
+void DestinationMigration::give_up() { driver_.dispatch(plan::TreeEnded{"given up by the operator of the destination"}); }
+
+plan::Verdict DestinationMigration::heard() const {
+  const plan::DestinationState& state = driver_.state();
+  if (state.committed) return plan::Verdict::commit;
+  return state.abort_recorded ? plan::Verdict::abort : plan::Verdict::undecided;
 }
 
 void DestinationMigration::tree_ended(const std::string& how) {

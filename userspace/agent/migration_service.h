@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agent/memory_wait.h"
+#include "agent/recovery_choice.h"
 #include "agent/refusal.h"
 #include "agent/refusal_log.h"
 #include "base/result.h"
@@ -54,6 +55,28 @@ struct MigrationFigures {
   std::optional<double> fault_waiting_s;          // destination: the oldest fault without an answer; 0: there is none
 };
 
+// What `mose recover` shows before it does it, and does.
+struct RecoverySide {
+  std::string node;
+  Role role = Role::source;
+  std::string record;            // the last one of its journal; empty: none that can be read
+  int64_t recorded_unix_ms = 0;  // 0: not known
+  std::string state;             // a sentence
+};
+struct Recovery {
+  MigrationId id;
+  std::string workload;
+  std::vector<RecoverySide> sides;  // this node's first
+  RecoveryChoice choice;
+  bool done = false;  // or only shown
+};
+struct RecoveryRequest {
+  MigrationId id;
+  RecoveryWish wish = RecoveryWish::none;
+  bool act = false;      // else it is only shown
+  std::string expected;  // the action that was shown: another one is refused; empty: whatever it is
+};
+
 class MigrationTally;
 
 // Of all of them, and of the door for other nodes.
@@ -76,11 +99,9 @@ class MigrationService {
                                     const MigrationOptions& options) = 0;
   // Asks for an abort; its effect comes as a MigrationEnd. Refused after the commit point or for an unknown id.
   virtual Answer<void> cancel(const MigrationId& id) = 0;
-  // Asks the peer for the verdict of an undecided migration and acts on it. `done` gets a sentence for the operator.
-  virtual void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) = 0;
-  // An undecided migration whose journal the operator has moved away is forgotten; a sentence of what became of its
-  // workload. Nothing: it is not such a one.
-  virtual std::optional<std::string> forget_gone(const MigrationId& id) = 0;
+  // What both nodes have of a migration, and what is done about it; does it where the request says so. The peer is asked in a
+  // worker, for a bounded time.
+  virtual void recover(const RecoveryRequest& request, std::function<void(Answer<Recovery>)> done) = 0;
   // Everything that would refuse a move of `workload` to `node`, each a sentence; touches nothing. Empty: nothing.
   virtual void preflight(const std::string& workload, const std::string& node,
                          std::function<void(Answer<std::vector<std::string>>)> done) = 0;

@@ -13,6 +13,7 @@ target_sources(mose_agent PRIVATE
   migration_paths.cpp
   migrations.cpp
   migrations_peers.cpp
+  migrations_decide.cpp
   migrations_recover.cpp
   node_uplink.cpp
   pager_link.cpp

@@ -12,6 +12,7 @@
 #include "agent/migration_context.h"
 #include "agent/migration_tally.h"
 #include "agent/migration_service.h"
+#include "agent/peer_query.h"
 #include "agent/peer_server.h"
 #include "agent/source_migration.h"
 
@@ -25,8 +26,7 @@ class Migrations : public MigrationService {
 
   Answer<MigrationId> start(const std::string& workload, const std::string& node, const MigrationOptions& options) override;
   Answer<void> cancel(const MigrationId& id) override;
-  void recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) override;
-  std::optional<std::string> forget_gone(const MigrationId& id) override;
+  void recover(const RecoveryRequest& request, std::function<void(Answer<Recovery>)> done) override;
   void preflight(const std::string& workload, const std::string& node,
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
   void after_departure(const std::string& workload, std::function<void()> next) override;
@@ -74,7 +74,28 @@ class Migrations : public MigrationService {
   void begin_waiting_arrival(const std::string& workload);
   void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
-  [[nodiscard]] plan::Verdict verdict_of(const MigrationId& id, const std::string& peer) const;
+  [[nodiscard]] MigrationRecord record_of(const MigrationId& id, const std::string& peer) const;
+  void add_outcome(MigrationRecord& out, const MigrationId& id, const std::string& peer) const;
+
+  // migrations_decide.cpp: `mose recover`.
+  using Asked = std::map<std::string, Result<MigrationRecord>>;  // by node
+  using RecoveryDone = std::function<void(Answer<Recovery>)>;
+  struct OwnRecord {
+    Result<JournalContents> contents;
+    int64_t unix_ms = 0;  // when it was written to last
+  };
+  [[nodiscard]] OwnRecord read_own(const MigrationId& id, Role role) const;
+  [[nodiscard]] bool own_sides(const MigrationId& id, RecoverySides& sides, Recovery& out) const;
+  [[nodiscard]] std::vector<JournalMeta> to_be_asked(const MigrationId& id) const;
+  void decide(const RecoveryRequest& request, const Asked& asked, const RecoveryDone& done);
+  void act(const RecoverySides& sides, Recovery recovery, const RecoveryDone& done);
+  [[nodiscard]] Answer<void> go_on(const MigrationId& id, Role role);
+  void resume_without_journal(const RecoverySides& sides, bool abort_there_first, std::function<void(Answer<void>)> done);
+  [[nodiscard]] Answer<void> go_on_from(const RecoverySides& sides, const std::vector<plan::Record>& records);
+  void discard_without_journal(const RecoverySides& sides, std::function<void(Answer<void>)> done);
+  void forget(const RecoverySides& sides);
+  // Workloads that are stopped here, or have come, by a migration of which there is no journal.
+  void claim_unjournalled();
 
   Core& core_;
   MigrationContext context_;
@@ -107,6 +128,7 @@ class Migrations : public MigrationService {
     Role role;
     std::string reason;
   };
+  [[nodiscard]] const Undecided* undecided(const MigrationId& id) const;
   [[nodiscard]] MigrationProgress progress_of(const Undecided& undecided) const;
   std::vector<Undecided> undecided_;
   std::function<void()> shut_down_done_;

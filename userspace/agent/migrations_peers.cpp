@@ -87,7 +87,7 @@ PeerConnection::Handlers Migrations::loose_handlers(uint64_t number, const move:
 void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
                                 const std::string& payload) {
   if (type == wire::FrameType::query_verdict) {
-    connection->send(wire::FrameType::verdict, encode_verdict(verdict_of(stream.migration, connection->peer_node())));
+    connection->send(wire::FrameType::verdict, encode_record(record_of(stream.migration, connection->peer_node())));
     auto asked_about = sources_.find(stream.migration);
     if (asked_about != sources_.end() && asked_about->second->meta().peer == connection->peer_node()) {
       asked_about->second->end_retry_pause();
@@ -204,19 +204,50 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
   });
 }
 
-plan::Verdict Migrations::verdict_of(const MigrationId& id, const std::string& peer) const {
+// What whoever it is with may know. Others hear no more than that a journal is there which nobody can read: it may be theirs.
+MigrationRecord Migrations::record_of(const MigrationId& id, const std::string& peer) const {
+  MigrationRecord out;
   if (auto it = sources_.find(id); it != sources_.end()) {
-    return it->second->meta().peer == peer ? it->second->verdict() : plan::Verdict::undecided;
+    if (it->second->meta().peer != peer) return out;
+    out.verdict = it->second->verdict();
+    out.phase = it->second->progress().phase;
+  } else if (auto at = destinations_.find(id); at != destinations_.end()) {
+    if (at->second->meta().peer != peer) return out;
+    out.verdict = at->second->heard();
+    out.phase = at->second->progress().phase;
   }
-  // Ended here. A committed one ends only after its destination has said COMPLETE, so whoever still asks was aborted;
-  // without any memory of it nothing is claimed.
+  for (Role role : {Role::source, Role::destination}) {
+    if (!journal_exists(id, role)) continue;
+    OwnRecord own = read_own(id, role);
+    out.unreadable = !own.contents;
+    if (!own.contents || own.contents->meta.peer != peer || own.contents->records.empty()) continue;
+    const auto& records = own.contents->records;
+    out.record = plan::to_string(records.back());
+    out.recorded_unix_ms = own.unix_ms;
+    // Of an undecided one: who carries it out has said already how it was decided.
+    if (out.phase.empty() && role == Role::destination) {
+      if (std::ranges::find(records, plan::Record::commit) != records.end()) out.verdict = plan::Verdict::commit;
+      else if (std::ranges::find(records, plan::Record::aborted) != records.end()) out.verdict = plan::Verdict::abort;
+    }
+  }
+  add_outcome(out, id, peer);
+  return out;
+}
+
+// Ended here. A committed one ends only after its destination has said COMPLETE, or when it was given up: whoever still asks never
+// ran. Without any memory of it nothing is claimed.
+void Migrations::add_outcome(MigrationRecord& out, const MigrationId& id, const std::string& peer) const {
   auto report = core_.history.find(id.hex());
-  if (!report) return plan::Verdict::undecided;
-  auto parsed = report_from_json(*report);
-  if (!parsed || parsed->destination_node != peer) return plan::Verdict::undecided;
-  bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
-                parsed->outcome == to_string(Outcome::refused);
-  return stayed ? plan::Verdict::abort : plan::Verdict::undecided;
+  auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+  if (!parsed) return;
+  const bool was_source = parsed->source_node == core_.config.node.name;
+  if ((was_source ? parsed->destination_node : parsed->source_node) != peer) return;
+  out.outcome = parsed->outcome;
+  if (!out.phase.empty()) return;
+  const bool stayed = parsed->outcome == to_string(Outcome::failed) || parsed->outcome == to_string(Outcome::cancelled) ||
+                      parsed->outcome == to_string(Outcome::refused);
+  if (stayed || (was_source && parsed->outcome == to_string(Outcome::lost))) out.verdict = plan::Verdict::abort;
+  else if (!was_source && parsed->outcome != to_string(Outcome::unknown)) out.verdict = plan::Verdict::commit;
 }
 
 }  // namespace mose::agent

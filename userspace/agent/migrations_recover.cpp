@@ -14,6 +14,7 @@
 #include "agent/wire_messages.h"
 #include "base/log.h"
 #include "handover/tap_holder.h"
+#include "kernel/cgroup.h"
 
 namespace mose::agent {
 namespace {
@@ -25,35 +26,6 @@ constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resour
 // With its journal it waits for `mose recover`, and for the eyes of whoever asks for the status.
 void Migrations::keep_if_undone(const MigrationId& id, Role role, const std::string& reason) {
   if (journal_exists(id, role)) undecided_.push_back({id, role, reason});
-}
-
-void Migrations::recover(const MigrationId& id, std::function<void(Answer<std::string>)> done) {
-  auto source = sources_.find(id);
-  auto destination = destinations_.find(id);
-  std::string text;
-  Refusal refusal{kExitUsage, fmt::format("no migration {} is undecided here", id.hex())};
-  if (source != sources_.end()) {
-    text = fmt::format("migration {} goes on by itself at its source: {}", id.hex(), source->second->progress().phase);
-  } else if (destination != destinations_.end()) {
-    destination->second->ask_now();
-    text = destination->second->recover_sentence();
-  } else {
-    // It has ended without everything done, or its journal could not be used: once more from the journal.
-    for (Role role : {Role::source, Role::destination}) {
-      if (!journal_exists(id, role)) continue;
-      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && u.role == role; });
-      std::string path = Journal::file_path(core_.journal_dir, id, role);
-      if (recover_one({path, id, role, read_journal(path)})) {
-        text = fmt::format("migration {} goes on from its journal", id.hex());
-      } else {
-        refusal = {1, fmt::format("migration {} stays undecided: {}", id.hex(), undecided_.back().reason)};
-      }
-    }
-  }
-  core_.loop.post([text, refusal, done = std::move(done)] {
-    if (text.empty()) return done(std::unexpected(refusal));
-    done(text);
-  });
 }
 
 const Workload* Migrations::workload_of(const MigrationId& id) const {
@@ -71,37 +43,25 @@ MigrationProgress Migrations::progress_of(const Undecided& undecided) const {
   if (const Workload* workload = workload_of(undecided.id)) progress.workload = workload->spec.name;
   (undecided.role == Role::source ? progress.source : progress.destination) = core_.config.node.name;
   const std::string id = undecided.id.hex(), path = Journal::file_path(core_.journal_dir, undecided.id, undecided.role);
-  if (journal_exists(undecided.id, undecided.role)) {
-    progress.phase = fmt::format(
-        "undecided: {}; `mose recover {}` tries again; when it is clear on which node the workload is to run, move {} to "
-        "another directory before that",
-        undecided.reason, id, path);
-  } else {
-    progress.phase = fmt::format("undecided: its journal {} is gone; `mose recover {}` forgets it", path, id);
-  }
+  const std::string reason = journal_exists(undecided.id, undecided.role) ? undecided.reason : "its journal " + path + " is gone";
+  progress.phase = fmt::format("undecided: {}; `mose recover {}` shows what both nodes have of it, and what can be done", reason, id);
   return progress;
 }
 
-std::optional<std::string> Migrations::forget_gone(const MigrationId& id) {
-  const size_t forgotten =
-      std::erase_if(undecided_, [&](const Undecided& u) { return u.id == id && !journal_exists(u.id, u.role); });
-  if (forgotten == 0) return std::nullopt;
-  std::string sentence = fmt::format("migration {} is forgotten: its journal is gone", id.hex());
-  const Workload* workload = workload_of(id);
-  if (workload == nullptr) return sentence;
-  const std::string name = workload->spec.name, cgroup = workload->cgroup;
-  if (workload->state == WorkloadState::arriving) {
-    core_.workloads.forget_arrival(name);
-    return sentence +
-           fmt::format("; what has arrived of workload {} is left in {}: write 1 to its cgroup.kill to end it", name,
-                       cgroup);
+// Its journal was lost, or somebody has moved it: that its other side runs cannot be excluded. One that nobody has stopped yet is
+// the start's to release: its agent died before the migration's first record.
+void Migrations::claim_unjournalled() {
+  for (const Workload* workload : core_.workloads.list()) {
+    const bool arriving = workload->state == WorkloadState::arriving;
+    auto id = MigrationId::parse(workload->migration);
+    if (!id || !(arriving || workload->state == WorkloadState::moving)) continue;
+    if (sources_.contains(*id) || destinations_.contains(*id) || undecided(*id) != nullptr) continue;
+    auto group = Cgroup::open(workload->cgroup);
+    if (!group || !group->populated().value_or(false) || (!arriving && !group->frozen().value_or(true))) continue;
+    undecided_.push_back({*id, arriving ? Role::destination : Role::source, "its journal is gone"});
+    log::error("a workload's migration has left no journal: it stays as it is until `mose recover`",
+               {{"workload", workload->spec.name}, {"migration", workload->migration}});
   }
-  remember({id, Role::source, name, "", "", 1}, Outcome::failed, "forgotten: the journal of the source was gone");
-  if (auto stays = core_.workloads.stay(name); !stays) return sentence + "; " + stays.error().what;
-  return sentence + fmt::format(
-                        "; workload {} counts as running here: if it stands still, write 0 to cgroup.freeze in {} and "
-                        "run `mose steer release {}`",
-                        name, cgroup, name);
 }
 
 void Migrations::recover_all() {
@@ -109,9 +69,10 @@ void Migrations::recover_all() {
   if (!entries) {
     journal_problem_ = entries.error().what;
     log::error("the journals cannot be read", {{"reason", journal_problem_}});
-    return;
+  } else {
+    for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
   }
-  for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
+  claim_unjournalled();
 }
 
 // The migration has ended, and we died before it was tidied up. `left`: the workload is away by it, and nothing of it is

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "agent/wire_messages.h"
 #include "kernel/socket.h"
 #include "mose/wire/wire.pb.h"
 #include "move/channel.h"
@@ -53,24 +54,42 @@ Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& met
   return link;
 }
 
-Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
+Result<MigrationRecord> ask_record(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound) {
   hello.purpose = move::Purpose::query;
   move::Hello theirs;
   MOSE_ASSIGN(move::Channel channel, greeted(peers, meta, hello, bound, theirs));
   MOSE_TRY(channel.send(wire::FrameType::query_verdict, std::span<const std::byte>{}));
   MOSE_ASSIGN(move::Frame frame, channel.receive(bound));
-  wire::v1::Verdict verdict;
-  if (frame.type != wire::FrameType::verdict || !verdict.ParseFromArray(frame.payload.data(), static_cast<int>(frame.payload.size()))) {
+  wire::v1::Verdict answer;
+  if (frame.type != wire::FrameType::verdict || !answer.ParseFromArray(frame.payload.data(), static_cast<int>(frame.payload.size()))) {
     return fail("node " + meta.peer + " gave no verdict");
   }
-  switch (verdict.kind()) {
-    case wire::v1::Verdict::KIND_COMMIT:
-      return plan::Verdict::commit;
-    case wire::v1::Verdict::KIND_ABORT:
-      return plan::Verdict::abort;
-    default:
-      return plan::Verdict::undecided;
+  MigrationRecord record;
+  if (answer.kind() == wire::v1::Verdict::KIND_COMMIT) record.verdict = plan::Verdict::commit;
+  if (answer.kind() == wire::v1::Verdict::KIND_ABORT) record.verdict = plan::Verdict::abort;
+  record.tells = answer.tells();
+  record.record = answer.record();
+  record.unreadable = answer.unreadable();
+  record.recorded_unix_ms = answer.recorded_unix_ms();
+  record.phase = answer.phase();
+  record.outcome = answer.outcome();
+  return record;
+}
+
+Status ask_to_abort(const PeerAccess& peers, const JournalMeta& meta, const move::Hello& hello, Nanoseconds bound, const std::string& reason) {
+  MOSE_ASSIGN(PeerLink link, connect_to_peer(peers, meta, hello, bound, AskRoles::no));
+  move::Channel channel(std::move(link.socket), move::StreamId{meta.id, meta.epoch});
+  const std::string payload = encode_reason(reason);
+  MOSE_TRY(channel.send(wire::FrameType::abort, std::as_bytes(std::span(payload))));
+  const Timestamp deadline = now() + bound;
+  while (now() < deadline) {
+    MOSE_ASSIGN(move::Frame frame, channel.receive(deadline - now()));
+    if (frame.type == wire::FrameType::aborted) return {};
+    if (frame.type != wire::FrameType::failed) continue;
+    const auto* text = reinterpret_cast<const char*>(frame.payload.data());
+    return fail(fmt::format("node {}: {}", meta.peer, decode_reason(std::string(text, frame.payload.size()))));
   }
+  return fail(fmt::format("node {} has not thrown its copy away within {} s", meta.peer, bound / std::chrono::seconds(1)));
 }
 
 std::map<std::string, Status> look_at_peers(const PeerAccess& access, const std::map<std::string, PeerConfig>& peers, const move::Hello& hello,
@@ -91,9 +110,10 @@ std::map<std::string, Status> look_at_peers(const PeerAccess& access, const std:
   return out;
 }
 
-std::string encode_verdict(plan::Verdict verdict) {
+std::string encode_record(const MigrationRecord& record) {
+  constexpr size_t kPhaseMax = 4096;  // a sentence; the frame has a bound
   wire::v1::Verdict out;
-  switch (verdict) {
+  switch (record.verdict) {
     case plan::Verdict::commit:
       out.set_kind(wire::v1::Verdict::KIND_COMMIT);
       break;
@@ -104,6 +124,12 @@ std::string encode_verdict(plan::Verdict verdict) {
       out.set_kind(wire::v1::Verdict::KIND_UNDECIDED);
       break;
   }
+  out.set_tells(record.tells);
+  out.set_record(record.record);
+  out.set_unreadable(record.unreadable);
+  out.set_recorded_unix_ms(record.recorded_unix_ms);
+  out.set_phase(record.phase.substr(0, kPhaseMax));
+  out.set_outcome(record.outcome);
   return out.SerializeAsString();
 }
 

@@ -23,12 +23,25 @@ enum class AskRoles : uint8_t { yes, no };
 [[nodiscard]] Result<PeerLink> connect_to_peer(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound,
                                                AskRoles ask = AskRoles::yes);
 
-// Blocking: asks the source of a migration, on a QUERY connection, how it was decided.
-[[nodiscard]] Result<plan::Verdict> ask_verdict(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+// What a node has of a migration, as it answers on a QUERY connection.
+struct MigrationRecord {
+  plan::Verdict verdict = plan::Verdict::undecided;  // its own; of a destination: what it has heard
+  bool tells = true;            // false: its agent is of a version that says no more than the verdict
+  std::string record;           // the last one of its journal; empty: there is none
+  bool unreadable = false;      // there is a journal, and it cannot be used
+  int64_t recorded_unix_ms = 0;
+  std::string phase;            // empty: nothing is under way
+  std::string outcome;          // of its history; empty: nothing is there
+};
+// Blocking: asks the other node of a migration how it was decided, and what it has of it.
+[[nodiscard]] Result<MigrationRecord> ask_record(const PeerAccess& peers, const JournalMeta& meta, move::Hello hello, Nanoseconds bound);
+// Blocking: tells a destination to throw away what it has, and waits until it has. It never runs there after that.
+[[nodiscard]] Status ask_to_abort(const PeerAccess& peers, const JournalMeta& meta, const move::Hello& hello, Nanoseconds bound,
+                                  const std::string& reason);
 // Blocking: for each of `peers`, by name, whether it could be asked for a migration now; all at the same time.
 [[nodiscard]] std::map<std::string, Status> look_at_peers(const PeerAccess& access, const std::map<std::string, PeerConfig>& peers,
                                                           const move::Hello& hello, Nanoseconds bound);
-[[nodiscard]] std::string encode_verdict(plan::Verdict verdict);
+[[nodiscard]] std::string encode_record(const MigrationRecord& record);
 
 // Bytes as hex text and back, for values that stand in a journal.
 [[nodiscard]] std::string to_hex(const std::string& bytes);

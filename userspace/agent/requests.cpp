@@ -78,6 +78,25 @@ void fill(control::v1::Progress& out, const MigrationProgress& progress) {
   if (progress.memory) fill(*out.mutable_memory(), *progress.memory);
 }
 
+void fill(control::v1::Recovery& out, const Recovery& recovery) {
+  out.set_migration_id(recovery.id.hex());
+  out.set_workload(recovery.workload);
+  for (const RecoverySide& side : recovery.sides) {
+    auto& item = *out.add_sides();
+    item.set_node(side.node);
+    item.set_role(std::string(to_string(side.role)));
+    item.set_record(side.record);
+    item.set_recorded_unix_ms(side.recorded_unix_ms);
+    item.set_state(side.state);
+  }
+  out.set_action(to_string(recovery.choice.action));
+  out.set_certain(recovery.choice.certain);
+  out.set_what(recovery.choice.what);
+  out.set_warning(recovery.choice.warning);
+  out.set_confirm(!harmless(recovery.choice.action));
+  out.set_done(recovery.done);
+}
+
 int64_t whole_ms(Nanoseconds duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
 }
@@ -226,7 +245,7 @@ void Requests::handle(const Request& request, const Reply& reply) {
     case Request::kCancel:
       return cancel(request.cancel().migration_id(), reply);
     case Request::kRecover:
-      return recover(request.recover().migration_id(), reply);
+      return recover(request.recover(), reply);
     case Request::kCleanup:
       return clean_up(reply);
     case Request::kSteerShow: {
@@ -412,13 +431,18 @@ void Requests::cancel(const std::string& prefix, const Reply& reply) {
   send_notes(reply, {fmt::format("migration {} is asked to abort", id->hex())});
 }
 
-void Requests::recover(const std::string& prefix, const Reply& reply) {
-  auto id = find_active(prefix);
+void Requests::recover(const control::v1::Recover& request, const Reply& reply) {
+  auto id = find_active(request.migration_id());
   if (!id) return send_refusal(reply, id.error());
-  if (auto sentence = service_.forget_gone(*id)) return send_notes(reply, {*sentence});
-  service_.recover(*id, [reply](const Answer<std::string>& answer) {
+  RecoveryRequest wanted{.id = *id, .act = request.act(), .expected = request.action()};
+  if (request.decision() == kWishResume) wanted.wish = RecoveryWish::resume;
+  else if (request.decision() == kWishGiveUp) wanted.wish = RecoveryWish::give_up;
+  else if (!request.decision().empty()) return reply.fail(2, fmt::format("\"{}\" is not a decision", request.decision()));
+  service_.recover(wanted, [reply](const Answer<Recovery>& answer) {
     if (!answer) return send_refusal(reply, answer.error());
-    send_notes(reply, {*answer});
+    Response response;
+    fill(*response.mutable_recovery(), *answer);
+    reply.send(response, true);
   });
 }
 

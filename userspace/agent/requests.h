@@ -16,6 +16,7 @@
 namespace mose::control::v1 {
 class CheckResult;
 class Migrate;
+class Recover;
 class Run;
 }  // namespace mose::control::v1
 
@@ -45,7 +46,7 @@ class Requests {
   void show(const std::string& prefix, const Reply& reply) const;
   void history(size_t count_max, const Reply& reply) const;
   void cancel(const std::string& prefix, const Reply& reply);
-  void recover(const std::string& prefix, const Reply& reply);
+  void recover(const control::v1::Recover& request, const Reply& reply);
   void clean_up(const Reply& reply);
   void clean_up_after(std::vector<std::string> leaving, const Reply& reply);
   // The migration under way whose id begins with `prefix`, or that is of the workload of that name.

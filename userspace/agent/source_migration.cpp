@@ -52,6 +52,7 @@ std::optional<handover::Tunnel> tunnel_of(const Notes& notes) {
 constexpr const char* kNotedSteer = "steer";
 constexpr const char* kNotedBandwidth = "max_bandwidth_bps";
 constexpr const char* kNotedRequest = "strategy_requested";
+constexpr const char* kNotedRuns = "runs_there";  // COMMITTED was heard
 constexpr const char* kNotedStrategy = "strategy";  // with the commit: what came of it
 
 // The final scan runs beside CRIU's dump and restore, which need a core of their own.
@@ -127,6 +128,7 @@ void SourceMigration::recover(Journal journal) {
     if (auto mac = parse_mac(it->second)) path_.mac = *mac;
   }
   path_.tunnel = tunnel_of(notes);
+  has_run_there_ = notes.contains(kNotedRuns);
   journal_ = std::move(journal);
   if (auto adopted = host_->tree_alive() ? host_->adopt() : Status{}; !adopted) {
     log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
@@ -145,6 +147,16 @@ void SourceMigration::recover(Journal journal) {
 
 void SourceMigration::cancel() {
   driver_.dispatch(plan::CancelRequested{});
+}
+
+bool SourceMigration::decide(const plan::DestinationGone& gone) {
+  if (!may_decide(gone)) return false;
+  log::warn("the operator decides in the place of a destination that is gone",
+            {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"destination", meta_.peer},
+             {"decision", gone.choice == plan::GoneChoice::resume ? "resume here" : "give up"}});
+  trouble_.reset();
+  driver_.dispatch(gone);
+  return true;
 }
 
 bool SourceMigration::accepts(const std::string& token) const { return move::same_token(token, token_); }
@@ -371,6 +383,7 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       }
       timeline_.end("commit");
       note_trouble({}, "");
+      note_that_it_runs();
       return received(plan::Message::committed);
     case wire::FrameType::complete: {
       auto report = decode_complete(payload);
@@ -387,6 +400,17 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
     default:
       log::warn("an unexpected frame of the destination is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
   }
+}
+
+// What clients have been told since then is not here: no agent of this node may let the stopped tree run again.
+void SourceMigration::note_that_it_runs() {
+  if (std::exchange(has_run_there_, true)) return;
+  journal_lane_.submit([this] {
+    if (!journal_) return;
+    if (auto noted = journal_->note({{kNotedRuns, "yes"}}); !noted) {
+      log::warn("that the workload runs at its destination could not be noted", {{"migration", meta_.id.hex()}, {"reason", noted.error().what}});
+    }
+  });
 }
 
 void SourceMigration::send(const plan::SourceAction& action) {

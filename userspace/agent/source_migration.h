@@ -39,6 +39,12 @@ class SourceMigration {
   [[nodiscard]] static MigrationOptions noted_options(const Notes& notes);
   void recover(Journal journal);
   void cancel();
+  // The operator's word that the destination will never run it. False, and nothing happens: see plan::may_decide().
+  bool decide(const plan::DestinationGone& gone);
+  [[nodiscard]] bool may_decide(const plan::DestinationGone& gone) const { return plan::may_decide(driver_.state(), gone); }
+  // The destination has said so, to this agent or to one before it.
+  [[nodiscard]] bool has_run_there() const { return has_run_there_; }
+  [[nodiscard]] bool tree_alive() const { return host_->tree_alive(); }
   // The destination has shown that it is there: no pause between attempts to reach it any more.
   void end_retry_pause();
 
@@ -77,6 +83,7 @@ class SourceMigration {
   void preflight();
   void record(plan::Record record);
   void connect();
+  void note_that_it_runs();
   void send(const plan::SourceAction& action);
   // source_rounds.cpp
   void precopy_round(const plan::SourceAction& action);
@@ -115,6 +122,7 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
+  bool has_run_there_ = false;
   bool recovered_ = false;      // goes on for an agent that has died
   std::string noted_strategy_;  // of that one
   uint64_t bytes_done_ = 0;

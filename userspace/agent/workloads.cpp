@@ -264,8 +264,9 @@ void Workloads::stop(const std::string& name, Nanoseconds grace, Done done) {
     return refuse_later(fmt::format("workload {} was started by others; stop it where it was started", name), 3);
   }
   if (workload.state == WorkloadState::moving || workload.state == WorkloadState::arriving) {
-    return refuse_later(fmt::format("workload {} is {} (migration {}); cancel that first", name,
-                                    to_string(workload.state), workload.migration),
+    return refuse_later(fmt::format("workload {0} is {1} (migration {2}): `mose cancel {2}` before its commit; where it does not end "
+                                    "by itself, `mose recover {2}` shows what can be done",
+                                    name, to_string(workload.state), workload.migration),
                         3);
   }
   if (workload.state == WorkloadState::away) {

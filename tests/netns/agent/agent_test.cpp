@@ -639,26 +639,73 @@ TEST_F(AgentTest, NodesStatusAndHistoryAnswer) {
   EXPECT_EQ(bed->mose({"history", "--json"}).out, "[]\n");
 }
 
+// Its peer refuses connections at once, and need not be waited for.
+std::string with_a_peer_that_is_down(std::string configuration) {
+  const std::string address = "192.0.2.200:7946";
+  return configuration.replace(configuration.find(address), address.size(), "127.0.0.1:1");
+}
+
 TEST_F(AgentTest, ADamagedJournalIsShownWithItsFileAndForgottenWhenThatIsGone) {
   bed->terminate_agent();
   const std::string id = "00112233445566778899aabbccddeeff";
   const std::string path = bed->directory() + "/state/journal/" + id + ".source";
   std::ofstream(path) << "nonsense\n";
-  bed->start_agent();
+  bed->start_agent_with(with_a_peer_that_is_down(bed->configuration()));
   auto shown = bed->mose({"status"});
   EXPECT_THAT(shown.out, HasSubstr("00112233 is undecided: its journal is damaged: journal " + path +
                                    " has no readable first line"));
-  EXPECT_THAT(shown.out, HasSubstr("`mose recover " + id + "` tries again"));
-  EXPECT_THAT(shown.out, HasSubstr("move " + path + " to another directory before that"));
-  auto still = bed->mose({"recover", id});
-  EXPECT_EQ(still.exit_code, 1);
-  EXPECT_THAT(still.error, HasSubstr("stays undecided"));
+  EXPECT_THAT(shown.out, HasSubstr("`mose recover " + id + "` shows what both nodes have of it"));
+  auto still = bed->mose({"recover", id, "--yes"});
+  EXPECT_EQ(still.exit_code, 3);
+  EXPECT_THAT(still.out, HasSubstr("stays undecided"));
   fs::rename(path, bed->directory() + "/damaged-journal");
   EXPECT_THAT(bed->mose({"status"}).out,
-              HasSubstr("its journal " + path + " is gone; `mose recover " + id + "` forgets it"));
-  auto forgotten = bed->mose({"recover", id});
+              HasSubstr("its journal " + path + " is gone; `mose recover " + id + "` shows"));
+  auto asked = bed->mose({"recover", id});
+  EXPECT_EQ(asked.exit_code, 3) << "nobody has agreed";
+  EXPECT_THAT(asked.error, HasSubstr("--yes"));
+  EXPECT_EQ(bed->mose({"recover", id, "--dry-run"}).exit_code, 0);
+  EXPECT_NE(bed->mose({"status", "--json"}).out, kNothingUnderWay) << "it was only shown";
+  auto forgotten = bed->mose({"recover", id, "--yes"});
   EXPECT_EQ(forgotten.exit_code, 0) << forgotten.error;
   EXPECT_THAT(forgotten.out, HasSubstr("is forgotten: its journal is gone"));
+  EXPECT_EQ(bed->mose({"status", "--json"}).out, kNothingUnderWay);
+}
+
+// The tree is stopped, and who stopped it cannot be read any more: perhaps it runs at the other node.
+TEST_F(AgentTest, AStoppedWorkloadWhoseJournalIsGoneRunsOnlyByTheOperatorsWord) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  ASSERT_TRUE(redis_answers(kAddress));
+  bed->kill_agent();
+  const std::string id = "00112233445566778899aabbccddeeff", file = bed->directory() + "/state/workloads/redis.json";
+  json record = json::parse(std::ifstream(file), nullptr, false);
+  ASSERT_TRUE(record.is_object());
+  record["state"] = "moving";
+  record["migration"] = id;
+  std::ofstream(file) << record.dump() << "\n";
+  const std::string freeze = bed->cgroup() + "/redis/cgroup.freeze";
+  std::ofstream(freeze) << "1";
+  bed->start_agent_with(with_a_peer_that_is_down(bed->configuration()));
+  EXPECT_EQ(workload("redis")["state"], "moving") << "it does not count as running";
+  EXPECT_THAT(bed->mose({"status"}).out, HasSubstr("undecided: its journal"));
+  auto unknown = bed->mose({"recover", "redis", "--yes"});
+  EXPECT_EQ(unknown.exit_code, 3);
+  EXPECT_THAT(unknown.out, testing::AllOf(HasSubstr("b (destination): no record; cannot be asked"), HasSubstr("find out (1) whether redis runs on node b"),
+                                          HasSubstr("(2) whether redis stands here"), HasSubstr("--resume-here"), testing::Not(HasSubstr("cgroup.freeze"))));
+  EXPECT_FALSE(redis_answers(kAddress, 500ms));
+  json shown = json::parse(bed->mose({"recover", "redis", "--resume-here", "--dry-run", "--json"}).out, nullptr, false);
+  ASSERT_TRUE(shown.is_object());
+  EXPECT_EQ(shown["action"], "resume");
+  EXPECT_EQ(shown["certain"], false);
+  EXPECT_EQ(shown["done"], false);
+  EXPECT_FALSE(redis_answers(kAddress, 500ms));
+  auto resumed = bed->mose({"recover", "redis", "--resume-here", "--yes"});
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.error;
+  EXPECT_TRUE(redis_answers(kAddress));
+  EXPECT_TRUE(wait_state("redis", "running"));
+  bed->kill_agent();  // which would go on telling the other node
+  bed->start_agent();
+  EXPECT_EQ(workload("redis")["state"], "running");
   EXPECT_EQ(bed->mose({"status", "--json"}).out, kNothingUnderWay);
 }
 

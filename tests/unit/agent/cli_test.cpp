@@ -71,6 +71,14 @@ TEST(CommandLine, CertificatesHaveUsualDaysAndRoles) {
   EXPECT_EQ(parse_command_line({"pki", "issue", "b", "--days", "0"}).exit_code, 2);
 }
 
+TEST(CommandLine, ARecoveryTakesOneOfTwoWishes) {
+  auto parsed = parse_command_line({"recover", "3fe1", "--resume-here", "--yes"});
+  ASSERT_TRUE(parsed.command) << parsed.error;
+  EXPECT_TRUE(parsed.command->resume_here && parsed.command->yes);
+  EXPECT_FALSE(parsed.command->give_up || parsed.command->dry_run);
+  EXPECT_EQ(parse_command_line({"recover", "3fe1", "--resume-here", "--give-up"}).exit_code, 2);
+}
+
 TEST(CommandLine, EventsAreFollowedWithoutAFlagAsWell) {
   EXPECT_TRUE(parse_command_line({"events"}).command);
   EXPECT_TRUE(parse_command_line({"events", "--follow"}).command);

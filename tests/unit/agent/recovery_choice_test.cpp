@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "agent/recovery_choice.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace mose::agent {
+namespace {
+
+using testing::HasSubstr;
+using Action = RecoveryAction;
+using Says = PeerSays;
+using Wish = RecoveryWish;
+
+// A committed source that waits for its destination; its tree is stopped here.
+RecoverySides waiting_source(Says says) {
+  return {.node = "a", .peer = "b", .workload = "redis", .peer_says = says, .committed = true, .waiting = true, .tree_here = true, .tree_frozen = true, .phase = "committed"};
+}
+RecoverySides without_journal(Says says, Role role = Role::source) {
+  return {.role = role, .node = "a", .peer = "b", .workload = "redis", .journal = OwnJournal::gone, .peer_says = says, .tree_here = true, .tree_frozen = true};
+}
+constexpr Says kAllSays[] = {Says::unreachable, Says::too_old, Says::nothing, Says::unreadable, Says::undecided, Says::committed, Says::complete, Says::lost, Says::aborted};
+
+TEST(RecoveryChoice, WhatGoesOnByItselfIsLeftAloneAndSaysWhatElseThereIs) {
+  for (Says says : kAllSays) EXPECT_EQ(choose_recovery(waiting_source(says), Wish::none).action, Action::none);
+  EXPECT_THAT(choose_recovery(waiting_source(Says::unreachable), Wish::none).what, HasSubstr("--resume-here"));
+  EXPECT_THAT(choose_recovery(waiting_source(Says::nothing), Wish::none).what, HasSubstr("not even in its history"));
+}
+
+TEST(RecoveryChoice, ADestinationIsDecidedAboutOnlyWhereItIsGoneOrKnowsNothing) {
+  for (Says says : kAllSays) {
+    const bool gone = says == Says::unreachable || says == Says::nothing;
+    EXPECT_EQ(choose_recovery(waiting_source(says), Wish::resume).action, gone ? Action::resume : Action::refuse) << to_string(says);
+    EXPECT_EQ(choose_recovery(waiting_source(says), Wish::give_up).action, gone ? Action::end : Action::refuse) << to_string(says);
+  }
+  EXPECT_FALSE(choose_recovery(waiting_source(Says::unreachable), Wish::resume).certain);
+  RecoverySides connected = waiting_source(Says::nothing);
+  connected.waiting = false;
+  EXPECT_EQ(choose_recovery(connected, Wish::resume).action, Action::refuse);
+}
+
+TEST(RecoveryChoice, WhatHasRunThereOrHasEndedHereDoesNotRunHereAgain) {
+  RecoverySides ran = waiting_source(Says::unreachable), dead = ran, early = ran;
+  ran.has_run_there = true;
+  dead.tree_here = false;
+  early.before_commit = true;
+  EXPECT_THAT(choose_recovery(ran, Wish::resume).what, HasSubstr("clients have had its answers"));
+  EXPECT_EQ(choose_recovery(ran, Wish::give_up).action, Action::end);
+  EXPECT_EQ(choose_recovery(dead, Wish::resume).action, Action::refuse);
+  EXPECT_THAT(choose_recovery(early, Wish::resume).what, HasSubstr("mose cancel"));
+}
+
+TEST(RecoveryChoice, WithoutItsJournalASourceRunsOnlyWhereTheDestinationNeverHasOrByWord) {
+  for (Says says : kAllSays) {
+    RecoveryChoice choice = choose_recovery(without_journal(says), Wish::none);
+    const bool may = says == Says::undecided || says == Says::aborted;
+    EXPECT_EQ(choice.action == Action::resume, may) << to_string(says);
+    EXPECT_EQ(choice.abort_there_first, says == Says::undecided) << to_string(says);
+    EXPECT_THAT(choice.what, testing::Not(HasSubstr("freeze"))) << "no hand work";
+  }
+  for (Says says : {Says::committed, Says::complete, Says::lost})
+    EXPECT_EQ(choose_recovery(without_journal(says), Wish::resume).action, Action::refuse) << to_string(says);
+  RecoveryChoice unknown = choose_recovery(without_journal(Says::unreachable), Wish::none);
+  EXPECT_EQ(unknown.action, Action::refuse);
+  EXPECT_THAT(unknown.what, testing::AllOf(HasSubstr("(1) whether redis runs on node b"), HasSubstr("(2) whether redis stands here"), HasSubstr("--resume-here"), HasSubstr("--give-up")));
+  EXPECT_EQ(choose_recovery(without_journal(Says::unreachable), Wish::resume).action, Action::resume);
+  EXPECT_EQ(choose_recovery(without_journal(Says::complete), Wish::none).action, Action::end);
+}
+
+TEST(RecoveryChoice, WithoutItsJournalADestinationThrowsAwayOnlyWhatTheSourceHasDecidedAgainst) {
+  for (Says says : kAllSays) {
+    const bool against = says == Says::aborted || says == Says::lost;
+    EXPECT_EQ(choose_recovery(without_journal(says, Role::destination), Wish::none).action, against ? Action::discard : Action::refuse) << to_string(says);
+    EXPECT_EQ(choose_recovery(without_journal(says, Role::destination), Wish::give_up).action, Action::discard);
+    const Action resumed = choose_recovery(without_journal(says, Role::destination), Wish::resume).action;
+    EXPECT_EQ(resumed, against ? Action::discard : Action::refuse);
+  }
+}
+
+TEST(RecoveryChoice, JournalsThatContradictEachOtherDecideNothing) {
+  RecoverySides source = without_journal(Says::committed);
+  source.journal = OwnJournal::readable;
+  EXPECT_EQ(choose_recovery(source, Wish::none).action, Action::refuse);
+  source.committed = true;
+  EXPECT_EQ(choose_recovery(source, Wish::none).action, Action::go_on);
+  RecoverySides destination = without_journal(Says::aborted, Role::destination);
+  destination.journal = OwnJournal::readable;
+  EXPECT_EQ(choose_recovery(destination, Wish::none).action, Action::go_on);
+  destination.committed = true;
+  EXPECT_EQ(choose_recovery(destination, Wish::none).action, Action::refuse);
+}
+
+TEST(RecoveryChoice, WhereNoProcessIsItIsForgotten) {
+  for (Role role : {Role::source, Role::destination}) {
+    RecoverySides sides = without_journal(Says::unreachable, role);
+    sides.tree_here = false;
+    EXPECT_EQ(choose_recovery(sides, Wish::none).action, Action::forget);
+  }
+}
+
+}  // namespace
+}  // namespace mose::agent
