@@ -84,7 +84,8 @@ bool Migrations::own_sides(const MigrationId& id, RecoverySides& sides, Recovery
     sides.before_commit = here.before_commit();
     sides.committed = here.verdict() == plan::Verdict::commit;
     sides.has_run_there = here.has_run_there();
-    sides.waiting = here.may_decide({plan::GoneChoice::end});
+    sides.waiting = here.may_decide({plan::GoneChoice::end, true});
+    sides.connected = sides.waiting && !here.may_decide({plan::GoneChoice::end});
     sides.phase = here.progress().phase;
     sides.tree_here = here.tree_alive();
   } else if (destination != destinations_.end()) {

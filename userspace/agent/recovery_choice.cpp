@@ -50,7 +50,7 @@ std::string what_waits(const RecoverySides& s) {
     text += fmt::format("; {} is there and has nothing of it, not even in its history: it would wait for ever; ", peer_of(s)) + facts(s);
     return text;
   }
-  if (s.peer_says != Says::unreachable) return text;
+  if (s.peer_says != Says::unreachable || s.connected) return text;
   const std::string gone = fmt::format("; if {} is switched off for good, `mose recover {} ", peer_of(s), s.id.hex());
   const std::string end = fmt::format("--{}` here ends what is left of it as lost", kWishGiveUp);
   if (s.has_run_there) return text + gone + end;
@@ -63,7 +63,8 @@ RecoveryChoice source_under_way(const RecoverySides& s, Wish wish) {
   if (!s.committed) return refuse_choice("the migration is being aborted or ended already: " + s.phase);
   const bool there = s.peer_says != Says::unreachable && s.peer_says != Says::nothing;
   if (there) return refuse_choice(fmt::format("{} is there and has the migration ({}): it goes on by itself", peer_of(s), to_string(s.peer_says)));
-  if (!s.waiting) return refuse_choice(fmt::format("{} is connected: it is not gone", peer_of(s)));
+  if (s.connected && s.peer_says != Says::nothing) return refuse_choice(fmt::format("{} is connected: it is not gone", peer_of(s)));
+  if (!s.waiting) return refuse_choice("the migration has everything, and ends by itself: " + s.phase);
   if (wish == Wish::give_up) return end_by_word(s);
   if (s.has_run_there) {
     return refuse_choice(fmt::format("{0} has run on {1}, and clients have had its answers: what is stopped here is older than those. `--{2}` ends it",

@@ -44,7 +44,8 @@ struct RecoverySides {
   bool before_commit = false;  // under way: it can be cancelled
   bool committed = false;      // the verdict of this node's journal
   bool has_run_there = false;  // source: the destination has said so once
-  bool waiting = false;        // source: for a destination that is not connected, after the commit. destination: for the verdict
+  bool waiting = false;        // source: for its destination, after the commit. destination: for the verdict
+  bool connected = false;      // source: with it
   bool tree_here = false, tree_frozen = false;
   std::string phase;           // under way: in the operator's words
 };

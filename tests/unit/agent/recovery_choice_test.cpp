@@ -35,7 +35,9 @@ TEST(RecoveryChoice, ADestinationIsDecidedAboutOnlyWhereItIsGoneOrKnowsNothing) 
   }
   EXPECT_FALSE(choose_recovery(waiting_source(Says::unreachable), Wish::resume).certain);
   RecoverySides connected = waiting_source(Says::nothing);
-  connected.waiting = false;
+  connected.connected = true;
+  EXPECT_EQ(choose_recovery(connected, Wish::resume).action, Action::resume);
+  connected.peer_says = Says::unreachable;
   EXPECT_EQ(choose_recovery(connected, Wish::resume).action, Action::refuse);
 }
 
