@@ -237,6 +237,27 @@ class WhileAwayInFull : public WhileAway, public ::testing::WithParamInterface<i
 INSTANTIATE_TEST_SUITE_P(All, WhileAwayInFull, ::testing::ValuesIn(once_in_full()));
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(WhileAwayInFull);
 
+// The workload runs, and its pager has pages to bring: without it the kernel would hand out zeros.
+TEST_F(WhileAway, APagerWhoseWorkloadRunsIsCleanedUpByNobody) {
+  reach();
+  if (HasFatalFailure()) return;
+  kill_agents({destination_});
+  if (HasFatalFailure()) return;
+  const std::string state = bed_->root(destination_) + "/var/lib/mose/", journal = state + "journal/" + id_ + ".destination";
+  std::filesystem::rename(journal, state + "moved-away");
+  start_what_is_dead();
+  if (HasFatalFailure()) return;
+  ASSERT_EQ(bed_->pagers(destination_).size(), 1u);
+  const std::string said_of_it = said(destination_, {"cleanup"});
+  EXPECT_THAT(said_of_it, ::testing::HasSubstr("left alone"));
+  EXPECT_EQ(bed_->pagers(destination_).size(), 1u) << said_of_it;
+  EXPECT_EQ(bed_->guardians(destination_).size(), 1u) << said_of_it;
+  kill_agents({destination_});
+  std::filesystem::rename(state + "moved-away", journal);
+  start_what_is_dead();
+  if (!HasFatalFailure()) check_end(Side::destination);
+}
+
 TEST_P(WhileAwayInFull, ADeadSourceAgentIsAnAlarmWithItsReason) {
   reach();
   if (HasFatalFailure()) return;

@@ -186,6 +186,48 @@ TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
   bed_ = nullptr;
 }
 
+// Its history has rolled over, for one: it would say "no such migration here" for ever.
+TEST_F(OperatorDecides, ADestinationThatHasForgottenItIsDecidedAbout) {
+  lose_the_fenced_tree();
+  if (HasFatalFailure()) return;
+  const std::string state = bed_->root(destination_) + "/var/lib/mose";
+  std::filesystem::remove(state + "/journal/" + id_ + ".destination");
+  restart_agents();
+  if (HasFatalFailure()) return;
+  EXPECT_TRUE(wait_until([&] { return phase_at(source_).find("no such migration here") != std::string::npos; }, kReachBound)) << phase_at(source_);
+  EXPECT_THAT(said(source_, {"recover", id_}), ::testing::AllOf(::testing::HasSubstr("nothing of it is known there"),
+                                                               ::testing::HasSubstr("not even in its history"), ::testing::HasSubstr("find out (1)")));
+  EXPECT_TRUE(stopped(source_));
+  said(source_, {"recover", id_, "--resume-here", "--yes"});
+  EXPECT_TRUE(wait_until([&] { return !stopped(source_); }, kReachBound));
+  said(destination_, {"cleanup"});
+  check_end(Side::source);
+}
+
+// As after a disk that came back without them. What a journal claims is left alone.
+TEST_F(OperatorDecides, WhatHasArrivedAndNoRecordNamesIsCleanedUp) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  said(source_, {"recover", id_, "--resume-here", "--yes"});
+  ASSERT_TRUE(wait_until([&] { return !stopped(source_); }, kReachBound));
+  const std::string state = bed_->root(destination_) + "/var/lib/mose";
+  std::filesystem::remove(state + "/journal/" + id_ + ".destination");
+  std::filesystem::remove(state + "/workloads/redis.json");
+  restart_agents();
+  if (HasFatalFailure()) return;
+  ASSERT_FALSE(bed_->pagers(destination_).empty());
+  EXPECT_TRUE(std::filesystem::exists(group(destination_)));
+  const std::string shown = said(destination_, {"cleanup", "--dry-run"});
+  EXPECT_THAT(shown, ::testing::AllOf(::testing::HasSubstr("redis is named by no record"), ::testing::HasSubstr("migration " + id_ + " has no journal"),
+                                      ::testing::HasSubstr("pager and guardian")));
+  EXPECT_FALSE(bed_->pagers(destination_).empty()) << "it was only shown";
+  EXPECT_THAT(said(source_, {"cleanup", "--dry-run"}), ::testing::HasSubstr("nothing to clean up"));
+  EXPECT_THAT(said(destination_, {"cleanup"}), ::testing::HasSubstr("what was left of migration " + id_));
+  EXPECT_TRUE(bed_->pagers(destination_).empty());
+  EXPECT_TRUE(bed_->guardians(destination_).empty());
+  check_end(Side::source);
+}
+
 // It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows
 // yet how it has ended.
 TEST_F(WaysBack, WhileTheDestinationIsGoneAfterTheCommitTheSourceSaysSo) {

@@ -168,7 +168,8 @@ class Grammar {
     workload->needs(node);
     node->needs(workload);
     verb(app_, Verb::nodes, "nodes", "this node and its peers, and whether they would take its workloads");
-    verb(app_, Verb::cleanup, "cleanup", "remove what workloads that have ended or left still have here");
+    verb(app_, Verb::cleanup, "cleanup", "remove what workloads that have ended or left still have here, and what no record or journal names")
+        .add_flag("--dry-run", command_.dry_run, "only say what would go");
     verb(app_, Verb::ping, "ping", "whether the agent answers, and its version");
 
     CLI::App& steer = *app_.add_subcommand("steer", "what happens to packets");

@@ -62,7 +62,7 @@ struct Command {
   unsigned rounds_max = 0;
   std::string standby;
   bool auto_converge = false;
-  bool dry_run = false, detach = false;  // dry_run: recover as well
+  bool dry_run = false, detach = false;  // dry_run: recover and cleanup as well
   // recover
   bool resume_here = false, give_up = false, yes = false;
   // status, events

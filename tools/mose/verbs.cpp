@@ -199,7 +199,7 @@ int run_verb(const Command& command) {
     case Verb::recover:
       return run_recover(command);
     case Verb::cleanup:
-      request.mutable_cleanup();
+      request.mutable_cleanup()->set_dry_run(command.dry_run);
       return one_answer(command, request, [&](const Response& r) { return done_text(command, r); }, kWorkBound);
     case Verb::lab:
       break;

@@ -16,6 +16,7 @@ target_sources(mose_agent PRIVATE
   migrations_decide.cpp
   migrations_recover.cpp
   node_uplink.cpp
+  orphans.cpp
   pager_link.cpp
   pager_log.cpp
   peer_access.cpp

@@ -247,7 +247,7 @@ void Requests::handle(const Request& request, const Reply& reply) {
     case Request::kRecover:
       return recover(request.recover(), reply);
     case Request::kCleanup:
-      return clean_up(reply);
+      return request.cleanup().dry_run() ? show_clean_up(reply) : clean_up(reply);
     case Request::kSteerShow: {
       auto json = steer_.show(request.steer_show().service());
       return json ? send_json(reply, *json) : send_refusal(reply, json.error());
@@ -464,12 +464,59 @@ void Requests::clean_up_after(std::vector<std::string> leaving, const Reply& rep
   core_.workloads.clean_up([this, reply](std::vector<std::string> notes) {
     // After the workloads: their entries are gone.
     core_.workers.run([this] { return core_.uplink.clean_up(); },
-                      [reply, notes = std::move(notes)](const std::vector<std::string>& more) mutable {
+                      [this, reply, notes = std::move(notes)](const std::vector<std::string>& more) mutable {
                         notes.insert(notes.end(), more.begin(), more.end());
-                        if (notes.empty()) notes.emplace_back("nothing to clean up");
-                        send_notes(reply, notes);
+                        clean_up_orphans(std::move(notes), reply);
                       });
   });
+}
+
+OrphanClaims Requests::claims() const {
+  OrphanClaims out;
+  for (const MigrationProgress& progress : service_.list()) {
+    out.migrations.insert(progress.id.hex());
+    out.workloads.insert(progress.workload);
+  }
+  for (const Workload* workload : core_.workloads.list()) {
+    out.workloads.insert(workload->spec.name);
+    // A described one may have a group of ours under another name.
+    out.workloads.insert(workload->cgroup.substr(workload->cgroup.rfind('/') + 1));
+    if (!workload->migration.empty()) out.migrations.insert(workload->migration);
+  }
+  out.packets_held = !steer_.closed().empty();
+  return out;
+}
+
+// Looked for, then asked again: an arrival may have begun meanwhile. From then on nothing of those names begins.
+void Requests::clean_up_orphans(std::vector<std::string> notes, const Reply& reply) {
+  core_.workers.run(
+      [&config = core_.config, claimed = claims()] { return find_orphans(config, claimed); },
+      [this, reply, notes = std::move(notes)](Orphans orphans) {
+        const OrphanClaims claimed = claims();
+        drop_claimed(orphans, claimed);
+        core_.workloads.hold_names(orphans.workloads);
+        core_.workers.run([&config = core_.config, orphans, held = claimed.packets_held] { return remove_orphans(config, orphans, held); },
+                          [this, reply, notes](const std::vector<std::string>& more) mutable {
+                            core_.workloads.hold_names({});
+                            notes.insert(notes.end(), more.begin(), more.end());
+                            if (notes.empty()) notes.emplace_back("nothing to clean up");
+                            send_notes(reply, notes);
+                          });
+      });
+}
+
+void Requests::show_clean_up(const Reply& reply) {
+  std::vector<std::string> notes;
+  for (const Workload* workload : core_.workloads.list()) {
+    const bool over = workload->state == WorkloadState::exited || workload->state == WorkloadState::away;
+    if (over && workload->origin != WorkloadOrigin::described) notes.push_back(fmt::format("workload {} is {}: it would be forgotten", workload->spec.name, to_string(workload->state)));
+  }
+  core_.workers.run([&config = core_.config, claimed = claims()] { return describe(config, find_orphans(config, claimed)); },
+                    [reply, notes = std::move(notes)](const std::vector<std::string>& more) mutable {
+                      notes.insert(notes.end(), more.begin(), more.end());
+                      if (notes.empty()) notes.emplace_back("nothing to clean up");
+                      send_notes(reply, notes);
+                    });
 }
 
 // ---- events

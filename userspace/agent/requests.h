@@ -11,6 +11,7 @@
 #include "agent/control_server.h"
 #include "agent/core.h"
 #include "agent/migration_service.h"
+#include "agent/orphans.h"
 #include "agent/steer_requests.h"
 
 namespace mose::control::v1 {
@@ -48,6 +49,9 @@ class Requests {
   void cancel(const std::string& prefix, const Reply& reply);
   void recover(const control::v1::Recover& request, const Reply& reply);
   void clean_up(const Reply& reply);
+  void show_clean_up(const Reply& reply);
+  [[nodiscard]] OrphanClaims claims() const;
+  void clean_up_orphans(std::vector<std::string> notes, const Reply& reply);
   void clean_up_after(std::vector<std::string> leaving, const Reply& reply);
   // The migration under way whose id begins with `prefix`, or that is of the workload of that name.
   [[nodiscard]] Answer<MigrationId> find_active(const std::string& prefix) const;

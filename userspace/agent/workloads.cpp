@@ -162,6 +162,9 @@ void Workloads::init_ended(const std::string& name) {
 }
 
 Answer<void> Workloads::free_name(const std::string& name) {
+  if (std::ranges::find(held_names_, name) != held_names_.end()) {
+    return refuse(fmt::format("what workload {} has left is just being removed; try again", name));
+  }
   Entry* present = entry(name);
   if (present == nullptr) return {};
   const Workload& workload = present->workload;

@@ -85,6 +85,8 @@ class Workloads {
   void stop(const std::string& name, Nanoseconds grace, Done done);
   // Forgets workloads that have exited or are away, with their resources; a line for each thing done.
   void clean_up(std::function<void(std::vector<std::string>)> done);
+  // Nothing of these names begins here until the next call: what is nobody's is being removed.
+  void hold_names(std::vector<std::string> names) { held_names_ = std::move(names); }
 
   // For migrations, in the loop thread. Each change is durable before it returns.
   [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);      // running -> moving
@@ -116,7 +118,7 @@ class Workloads {
   WorkerPool& workers_;
   Listener listener_;
   std::map<std::string, std::unique_ptr<Entry>> entries_;
-  std::vector<std::string> problems_;
+  std::vector<std::string> problems_, held_names_;
   EventLoop::TimerId look_timer_ = 0;
 };
 

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+#include "agent/orphans.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <net/if.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+
+#include "agent/migration_paths.h"
+#include "agent/node_uplink.h"
+#include "agent/workloads.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "handover/steering.h"
+#include "handover/tap_holder.h"
+#include "handover/workload_network.h"
+#include "kernel/cgroup.h"
+#include "kernel/process.h"
+
+namespace mose::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Nanoseconds kEndBound = std::chrono::seconds(5);  // for processes that were killed
+
+std::vector<std::string> names_in(const std::string& directory, bool directories) {
+  std::vector<std::string> out;
+  std::error_code error;
+  for (const auto& item : fs::directory_iterator(directory, error)) {
+    std::error_code ignored;
+    if (!directories || item.is_directory(ignored)) out.push_back(item.path().filename());
+  }
+  std::ranges::sort(out);
+  return out;
+}
+
+bool there(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+bool has_process(const std::string& cgroup) {
+  auto group = Cgroup::open(cgroup);
+  if (!group) return group.error().code != ENOENT;
+  return group->populated().value_or(true);
+}
+
+// The registry says nothing of a record that it cannot read.
+bool recorded(const Config& config, const std::string& name) { return there(config.node.state_dir + "/workloads/" + name + ".json"); }
+
+bool has_journal(const Config& config, const std::string& id) {
+  return std::ranges::any_of(names_in(config.node.state_dir + "/journal", false),
+                             [&](const std::string& file) { return file == id + ".source" || file == id + ".destination"; });
+}
+
+// What this agent, or one before it, has made for a workload of that name: others may have groups and pins beside ours.
+bool made_here(const Config& config, const std::string& name) {
+  const WorkloadPaths paths = workload_paths(config, name);
+  return there(paths.state_dir) || there(paths.runtime_dir);
+}
+
+bool has_something(const Config& config, const std::string& name) {
+  const WorkloadPaths paths = workload_paths(config, name);
+  return there(paths.cgroup) || there(paths.runtime_dir) || handover::Steering::pinned(pin_root(config), name) ||
+         if_nametoindex(handover::host_device_name(name).c_str()) != 0;
+}
+
+// A mose-pager or its guardian, which is a clone of it.
+struct PagerProcess {
+  ProcessHandle process;
+  std::string cgroup;  // whose memory it has
+};
+
+std::vector<std::string> words_of(pid_t pid) {
+  constexpr size_t kWordsBytesMax = 64u << 10;
+  std::vector<std::string> words;
+  auto file = open_file(fmt::format("/proc/{}/cmdline", pid), O_RDONLY);
+  auto text = file ? read_all(file->get(), kWordsBytesMax) : Result<std::string>(std::unexpected(file.error()));
+  for (size_t at = 0; text && at < text->size();) {
+    const size_t end = std::min(text->find('\0', at), text->size());
+    words.push_back(text->substr(at, end - at));
+    at = end + 1;
+  }
+  return words;
+}
+
+std::vector<PagerProcess> pagers_of(const MigrationPaths& paths) {
+  std::vector<PagerProcess> out;
+  for (const std::string& name : names_in("/proc", true)) {
+    const auto pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
+    if (pid <= 0 || std::to_string(pid) != name) continue;
+    auto process = ProcessHandle::open(pid);
+    if (!process) continue;
+    // Read behind the handle: it is of the process that is killed.
+    const std::vector<std::string> words = words_of(pid);
+    auto value = [&](const char* option) {
+      auto it = std::ranges::find(words, option);
+      return it == words.end() || it + 1 == words.end() ? std::string() : *(it + 1);
+    };
+    if (words.empty() || fs::path(words[0]).filename() != "mose-pager" || value("--socket") != paths.pager_socket) continue;
+    out.push_back({std::move(*process), value("--cgroup")});
+  }
+  return out;
+}
+
+std::string remove_workload(const Config& config, const std::string& name) {
+  WorkloadSpec spec;
+  spec.name = name;
+  if (auto removed = remove_workload_resources(config, spec, kEndBound); !removed) return removed.error().what;
+  return fmt::format("what was left of {}, which no record names, is removed: processes, cgroup, network, pins", name);
+}
+
+std::string remove_migration(const Config& config, const std::string& id, bool packets_held) {
+  const MigrationPaths paths = migration_paths(config, *MigrationId::parse(id));
+  std::vector<PagerProcess> pagers = pagers_of(paths);
+  for (const PagerProcess& pager : pagers) {
+    if (!has_process(pager.cgroup)) continue;
+    return fmt::format("migration {} is left alone: its pager (pid {}) has the memory of the workload in {}, which still has processes", id,
+                       pager.process.pid(), pager.cgroup);
+  }
+  if (packets_held && pagers.empty() && (there(paths.ingress_holder) || there(paths.egress_holder))) {
+    return fmt::format("migration {} is left alone: it may keep packets of a workload here; `mose status` names it, `mose steer release` ends that", id);
+  }
+  for (const PagerProcess& pager : pagers) (void)pager.process.signal(SIGKILL);
+  for (const PagerProcess& pager : pagers) {
+    if (auto ended = pager.process.wait_ended(kEndBound); !ended) return fmt::format("migration {}: pid {}: {}", id, pager.process.pid(), ended.error().what);
+  }
+  handover::TapHolder::end_left(paths.ingress_holder);
+  handover::TapHolder::end_left(paths.egress_holder);
+  std::error_code error;
+  fs::remove_all(paths.dir, error);
+  if (error) return fmt::format("{} cannot be removed: {}", paths.dir, error.message());
+  return fmt::format("what was left of migration {}, of which there is no journal, is removed: {} and {} processes", id, paths.dir, pagers.size());
+}
+
+}  // namespace
+
+Orphans find_orphans(const Config& config, const OrphanClaims& claims) {
+  Orphans out;
+  for (const std::string& id : names_in(config.node.runtime_dir + "/migrations", true)) {
+    if (MigrationId::parse(id) && !claims.migrations.contains(id) && !has_journal(config, id)) out.migrations.push_back(id);
+  }
+  std::set<std::string> names;
+  for (const std::string& directory : {config.node.cgroup, config.node.runtime_dir + "/workloads", config.node.state_dir + "/workloads"}) {
+    for (std::string& name : names_in(directory, true)) names.insert(std::move(name));
+  }
+  for (const std::string& name : names) {
+    const bool ours = !claims.workloads.contains(name) && !recorded(config, name) && made_here(config, name);
+    if (ours && has_something(config, name)) out.workloads.push_back(name);
+  }
+  return out;
+}
+
+void drop_claimed(Orphans& orphans, const OrphanClaims& claims) {
+  std::erase_if(orphans.migrations, [&](const std::string& id) { return claims.migrations.contains(id); });
+  std::erase_if(orphans.workloads, [&](const std::string& name) { return claims.workloads.contains(name); });
+}
+
+std::vector<std::string> describe(const Config& config, const Orphans& orphans) {
+  std::vector<std::string> lines;
+  for (const std::string& name : orphans.workloads) {
+    const std::string cgroup = workload_paths(config, name).cgroup;
+    lines.push_back(fmt::format("{} is named by no record: {}{}", name, cgroup, has_process(cgroup) ? " has processes, which end" : ""));
+  }
+  for (const std::string& id : orphans.migrations) {
+    const MigrationPaths paths = migration_paths(config, *MigrationId::parse(id));
+    std::string pids;
+    for (const PagerProcess& pager : pagers_of(paths)) pids += fmt::format(" {}", pager.process.pid());
+    lines.push_back(fmt::format("migration {} has no journal: {}{}", id, paths.dir, pids.empty() ? "" : ", pager and guardian" + pids));
+  }
+  return lines;
+}
+
+// Trees first: a pager ends only when nobody is left who could ask for a page.
+std::vector<std::string> remove_orphans(const Config& config, const Orphans& orphans, bool packets_held) {
+  std::vector<std::string> lines;
+  for (const std::string& name : orphans.workloads) lines.push_back(remove_workload(config, name));
+  for (const std::string& id : orphans.migrations) lines.push_back(remove_migration(config, id, packets_held));
+  for (const std::string& line : lines) log::warn("nobody's remains", {{"line", line}});
+  return lines;
+}
+
+}  // namespace mose::agent

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/config.h"
+
+// What is on this node of workloads and migrations that no record, no journal and nobody in this agent knows any more: a tree in its
+// cgroup, its devices and pins, a pager with a workload's memory, images. It comes to be where a record was lost or taken away.
+namespace mose::agent {
+
+// What is somebody's: never looked at.
+struct OrphanClaims {
+  std::set<std::string> migrations;  // ids
+  std::set<std::string> workloads;   // names
+  bool packets_held = false;         // of a workload that is here: who keeps them may be named in any migration's directory
+};
+
+struct Orphans {
+  std::vector<std::string> migrations;  // ids whose directory is there
+  std::vector<std::string> workloads;
+  [[nodiscard]] bool empty() const { return migrations.empty() && workloads.empty(); }
+};
+
+// Blocking. With what journals and records on the disk claim, readable or not.
+[[nodiscard]] Orphans find_orphans(const Config& config, const OrphanClaims& claims);
+// What is claimed by now is no orphan any more.
+void drop_claimed(Orphans& orphans, const OrphanClaims& claims);
+// A line for each, as an operator reads it before it is removed.
+[[nodiscard]] std::vector<std::string> describe(const Config& config, const Orphans& orphans);
+// Blocking; a line for each thing done, or not done and why. A pager whose workload still has a process stays, whoever's it is:
+// without it the kernel would hand out zero pages.
+[[nodiscard]] std::vector<std::string> remove_orphans(const Config& config, const Orphans& orphans, bool packets_held);
+
+}  // namespace mose::agent
