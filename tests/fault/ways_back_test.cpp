@@ -186,6 +186,18 @@ TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
   bed_ = nullptr;
 }
 
+// It has never run there, and its source, which had committed, takes that back.
+TEST_F(OperatorDecides, WhatWaitsForItsVerdictIsGivenUpAtTheDestination) {
+  move_until_killed(FrameType::commit, Direction::to_target, source_);
+  if (HasFatalFailure()) return;
+  EXPECT_THAT(said(destination_, {"recover", id_}), ::testing::HasSubstr("is asked how migration " + id_ + " was decided"));
+  EXPECT_THAT(said(destination_, {"recover", id_, "--resume-here", "--yes"}, 3), ::testing::HasSubstr("this node is the destination"));
+  EXPECT_THAT(said(destination_, {"recover", id_, "--give-up", "--yes"}), ::testing::HasSubstr("what has arrived of redis is thrown away"));
+  EXPECT_TRUE(wait_until([&] { return !std::filesystem::exists(group(destination_)); }, kReachBound));
+  restart_agents();
+  if (!HasFatalFailure()) check_taken_back();
+}
+
 // Its history has rolled over, for one: it would say "no such migration here" for ever.
 TEST_F(OperatorDecides, ADestinationThatHasForgottenItIsDecidedAbout) {
   lose_the_fenced_tree();

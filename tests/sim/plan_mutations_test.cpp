@@ -100,6 +100,13 @@ TEST(PlanMutation, ASourceResumedWhenTheConnectionIsLostAfterTheCommitIsFound) {
   EXPECT_TRUE(found(bug, "two running trees"));
 }
 
+TEST(PlanMutation, ASourceResumedByItsOperatorBeforeTheAbortIsOnTheDiskIsFound) {
+  Hooks bug;
+  bug.destination_dies = true;
+  bug.early_record = [](Side side, Record r) { return side == Side::source && r == Record::aborted; };
+  EXPECT_TRUE(found(bug, "the source runs after its durable commit"));
+}
+
 TEST(PlanMutation, ASourceThatNobodyResumesIsFound) {
   Hooks bug;
   bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
