@@ -166,8 +166,12 @@ TEST_F(OperatorDecides, ASourceWithoutItsJournalAsksBeforeItRuns) {
 
 // With its node and its memory; the name is free again, and a destination that comes back has nothing to run.
 TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
-  commit_and_lose_the_destination();
+  constexpr uint64_t kSlowBps = 20'000'000;
+  kill_at(FrameType::commit, Direction::to_target, destination_);
+  start({.strategy = "postcopy", .max_bandwidth_bps = kSlowBps});
+  if (!HasFatalFailure()) wait_for_death(destination_);
   if (HasFatalFailure()) return;
+  EXPECT_THAT(said(source_, {"recover", id_, "--give-up", "--dry-run"}), ::testing::HasSubstr("A CONNECTION OF ITS PAGER STANDS HERE"));
   EXPECT_THAT(said(source_, {"stop", kWorkload}, 3), ::testing::HasSubstr("`mose recover"));
   said(source_, {"recover", id_, "--give-up", "--yes"});
   auto idle = [&](const std::string& node) { return said(node, {"status"}).contains("no migration is under way"); };

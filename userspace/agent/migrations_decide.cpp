@@ -87,6 +87,7 @@ bool Migrations::own_sides(const MigrationId& id, RecoverySides& sides, Recovery
     sides.waiting = here.may_decide({plan::GoneChoice::end, true});
     sides.connected = sides.waiting && !here.may_decide({plan::GoneChoice::end});
     sides.phase = here.progress().phase;
+    sides.pager_connected = here.has_pager();
     sides.tree_here = here.tree_alive();
   } else if (destination != destinations_.end()) {
     const DestinationMigration& here = *destination->second;

@@ -23,7 +23,9 @@ std::string facts(const RecoverySides& s) {
 }
 
 std::string only_if(const RecoverySides& s, const std::string& wrong) {
-  return fmt::format("ONLY IF {} IS SWITCHED OFF FOR GOOD, OR CAN NEVER RUN {} AGAIN: {}", peer_of(s), s.workload, wrong);
+  std::string text = fmt::format("ONLY IF {} IS SWITCHED OFF FOR GOOD, OR CAN NEVER RUN {} AGAIN: {}", peer_of(s), s.workload, wrong);
+  if (s.pager_connected) text += fmt::format("; A CONNECTION OF ITS PAGER STANDS HERE: look whether {} is off before you agree", peer_of(s));
+  return text;
 }
 
 RecoveryChoice resume_by_word(const RecoverySides& s) {

@@ -46,6 +46,7 @@ struct RecoverySides {
   bool has_run_there = false;  // source: the destination has said so once
   bool waiting = false;        // source: for its destination, after the commit. destination: for the verdict
   bool connected = false;      // source: with it
+  bool pager_connected = false;  // source: a connection of the destination's pager has not been seen to end
   bool tree_here = false, tree_frozen = false;
   std::string phase;           // under way: in the operator's words
 };

@@ -80,6 +80,11 @@ void SourceMemory::attach_urgent(move::StreamSocket socket) {
   if (server_) begin_serving(urgent_.back());
 }
 
+bool SourceMemory::has_pager() const {
+  std::lock_guard lock(mutex_);
+  return std::ranges::any_of(urgent_, [](const Urgent& urgent) { return !urgent.closed && !*urgent.ended; });
+}
+
 // The connection stays for a while: closed with a request unread, it would be reset and the reason lost.
 void SourceMemory::turn_away(move::StreamSocket socket, const std::string& reason) {
   turned_away_.emplace_back(std::move(socket), stream_);

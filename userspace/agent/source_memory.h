@@ -64,6 +64,8 @@ class SourceMemory {
   void committed();
   // The tree is frozen and known: answer urgent requests from it.
   [[nodiscard]] Status serve_frozen();
+  // A pager of the destination has a connection here whose end was not seen: its node may be alive.
+  [[nodiscard]] bool has_pager() const;
   // Takes the tracking off a workload that runs on; never while it is frozen. On the memory lane.
   void end_tracking();
   // Ends everything under way and later calls with ECANCELED.

@@ -45,6 +45,7 @@ class SourceMigration {
   // The destination has said so, to this agent or to one before it.
   [[nodiscard]] bool has_run_there() const { return has_run_there_; }
   [[nodiscard]] bool tree_alive() const { return host_->tree_alive(); }
+  [[nodiscard]] bool has_pager() const { return memory_->has_pager(); }
   // The destination has shown that it is there: no pause between attempts to reach it any more.
   void end_retry_pause();
 

@@ -34,6 +34,9 @@ TEST(RecoveryChoice, ADestinationIsDecidedAboutOnlyWhereItIsGoneOrKnowsNothing) 
     EXPECT_EQ(choose_recovery(waiting_source(says), Wish::give_up).action, gone ? Action::end : Action::refuse) << to_string(says);
   }
   EXPECT_FALSE(choose_recovery(waiting_source(Says::unreachable), Wish::resume).certain);
+  RecoverySides alive = waiting_source(Says::unreachable);
+  alive.pager_connected = true;
+  EXPECT_THAT(choose_recovery(alive, Wish::resume).warning, HasSubstr("CONNECTION OF ITS PAGER STANDS HERE"));
   RecoverySides connected = waiting_source(Says::nothing);
   connected.connected = true;
   EXPECT_EQ(choose_recovery(connected, Wish::resume).action, Action::resume);
