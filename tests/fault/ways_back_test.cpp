@@ -4,8 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <signal.h>
+
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "faults.h"
 
@@ -39,12 +43,38 @@ class WaysBack : public Faults {
     move_until_killed(FrameType::commit, Direction::to_target, destination_);
     if (HasFatalFailure()) return;
     std::ofstream(group(destination_) + "/cgroup.kill") << "1";
-    auto gone = [&] {
-      std::ifstream processes(group(destination_) + "/cgroup.procs");
-      return processes.peek() == std::ifstream::traits_type::eof();
-    };
-    ASSERT_TRUE(wait_until(gone, kDeathBound));
+    ASSERT_TRUE(wait_until([&] { return processes_at_destination().empty(); }, kDeathBound));
   }
+  std::vector<pid_t> processes_at_destination() const {
+    std::ifstream file(group(destination_) + "/cgroup.procs");
+    return {std::istream_iterator<pid_t>(file), {}};
+  }
+  // As the kernel does where memory is short: while the frame waits, and before it goes on.
+  void kill_in_the_fence_at(FrameType type, Direction direction, bool all) {
+    FrameRule rule;
+    rule.type = type;
+    rule.direction = direction;
+    rule.action = [this, all] {
+      const auto processes = processes_at_destination();
+      before_ = processes.size();
+      if (all) std::ofstream(group(destination_) + "/cgroup.kill") << "1";
+      else if (before_ > 1) ::kill(processes.back(), SIGKILL);
+      left_ = all ? 0 : before_ - 1;
+      wait_until([&] { return processes_at_destination().size() == left_; }, kDeathBound);
+      after_ = processes_at_destination().size();
+    };
+    bed_->proxy_of(destination_).set_rule(std::move(rule));
+    start({.strategy = "precopy"});
+  }
+  void check_killed() {
+    check_end(Side::source);
+    EXPECT_GT(before_, 1u);
+    EXPECT_EQ(after_, left_);
+    EXPECT_EQ(report_text("/outcome"), "failed");
+    EXPECT_THAT(report_text("/reason"), ::testing::HasSubstr("ended on node " + destination_));
+    EXPECT_EQ(phase_at(destination_), "");
+  }
+  std::atomic<size_t> before_ = 0, left_ = 0, after_ = 0;  // processes in the fence
   void check_taken_back() {
     check_end(Side::source);
     EXPECT_EQ(report_text("/outcome"), "failed");
@@ -83,7 +113,7 @@ TEST_F(WaysBack, ACommitThatTheDestinationHasNoRecordOfIsTakenBack) {
   const std::string path = bed_->root(destination_) + "/var/lib/mose/journal/" + id_ + ".destination";
   std::fstream journal(path, std::ios::in | std::ios::out | std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(journal), {}};
-  const size_t ready = text.find("{\"record\":\"ready\"}");
+  const size_t ready = text.find("\"record\":\"ready\"");
   ASSERT_NE(ready, std::string::npos) << path;
   const size_t line = text.rfind('\n', ready) + 1;
   journal.clear();
@@ -242,6 +272,23 @@ TEST_F(OperatorDecides, WhatHasArrivedAndNoRecordNamesIsCleanedUp) {
   EXPECT_TRUE(bed_->pagers(destination_).empty());
   EXPECT_TRUE(bed_->guardians(destination_).empty());
   check_end(Side::source);
+}
+
+// Its agent lives, and nobody's COMMIT thaws an empty group.
+TEST_F(WaysBack, AFencedTreeThatIsKilledGivesTheCommitBack) {
+  kill_in_the_fence_at(FrameType::commit, Direction::to_target, true);
+  if (!HasFatalFailure()) check_killed();
+}
+
+// Nor does it thaw what has lost a process: the source still has all of them.
+TEST_F(WaysBack, AFencedTreeThatHasLostAProcessGivesTheCommitBack) {
+  kill_in_the_fence_at(FrameType::commit, Direction::to_target, false);
+  if (!HasFatalFailure()) check_killed();
+}
+
+TEST_F(WaysBack, AFencedTreeThatIsKilledBeforeTheSourceHasCommittedEndsTheMove) {
+  kill_in_the_fence_at(FrameType::ready, Direction::from_target, true);
+  if (!HasFatalFailure()) check_killed();
 }
 
 // It goes on by itself when the destination is back. Until then an operator can read what it waits for, and that nobody knows

@@ -103,6 +103,7 @@ struct Faults {
   Nanoseconds loss_every{0};                // mean time between losses of the connection
   double outage = 0;                        // a loss takes the whole network away for a while
   unsigned cancels = 0;
+  double kill_fenced = 0;  // a restored tree is killed before its verdict has come: by the kernel for its memory, or by somebody
 };
 
 // A seeded bug: what a test may do to the planner's answers and to the journals.
@@ -118,6 +119,7 @@ struct Hooks {
   std::function<std::string(const std::string& text)> read;
   bool directories_unsynced = false;  // a name counts as durable when it is given
   bool forget_history = false;        // how a migration has ended is not kept at the destination
+  bool blind_to_the_tree = false;     // what is to be thawed is not looked at: an empty group thaws like any other
   // The restored tree is let go when CRIU or its agent dies before the fence.
   bool pager_without_fence = false;
   // The destination's node loses its power at some moment and stays away until the source's operator has decided, and longer.
@@ -125,10 +127,11 @@ struct Hooks {
 };
 
 struct Bench {
-  explicit Bench(uint64_t seed) : random(seed) {}
+  explicit Bench(uint64_t seed) : random(seed), deaths(~seed) {}
 
   Loop loop;
   Random random;
+  Random deaths;  // chance of a later day: apart, so that the rest of a seed stays what it was
   Faults faults;
   Hooks hooks;
   bool tracing = false;

@@ -42,6 +42,8 @@ void DestinationAgent::go_on(const NodeJournal::Found& found) {
   apply(plan::recover_destination(records, bench_.local(Side::destination)));
   auto has = [&](plan::Record record) { return std::ranges::find(records, record) != records.end(); };
   const bool gone = world_.destination == Tree::absent;
+  // Nobody can tell whether the agent that has written the verdict down has thawed the tree as well.
+  world_.given_up = world_.given_up || (gone && plan::committed(records));
   if (!up_) return;
   if (gone && has(plan::Record::ready)) event(plan::TreeEnded{"the machine was started again"});
   if (up_ && world_.pages_complete) pages_complete();
@@ -89,6 +91,8 @@ void DestinationAgent::receive(Network::Id id, Message message, const std::strin
               std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
   if (state_) {
     connection_ = id;
+    if (message == Message::commit) look_at_tree();
+    if (!up_ || !state_) return;
     return event(plan::MessageReceived{message, reason});
   }
   if (message == Message::prepare) {
@@ -215,7 +219,8 @@ void DestinationAgent::execute(const DestinationAction& action) {
         plan::Verdict verdict = fails ? plan::Verdict::undecided : ask_source();
         bench_.note(Side::destination, std::string("the source answers ") + plan::to_string(verdict));
         uint64_t life = life_;
-        if (verdict == plan::Verdict::commit) event(plan::MessageReceived{Message::commit, {}});
+        if (verdict == plan::Verdict::commit) look_at_tree();
+        if (up_ && life == life_ && verdict == plan::Verdict::commit) event(plan::MessageReceived{Message::commit, {}});
         if (verdict == plan::Verdict::abort) event(plan::MessageReceived{Message::abort, "asked"});
         if (up_ && life == life_) end(Kind::query_verdict, fails ? "injected" : "");
       });
@@ -240,18 +245,8 @@ void DestinationAgent::execute_on_tree(const DestinationAction& action, uint64_t
                        [this, fails] { world_.prepared = world_.prepared || !fails; });
     case Kind::restore:
       return restore(token, fails);
-    case Kind::activate: {
-      if (world_.destination == Tree::held || world_.destination == Tree::absent) {
-        return end_later(action.kind, token, 1ms, true, [] {});  // nothing to thaw
-      }
-      bool thawed = !fails || coin;
-      later(action.kind, token, bench_.random.between(0ms, 1ms), [this, thawed] {
-        if (!thawed) return;
-        world_.destination = Tree::running;
-        world_.destination_egress = true;
-      });
-      return end_later(action.kind, token, 1ms + bench_.duration(1ms), fails, [] {});
-    }
+    case Kind::activate:
+      return activate(token, fails, coin);
     case Kind::discard:
       for (Kind kind : {Kind::prepare, Kind::activate}) {
         if (under_way_.has(kind)) bench_.violate(std::string("discard beside ") + plan::to_string(kind));
@@ -274,6 +269,43 @@ void DestinationAgent::execute_on_tree(const DestinationAction& action, uint64_t
   }
 }
 
+void DestinationAgent::activate(uint64_t token, bool fails, bool coin) {
+  const bool thawed = !fails || coin;
+  later(Kind::activate, token, bench_.random.between(0ms, 1ms), [this, thawed] {
+    if (world_.destination == Tree::absent && !bench_.hooks.blind_to_the_tree) {
+      under_way_.end(Kind::activate);
+      bench_.note(Side::destination, "there is nothing to thaw");
+      return event(plan::DestinationActionDone{.kind = Kind::activate, .error = "the tree has ended", .tree_gone = true});
+    }
+    if (!thawed || world_.destination == Tree::absent) return;
+    world_.destination = Tree::running;
+    world_.destination_egress = true;
+  });
+  later(Kind::activate, token, 1ms + bench_.duration(1ms), [this, fails] {
+    under_way_.end(Kind::activate);
+    bench_.note(Side::destination, fails ? "activate FAILED: injected" : "activate done");
+    event(plan::DestinationActionDone{.kind = Kind::activate,
+                                      .error = fails ? "injected" : "",
+                                      .not_thawed = fails && world_.destination != Tree::running});
+  });
+}
+
+// Its agent may hear of it at once, or finds it when it looks.
+void DestinationAgent::kill_fenced() {
+  if (world_.destination != Tree::frozen || world_.has_run || !bench_.faulty()) return;
+  bench_.note(Side::destination, "the fenced tree is KILLED");
+  world_.destination = Tree::absent;
+  ++world_.killed_fenced;
+  if (bench_.deaths.coin()) return;
+  bench_.loop.after(bench_.deaths.between(0ms, 2ms), [this] { bench_.when_awake(Side::destination, [this] { look_at_tree(); }); });
+}
+
+void DestinationAgent::look_at_tree() {
+  if (!up_ || !state_ || under_way_.has(Kind::activate) || under_way_.has(Kind::restore) || bench_.hooks.blind_to_the_tree) return;
+  if (state_->phase < plan::DestinationPhase::restoring || state_->phase > plan::DestinationPhase::running) return;
+  if (world_.destination == Tree::absent) event(plan::TreeEnded{"the tree has ended"});
+}
+
 // The tree exists under CRIU's ptrace, the pager freezes its cgroup, CRIU lets go and exits.
 void DestinationAgent::restore(uint64_t token, bool fails) {
   if (!world_.prepared) bench_.violate("a restore without namespaces and pager");
@@ -283,6 +315,8 @@ void DestinationAgent::restore(uint64_t token, bool fails) {
   later(Kind::restore, token, fence, [this, fails] {
     if (!fails) {
       world_.destination = Tree::frozen;
+      const bool killed = bench_.deaths.chance(bench_.faults.kill_fenced);
+      if (killed) bench_.loop.after(bench_.deaths.between(5ms, 60ms), [this] { kill_fenced(); });
       return;
     }
     lose_restore();

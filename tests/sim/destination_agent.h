@@ -43,6 +43,9 @@ class DestinationAgent {
   void execute_on_tree(const plan::DestinationAction& action, uint64_t token);
   void restore(uint64_t token, bool fails);
   void await_memory(uint64_t token);
+  void activate(uint64_t token, bool fails, bool coin);
+  void kill_fenced();
+  void look_at_tree();
   void later(Kind kind, uint64_t token, Nanoseconds delay, std::function<void()> run);
   void end_later(Kind kind, uint64_t token, Nanoseconds delay, bool fails, std::function<void()> effect);
   void end(Kind kind, std::string error);

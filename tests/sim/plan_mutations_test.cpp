@@ -227,6 +227,20 @@ TEST(PlanMutation, AnEndThatIsNotKeptForASourceThatComesLaterIsFound) {
   EXPECT_TRUE(found(bug, "no rest in bounded time"));
 }
 
+TEST(PlanMutation, AnEmptyGroupThatIsThawedIsFound) {
+  Hooks bug;
+  bug.blind_to_the_tree = true;
+  EXPECT_TRUE(found(bug, "committed, and lost"));
+}
+
+TEST(PlanMutation, ATreeThatNeverRanAndIsCalledLostIsFound) {
+  Hooks bug;
+  bug.destination = [](const DestinationState&, const DestinationEvent&, DestinationStep& step) {
+    if (step.state.phase == DestinationPhase::activating) step.state.may_have_run = true;
+  };
+  EXPECT_TRUE(found(bug, "committed, and lost"));
+}
+
 TEST(PlanMutation, APagerThatRaisesNoFenceIsFound) {
   Hooks bug;
   bug.pager_without_fence = true;

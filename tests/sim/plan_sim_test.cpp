@@ -28,7 +28,7 @@ TEST(PlanSimulation, ExactlyOneSideRunsTheWorkloadWhateverBreaks) {
   uint64_t seeds = from_environment("MOSE_SIM_SEEDS", test::in_full() ? 20000 : 2000);
   std::map<std::string, unsigned> outcomes;
   std::set<std::string> source_crashes, destination_crashes;
-  unsigned told = 0, stopped = 0, taken_back = 0, power_losses[2] = {0, 0};
+  unsigned told = 0, stopped = 0, taken_back = 0, killed_fenced = 0, killed_taken_back = 0, power_losses[2] = {0, 0};
   for (uint64_t seed = only ? only : 1; seed <= (only ? only : seeds); ++seed) {
     Verdicts run = simulate(seed);
     if (!run.violation.empty() || only) {
@@ -42,6 +42,8 @@ TEST(PlanSimulation, ExactlyOneSideRunsTheWorkloadWhateverBreaks) {
     told += run.told_to_recover;
     stopped += run.stopped;
     taken_back += run.taken_back;
+    killed_fenced += run.killed_fenced;
+    killed_taken_back += run.killed_fenced && run.taken_back;
     for (int side : {0, 1}) power_losses[side] += run.power_losses[side] != 0;
     for (auto phase : run.source_crashes) source_crashes.insert(plan::to_string(phase));
     for (auto phase : run.destination_crashes) destination_crashes.insert(plan::to_string(phase));
@@ -50,6 +52,7 @@ TEST(PlanSimulation, ExactlyOneSideRunsTheWorkloadWhateverBreaks) {
   std::printf("%-20s %u\n", "told to recover", told);
   std::printf("%-20s %u\n", "given up by stop", stopped);
   std::printf("%-20s %u\n", "commit taken back", taken_back);
+  std::printf("%-20s %u, %u of them after the commit\n", "killed in the fence", killed_fenced, killed_taken_back);
   std::printf("%-20s %u source, %u destination\n", "power lost", power_losses[0], power_losses[1]);
   if (only || seeds < 2000) return;
   // The seeds reach what they are meant to reach.
@@ -59,6 +62,8 @@ TEST(PlanSimulation, ExactlyOneSideRunsTheWorkloadWhateverBreaks) {
   EXPECT_GT(told, 0u);
   EXPECT_GT(stopped, 0u);
   EXPECT_GT(taken_back, 0u);
+  EXPECT_GT(killed_fenced, 20u);
+  EXPECT_GT(killed_taken_back, 5u);
   for (unsigned losses : power_losses) EXPECT_GT(losses, 200u);
   EXPECT_EQ(source_crashes.size(), 15u) << "an agent of the source dies in every phase, not only in: "
                                         << testing::PrintToString(source_crashes);

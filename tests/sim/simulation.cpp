@@ -59,6 +59,7 @@ class Simulation {
     result_.violation = bench_.violation;
     result_.trace = std::move(bench_.trace);
     result_.taken_back = world_.taken_back();
+    result_.killed_fenced = world_.killed_fenced != 0;
     result_.source_crashes = source_.crashes;
     result_.destination_crashes = destination_.crashes;
     result_.moved = world_.destination == Tree::running;
@@ -134,6 +135,7 @@ void Simulation::draw_faults() {
   if (random.chance(0.5)) faults.loss_every = random.between(50ms, random.coin() ? 500ms : 10s);
   faults.outage = random.coin() ? 0.3 : 0;
   if (random.chance(0.25)) faults.cancels = 1 + static_cast<unsigned>(random.below(3));
+  faults.kill_fenced = bench_.deaths.chance(0.15) ? 1 : 0;
 }
 
 MigrationOptions Simulation::draw_options() {

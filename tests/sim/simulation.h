@@ -26,6 +26,7 @@ struct Verdicts {                  // what one seed came to
   unsigned power_losses[2] = {0, 0};              // of the source's node and of the destination's
   bool taken_back = false;                        // a durable commit was overruled
   bool resumed_here = false, ended_here = false;  // by the operator of a source whose destination was gone
+  bool killed_fenced = false;                     // a restored tree was killed while it waited for its verdict
   bool stopped = false;                           // the operator gave up a workload whose pages are nowhere any more
   std::vector<plan::SourcePhase> source_crashes;  // phases in which an agent died
   std::vector<plan::DestinationPhase> destination_crashes;

@@ -49,6 +49,7 @@ struct World {
   SimulatedDisk destination_disk;
   Registry destination_registry;
   bool has_run = false;  // there: clients may have had answers of it
+  unsigned killed_fenced = 0;  // it was killed while it waited for its verdict
 
   // Memory.
   bool map_out = false;         // the pager knows the final page map

@@ -279,6 +279,8 @@ Status DestinationHost::run_restore(Nanoseconds bound, const std::function<Statu
   MOSE_TRY(swrk_->wait_exit(kExitBound));
   set_restore({});
   MOSE_TRY(cgroup_.wait_frozen(kFreezeBound));
+  MOSE_ASSIGN(auto pids, cgroup_.procs());
+  processes_ = std::max<size_t>(pids.size(), 1);
   return restore::mark_removed_segments(images_dir_.get(), [this](SpaceId space) -> Result<int> {
     MOSE_ASSIGN(ProcessHandle process, restore::process_of_space(cgroup_, space));
     return process.pid();
@@ -313,6 +315,7 @@ Status DestinationHost::activate() {
   Timeline::Span span(timeline_, "activate");
   if (!network_) MOSE_TRY(adopt());
   MOSE_TRY(cgroup_.thaw());
+  processes_ = 1;  // it starts and ends them as it likes
   if (thawed_us_ == 0) thawed_us_ = to_us(now());
   return network_->open_ingress();
 }
@@ -440,6 +443,23 @@ bool DestinationHost::tree_gone() const {
   if (!cgroup) return cgroup.error().code == ENOENT;
   auto populated = cgroup->populated();
   return populated && !*populated;
+}
+
+std::string DestinationHost::missing() const {
+  const std::string& name = payload_.spec.name;
+  if (tree_gone()) return fmt::format("workload {} has ended on node {}", name, config_.node.name);
+  const size_t all = processes_;
+  if (all <= 1) return {};
+  auto cgroup = Cgroup::open(workload_paths(config_, name).cgroup);
+  auto there = cgroup ? cgroup->procs() : Result<std::vector<pid_t>>(std::unexpected(cgroup.error()));
+  if (!there || there->size() >= all) return {};
+  return fmt::format("{} of {} processes of workload {} have ended on node {}, where it stands still", all - there->size(), all, name,
+                     config_.node.name);
+}
+
+Result<Fd> DestinationHost::watch_tree() const {
+  MOSE_ASSIGN(Cgroup cgroup, Cgroup::open(workload_paths(config_, payload_.spec.name).cgroup));
+  return cgroup.watch_events();
 }
 
 Result<ProcessHandle> DestinationHost::init() const {

@@ -73,6 +73,13 @@ class DestinationHost {
 
   // No process of it is left; where that cannot be told: false.
   [[nodiscard]] bool tree_gone() const;
+  // How many processes the tree had when CRIU let go of it, and how an agent after us knows: frozen it only loses some.
+  [[nodiscard]] size_t processes() const { return processes_; }
+  void expect_processes(size_t count) { processes_ = count; }
+  // What is missing of it, as a sentence; empty: nothing, or it cannot be told. Of a running one: all or nothing. Any thread.
+  [[nodiscard]] std::string missing() const;
+  // See Cgroup::watch_events().
+  [[nodiscard]] Result<Fd> watch_tree() const;
   // The first process of the restored tree.
   [[nodiscard]] Result<ProcessHandle> init() const;
   [[nodiscard]] const std::string& cgroup_path() const { return cgroup_.path(); }
@@ -130,6 +137,7 @@ class DestinationHost {
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
   std::atomic<int64_t> thawed_us_ = 0;  // 0: not by this agent
   std::atomic<uint64_t> egress_lost_ = 0;
+  std::atomic<size_t> processes_ = 1;   // at least: of the frozen tree
   bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours
 };
 

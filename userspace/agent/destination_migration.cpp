@@ -41,6 +41,7 @@ DestinationMigration::DestinationMigration(MigrationContext& context, JournalMet
 
 DestinationMigration::~DestinationMigration() {
   for (auto timer : timers_) context_.core.loop.cancel(timer);
+  unwatch_tree();
   host_->kill_restore();
 }
 
@@ -55,11 +56,9 @@ void DestinationMigration::recover(Journal journal) {
   recovered_ = true;
   const Workload* workload = context_.core.workloads.find(payload_.spec.name);
   arrived_ = workload != nullptr && workload->state == WorkloadState::arriving && workload->migration == meta_.id.hex();
-  bool committed = false, ready = false;
-  for (plan::Record record : records) {
-    committed = committed || record == plan::Record::commit;
-    ready = ready || record == plan::Record::ready;
-  }
+  const bool committed = plan::committed(records), ready = std::ranges::find(records, plan::Record::ready) != records.end();
+  const Notes& notes = journal_->contents().notes;
+  if (records.back() == plan::Record::ready) expect_tree(notes);
   if (ready) {
     if (auto adopted = host_->adopt(); !adopted) {
       log::error("a restored workload cannot be taken over yet", {{"workload", payload_.spec.name}, {"reason", adopted.error().what}});
@@ -76,11 +75,11 @@ void DestinationMigration::recover(Journal journal) {
       });
     }
   }
-  const Notes& notes = journal_->contents().notes;
   if (auto it = notes.find(kNotedReason); it != notes.end()) trouble_ = it->second;
   driver_.start(plan::recover_destination(records, now()));
   // The machine was started again, for one: with the tree went its userfaultfds.
-  if (ready && host_->tree_gone()) tree_ended("workload " + payload_.spec.name + " had ended when the agent was started");
+  if (ready && host_->tree_gone()) return tree_ended("workload " + payload_.spec.name + " had ended when the agent was started");
+  if (ready && driver_.state().phase <= plan::DestinationPhase::running) watch_tree();
 }
 
 void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
@@ -113,6 +112,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
       return received(plan::Message::images);
     }
     case wire::FrameType::commit:
+      look_at_tree();
       return received(plan::Message::commit);
     case wire::FrameType::abort:
       return received(plan::Message::abort, decode_reason(payload));
@@ -153,13 +153,13 @@ void DestinationMigration::done(DestinationActionKind kind, const Status& status
     error = status.error().what.empty() ? "failed" : status.error().what;
     log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
-  if (kind == DestinationActionKind::activate) trouble_ = error;
   driver_.dispatch(plan::DestinationActionDone{kind, error});
 }
 
 void DestinationMigration::record(plan::Record record) {
   Notes notes;
   if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
+  if (record == plan::Record::ready) notes = {{kNotedProcesses, std::to_string(host_->processes())}};
   if (record == plan::Record::lost) notes = {{kNotedReason, driver_.state().reason}};
   journal_lane_.run(
       [this, record, notes] {
@@ -189,7 +189,7 @@ void DestinationMigration::send(const plan::DestinationAction& action) {
       case plan::Message::complete:
         return send_complete();
       case plan::Message::aborted:
-        connection_->send(wire::FrameType::aborted);
+        connection_->send(wire::FrameType::aborted, encode_reason(action.reason));
         break;
       default:
         break;
@@ -330,6 +330,7 @@ void DestinationMigration::restored_if_waiting() {
 // READY only after the pager has said that it has raised the fence: it must not do so after a thaw.
 void DestinationMigration::restored(const Status& status) {
   if (!status) return done(DestinationActionKind::restore, status);
+  watch_tree();
   // Discarded while CRIU restored: the pager is gone, and nobody would confirm anything.
   if (!pager_) return done(DestinationActionKind::restore, fail("discarded"));
   const bool fresh = standby_ != Standby::refreshed || (memory_fresh_ && !discarding_);
@@ -357,13 +358,28 @@ void DestinationMigration::restored(const Status& status) {
 
 void DestinationMigration::activate() {
   if (!thawed_at_) thawed_at_ = now();
-  criu_lane_.run([this] { return host_->activate(); },
-                 [this](const Status& status) {
-                   if (!status) return done(DestinationActionKind::activate, status);
-                   if (pager_) pager_->thawed();
-                   timers_.push_back(context_.core.loop.after(recovered_ ? kDrainedBoundAgain : kDrainedBound, [this] { release_egress(); }));
-                   done(DestinationActionKind::activate, {});
-                 });
+  activating_ = true;
+  criu_lane_.run(
+      [this]() -> plan::DestinationActionDone {
+        // An empty group thaws like any other.
+        if (std::string missing = host_->missing(); !missing.empty()) return {DestinationActionKind::activate, missing, true, true};
+        Status status = host_->activate();
+        return {DestinationActionKind::activate, status ? "" : status.error().what, false, host_->thawed_us() == 0};
+      },
+      [this](const plan::DestinationActionDone& end) { activated(end); });
+}
+
+void DestinationMigration::activated(const plan::DestinationActionDone& end) {
+  activating_ = false;
+  trouble_ = end.tree_gone ? "" : end.error;
+  if (!end.error.empty()) {
+    log::error("a workload could not be thawed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", end.error}});
+    if (end.not_thawed) thawed_at_.reset();
+  } else {
+    if (pager_) pager_->thawed();
+    timers_.push_back(context_.core.loop.after(recovered_ ? kDrainedBoundAgain : kDrainedBound, [this] { release_egress(); }));
+  }
+  driver_.dispatch(end);
 }
 
 // The first frame that leaves here moves the switches' port, and clients answer it (TCP's window probes, for one): what they
@@ -391,6 +407,7 @@ void DestinationMigration::schedule_announcements() {
 void DestinationMigration::discard() {
   // Refused before anything was made: what has the workload's name here is somebody else's.
   if (!arrived_ && !driver_.state().lost) return post_([this] { done(DestinationActionKind::discard, {}); });
+  unwatch_tree();
   host_->kill_restore();
   if (standby_ != Standby::refreshed) standby_ = Standby::gone;  // its lane ends what it does, nothing follows from it
   if (std::exchange(restore_waits_, false)) done(DestinationActionKind::restore, fail("discarded"));
@@ -427,8 +444,10 @@ Status DestinationMigration::register_here() {
       workload->state == WorkloadState::exited) {
     return {};
   }
-  // It had everything, and has ended with its machine before it was registered.
-  if (recovered_ && host_->tree_gone()) {
+  unwatch_tree();
+  // It had everything, and has ended before it was registered, with its machine for one.
+  if (host_->tree_gone()) {
+    log::warn("a workload has ended as soon as it ran here", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}});
     context_.core.workloads.forget_arrival(payload_.spec.name);
     return {};
   }
@@ -449,7 +468,10 @@ void DestinationMigration::ask(std::function<void(const Status&)> then) {
   peer_lane_.run([this] { return ask_record(context_.core.peers, meta_, context_.hello, context_.core.config.limits.peer_connect_max); },
                  [this, then = std::move(then)](Result<MigrationRecord> answer) {
                    if (!answer) return then(std::unexpected(answer.error()));
-                   if (answer->verdict == plan::Verdict::commit) driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
+                   if (answer->verdict == plan::Verdict::commit) {
+                     look_at_tree();
+                     driver_.dispatch(plan::MessageReceived{plan::Message::commit, {}});
+                   }
                    if (answer->verdict == plan::Verdict::abort) {
                      driver_.dispatch(plan::MessageReceived{plan::Message::abort, "the source has aborted"});
                    }

@@ -85,6 +85,7 @@ class DestinationMigration {
   void prepare();
   void restore();
   void activate();
+  void activated(const plan::DestinationActionDone& end);
   void discard();
   void finish();
   void query_verdict();
@@ -115,6 +116,12 @@ class DestinationMigration {
   void without_standby(const std::string& why);
   [[nodiscard]] uint64_t fresh_pages_max() const;
   [[nodiscard]] const restore::PagerStatus& pager_status() const { return pager_ ? pager_->status() : pager_status_; }
+  // destination_tree.cpp: from the end of the restore until it is registered.
+  static constexpr const char* kNotedProcesses = "processes";  // with ready
+  void watch_tree();
+  void unwatch_tree();
+  void look_at_tree();
+  void expect_tree(const Notes& notes);
   [[nodiscard]] Status register_here();
   void release_egress();
   void schedule_announcements();
@@ -130,6 +137,8 @@ class DestinationMigration {
   bool arrived_ = false;  // the arriving workload in the registry is this migration's
   bool fenced_ = false;    // the pager has seen the end of CRIU and a frozen tree
   bool filled_ = false;    // and has every page in
+  bool activating_ = false;  // its lane looks at the tree, and thaws it
+  Fd tree_events_;           // watched
   bool restored_ = false;  // the restore action waits for one of these
   // none -> building -> standing -> refreshed, or dropping -> gone.
   enum class Standby : uint8_t { none, building, standing, refreshed, dropping, gone };

@@ -228,6 +228,7 @@ void DestinationMigration::drop_standby(const std::string& why) {
   standby_ = Standby::dropping;
   standby_problem_ = why;
   pager_let_go_ = tree_gone_ = false;
+  unwatch_tree();
   if (pager_) pager_->standby_dropped();
   criu_lane_.run([this] { return host_->drop_standby(); },
                  [this](const Status& status) {

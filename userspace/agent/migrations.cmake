@@ -5,6 +5,7 @@ target_sources(mose_agent PRIVATE
   destination_host.cpp
   destination_migration.cpp
   destination_standby.cpp
+  destination_tree.cpp
   destination_waits.cpp
   file_sync.cpp
   unsynced.cpp

@@ -189,7 +189,7 @@ void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const 
     const bool ran_here = parsed && (parsed->outcome == to_string(Outcome::complete) || parsed->outcome == to_string(Outcome::lost));
     const bool never_ran = parsed && parsed->outcome == to_string(Outcome::failed);
     if (!undecided && its_own && never_ran) {
-      connection->send(wire::FrameType::aborted);  // and never will: discarded before it knew of the commit
+      connection->send(wire::FrameType::aborted, encode_reason(parsed->reason));  // and never will: discarded before it knew of the commit
     } else if (!undecided && its_own && ran_here) {
       connection->send(wire::FrameType::committed, encode_committed(0));
       connection->send(wire::FrameType::complete, encode_complete(*report));

@@ -37,7 +37,7 @@ std::optional<EndedMigration> ended_destination(const std::vector<Record>& recor
   // A source that comes back and has not heard of the end asks the history: its journal is all that it has.
   const std::string restarted = "the agent of the destination was restarted before it had written the report";
   if (contains(records, Record::lost)) return EndedMigration{Outcome::lost, "the workload ended before its memory was complete", false};
-  return EndedMigration{contains(records, Record::commit) ? Outcome::complete : Outcome::failed, restarted, false};
+  return EndedMigration{plan::committed(records) ? Outcome::complete : Outcome::failed, restarted, false};
 }
 
 }  // namespace mose::agent

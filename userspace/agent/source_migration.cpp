@@ -396,7 +396,8 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       return received(plan::Message::complete, lost);
     }
     case wire::FrameType::aborted:
-      return received(plan::Message::aborted);
+      note_trouble({}, "");
+      return received(plan::Message::aborted, decode_reason(payload));
     default:
       log::warn("an unexpected frame of the destination is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
   }

@@ -135,6 +135,18 @@ Status Cgroup::wait_event(const std::string& name, bool wanted, Nanoseconds boun
   }
 }
 
+Result<Fd> Cgroup::watch_events() const {
+  MOSE_ASSIGN(Fd events, open_at(dir_.get(), "cgroup.events", O_RDONLY));
+  note_events(events.get());
+  return events;
+}
+
+// Reading takes the current count of changes.
+void Cgroup::note_events(int fd) {
+  char buffer[256];
+  (void)!::pread(fd, buffer, sizeof buffer, 0);
+}
+
 Result<bool> Cgroup::frozen() const { return event("frozen"); }
 Result<bool> Cgroup::populated() const { return event("populated"); }
 

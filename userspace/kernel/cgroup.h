@@ -47,6 +47,10 @@ class Cgroup {
   // Processes in this group, without those of groups below; processes outside our pid namespace are left out.
   [[nodiscard]] Result<std::vector<pid_t>> procs() const;
   [[nodiscard]] Result<bool> populated() const;
+  // A descriptor of cgroup.events, for who waits with others: EPOLLPRI when something in it has changed since note_events(). The
+  // death of a process of a frozen group is such a change as well.
+  [[nodiscard]] Result<Fd> watch_events() const;
+  static void note_events(int fd);
   // Moves a process here (0: the caller).
   [[nodiscard]] Status add(pid_t pid) const;
   // SIGKILL to every process in it, frozen or not; returns before they have gone.

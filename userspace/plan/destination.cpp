@@ -50,9 +50,12 @@ class Machine {
   void commit_received();
   void abort_received(const std::string& why);
   void record_done(Record r, const std::string& error);
-  void host_action_done(Kind kind, const std::string& error);
+  void host_action_done(const DestinationActionDone& done);
+  void activated(const DestinationActionDone& done);
   void finished_or_not(const std::string& error);
   void discard(std::string why);
+  void give_back(const std::string& why);
+  void lose(const std::string& why);
   void retry(const std::string& what, const std::string& error);
 
   void advance();
@@ -83,8 +86,9 @@ void Machine::start(DestinationAction action) {
 void Machine::recover(const std::vector<Record>& records) {
   s_.connected = false;
   s_.begun = !records.empty();
-  s_.committed = std::find(records.begin(), records.end(), Record::commit) != records.end();
+  s_.committed = committed(records);
   s_.commit_recorded = s_.committed;
+  s_.commit_asked = std::find(records.begin(), records.end(), Record::commit) != records.end();
   s_.outcome = s_.committed ? Outcome::complete : Outcome::failed;
   s_.lost = std::find(records.begin(), records.end(), Record::lost) != records.end();
   if (s_.lost) {
@@ -112,6 +116,7 @@ void Machine::recover(const std::vector<Record>& records) {
       break;
     case Record::commit:
       s_.phase = Phase::activating;
+      s_.may_have_run = true;
       break;
     case Record::complete:
     case Record::lost:
@@ -145,7 +150,7 @@ void Machine::on(const DestinationActionDone& done) {
   if (done.kind == Kind::record) {
     record_done(recorded, done.error);
   } else {
-    host_action_done(done.kind, done.error);
+    host_action_done(done);
   }
   advance();
 }
@@ -226,14 +231,25 @@ void Machine::on(const PagesComplete&) {
 }
 
 void Machine::on(const TreeEnded& ended) {
-  if (s_.phase == Phase::fenced) discard(ended.reason);  // what the source has decided for it cannot be any more
-  if (s_.phase == Phase::discarding) return advance();
-  if ((s_.phase != Phase::activating && s_.phase != Phase::running) || s_.pages_complete || s_.lost) return;
-  s_.lost = true;
-  s_.outcome = Outcome::lost;
-  s_.reason = ended.reason;
-  s_.deadline.reset();
-  s_.failures = 0;
+  switch (s_.phase) {
+    case Phase::restoring:
+      if (running(Kind::restore)) return;  // its end says so
+      [[fallthrough]];
+    case Phase::fenced:
+      // What the source decides for it cannot be any more, and the less it waits for that the sooner it runs again.
+      discard(ended.reason);
+      if (s_.connected) send(Message::failed, s_.reason);
+      break;
+    case Phase::activating:
+      if (s_.may_have_run || running(Kind::activate)) lose(ended.reason);
+      else give_back(ended.reason);
+      break;
+    case Phase::running:
+      if (!s_.pages_complete) lose(ended.reason);
+      break;
+    default:
+      break;
+  }
   advance();
 }
 
@@ -269,6 +285,7 @@ void Machine::record_done(Record r, const std::string& error) {
       return send(Message::failed, s_.reason);
     case Record::commit:
       s_.commit_recorded = error.empty();
+      if (s_.phase == Phase::discarding) return;  // given back meanwhile
       if (!s_.lost) return retry("the commit could not be recorded", error);
       if (!error.empty()) wait_for(kRetryPause);
       return;
@@ -281,6 +298,9 @@ void Machine::record_done(Record r, const std::string& error) {
       return send(Message::complete, r == Record::lost ? s_.reason : "");
     case Record::aborted:
       s_.abort_recorded = true;  // without the record the next start of the agent asks the source, or discards anyway
+      // But where it would find a commit alone, and take the tree for one that has run and is lost.
+      s_.abort_missing = !error.empty() && s_.commit_asked;
+      if (s_.abort_missing && s_.discarded) wait_for(kRetryPause);
       return;
     case Record::finished:
       s_.finish_recorded = true;
@@ -290,8 +310,9 @@ void Machine::record_done(Record r, const std::string& error) {
   }
 }
 
-void Machine::host_action_done(Kind kind, const std::string& error) {
-  switch (kind) {
+void Machine::host_action_done(const DestinationActionDone& done) {
+  const std::string& error = done.error;
+  switch (done.kind) {
     case Kind::prepare:
       if (s_.phase != Phase::preparing) return;
       if (error.empty()) {
@@ -308,12 +329,7 @@ void Machine::host_action_done(Kind kind, const std::string& error) {
       discard("restore: " + error);
       return send(Message::failed, s_.reason);
     case Kind::activate:
-      if (s_.lost) return;
-      if (!error.empty()) return retry("the workload could not be thawed", error);
-      s_.failures = 0;
-      s_.reason.clear();
-      s_.phase = Phase::running;
-      return send(Message::committed);
+      return activated(done);
     case Kind::finish:
       return finished_or_not(error);
     case Kind::discard:
@@ -331,6 +347,17 @@ void Machine::host_action_done(Kind kind, const std::string& error) {
     default:
       return;
   }
+}
+
+void Machine::activated(const DestinationActionDone& done) {
+  if (s_.lost) return;
+  if (done.tree_gone) return s_.may_have_run ? lose(done.error) : give_back(done.error);
+  if (!done.not_thawed) s_.may_have_run = true;
+  if (!done.error.empty()) return retry("the workload could not be thawed", done.error);
+  s_.failures = 0;
+  s_.reason.clear();
+  s_.phase = Phase::running;
+  send(Message::committed);
 }
 
 void Machine::finished_or_not(const std::string& error) {
@@ -355,10 +382,26 @@ void Machine::retry(const std::string& what, const std::string& error) {
 }
 
 void Machine::discard(std::string why) {
-  s_.fence_kept = s_.phase == Phase::fenced;
+  s_.fence_kept = s_.phase == Phase::fenced || s_.phase == Phase::activating;
   s_.phase = Phase::discarding;
   s_.outcome = Outcome::failed;
   s_.reason = std::move(why);
+  s_.deadline.reset();
+  s_.failures = 0;
+}
+
+// Committed, and not thawed: no client has had an answer of it, and the source still has it whole.
+void Machine::give_back(const std::string& why) {
+  discard(why);
+  s_.committed = s_.commit_recorded = false;
+  s_.answer_abort = true;
+}
+
+void Machine::lose(const std::string& why) {
+  if (s_.lost) return;
+  s_.lost = true;
+  s_.outcome = Outcome::lost;
+  s_.reason = why;
   s_.deadline.reset();
   s_.failures = 0;
 }
@@ -385,7 +428,9 @@ void Machine::advance_fenced() {
 void Machine::advance_activating() {
   if (s_.deadline || s_.lost) return;  // the pause after a failure
   if (!s_.commit_recorded) {
-    if (!running(Kind::record)) record(Record::commit);
+    if (running(Kind::record)) return;
+    s_.commit_asked = true;
+    record(Record::commit);
   } else if (!running(Kind::activate)) {
     act(Kind::activate);
   }
@@ -421,7 +466,9 @@ void Machine::advance_discarding() {
     return;
   }
   bool quiet = !running(Kind::restore) && !running(Kind::prepare) && !running(Kind::query_verdict);
-  if (s_.abort_recorded && quiet && !running(Kind::record)) record(Record::finished);
+  if (!s_.abort_recorded || !quiet || running(Kind::record)) return;
+  if (!s_.abort_missing) return record(Record::finished);
+  if (!s_.deadline) record(Record::aborted);
 }
 
 void Machine::answer_abort() {

@@ -17,7 +17,8 @@
 // still come) -> finishing -> done; before READY a failure, an ABORT or a lost connection leads to discarding -> done.
 // A tree that ends while pages are missing takes the migration to finishing as well, with the outcome `lost`: the pager is
 // ended once the tree is dead, and the source hears COMPLETE.
-// A tree that ends in `fenced` has gone with its machine: it is discarded, and who sends COMMIT hears ABORTED.
+// A tree that is not whole any more before it was thawed (its machine has gone down, somebody or the kernel has killed it, or a
+// process of it) never runs: it is discarded, and who sends COMMIT hears ABORTED; also where that had been recorded here.
 // In `fenced` a lost connection changes nothing: the tree stays stopped until COMMIT or ABORT arrives on a new connection,
 // or is the answer to query_verdict. At most one action of a kind is under way at a time; each ends in one ActionDone.
 //
@@ -26,6 +27,9 @@
 //   is never emitted while `prepare` or `activate` is under way.
 // * Sends go to the newest connection of the migration; when a newer one has come, messages and the loss of an older
 //   one are not reported.
+// * From the end of restore until it is thawed the tree is watched, and looked at before every COMMIT is given to step() and
+//   before activate thaws: what is missing is a TreeEnded, or the tree_gone of that activate. While activate is under way there is
+//   no TreeEnded.
 // * `done` still answers: a message for a migration that has ended, or is unknown (no records), is given to
 //   step(recover_destination(records)), so that a source that has missed an answer gets it again.
 namespace mose::plan {
@@ -40,7 +44,7 @@ enum class DestinationActionKind : uint8_t {
   send,       // `message`; lost silently when there is no connection
   prepare,    // checks, namespaces, silent address, cgroup, steering shut, restore process, pager and guardian
   restore,    // images written, RESTORE until swrk has exited and the cgroup is seen frozen
-  activate,   // thaw, held egress released, announce, pass
+  activate,   // thaw, held egress released, announce, pass; nothing of it where the tree is not whole
   discard,    // egress dropped, tree killed, pager ended, namespaces thrown away; idempotent. Also of a tree that is lost
   finish,     // pager closed after the last page, workload registered as running here
   query_verdict,  // asks the source on a QUERY connection; a verdict arrives as MessageReceived commit or abort before
@@ -59,10 +63,13 @@ struct DestinationAction {
 struct DestinationActionDone {
   DestinationActionKind kind;
   std::string error;
+  bool tree_gone = false;   // activate: it was not there, or not all of it, and was not thawed
+  bool not_thawed = false;  // activate that failed otherwise: before the thaw
 };
 struct PagesArriving {};  // since the last of these: pre-copy goes on
 struct PagesComplete {};  // the pager has every page
-// With pages still missing, or before the verdict: the tree has ended, by itself or by its operator's hand.
+// With pages still missing, or before it was thawed: the tree has ended, by itself or by its operator's hand. Of a frozen one a
+// part is as good as all: the source still has it whole.
 struct TreeEnded {
   std::string reason;
 };
@@ -86,8 +93,11 @@ struct DestinationState {
   bool begun = false;
   bool committed = false;        // the verdict is commit (its record may still be under way)
   bool commit_recorded = false, complete_recorded = false, finish_recorded = false;
+  bool commit_asked = false;     // record(commit) was asked for: it may be in the journal
+  bool may_have_run = false;     // an activate has thawed it, or an agent before us had the verdict
   bool fence_kept = false;       // an abort of a fenced tree is recorded before the tree is discarded
   bool abort_recorded = false;   // record(aborted) has ended
+  bool abort_missing = false;    // with an error, and a commit may stand before it
   bool discarded = false, finished_here = false, released_seen = false;
   bool answer_abort = false;     // ABORTED is owed once everything is discarded
   unsigned failures = 0;         // of the action that is being tried again

@@ -34,7 +34,7 @@ enum class Record : uint8_t {
               // source: the operator has given the destination up
 };
 [[nodiscard]] const char* to_string(Record record);
-// What a source's journal has decided: a commit that no abort has overruled.
+// What a journal has decided: a commit that no abort has overruled.
 [[nodiscard]] bool committed(const std::vector<Record>& records);
 
 // The answer to "how was this migration decided?", asked by a destination whose tree is fenced and whose connection is

@@ -284,6 +284,95 @@ TEST(PlanDestinationCommit, AThawThatFailsIsTriedAgain) {
   EXPECT_EQ(d.state.reason, "");
 }
 
+// ---- A tree that ends before it was thawed
+
+TEST(PlanDestinationFence, ATreeThatEndsIsDiscardedAndTheSourceHearsOfItAtOnce) {
+  DestinationDrive d = fenced();
+  EXPECT_THAT(d.play(TreeEnded{"killed"}), ElementsAre("send failed", "record aborted"));
+  EXPECT_THAT(d.reasons.front(), HasSubstr("killed"));
+  d.done(send);
+  EXPECT_THAT(d.hears(Message::commit), IsEmpty()) << "not before the abort is on the disk, and everything discarded";
+  EXPECT_THAT(d.done(record), ElementsAre("discard"));
+  EXPECT_THAT(d.done(discard), UnorderedElementsAre("record finished", "send aborted"));
+}
+
+TEST(PlanDestinationFence, ATreeThatEndsWhileReadyIsWrittenIsDiscarded) {
+  DestinationDrive d = restoring();
+  EXPECT_THAT(d.play(TreeEnded{"killed"}), IsEmpty()) << "the end of the restore says so";
+  d.done(restore);
+  EXPECT_THAT(d.play(TreeEnded{"killed"}), UnorderedElementsAre("send failed", "discard"));
+  EXPECT_THAT(d.done(record), ElementsAre("record aborted")) << "and no READY";
+}
+
+TEST(PlanDestinationFence, ATreeThatEndsWhileTheCommitIsWrittenGivesItBack) {
+  for (const char* error : {"", "disk full"}) {
+    DestinationDrive d = fenced();
+    d.play(PagesComplete{});
+    d.hears(Message::commit);
+    EXPECT_THAT(d.play(TreeEnded{"killed"}), IsEmpty());
+    EXPECT_THAT(d.done(record, error), ElementsAre("record aborted"));
+    EXPECT_THAT(d.done(record), ElementsAre("discard"));
+    EXPECT_THAT(d.done(discard), UnorderedElementsAre("record finished", "send aborted"));
+    d.done(send);
+    d.done(record);
+    EXPECT_EQ(d.state.outcome, Outcome::failed);
+    EXPECT_TRUE(nothing_left(d.state));
+    EXPECT_THAT(d.hears(Message::commit), ElementsAre("send aborted"));
+  }
+}
+
+TEST(PlanDestinationFence, NothingToThawGivesTheCommitBack) {
+  DestinationDrive d = fenced();
+  d.play(PagesComplete{});
+  d.hears(Message::commit);
+  d.done(record);
+  EXPECT_THAT(d.play(DestinationActionDone{.kind = activate, .error = "killed", .tree_gone = true}), ElementsAre("record aborted"));
+  EXPECT_THAT(d.done(record), ElementsAre("discard"));
+  EXPECT_THAT(d.done(discard), UnorderedElementsAre("record finished", "send aborted"));
+}
+
+// Whoever found the commit alone would take the tree for one that has run.
+TEST(PlanDestinationFence, ACommitThatIsGivenBackIsNotFinishedBeforeThatIsWritten) {
+  DestinationDrive d = fenced();
+  d.hears(Message::commit);
+  d.done(record);
+  d.play(DestinationActionDone{.kind = activate, .error = "killed", .tree_gone = true});
+  EXPECT_THAT(d.done(record, "disk full"), ElementsAre("discard"));
+  EXPECT_THAT(d.done(discard), UnorderedElementsAre("record aborted", "send aborted")) << "it is true whatever the disk says";
+  d.done(send);
+  EXPECT_THAT(d.done(record, "disk full"), IsEmpty());
+  EXPECT_THAT(d.waits_out(), ElementsAre("record aborted"));
+  EXPECT_THAT(d.done(record), ElementsAre("record finished"));
+}
+
+// A first attempt has thawed it and then failed: clients may have had answers.
+TEST(PlanDestinationFence, ATreeThatMayHaveRunIsLost) {
+  DestinationDrive d = fenced();
+  d.play(PagesComplete{});
+  d.hears(Message::commit);
+  d.done(record);
+  d.done(activate, "its network is not open");
+  d.done(send);
+  EXPECT_THAT(d.waits_out(), ElementsAre("activate"));
+  EXPECT_THAT(d.play(DestinationActionDone{.kind = activate, .error = "killed", .tree_gone = true}), ElementsAre("record lost"));
+  EXPECT_EQ(d.state.outcome, Outcome::lost);
+}
+
+TEST(PlanDestinationRecovery, ACommitThatWasGivenBackStaysSo) {
+  DestinationDrive d = recovers({Record::begun, Record::ready, Record::commit, Record::aborted});
+  EXPECT_THAT(d.actions, ElementsAre("discard"));
+  EXPECT_THAT(d.hears(Message::commit), IsEmpty());
+  EXPECT_THAT(d.done(discard), UnorderedElementsAre("record finished", "send aborted"));
+  d.done(record);
+  EXPECT_EQ(d.state.outcome, Outcome::failed);
+}
+
+TEST(PlanDestinationRecovery, ACommittedTreeThatIsGoneIsLost) {
+  DestinationDrive d = recovers({Record::begun, Record::ready, Record::commit});
+  EXPECT_THAT(d.play(TreeEnded{"the machine was started again"}), IsEmpty());
+  EXPECT_THAT(d.play(DestinationActionDone{.kind = activate, .error = "gone", .tree_gone = true}), ElementsAre("record lost"));
+}
+
 TEST(PlanDestinationCommit, ALostConnectionAfterItChangesNothing) {
   for (DestinationDrive d : {running(), finishing()}) {
     DestinationPhase phase = d.state.phase;
