@@ -103,6 +103,7 @@ struct Faults {
   Nanoseconds loss_every{0};                // mean time between losses of the connection
   double outage = 0;                        // a loss takes the whole network away for a while
   unsigned cancels = 0;
+  double registry = 0;     // from `stubborn_from` on what a node knows of the workload cannot be written
   double kill_fenced = 0;  // a restored tree is killed before its verdict has come: by the kernel for its memory, or by somebody
 };
 
@@ -119,6 +120,7 @@ struct Hooks {
   std::function<std::string(const std::string& text)> read;
   bool directories_unsynced = false;  // a name counts as durable when it is given
   bool forget_history = false;        // how a migration has ended is not kept at the destination
+  bool registry_taken_for_written = false;  // whatever the disk says
   bool blind_to_the_tree = false;     // what is to be thawed is not looked at: an empty group thaws like any other
   // The restored tree is let go when CRIU or its agent dies before the fence.
   bool pager_without_fence = false;
@@ -147,6 +149,12 @@ struct Bench {
     if (!faulty()) return false;
     bool stubborn = faults.stubborn[static_cast<int>(side)] == static_cast<int>(kind);
     return (stubborn && loop.now() >= faults.stubborn_from) || random.chance(faults.fail);
+  }
+  // What the agent knows of the workload goes to the disk; false: it could not.
+  bool save(bool known, bool& on_disk) {
+    if (faulty() && loop.now() >= faults.stubborn_from && deaths.chance(faults.registry)) return hooks.registry_taken_for_written;
+    on_disk = known;
+    return true;
   }
   // From half to one and a half of what is typical, rarely very long.
   Nanoseconds duration(Nanoseconds typical) {

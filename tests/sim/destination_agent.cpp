@@ -29,7 +29,9 @@ void DestinationAgent::go_on(const NodeJournal::Found& found) {
     return;
   }
   if (!found.contents) {
-    world_.destination_registry.busy = false;
+    if (world_.destination_registry.busy_on_disk && world_.destination == Tree::running)
+      bench_.violate("the record of a workload that runs there is forgotten");
+    world_.destination_registry.busy = world_.destination_registry.busy_on_disk = false;
     return;
   }
   bench_.note(Side::destination, "recovers");
@@ -69,6 +71,7 @@ void DestinationAgent::crash() {
 void DestinationAgent::restart() {
   if (up_) return;
   up_ = true;
+  world_.destination_registry.busy = world_.destination_registry.busy_on_disk;
   bench_.note(Side::destination, "starts");
   recover();
 }
@@ -225,10 +228,13 @@ void DestinationAgent::execute(const DestinationAction& action) {
         if (up_ && life == life_) end(Kind::query_verdict, fails ? "injected" : "");
       });
     case Kind::finish:
-      return end_later(action.kind, token, bench_.duration(2ms), fails, [this, fails, coin] {
+      return later(action.kind, token, bench_.duration(2ms), [this, fails, coin] {
         if (!world_.complete_once) bench_.violate("the pager is closed before it has every page");
         if (!fails || coin) world_.prepared = false;
-        if (!fails) world_.destination_registry.busy = false;
+        Registry& registry = world_.destination_registry;
+        const bool registered = !fails && bench_.save(false, registry.busy_on_disk);
+        if (registered) registry.busy = false;
+        end(Kind::finish, registered ? "" : "injected");
       });
     default:
       return execute_on_tree(action, token);
@@ -240,6 +246,7 @@ void DestinationAgent::execute_on_tree(const DestinationAction& action, uint64_t
   bool coin = bench_.random.coin();
   switch (action.kind) {
     case Kind::prepare:
+      if (!bench_.save(true, world_.destination_registry.busy_on_disk)) return end_later(action.kind, token, 1ms, true, [] {});
       world_.prepared = world_.prepared || coin;
       return end_later(action.kind, token, bench_.duration(20ms), fails,
                        [this, fails] { world_.prepared = world_.prepared || !fails; });
@@ -261,6 +268,7 @@ void DestinationAgent::execute_on_tree(const DestinationAction& action, uint64_t
         world_.destination = Tree::absent;
         world_.destination_egress = false;
         if (fails) return;
+        world_.destination_registry.busy_on_disk = false;  // the end of a name asks for no room
         world_.prepared = false;
         world_.map_out = world_.pages_complete = false;
       });

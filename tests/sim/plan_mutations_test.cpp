@@ -227,6 +227,12 @@ TEST(PlanMutation, AnEndThatIsNotKeptForASourceThatComesLaterIsFound) {
   EXPECT_TRUE(found(bug, "no rest in bounded time"));
 }
 
+TEST(PlanMutation, ARegistryThatIsTakenForWrittenIsFound) {
+  Hooks bug;
+  bug.registry_taken_for_written = true;
+  EXPECT_TRUE(found(bug, "a registry says for ever that the workload is on its way"));
+}
+
 TEST(PlanMutation, AnEmptyGroupThatIsThawedIsFound) {
   Hooks bug;
   bug.blind_to_the_tree = true;

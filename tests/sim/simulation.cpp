@@ -135,6 +135,7 @@ void Simulation::draw_faults() {
   if (random.chance(0.5)) faults.loss_every = random.between(50ms, random.coin() ? 500ms : 10s);
   faults.outage = random.coin() ? 0.3 : 0;
   if (random.chance(0.25)) faults.cancels = 1 + static_cast<unsigned>(random.below(3));
+  faults.registry = bench_.deaths.chance(0.2) ? (bench_.deaths.coin() ? 1 : 0.4) : 0;
   faults.kill_fenced = bench_.deaths.chance(0.15) ? 1 : 0;
 }
 
@@ -344,6 +345,9 @@ void Simulation::check_rest() {
   }
   if (destination && destination->phase != plan::DestinationPhase::done) {
     return violate(std::string("deadlock: the destination rests in phase ") + plan::to_string(destination->phase));
+  }
+  for (const Registry* registry : {&world_.source_registry, &world_.destination_registry}) {
+    if (registry->busy_on_disk) return violate("a registry says for ever that the workload is on its way");
   }
   const auto& history = world_.source_registry.history;
   result_.known = history.has_value();

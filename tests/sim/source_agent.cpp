@@ -16,6 +16,7 @@ void SourceAgent::migrate(const MigrationOptions& options) {
   if (!up_ || state_ || registry.busy || registry.history || world_.source != Tree::running) return;
   bench_.note(Side::source, "the operator asks for a migration");
   world_.memory_first = plan::memory_first(options.strategy);
+  if (!bench_.save(true, world_.source_registry.busy_on_disk)) return;  // refused
   world_.source_registry.busy = true;
   apply(plan::start_source(options, bench_.local(Side::source)));
 }
@@ -55,7 +56,7 @@ void SourceAgent::go_on(const NodeJournal::Found& found) {
   }
   if (!found.contents) {
     registry.busy = false;  // nothing has happened to it
-    return;
+    return save_later();
   }
   bench_.note(Side::source, "recovers");
   const auto& records = found.contents->records;
@@ -63,11 +64,11 @@ void SourceAgent::go_on(const NodeJournal::Found& found) {
     bench_.note(Side::source, "finds a migration that has ended: " + ended->reason);
     if (registry.history.value_or(Outcome::unknown) == Outcome::unknown) registry.history = ended->outcome;
     registry.busy = false;  // away by it, or nobody's any more
-    return journal_.remove();
+    return forget_journal();
   }
   if (records.empty()) {
     registry.busy = false;
-    return journal_.remove();
+    return forget_journal();
   }
   if (!registry.busy) {
     undecided_ = "its workload is not here";
@@ -97,6 +98,7 @@ void SourceAgent::crash() {
 void SourceAgent::restart() {
   if (up_) return;
   up_ = true;
+  world_.source_registry.busy = world_.source_registry.busy_on_disk;
   bench_.note(Side::source, "starts");
   recover();
 }
@@ -150,8 +152,8 @@ void SourceAgent::apply(SourceStep step) {
     bench_.at_local(Side::source, *state_->deadline, [this, tick] { return up_ && tick == ticks_; },
                     [this] { event(plan::Tick{}); });
   }
-  for (const SourceAction& action : step.actions) execute(action);
   note_settled();
+  for (const SourceAction& action : step.actions) execute(action);
   if (state_->phase == plan::SourcePhase::aborting && plan::settled(*state_) &&
       world_.source != Tree::lost && (world_.source != Tree::running || world_.source_slowed)) {
     bench_.violate("the operator is told of an abort while the source does not run at full speed");
@@ -230,11 +232,34 @@ void SourceAgent::execute(const SourceAction& action) {
     case Kind::close:
       free_from_dump();
       network_.lose(connection_);
-      if (plan::nothing_left(*state_)) journal_.remove();
-      return end_later(action.kind, token, 1ms, false, [] {});
+      return close(token);
     default:
       return execute_on_tree(action, token);
   }
+}
+
+// As long as the registry does not say where the workload is, the journal does.
+void SourceAgent::close(uint64_t token) {
+  if (!plan::nothing_left(*state_)) return end_later(Kind::close, token, 1ms, false, [] {});
+  if (!bench_.save(world_.source_registry.busy, world_.source_registry.busy_on_disk)) {
+    return later(Kind::close, token, 2s, [this, token] { close(token); });
+  }
+  journal_.remove();
+  end_later(Kind::close, token, 1ms, false, [] {});
+}
+
+void SourceAgent::forget_journal() {
+  if (bench_.save(world_.source_registry.busy, world_.source_registry.busy_on_disk)) return journal_.remove();
+  bench_.loop.after(2s, [this, life = life_] {
+    if (up_ && life == life_ && !state_) forget_journal();
+  });
+}
+
+void SourceAgent::save_later() {
+  if (bench_.save(world_.source_registry.busy, world_.source_registry.busy_on_disk)) return;
+  bench_.loop.after(2s, [this, life = life_] {
+    if (up_ && life == life_ && !state_) save_later();
+  });
 }
 
 void SourceAgent::record(const SourceAction& action, uint64_t token, bool fails) {
@@ -250,7 +275,9 @@ void SourceAgent::note_settled() {
   registry.history = state_->outcome;
   const bool undone = state_->outcome == Outcome::unknown ||
                       (state_->outcome == Outcome::failed_after_commit && !plan::nothing_left(*state_));
-  if (!undone) registry.busy = false;
+  if (undone) return;
+  registry.busy = false;
+  (void)bench_.save(false, registry.busy_on_disk);
 }
 
 // Pages leave for the destination from here on; what of them is told may come late, or twice.

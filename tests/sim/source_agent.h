@@ -60,6 +60,9 @@ class SourceAgent {
   void free_from_dump();
   void record(const plan::SourceAction& action, uint64_t token, bool fails);
   void note_settled();
+  void close(uint64_t token);
+  void forget_journal();
+  void save_later();
 
   Bench& bench_;
   World& world_;

@@ -23,9 +23,10 @@ enum class Tree : uint8_t {
 };
 const char* to_string(Tree tree);
 
-// What a node keeps beside its journals, each replaced as a whole and synced: durable at once.
+// What a node keeps beside its journals, each replaced as a whole and synced: durable at once, or not at all.
 struct Registry {
   bool busy = false;               // the workload is moving, or arriving
+  bool busy_on_disk = false;       // as an agent after this one would find it
   std::optional<Outcome> history;  // of the migration, once it has ended here
 };
 

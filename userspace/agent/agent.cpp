@@ -208,6 +208,10 @@ class Agent {
   // A workload that is marked as moving or arriving for a migration that no journal knows: the agent died before the
   // migration's first record, so that nothing has happened to it yet.
   void release_unclaimed() {
+    // Unread they claim all of them.
+    if (const std::string problem = service_->figures().journal_problem; !problem.empty()) {
+      return log::error("what moves or arrives stays as it is: mend the directory of the journals, and restart the agent", {{"reason", problem}});
+    }
     auto active = service_->list();
     auto claimed = [&](const std::string& id) {
       return std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.id.hex() == id; });

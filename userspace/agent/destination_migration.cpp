@@ -442,7 +442,7 @@ Status DestinationMigration::register_here() {
   // Before, or it has come and gone since then.
   if (!workload || workload->state == WorkloadState::running || workload->state == WorkloadState::stopping ||
       workload->state == WorkloadState::exited) {
-    return {};
+    return context_.core.workloads.saved(payload_.spec.name);
   }
   unwatch_tree();
   // It had everything, and has ended before it was registered, with its machine for one.

@@ -2,6 +2,7 @@
 #include "agent/journal_disk.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -70,7 +71,10 @@ class HostDisk : public JournalDisk {
       if (errno == ENOENT) return names;
       return fail_errno("read " + directory);
     }
+    // Half of them would be worse than none: what is not named here counts as never begun.
+    errno = 0;
     while (dirent* item = readdir(dir.get())) names.emplace_back(item->d_name);
+    if (errno != 0) return fail_errno("read " + directory);
     return names;
   }
   Status remove(const std::string& path) override {

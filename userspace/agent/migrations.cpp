@@ -118,6 +118,7 @@ Answer<void> Migrations::check_start(const std::string& workload, const std::str
   if (!core_.config.peers.contains(node)) {
     return refuse(fmt::format("node \"{}\" is unknown here: add [peers.{}] to the configuration", node, node), kExitUsage);
   }
+  if (!journal_problem_.empty()) return refuse(unread_journals());
   if (found->state != WorkloadState::running) {
     std::string more = found->state == WorkloadState::away ? " (it went to node " + found->node + ")" : "";
     return refuse(fmt::format("workload {} is {}{}: only a running one can be moved", workload, to_string(found->state), more));

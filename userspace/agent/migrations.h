@@ -59,6 +59,8 @@ class Migrations : public MigrationService {
   [[nodiscard]] bool journal_exists(const MigrationId& id, Role role) const;
   bool source_has_ended(const JournalContents& contents);
   void finish_source(const JournalMeta& meta, bool left);
+  void forget_journal(const JournalMeta& meta);
+  [[nodiscard]] std::string unread_journals() const;
   [[nodiscard]] std::optional<Outcome> told_outcome(const MigrationId& id) const;
   void remember(const JournalMeta& meta, Outcome outcome, const std::string& reason);
 

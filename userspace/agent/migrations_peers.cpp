@@ -160,6 +160,10 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
             core_.config.node.name, prepare->spec.name, prepare->spec.name)));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
+  if (!journal_problem_.empty()) {
+    connection->send(wire::FrameType::refused, encode_reason(unread_journals()));
+    return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
+  }
   if (sources_.size() + destinations_.size() >= core_.config.limits.migrations_max) {
     connection->send(wire::FrameType::refused, encode_reason("too many migrations are under way: wait for one to end"));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
@@ -176,7 +180,7 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
 // A source that asks about a migration which has ended or never was here gets the answer that it waits for.
 void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
   // A journal that could not be used: the tree that it speaks of may still be here, stopped.
-  bool undecided = journal_exists(id, Role::destination);
+  bool undecided = !journal_problem_.empty() || journal_exists(id, Role::destination);
   if (type == wire::FrameType::abort && undecided) {
     connection->send(wire::FrameType::failed, encode_reason("the journal of that migration cannot be used here: see `mose status`"));
   } else if (type == wire::FrameType::abort) {

@@ -20,6 +20,7 @@ namespace mose::agent {
 namespace {
 
 constexpr Nanoseconds kRemoveBound = std::chrono::seconds(5);  // for the resources of a workload that has left
+constexpr Nanoseconds kRegistryRetry = std::chrono::seconds(2);  // while the registry cannot be written
 
 }  // namespace
 
@@ -64,6 +65,12 @@ void Migrations::claim_unjournalled() {
   }
 }
 
+// Of what nobody knows anything, nothing new may be made: its workload may stand still for a commit.
+std::string Migrations::unread_journals() const {
+  return fmt::format("node {} cannot read its journals ({}): what earlier moves have left there is not known. Mend that, and restart mosed there",
+                     core_.config.node.name, journal_problem_);
+}
+
 void Migrations::recover_all() {
   auto entries = list_journals(core_.journal_dir);
   if (!entries) {
@@ -96,13 +103,24 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
       [this, meta, alive = alive_](const Status& removed) {
         if (!*alive) return;
         if (removed) {
-          (void)remove_journal(core_.journal_dir, meta.id, Role::source);
+          forget_journal(meta);
         } else {
           log::warn("what a workload has left could not be removed", {{"workload", meta.workload}, {"reason", removed.error().what}});
         }
         departing_.erase(meta.workload);
         name_is_free(meta.workload);
       });
+}
+
+// As long as the registry does not say where the workload is, the journal does.
+void Migrations::forget_journal(const JournalMeta& meta) {
+  if (core_.workloads.saved(meta.workload)) {
+    (void)remove_journal(core_.journal_dir, meta.id, meta.role);
+    return;
+  }
+  core_.loop.after(kRegistryRetry, [this, meta, alive = alive_] {
+    if (*alive) forget_journal(meta);
+  });
 }
 
 // Nothing where the history has nothing of it.

@@ -551,11 +551,7 @@ void SourceMigration::close() {
   const Outcome outcome = driver_.state().outcome;
   bool moved_away = outcome == Outcome::complete || outcome == Outcome::target_missed || outcome == Outcome::lost ||
                     (outcome == Outcome::failed_after_commit && plan::nothing_left(driver_.state()));
-  auto finish = [this] {
-    if (plan::nothing_left(driver_.state())) (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
-    done(SourceActionKind::close, {});
-    handlers_.on_gone();
-  };
+  auto finish = [this] { end_close(); };
   // Of an undecided one `mose recover` needs it: who keeps the held packets stands there.
   const bool undecided = !moved_away && (outcome == Outcome::unknown || outcome == Outcome::failed_after_commit);
   if (!moved_away) {
@@ -576,6 +572,22 @@ void SourceMigration::close() {
                      finish();
                    });
   });
+}
+
+void SourceMigration::end_close() {
+  if (plan::nothing_left(driver_.state())) {
+    // As long as the registry does not say where the workload is, the journal does.
+    if (auto saved = context_.core.workloads.saved(spec_.name); !saved) {
+      if (!trouble_) log::error("a migration is not closed yet", {{"migration", meta_.id.hex()}, {"reason", saved.error().what}});
+      trouble_ = {SourceActionKind::close, saved.error().what};
+      context_.progress(progress());
+      retry_timer_ = context_.core.loop.after(kRetryMax, [this] { end_close(); });
+      return;
+    }
+    (void)remove_journal(context_.core.journal_dir, meta_.id, Role::source);
+  }
+  done(SourceActionKind::close, {});
+  handlers_.on_gone();
 }
 
 MigrationProgress SourceMigration::progress() const {

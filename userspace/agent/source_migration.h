@@ -107,6 +107,7 @@ class SourceMigration {
   void resume(const std::string& reason);
   void wait_retry(unsigned failures);
   void close();
+  void end_close();
   void adopt_connection(move::StreamSocket socket);
   void on_frame(wire::FrameType type, const std::string& payload);
   [[nodiscard]] Report report() const;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "agent/bounds.h"
 #include "agent/durable_file.h"
@@ -95,17 +96,30 @@ Workloads::Entry* Workloads::entry(const std::string& name) {
 // ---- the disk
 // --------------------------------------------------------------------------------------------------------
 
-Status Workloads::save(const Entry& entry) {
+Status Workloads::save(Entry& entry) {
   const Workload& workload = entry.workload;
+  const std::string path = config_.node.state_dir + "/workloads/" + workload.spec.name + ".json";
+  Status written;
   if (workload.origin == WorkloadOrigin::described && workload.state != WorkloadState::moving) {
-    return remove_tree(config_.node.state_dir + "/workloads/" + workload.spec.name + ".json");
+    written = remove_tree(path);
+  } else {
+    WorkloadRecord record{workload, 0, 0, boot_id()};
+    if (workload.init) {
+      record.pid = workload.init->pid();
+      record.start_time = workload.init->start_time();
+    }
+    written = replace_file(path, encode_record(record));
   }
-  WorkloadRecord record{workload, 0, 0, boot_id()};
-  if (workload.init) {
-    record.pid = workload.init->pid();
-    record.start_time = workload.init->start_time();
-  }
-  return replace_file(config_.node.state_dir + "/workloads/" + workload.spec.name + ".json", encode_record(record));
+  entry.unsaved = !written;
+  if (written) return {};
+  const int code = written.error().code;
+  if (code == ENOSPC || code == EDQUOT || code == EFBIG) written.error().what += "; free space on the file system of " + config_.node.state_dir;
+  return context("the record of workload " + workload.spec.name + " cannot be written", written.error());
+}
+
+Status Workloads::saved(const std::string& name) {
+  Entry* present = entry(name);
+  return present == nullptr || !present->unsaved ? Status{} : save(*present);
 }
 
 void Workloads::erase(const std::string& name) {
@@ -121,14 +135,27 @@ void Workloads::erase(const std::string& name) {
 // ---- state
 // -----------------------------------------------------------------------------------------------------------
 
-void Workloads::change(Entry& entry, WorkloadState state, const std::string& sentence) {
+Status Workloads::change(Entry& entry, WorkloadState state, const std::string& sentence) {
   entry.workload.state = state;
   entry.workload.since_unix_ms = unix_now_ms();
-  if (auto status = save(entry); !status) {
+  Status written = save(entry);
+  if (!written) {
     log::error("a workload's record cannot be written",
-               {{"workload", entry.workload.spec.name}, {"reason", status.error().what}});
+               {{"workload", entry.workload.spec.name}, {"reason", written.error().what}});
   }
   listener_(entry.workload, sentence);
+  return written;
+}
+
+Status Workloads::begin_change(Entry& entry, WorkloadState state, const std::string& sentence) {
+  const WorkloadState before = std::exchange(entry.workload.state, state);
+  entry.workload.since_unix_ms = unix_now_ms();
+  if (auto written = save(entry); !written) {
+    entry.workload.state = before;  // the file may be either
+    return written;
+  }
+  listener_(entry.workload, sentence);
+  return {};
 }
 
 void Workloads::watch(Entry& entry) {
@@ -242,7 +269,11 @@ void Workloads::run(const WorkloadSpec& spec, StartOptions options, Done done) {
                  workload.cgroup = paths.cgroup;
                  workload.host_device = handover::host_device_name(name);
                  workload.log = paths.log_dir + "/stdout.log";
-                 change(*entries_.at(name), WorkloadState::starting, fmt::format("workload {} is starting", name));
+                 auto begun = begin_change(*entries_.at(name), WorkloadState::starting, fmt::format("workload {} is starting", name));
+                 if (!begun) {
+                   forget();
+                   return done(refuse(begun.error().what));
+                 }
                  // What an earlier one of this name left is removed first.
                  workers_.run(
                      [config = &config_, spec = *checked, options, leftovers = before != nullptr]() -> Result<ProcessHandle> {

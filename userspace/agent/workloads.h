@@ -88,18 +88,24 @@ class Workloads {
   // Nothing of these names begins here until the next call: what is nobody's is being removed.
   void hold_names(std::vector<std::string> names) { held_names_ = std::move(names); }
 
-  // For migrations, in the loop thread. Each change is durable before it returns.
+  // For migrations, in the loop thread. Each change is durable before it returns. One whose record cannot be written is refused
+  // where it begins something; what has happened has happened: it is an error, and written again until it is there.
   [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);      // running -> moving
   [[nodiscard]] Status stay(const std::string& name);                                         // moving -> running
   [[nodiscard]] Status leave(const std::string& name, const std::string& node);               // moving -> away
   [[nodiscard]] Answer<void> begin_arrival(const WorkloadSpec& spec, const MigrationId& id);  // -> arriving
   [[nodiscard]] Status arrived(const std::string& name, ProcessHandle init);                  // arriving -> running
   void forget_arrival(const std::string& name);                                               // arriving -> gone
+  // Whether what is known of it is on the disk, which is tried once more where it is not. Before a journal goes that says the same.
+  [[nodiscard]] Status saved(const std::string& name);
 
  private:
   struct Entry;
-  [[nodiscard]] Status save(const Entry& entry);
-  void change(Entry& entry, WorkloadState state, const std::string& sentence);
+  [[nodiscard]] Status save(Entry& entry);
+  // Whether it could be written or not.
+  Status change(Entry& entry, WorkloadState state, const std::string& sentence);
+  // Only if it can be.
+  [[nodiscard]] Status begin_change(Entry& entry, WorkloadState state, const std::string& sentence);
   void watch(Entry& entry);
   void unwatch(Entry& entry);
   void init_ended(const std::string& name);

@@ -13,6 +13,7 @@ struct Workloads::Entry {
   Workload workload;
   bool watched = false;
   bool busy = false;  // a worker starts or stops it
+  bool unsaved = false;  // its record on the disk is not what is known of it
   std::optional<WorkloadDescription> description;
 };
 

@@ -73,6 +73,7 @@ Status Workloads::load() {
   look_timer_ = loop_.every(kLookPeriod, [this] {
     for (auto& [name, entry] : entries_) {
       if (entry->description && entry->workload.state == WorkloadState::waiting) find_described(*entry);
+      if (entry->unsaved && save(*entry)) log::info("a workload's record is written", {{"workload", name}});
     }
   });
   return {};

@@ -18,8 +18,10 @@ Answer<void> Workloads::begin_move(const std::string& name, const MigrationId& i
                               to_string(workload.state)));
   }
   workload.migration = id.hex();
-  change(*present, WorkloadState::moving, fmt::format("workload {} is moving", name));
-  return {};
+  auto begun = begin_change(*present, WorkloadState::moving, fmt::format("workload {} is moving", name));
+  if (begun) return {};
+  workload.migration.clear();
+  return refuse(begun.error().what);
 }
 
 Status Workloads::stay(const std::string& name) {
@@ -30,14 +32,12 @@ Status Workloads::stay(const std::string& name) {
   Workload& workload = present->workload;
   workload.migration.clear();
   if (workload.init && workload.init->alive()) {
-    change(*present, WorkloadState::running, fmt::format("workload {} stays here", name));
-    return {};
+    return change(*present, WorkloadState::running, fmt::format("workload {} stays here", name));
   }
   unwatch(*present);
   workload.init.reset();
   workload.exit_status = "ended during a migration";
-  change(*present, WorkloadState::exited, fmt::format("workload {} ended during a migration", name));
-  return {};
+  return change(*present, WorkloadState::exited, fmt::format("workload {} ended during a migration", name));
 }
 
 Status Workloads::leave(const std::string& name, const std::string& node) {
@@ -51,8 +51,7 @@ Status Workloads::leave(const std::string& name, const std::string& node) {
   workload.init.reset();
   workload.migration.clear();
   workload.node = node;
-  change(*present, WorkloadState::away, fmt::format("workload {} is on node {} now", name, node));
-  return {};
+  return change(*present, WorkloadState::away, fmt::format("workload {} is on node {} now", name, node));
 }
 
 Answer<void> Workloads::begin_arrival(const WorkloadSpec& spec, const MigrationId& id) {
@@ -70,10 +69,16 @@ Answer<void> Workloads::begin_arrival(const WorkloadSpec& spec, const MigrationI
   workload.host_device = handover::host_device_name(spec.name);
   workload.log = paths.log_dir + "/stdout.log";
   workload.migration = id.hex();
-  Entry& kept = *arriving;
-  entries_[spec.name] = std::move(arriving);
-  change(kept, WorkloadState::arriving, fmt::format("workload {} is arriving", spec.name));
-  return {};
+  std::unique_ptr<Entry> before = std::exchange(entries_[spec.name], std::move(arriving));
+  auto begun = begin_change(*entries_[spec.name], WorkloadState::arriving, fmt::format("workload {} is arriving", spec.name));
+  if (begun) return {};
+  if (before) {
+    before->unsaved = true;
+    entries_[spec.name] = std::move(before);
+  } else {
+    erase(spec.name);
+  }
+  return refuse(begun.error().what);
 }
 
 Status Workloads::arrived(const std::string& name, ProcessHandle init) {
@@ -83,9 +88,9 @@ Status Workloads::arrived(const std::string& name, ProcessHandle init) {
   }
   present->workload.init = std::make_shared<const ProcessHandle>(std::move(init));
   present->workload.migration.clear();
-  change(*present, WorkloadState::running, fmt::format("workload {} runs here", name));
+  Status written = change(*present, WorkloadState::running, fmt::format("workload {} runs here", name));
   watch(*present);
-  return {};
+  return written;
 }
 
 void Workloads::forget_arrival(const std::string& name) {

@@ -20,6 +20,7 @@
 #include "agent/file_sync.h"
 #include "bed.h"
 #include "kernel/process.h"
+#include "support/unreadable_directory.h"
 
 namespace mose::test {
 namespace {
@@ -707,6 +708,32 @@ TEST_F(AgentTest, AStoppedWorkloadWhoseJournalIsGoneRunsOnlyByTheOperatorsWord) 
   bed->start_agent();
   EXPECT_EQ(workload("redis")["state"], "running");
   EXPECT_EQ(bed->mose({"status", "--json"}).out, kNothingUnderWay);
+}
+
+// A commit may stand in one of them: nobody who waits for it is let go, and nothing new begins.
+TEST_F(AgentTest, WhileTheJournalsCannotBeReadNothingIsReleasedOrMoved) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  bed->terminate_agent();
+  const std::string path = bed->directory() + "/state/workloads/redis.json";
+  std::ifstream file(path);
+  json record = json::parse(file);
+  record["state"] = "moving";
+  record["migration"] = "00112233445566778899aabbccddeeff";
+  std::ofstream(path) << record;
+  {
+    UnreadableDirectory journals(bed->directory() + "/state/journal");
+    if (!journals.works()) GTEST_SKIP() << "fanotify cannot deny here";
+    bed->start_agent();
+    ASSERT_EQ(workloads().size(), 1u);
+    EXPECT_EQ(workloads()[0]["state"], "moving") << "it may stand still for a commit";
+    auto refused = bed->mose({"migrate", "redis", "--to", "b"});
+    EXPECT_EQ(refused.exit_code, 3);
+    EXPECT_THAT(refused.error, HasSubstr("node a cannot read its journals (read " + bed->directory() + "/state/journal"));
+    EXPECT_THAT(refused.error, HasSubstr("restart mosed there"));
+    bed->terminate_agent();
+  }
+  bed->start_agent();
+  EXPECT_EQ(workloads()[0]["state"], "running") << "no journal speaks of that move";
 }
 
 TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
