@@ -184,6 +184,9 @@ bool Migrations::recover_one(JournalEntry entry) {
     (void)remove_journal(core_.journal_dir, entry.id, entry.role);
     return true;
   }
+  // What the operator has configured since: a node that has another address now is not found at the one it had.
+  JournalMeta meta = contents.meta;
+  if (auto peer = core_.config.peers.find(meta.peer); peer != core_.config.peers.end()) meta.peer_address = peer->second.address;
   log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
                                             {"record", plan::to_string(contents.records.back())}});
   if (entry.role == Role::source) {
@@ -192,7 +195,7 @@ bool Migrations::recover_one(JournalEntry entry) {
     if (!workload || workload->migration != entry.id.hex()) return give_up("its workload " + contents.meta.workload + " is not here");
     MigrationOptions options = SourceMigration::noted_options(contents.notes);
     if (options.max_bandwidth_bps == 0) options.max_bandwidth_bps = core_.config.limits.bandwidth_max;
-    auto migration = std::make_unique<SourceMigration>(context_, contents.meta, workload->spec, workload->init, options, source_handlers(entry.id));
+    auto migration = std::make_unique<SourceMigration>(context_, meta, workload->spec, workload->init, options, source_handlers(entry.id));
     SourceMigration& recovered = *migration;
     sources_[entry.id] = std::move(migration);
     recovered.recover(std::move(*journal));
@@ -202,7 +205,7 @@ bool Migrations::recover_one(JournalEntry entry) {
   auto bytes = note == contents.notes.end() ? Result<std::string>(fail("it has no PREPARE")) : from_hex(note->second);
   auto payload = bytes ? decode_prepare(*bytes) : Result<PreparePayload>(std::unexpected(bytes.error()));
   if (!payload) return give_up("its journal cannot be used: " + payload.error().what);
-  auto migration = std::make_unique<DestinationMigration>(context_, contents.meta, std::move(*payload), destination_handlers(entry.id));
+  auto migration = std::make_unique<DestinationMigration>(context_, meta, std::move(*payload), destination_handlers(entry.id));
   DestinationMigration& recovered = *migration;
   destinations_[entry.id] = std::move(migration);
   recovered.recover(std::move(*journal));

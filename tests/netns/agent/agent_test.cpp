@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -18,6 +21,7 @@
 
 #include "agent/check.h"
 #include "agent/file_sync.h"
+#include "agent/journal.h"
 #include "bed.h"
 #include "kernel/process.h"
 #include "support/unreadable_directory.h"
@@ -734,6 +738,47 @@ TEST_F(AgentTest, WhileTheJournalsCannotBeReadNothingIsReleasedOrMoved) {
   }
   bed->start_agent();
   EXPECT_EQ(workloads()[0]["state"], "running") << "no journal speaks of that move";
+}
+
+// The journal has the address of its time, where nobody is any more.
+TEST_F(AgentTest, AnInterruptedMoveFindsItsPeerWhereTheConfigurationSaysNow) {
+  ASSERT_EQ(run_redis().exit_code, 0);
+  bed->terminate_agent();
+  agent::JournalMeta meta;
+  meta.id.bytes.fill(0x5a);
+  meta.workload = "redis";
+  meta.peer = "b";
+  meta.peer_address = "192.0.2.250:7946";
+  const std::string record_path = bed->directory() + "/state/workloads/redis.json", journals = bed->directory() + "/state/journal";
+  std::ifstream file(record_path);
+  json record = json::parse(file);
+  record["state"] = "moving";
+  record["migration"] = meta.id.hex();
+  std::ofstream(record_path) << record;
+  {
+    auto journal = agent::Journal::create(journals, meta);
+    ASSERT_TRUE(journal) << journal.error().what;
+    ASSERT_TRUE(journal->append(plan::Record::begun));
+  }
+  Fd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener.get(), 8), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  std::string configuration = bed->configuration();
+  const std::string before = "192.0.2.200:7946";
+  ASSERT_NE(configuration.find(before), std::string::npos);
+  configuration.replace(configuration.find(before), before.size(), "127.0.0.1:" + std::to_string(ntohs(address.sin_port)));
+  bed->start_agent_with(configuration);
+  pollfd asked{listener.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&asked, 1, 5000), 1) << "it is told of the abort there";
+  bed->kill_agent();
+  fs::remove(agent::Journal::file_path(journals, meta.id, Role::source));
+  bed->start_agent();
+  EXPECT_EQ(workloads()[0]["state"], "running");
 }
 
 TEST_F(AgentTest, CheckSaysWhatThisHostCanDo) {
