@@ -18,6 +18,7 @@ constexpr int kFormat = 1;
 // Behind the lines, written with zeros: a later line changes the contents of blocks that the file has, and its fdatasync has neither a size
 // nor blocks to make durable, for which it would wait for what others write.
 constexpr size_t kRoom = 16u << 10;
+constexpr size_t kRoomMin = kRoom / 2;  // that an agent after this one is content with: some tens of records
 // What a disk writes as a whole or not at all; of several, any may be there after the loss of the machine.
 constexpr size_t kSector = 512;
 
@@ -101,13 +102,15 @@ Status apply_line(JournalContents& contents, const nlohmann::json& value) {
 struct Replay {
   JournalContents contents;
   std::string text;
+  size_t file_bytes = 0;  // with the room
   size_t good_bytes = 0;  // up to the end of the last right line
 };
 
 Result<Replay> replay(const std::string& path, JournalDisk& disk) {
   MOSE_ASSIGN(std::string text, disk.read(path, kJournalBytesMax));
-  text.resize(text.find_last_not_of('\0') + 1);  // room that no line has used yet
   Replay result;
+  result.file_bytes = text.size();
+  text.resize(text.find_last_not_of('\0') + 1);  // room that no line has used yet
   bool have_meta = false, wrong_seen = false;
   for (size_t at = 0, number = 1; at < text.size(); ++number) {
     size_t end = text.find('\n', at);
@@ -178,12 +181,18 @@ Result<Journal> Journal::open(const std::string& directory, const MigrationId& i
   journal.path_ = directory + "/" + file_name(id, role);
   MOSE_ASSIGN(Replay replayed, replay(journal.path_, disk));
   MOSE_ASSIGN(journal.file_, disk.open(journal.path_));
-  if (auto cut = journal.file_->truncate(replayed.good_bytes); !cut) return context("cut the torn end of " + journal.path_, cut.error());
-  // Written once more: a sync that failed has left pages that are not on the disk, and that no later one would write.
+  // Written once more: a sync that failed has left pages that are not on the disk, and that no later one would write. A torn end
+  // becomes room again where it is: a full disk gives nothing back that was let go.
+  const size_t torn = replayed.text.size() - replayed.good_bytes;
   replayed.text.resize(replayed.good_bytes);
+  replayed.text.append(torn, '\0');
   if (auto again = journal.file_->write_at(0, replayed.text); !again) return no_room("write journal " + journal.path_, journal.path_, again.error());
   journal.end_ = replayed.good_bytes;
-  MOSE_TRY(journal.make_room());
+  if (replayed.file_bytes < journal.end_ + kRoomMin) {
+    MOSE_TRY(journal.make_room());
+  } else if (auto synced = journal.file_->sync(); !synced) {
+    return context("journal " + journal.path_, synced.error());
+  }
   MOSE_TRY(disk.sync_directory(directory));  // who made it may have died before that
   journal.contents_ = std::move(replayed.contents);
   return journal;

@@ -46,7 +46,7 @@ class Journal {
   // On return the file, its first line and its directory entry are durable.
   static Result<Journal> create(const std::string& directory, const JournalMeta& meta, JournalDisk& disk = host_disk());
   [[nodiscard]] static std::string file_path(const std::string& directory, const MigrationId& id, Role role);
-  // For appending after a restart; cuts a torn tail off. On return what contents() has is durable, whatever has failed before.
+  // For appending after a restart; a torn tail becomes room again. On return what contents() has is durable, whatever has failed before.
   static Result<Journal> open(const std::string& directory, const MigrationId& id, Role role, JournalDisk& disk = host_disk());
 
   // What a record must outlive. A process that dies loses nothing it has written; only the loss of the machine needs

@@ -119,6 +119,31 @@ TEST_F(JournalTest, WithoutRoomOnTheDiskSaysWhatToTry) {
   EXPECT_THAT(appended.error().what, HasSubstr("; free space on the file system of " + dir_.path()));
 }
 
+// What it needs it has had since it was made: a record torn at its end is room again.
+TEST_F(JournalTest, IsOpenedAgainOnADiskThatGivesNothing) {
+  write_two();
+  const std::string text = dir_.read(file());
+  const size_t end = text.find_last_not_of('\0') + 1;
+  dir_.write(file(), text.substr(0, end) + "torn" + std::string(text.size() - end - 4, '\0'));
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  rlimit full{before.rlim_cur, before.rlim_max};
+  full.rlim_cur = text.size();
+  auto* handler = signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &full);
+  auto journal = Journal::open(dir_.path(), id_, Role::source);
+  Status appended = journal ? journal->append(Record::aborted) : Status(fail("not open"));
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, handler);
+  ASSERT_TRUE(journal) << journal.error().what;
+  EXPECT_TRUE(appended) << appended.error().what;
+  EXPECT_EQ(dir_.read(file()).size(), text.size()) << "nothing was given away";
+  auto read = read_journal(dir_.path() + "/" + file());
+  ASSERT_TRUE(read) << read.error().what;
+  EXPECT_FALSE(read->torn);
+  EXPECT_EQ(read->records.back(), Record::aborted);
+}
+
 TEST_F(JournalTest, IgnoresAndCutsATornEndAtEveryLength) {
   write_two();
   const std::string file_text = dir_.read(file());
