@@ -18,7 +18,7 @@
 //
 // The file is longer than its lines: behind them stand zeros, room for the next ones. Each line is "CHECKSUM JSON\n" (XXH3-64 of the JSON in 16 hex digits) and counts only when it is whole and its
 // checksum is right; the first line is the metadata. A line that is torn at the end of the file was never acknowledged
-// and is ignored (and cut off before the next append); a wrong line with right ones behind it is corruption: the file
+// and is ignored (and is room again before the next append); a wrong line with right ones behind it is corruption: the file
 // is an error, its migration undecided, never guessed. A line that was not synced when the next was written lies in one sector
 // with that one's beginning, so that a machine which goes down does not look like corruption.
 namespace mose::agent {

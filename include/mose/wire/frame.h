@@ -14,8 +14,8 @@
 //   PREPARE -> ; <- PREPARED | REFUSED ; IMAGES -> ; <- READY | FAILED ; COMMIT -> ; <- COMMITTED ; <- COMPLETE ;
 //   RELEASED -> ; close.  ABORT -> is allowed at any time before COMMIT and answered by ABORTED; a lost connection
 //   before READY is an abort; after READY the destination keeps the tree stopped until COMMIT or ABORT arrives on a new
-//   connection, which then starts with that frame (a re-sent COMMIT is answered again; by ABORTED where the tree has
-//   gone with its machine before it ran, which it never will). PING/PONG keep it alive.
+//   connection, which then starts with that frame (a re-sent COMMIT is answered again; by ABORTED, with the reason, where
+//   the tree has ended before it was thawed, which it never will be). PING/PONG keep it alive.
 // BULK (the destination's pager connects to the source): PAGES, ROUND_END after each pre-copy round, PAGE_MAP once
 //   after the last one (then the set of pages is final and sealed), more PAGES with what PAGE_MAP calls remote,
 //   BULK_END. With kFeatureHeat: HEAT before any round, the last one counts.
