@@ -58,7 +58,7 @@ int run_recover(const Command& command) {
     return kExitCancelled;
   }
   recover.set_act(true);
-  recover.set_action(action);
+  *recover.mutable_shown() = shown.recovery();
   Response done;
   if (auto answered = ask(command, request, done, kRecoverBound); !answered) return report(command, answered.error());
   if (command.json) fmt::print("{}", show(done.recovery(), true));

@@ -70,11 +70,18 @@ struct Recovery {
   RecoveryChoice choice;
   bool done = false;  // or only shown
 };
+// What an operator has agreed to.
+struct RecoveryShown {
+  std::string action;
+  bool certain = true;
+  std::string warning;
+  bool operator==(const RecoveryShown&) const = default;
+};
 struct RecoveryRequest {
   MigrationId id;
   RecoveryWish wish = RecoveryWish::none;
   bool act = false;      // else it is only shown
-  std::string expected;  // the action that was shown: another one is refused; empty: whatever it is
+  std::optional<RecoveryShown> expected;  // anything else is refused; nothing: whatever it is
 };
 
 class MigrationTally;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "agent/durable_file.h"
 #include "agent/migration_paths.h"
 #include "agent/migrations.h"
 #include "agent/peer_query.h"
@@ -166,8 +167,9 @@ void Migrations::decide(const RecoveryRequest& request, const Asked& asked, cons
   if (!request.act) return done(out);
   const std::string action = to_string(out.choice.action);
   if (out.choice.action == RecoveryAction::refuse) return done(refuse(out.choice.what));
-  if (!request.expected.empty() && request.expected != action) {
-    return done(refuse(fmt::format("nothing was done: meanwhile it is not \"{}\" any more but \"{}\": {}", request.expected, action, out.choice.what)));
+  if (request.expected && !harmless(out.choice.action) && *request.expected != RecoveryShown{action, out.choice.certain, out.choice.warning}) {
+    return done(refuse(fmt::format("nothing was done: meanwhile it is not what was shown any more but \"{}\": {}{}{}", action, out.choice.what,
+                                   out.choice.warning.empty() ? "" : ": ", out.choice.warning)));
   }
   if (!harmless(out.choice.action)) {
     log::warn("an operator recovers a migration", {{"migration", request.id.hex()}, {"action", action}, {"certain", out.choice.certain ? "yes" : "no"},
@@ -239,30 +241,44 @@ void Migrations::resume_without_journal(const RecoverySides& sides, bool abort_t
 // A journal that says what was decided, from which it goes on as any other: what it says is on the disk before anything is done.
 // One that could not be read stays beside it.
 Answer<void> Migrations::go_on_from(const RecoverySides& sides, const std::vector<plan::Record>& records) {
-  const std::string path = Journal::file_path(core_.journal_dir, sides.id, sides.role);
+  namespace fs = std::filesystem;
+  const std::string path = Journal::file_path(core_.journal_dir, sides.id, sides.role), aside = path + ".unreadable";
+  // All of it under its name, or nothing: a part of it says something else.
+  const std::string beside = core_.journal_dir + "/decided";
   std::error_code error;
-  if (journal_exists(sides.id, sides.role)) std::filesystem::rename(path, path + ".unreadable", error);
-  if (error) return refuse(fmt::format("{} cannot be renamed: {}", path, error.message()), 1);
+  fs::remove_all(beside, error);
+  if (auto made = make_directories(beside); !made) return refuse(made.error().what, 1);
   auto peer = core_.config.peers.find(sides.peer);
   const std::string address = peer == core_.config.peers.end() ? "" : peer->second.address;
-  auto journal = Journal::create(core_.journal_dir, {sides.id, sides.role, sides.workload, sides.peer, address, 1});
+  auto journal = Journal::create(beside, {sides.id, sides.role, sides.workload, sides.peer, address, 1});
   if (!journal) return refuse(journal.error().what, 1);
   for (plan::Record record : records) {
     if (auto written = journal->append(record); !written) return refuse(written.error().what, 1);
   }
+  if (journal_exists(sides.id, sides.role)) {
+    fs::remove(aside, error);
+    fs::create_hard_link(path, aside, error);
+    if (error) return refuse(fmt::format("{} cannot be kept as {}: {}", path, aside, error.message()), 1);
+  }
+  fs::rename(journal->path(), path, error);
+  if (error) return refuse(fmt::format("{} cannot be put in place: {}", path, error.message()), 1);
+  if (auto synced = sync_directory(core_.journal_dir); !synced) return refuse(synced.error().what, 1);
+  fs::remove_all(beside, error);
   return go_on(sides.id, sides.role);
 }
 
 void Migrations::discard_without_journal(const RecoverySides& sides, std::function<void(Answer<void>)> done) {
   const Workload* workload = workload_of(sides.id);
   if (workload == nullptr) return done(refuse("its workload is not here any more", 1));
+  // Before anything is killed. The source hears from it that it never ran here; of one that is not stopped nobody can say that.
+  const bool never_ran = sides.tree_frozen || sides.peer_says == PeerSays::aborted || sides.peer_says == PeerSays::lost;
+  remember({sides.id, Role::destination, sides.workload, sides.peer, "", 1}, never_ran ? Outcome::failed : Outcome::lost,
+           "thrown away by the operator of the destination");
   core_.workers.run(
       [&config = core_.config, spec = workload->spec] { return remove_workload_resources(config, spec, kDiscardBound); },
       [this, sides, done = std::move(done), alive = alive_](const Status& removed) {
         if (!*alive) return;
         if (!removed) return done(refuse(removed.error().what, 1));
-        // The source hears from it that it never ran here, or will not any more.
-        remember({sides.id, Role::destination, sides.workload, sides.peer, "", 1}, Outcome::failed, "thrown away by the operator of the destination");
         forget(sides);
         done({});
       });

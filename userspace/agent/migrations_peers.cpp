@@ -180,7 +180,7 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
 // A source that asks about a migration which has ended or never was here gets the answer that it waits for.
 void Migrations::answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type) {
   // A journal that could not be used: the tree that it speaks of may still be here, stopped.
-  bool undecided = !journal_problem_.empty() || journal_exists(id, Role::destination);
+  const bool undecided = !journal_problem_.empty() || journal_exists(id, Role::destination) || this->undecided(id) != nullptr;
   if (type == wire::FrameType::abort && undecided) {
     connection->send(wire::FrameType::failed, encode_reason("the journal of that migration cannot be used here: see `mose status`"));
   } else if (type == wire::FrameType::abort) {
@@ -220,6 +220,8 @@ MigrationRecord Migrations::record_of(const MigrationId& id, const std::string& 
     out.verdict = at->second->heard();
     out.phase = at->second->progress().phase;
   }
+  // Its journal is gone, and its workload is here: it may have run.
+  if (const Undecided* left = undecided(id)) out.unreadable = !journal_exists(id, left->role);
   for (Role role : {Role::source, Role::destination}) {
     if (!journal_exists(id, role)) continue;
     OwnRecord own = read_own(id, role);

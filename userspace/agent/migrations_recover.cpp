@@ -58,7 +58,7 @@ void Migrations::claim_unjournalled() {
     if (!id || !(arriving || workload->state == WorkloadState::moving)) continue;
     if (sources_.contains(*id) || destinations_.contains(*id) || undecided(*id) != nullptr) continue;
     auto group = Cgroup::open(workload->cgroup);
-    if (!group || !group->populated().value_or(false) || (!arriving && !group->frozen().value_or(true))) continue;
+    if (!group || !group->populated().value_or(true) || (!arriving && !group->frozen().value_or(true))) continue;
     undecided_.push_back({*id, arriving ? Role::destination : Role::source, "its journal is gone"});
     log::error("a workload's migration has left no journal: it stays as it is until `mose recover`",
                {{"workload", workload->spec.name}, {"migration", workload->migration}});

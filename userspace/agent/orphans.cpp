@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "agent/journal.h"
 #include "agent/migration_paths.h"
 #include "agent/node_uplink.h"
 #include "agent/workloads.h"
@@ -52,11 +53,6 @@ bool has_process(const std::string& cgroup) {
 
 // The registry says nothing of a record that it cannot read.
 bool recorded(const Config& config, const std::string& name) { return there(config.node.state_dir + "/workloads/" + name + ".json"); }
-
-bool has_journal(const Config& config, const std::string& id) {
-  return std::ranges::any_of(names_in(config.node.state_dir + "/journal", false),
-                             [&](const std::string& file) { return file == id + ".source" || file == id + ".destination"; });
-}
 
 // What this agent, or one before it, has made for a workload of that name: others may have groups and pins beside ours.
 bool made_here(const Config& config, const std::string& name) {
@@ -142,15 +138,31 @@ std::string remove_migration(const Config& config, const std::string& id, bool p
 
 Orphans find_orphans(const Config& config, const OrphanClaims& claims) {
   Orphans out;
-  for (const std::string& id : names_in(config.node.runtime_dir + "/migrations", true)) {
-    if (MigrationId::parse(id) && !claims.migrations.contains(id) && !has_journal(config, id)) out.migrations.push_back(id);
+  const std::string journal_dir = config.node.state_dir + "/journal";
+  auto journals = list_journals(journal_dir);
+  if (!journals) {
+    out.left_alone = fmt::format("what no record names is left alone: {} cannot be read: {}", journal_dir, journals.error().what);
+    return out;
   }
+  OrphanClaims journalled;
+  for (const JournalEntry& entry : *journals) {
+    journalled.migrations.insert(entry.id.hex());
+    if (entry.contents) {
+      journalled.workloads.insert(entry.contents->meta.workload);
+    } else {
+      out.left_alone = fmt::format("trees that no record names are left alone: one may be what {} speaks of, which cannot be read", entry.path);
+    }
+  }
+  for (const std::string& id : names_in(config.node.runtime_dir + "/migrations", true)) {
+    if (MigrationId::parse(id) && !claims.migrations.contains(id) && !journalled.migrations.contains(id)) out.migrations.push_back(id);
+  }
+  if (!out.left_alone.empty()) return out;
   std::set<std::string> names;
   for (const std::string& directory : {config.node.cgroup, config.node.runtime_dir + "/workloads", config.node.state_dir + "/workloads"}) {
     for (std::string& name : names_in(directory, true)) names.insert(std::move(name));
   }
   for (const std::string& name : names) {
-    const bool ours = !claims.workloads.contains(name) && !recorded(config, name) && made_here(config, name);
+    const bool ours = !claims.workloads.contains(name) && !journalled.workloads.contains(name) && !recorded(config, name) && made_here(config, name);
     if (ours && has_something(config, name)) out.workloads.push_back(name);
   }
   return out;
@@ -163,6 +175,7 @@ void drop_claimed(Orphans& orphans, const OrphanClaims& claims) {
 
 std::vector<std::string> describe(const Config& config, const Orphans& orphans) {
   std::vector<std::string> lines;
+  if (!orphans.left_alone.empty()) lines.push_back(orphans.left_alone);
   for (const std::string& name : orphans.workloads) {
     const std::string cgroup = workload_paths(config, name).cgroup;
     lines.push_back(fmt::format("{} is named by no record: {}{}", name, cgroup, has_process(cgroup) ? " has processes, which end" : ""));
@@ -179,6 +192,7 @@ std::vector<std::string> describe(const Config& config, const Orphans& orphans) 
 // Trees first: a pager ends only when nobody is left who could ask for a page.
 std::vector<std::string> remove_orphans(const Config& config, const Orphans& orphans, bool packets_held) {
   std::vector<std::string> lines;
+  if (!orphans.left_alone.empty()) lines.push_back(orphans.left_alone);
   for (const std::string& name : orphans.workloads) lines.push_back(remove_workload(config, name));
   for (const std::string& id : orphans.migrations) lines.push_back(remove_migration(config, id, packets_held));
   for (const std::string& line : lines) log::warn("nobody's remains", {{"line", line}});

@@ -21,6 +21,7 @@ struct OrphanClaims {
 struct Orphans {
   std::vector<std::string> migrations;  // ids whose directory is there
   std::vector<std::string> workloads;
+  std::string left_alone;  // a sentence: why not all of them are named; empty: they are
   [[nodiscard]] bool empty() const { return migrations.empty() && workloads.empty(); }
 };
 

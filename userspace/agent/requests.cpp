@@ -434,7 +434,8 @@ void Requests::cancel(const std::string& prefix, const Reply& reply) {
 void Requests::recover(const control::v1::Recover& request, const Reply& reply) {
   auto id = find_active(request.migration_id());
   if (!id) return send_refusal(reply, id.error());
-  RecoveryRequest wanted{.id = *id, .act = request.act(), .expected = request.action()};
+  RecoveryRequest wanted{.id = *id, .act = request.act()};
+  if (request.has_shown()) wanted.expected = RecoveryShown{request.shown().action(), request.shown().certain(), request.shown().warning()};
   if (request.decision() == kWishResume) wanted.wish = RecoveryWish::resume;
   else if (request.decision() == kWishGiveUp) wanted.wish = RecoveryWish::give_up;
   else if (!request.decision().empty()) return reply.fail(2, fmt::format("\"{}\" is not a decision", request.decision()));
