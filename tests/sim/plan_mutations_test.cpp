@@ -40,10 +40,18 @@ TEST(PlanMutation, ACommitThatIsNotWrittenIsFound) {
   EXPECT_TRUE(found(bug, "the destination runs and the source has no durable commit"));
 }
 
-TEST(PlanMutation, AReadyThatIsNotWrittenIsFound) {
+// Not a bug that breaks anything: a destination that finds no `ready` throws away what it has fenced and gives the commit back, and one
+// that finds a commit alone, and no tree, has lost it.
+TEST(PlanMutation, AReadyThatIsNotWrittenDoesNoHarm) {
   Hooks bug;
   bug.forget_record = [](Side side, Record r) { return side == Side::destination && r == Record::ready; };
-  EXPECT_TRUE(found(bug, "no rest in bounded time"));
+  unsigned taken_back = 0;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    const Verdicts run = simulate(seed, bug);
+    EXPECT_EQ(run.violation, "") << "seed " << seed;
+    taken_back += run.taken_back ? 1 : 0;
+  }
+  EXPECT_GT(taken_back, 0u) << "it was never missed";
 }
 
 TEST(PlanMutation, ABeginningThatIsNotWrittenAtTheSourceIsFound) {
