@@ -47,14 +47,6 @@ class AfterCommit : public Faults {
       ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(node); }, kDeathBound)) << "the agent of " << node << " was not killed";
     }
   }
-  // `mose` at that node; its words.
-  std::string said(const std::string& node, const std::vector<std::string>& words, int exit_code = 0) {
-    auto said = bed_->command(node, words);
-    EXPECT_TRUE(said) << said.error().what;
-    if (!said) return "";
-    EXPECT_EQ(said->exit_code, exit_code) << said->text;
-    return said->text;
-  }
 
   std::atomic<int64_t> committed_us_{0};
 };

@@ -162,6 +162,15 @@ class Faults : public ::testing::Test {
     Stage::drop();
   }
 
+  // `mose` at that node; its words.
+  std::string said(const std::string& node, const std::vector<std::string>& words, int exit_code = 0) {
+    auto said = bed_->command(node, words);
+    EXPECT_TRUE(said) << said.error().what;
+    if (!said) return "";
+    EXPECT_EQ(said->exit_code, exit_code) << said->text;
+    return said->text;
+  }
+
   void start(const FaultBed::Wish& wish = {}) {
     auto started = bed_->migrate(source_, destination_, wish);
     ASSERT_EQ(started.refusal, "");

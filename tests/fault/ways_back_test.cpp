@@ -127,14 +127,6 @@ TEST_F(WaysBack, ACommitThatTheDestinationHasNoRecordOfIsTakenBack) {
 // What an operator says of a destination that was switched off, and of journals that are not there any more.
 class OperatorDecides : public WaysBack {
  protected:
-  // `mose` at that node; its words.
-  std::string said(const std::string& node, const std::vector<std::string>& words, int exit_code = 0) {
-    auto said = bed_->command(node, words);
-    EXPECT_TRUE(said) << said.error().what;
-    if (!said) return "";
-    EXPECT_EQ(said->exit_code, exit_code) << said->text;
-    return said->text;
-  }
   bool stopped(const std::string& node) { return !group_may_run(group(node)); }
   // The commit is on the source's disk, and the destination, which has not heard of it, is dead.
   void commit_and_lose_the_destination() { move_until_killed(FrameType::commit, Direction::to_target, destination_); }

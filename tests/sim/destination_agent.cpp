@@ -42,7 +42,7 @@ void DestinationAgent::go_on(const NodeJournal::Found& found) {
   if (ended && !known && !bench_.hooks.forget_history) registry.history = ended->outcome;
   if (ended || records.empty()) return journal_.remove();
   apply(plan::recover_destination(records, bench_.local(Side::destination)));
-  auto has = [&](plan::Record record) { return std::ranges::find(records, record) != records.end(); };
+  auto has = [&](plan::Record record) { return plan::contains(records, record); };
   const bool gone = world_.destination == Tree::absent;
   // Nobody can tell whether the agent that has written the verdict down has thawed the tree as well.
   world_.given_up = world_.given_up || (gone && plan::committed(records));

@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "agent/recovery_choice.h"
+#include "model/migration.h"
 #include "mose/control/control.pb.h"
 #include "mose/output.h"
 #include "mose/session.h"
@@ -18,7 +19,6 @@ using control::v1::Request;
 using control::v1::Response;
 
 constexpr Nanoseconds kRecoverBound = std::chrono::seconds(90);
-constexpr int kExitRefused = 3, kExitCancelled = 5;
 
 // Only the whole word: what follows may end the only instance there is.
 bool agrees() {
@@ -47,15 +47,15 @@ int run_recover(const Command& command) {
   if (command.dry_run) return 0;
   if (refused) {
     fmt::print(stderr, "mose: nothing was done\n");
-    return kExitRefused;
+    return exit_code(Outcome::refused);
   }
   if (asks && (command.json || isatty(STDIN_FILENO) == 0)) {
     fmt::print(stderr, "mose: nothing was done: there is no terminal to ask on; --yes does it without a question\n");
-    return kExitRefused;
+    return exit_code(Outcome::refused);
   }
   if (asks && !agrees()) {
     fmt::print(stderr, "mose: nothing was done\n");
-    return kExitCancelled;
+    return exit_code(Outcome::cancelled);
   }
   recover.set_act(true);
   *recover.mutable_shown() = shown.recovery();

@@ -56,7 +56,7 @@ void DestinationMigration::recover(Journal journal) {
   recovered_ = true;
   const Workload* workload = context_.core.workloads.find(payload_.spec.name);
   arrived_ = workload != nullptr && workload->state == WorkloadState::arriving && workload->migration == meta_.id.hex();
-  const bool committed = plan::committed(records), ready = std::ranges::find(records, plan::Record::ready) != records.end();
+  const bool committed = plan::committed(records), ready = plan::contains(records, plan::Record::ready);
   const Notes& notes = journal_->contents().notes;
   if (records.back() == plan::Record::ready) expect_tree(notes);
   if (ready) {

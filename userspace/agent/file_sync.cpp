@@ -201,15 +201,18 @@ Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& 
     MOSE_ASSIGN(Fd dir, open_at(parent.get(), leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
     return set_owner(dir.get(), file, unsynced);
   }
-  const bool made = faccessat(parent.get(), leaf.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) < 0;
   // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
-  MOSE_ASSIGN(Fd present, open_at(parent.get(), leaf, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600));
-  if (made) unsynced.add(parent.get());
+  auto present = open_at(parent.get(), leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  if (!present && present.error().code == ENOENT) {
+    present = open_at(parent.get(), leaf, O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600);
+    unsynced.add(parent.get());
+  }
+  if (!present) return std::unexpected(present.error());
   struct stat info {};
-  if (fstat(present.get(), &info) < 0) return fail_errno("stat " + file.path);
+  if (fstat(present->get(), &info) < 0) return fail_errno("stat " + file.path);
   if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
-  MOSE_TRY(write_differences(parent.get(), leaf, file, present.get(), static_cast<uint64_t>(info.st_size), target, unsynced));
-  return set_owner(present.get(), file, unsynced);
+  MOSE_TRY(write_differences(parent.get(), leaf, file, present->get(), static_cast<uint64_t>(info.st_size), target, unsynced));
+  return set_owner(present->get(), file, unsynced);
 }
 
 // Removes what is not in `wanted`, deepest first.

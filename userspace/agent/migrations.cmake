@@ -8,13 +8,12 @@ target_sources(mose_agent PRIVATE
   destination_tree.cpp
   destination_waits.cpp
   file_sync.cpp
-  unsynced.cpp
   free_space.cpp
   memory_wait.cpp
   migration_paths.cpp
   migrations.cpp
-  migrations_peers.cpp
   migrations_decide.cpp
+  migrations_peers.cpp
   migrations_recover.cpp
   node_uplink.cpp
   orphans.cpp
@@ -32,6 +31,7 @@ target_sources(mose_agent PRIVATE
   source_standby.cpp
   steer_requests.cpp
   throttle.cpp
+  unsynced.cpp
   wire_messages.cpp
   write_watch.cpp)
 target_link_libraries(mose_agent

@@ -61,6 +61,7 @@ class Migrations : public MigrationService {
   void finish_source(const JournalMeta& meta, bool left);
   void forget_journal(const JournalMeta& meta);
   [[nodiscard]] std::string unread_journals() const;
+  [[nodiscard]] std::optional<Report> told_report(const MigrationId& id) const;
   [[nodiscard]] std::optional<Outcome> told_outcome(const MigrationId& id) const;
   void remember(const JournalMeta& meta, Outcome outcome, const std::string& reason);
 

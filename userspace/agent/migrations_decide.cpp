@@ -12,6 +12,7 @@
 #include "agent/migrations.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
+#include "base/rollback.h"
 #include "kernel/cgroup.h"
 
 namespace mose::agent {
@@ -246,7 +247,12 @@ Answer<void> Migrations::go_on_from(const RecoverySides& sides, const std::vecto
   // All of it under its name, or nothing: a part of it says something else.
   const std::string beside = core_.journal_dir + "/decided";
   std::error_code error;
-  fs::remove_all(beside, error);
+  Rollback scratch;
+  scratch.push([&beside] {
+    std::error_code ignored;
+    fs::remove_all(beside, ignored);
+  });
+  fs::remove_all(beside, error);  // of an agent that has died
   if (auto made = make_directories(beside); !made) return refuse(made.error().what, 1);
   auto peer = core_.config.peers.find(sides.peer);
   const std::string address = peer == core_.config.peers.end() ? "" : peer->second.address;
@@ -263,7 +269,6 @@ Answer<void> Migrations::go_on_from(const RecoverySides& sides, const std::vecto
   fs::rename(journal->path(), path, error);
   if (error) return refuse(fmt::format("{} cannot be put in place: {}", path, error.message()), 1);
   if (auto synced = sync_directory(core_.journal_dir); !synced) return refuse(synced.error().what, 1);
-  fs::remove_all(beside, error);
   return go_on(sides.id, sides.role);
 }
 

@@ -232,8 +232,8 @@ MigrationRecord Migrations::record_of(const MigrationId& id, const std::string& 
     out.recorded_unix_ms = own.unix_ms;
     // Of an undecided one: who carries it out has said already how it was decided.
     if (out.phase.empty() && role == Role::destination) {
-      if (std::ranges::find(records, plan::Record::commit) != records.end()) out.verdict = plan::Verdict::commit;
-      else if (std::ranges::find(records, plan::Record::aborted) != records.end()) out.verdict = plan::Verdict::abort;
+      if (plan::contains(records, plan::Record::commit)) out.verdict = plan::Verdict::commit;
+      else if (plan::contains(records, plan::Record::aborted)) out.verdict = plan::Verdict::abort;
     }
   }
   add_outcome(out, id, peer);
@@ -243,8 +243,7 @@ MigrationRecord Migrations::record_of(const MigrationId& id, const std::string& 
 // Ended here. A committed one ends only after its destination has said COMPLETE, or when it was given up: whoever still asks never
 // ran. Without any memory of it nothing is claimed.
 void Migrations::add_outcome(MigrationRecord& out, const MigrationId& id, const std::string& peer) const {
-  auto report = core_.history.find(id.hex());
-  auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+  const std::optional<Report> parsed = told_report(id);
   if (!parsed) return;
   const bool was_source = parsed->source_node == core_.config.node.name;
   if ((was_source ? parsed->destination_node : parsed->source_node) != peer) return;

@@ -124,9 +124,14 @@ void Migrations::forget_journal(const JournalMeta& meta) {
 }
 
 // Nothing where the history has nothing of it.
+std::optional<Report> Migrations::told_report(const MigrationId& id) const {
+  auto json = core_.history.find(id.hex());
+  auto report = json ? report_from_json(*json) : Result<Report>(std::unexpected(json.error()));
+  return report ? std::optional(std::move(*report)) : std::nullopt;
+}
+
 std::optional<Outcome> Migrations::told_outcome(const MigrationId& id) const {
-  auto report = core_.history.find(id.hex());
-  auto parsed = report ? report_from_json(*report) : Result<Report>(std::unexpected(report.error()));
+  const std::optional<Report> parsed = told_report(id);
   if (!parsed) return std::nullopt;
   for (auto outcome = Outcome::complete; outcome <= Outcome::lost; outcome = static_cast<Outcome>(static_cast<int>(outcome) + 1)) {
     if (parsed->outcome == to_string(outcome)) return outcome;

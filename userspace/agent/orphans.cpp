@@ -29,12 +29,12 @@ namespace fs = std::filesystem;
 
 constexpr Nanoseconds kEndBound = std::chrono::seconds(5);  // for processes that were killed
 
-std::vector<std::string> names_in(const std::string& directory, bool directories) {
+std::vector<std::string> directories_in(const std::string& directory) {
   std::vector<std::string> out;
   std::error_code error;
   for (const auto& item : fs::directory_iterator(directory, error)) {
     std::error_code ignored;
-    if (!directories || item.is_directory(ignored)) out.push_back(item.path().filename());
+    if (item.is_directory(ignored)) out.push_back(item.path().filename());
   }
   std::ranges::sort(out);
   return out;
@@ -87,7 +87,7 @@ std::vector<std::string> words_of(pid_t pid) {
 
 std::vector<PagerProcess> pagers_of(const MigrationPaths& paths) {
   std::vector<PagerProcess> out;
-  for (const std::string& name : names_in("/proc", true)) {
+  for (const std::string& name : directories_in("/proc")) {
     const auto pid = static_cast<pid_t>(std::strtol(name.c_str(), nullptr, 10));
     if (pid <= 0 || std::to_string(pid) != name) continue;
     auto process = ProcessHandle::open(pid);
@@ -153,13 +153,13 @@ Orphans find_orphans(const Config& config, const OrphanClaims& claims) {
       out.left_alone = fmt::format("trees that no record names are left alone: one may be what {} speaks of, which cannot be read", entry.path);
     }
   }
-  for (const std::string& id : names_in(config.node.runtime_dir + "/migrations", true)) {
+  for (const std::string& id : directories_in(config.node.runtime_dir + "/migrations")) {
     if (MigrationId::parse(id) && !claims.migrations.contains(id) && !journalled.migrations.contains(id)) out.migrations.push_back(id);
   }
   if (!out.left_alone.empty()) return out;
   std::set<std::string> names;
   for (const std::string& directory : {config.node.cgroup, config.node.runtime_dir + "/workloads", config.node.state_dir + "/workloads"}) {
-    for (std::string& name : names_in(directory, true)) names.insert(std::move(name));
+    for (std::string& name : directories_in(directory)) names.insert(std::move(name));
   }
   for (const std::string& name : names) {
     const bool ours = !claims.workloads.contains(name) && !journalled.workloads.contains(name) && !recorded(config, name) && made_here(config, name);

@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "agent/recovery.h"
 
-#include <algorithm>
-
 namespace mose::agent {
 
+using plan::contains;
 using plan::Record;
-namespace {
-
-bool contains(const std::vector<Record>& records, Record record) { return std::ranges::find(records, record) != records.end(); }
-
-}  // namespace
 
 std::optional<EndedMigration> ended_source(const std::vector<Record>& records, bool ours, bool alive, std::optional<Outcome> told) {
   const bool finished = !records.empty() && records.back() == Record::finished;

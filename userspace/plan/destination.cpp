@@ -88,9 +88,9 @@ void Machine::recover(const std::vector<Record>& records) {
   s_.begun = !records.empty();
   s_.committed = committed(records);
   s_.commit_recorded = s_.committed;
-  s_.commit_asked = std::find(records.begin(), records.end(), Record::commit) != records.end();
+  s_.commit_asked = contains(records, Record::commit);
   s_.outcome = s_.committed ? Outcome::complete : Outcome::failed;
-  s_.lost = std::find(records.begin(), records.end(), Record::lost) != records.end();
+  s_.lost = contains(records, Record::lost);
   if (s_.lost) {
     s_.outcome = Outcome::lost;
     s_.reason = "the workload ended before its memory was complete";

@@ -67,6 +67,10 @@ const char* to_string(Verdict verdict) {
   return "?";
 }
 
+bool contains(const std::vector<Record>& records, Record record) {
+  return std::find(records.begin(), records.end(), record) != records.end();
+}
+
 bool committed(const std::vector<Record>& records) {
   auto last = std::find_if(records.rbegin(), records.rend(),
                            [](Record record) { return record == Record::commit || record == Record::aborted; });

@@ -34,6 +34,7 @@ enum class Record : uint8_t {
               // source: the operator has given the destination up
 };
 [[nodiscard]] const char* to_string(Record record);
+[[nodiscard]] bool contains(const std::vector<Record>& records, Record record);
 // What a journal has decided: a commit that no abort has overruled.
 [[nodiscard]] bool committed(const std::vector<Record>& records);
 

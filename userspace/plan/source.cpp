@@ -31,7 +31,7 @@ void SourceMachine::recover(const std::vector<Record>& records) {
   s_.verdict = commit ? Verdict::commit : Verdict::abort;
   s_.finish_recorded = last == Record::finished;
   s_.outcome = commit ? Outcome::complete : Outcome::failed;
-  s_.given_up = std::find(records.begin(), records.end(), Record::lost) != records.end();
+  s_.given_up = contains(records, Record::lost);
   if (s_.given_up) {
     s_.verdict = Verdict::abort;
     s_.outcome = Outcome::lost;
@@ -52,7 +52,7 @@ void SourceMachine::recover(const std::vector<Record>& records) {
     s_.stopped = true;
     s_.resume_wanted = true;
     s_.abort_recorded = last == Record::aborted;
-    const bool overruled = std::find(records.begin(), records.end(), Record::commit) != records.end();
+    const bool overruled = contains(records, Record::commit);
     s_.reason = overruled ? "the commit was taken back" : "the agent of the source was restarted before the commit";
   }
   advance();
