@@ -232,7 +232,7 @@ MigrationRecord Migrations::record_of(const MigrationId& id, const std::string& 
     out.recorded_unix_ms = own.unix_ms;
     // Of an undecided one: who carries it out has said already how it was decided.
     if (out.phase.empty() && role == Role::destination) {
-      if (plan::contains(records, plan::Record::commit)) out.verdict = plan::Verdict::commit;
+      if (plan::committed(records)) out.verdict = plan::Verdict::commit;
       else if (plan::contains(records, plan::Record::aborted)) out.verdict = plan::Verdict::abort;
     }
   }
