@@ -45,12 +45,15 @@ Status make_directories(const std::string& path) {
 }
 
 Status remove_tree(const std::string& path) {
-  constexpr int kDescriptorsMax = 16;
-  auto remove_one = [](const char* name, const struct stat*, int, struct FTW*) { return ::remove(name); };
-  if (nftw(path.c_str(), remove_one, kDescriptorsMax, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0 && errno != ENOENT) {
-    return fail_errno("remove " + path);
+  constexpr int kDescriptorsMax = 16, kWalksMax = 100;
+  auto remove_one = [](const char* name, const struct stat*, int, struct FTW*) { return ::remove(name) != 0 && errno != ENOENT ? -1 : 0; };
+  for (int walk = 1;; ++walk) {
+    if (nftw(path.c_str(), remove_one, kDescriptorsMax, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0) return {};
+    const int code = errno;
+    if (code == ENOENT && access(path.c_str(), F_OK) != 0) return {};
+    // Something below has gone, or come, under the walk.
+    if ((code != ENOENT && code != ENOTEMPTY) || walk == kWalksMax) return fail_errno("remove " + path, code);
   }
-  return {};
 }
 
 }  // namespace mose::agent

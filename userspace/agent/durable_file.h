@@ -14,7 +14,8 @@ namespace mose::agent {
 [[nodiscard]] Status sync_directory(const std::string& directory);
 // mkdir -p, mode 0700 for what is made here.
 [[nodiscard]] Status make_directories(const std::string& path);
-// Removes a file or a whole directory tree without crossing into other file systems; missing is fine.
+// Removes a file or a whole directory tree without crossing into other file systems; missing is fine, also what others take away
+// at the same moment: a pager that ends, its socket.
 [[nodiscard]] Status remove_tree(const std::string& path);
 
 }  // namespace mose::agent

@@ -248,11 +248,8 @@ Answer<void> Migrations::go_on_from(const RecoverySides& sides, const std::vecto
   const std::string beside = core_.journal_dir + "/decided";
   std::error_code error;
   Rollback scratch;
-  scratch.push([&beside] {
-    std::error_code ignored;
-    fs::remove_all(beside, ignored);
-  });
-  fs::remove_all(beside, error);  // of an agent that has died
+  scratch.push([&beside] { (void)remove_tree(beside); });
+  (void)remove_tree(beside);  // of an agent that has died
   if (auto made = make_directories(beside); !made) return refuse(made.error().what, 1);
   auto peer = core_.config.peers.find(sides.peer);
   const std::string address = peer == core_.config.peers.end() ? "" : peer->second.address;

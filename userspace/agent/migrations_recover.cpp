@@ -7,6 +7,7 @@
 
 #include "agent/away_network.h"
 #include "agent/check.h"
+#include "agent/durable_file.h"
 #include "agent/migration_paths.h"
 #include "agent/migrations.h"
 #include "agent/peer_query.h"
@@ -95,9 +96,8 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
   departing_.insert(meta.workload);
   core_.workers.run(
       [&config = core_.config, spec, left, id = meta.id]() -> Status {
-        std::error_code error;
         handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
-        std::filesystem::remove_all(migration_paths(config, id).dir, error);
+        (void)remove_tree(migration_paths(config, id).dir);
         return left ? remove_workload_resources(config, spec, kRemoveBound, LeftNetwork::stays) : Status{};
       },
       [this, meta, alive = alive_](const Status& removed) {

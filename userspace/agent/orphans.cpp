@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "agent/durable_file.h"
 #include "agent/journal.h"
 #include "agent/migration_paths.h"
 #include "agent/node_uplink.h"
@@ -128,9 +129,7 @@ std::string remove_migration(const Config& config, const std::string& id, bool p
   }
   handover::TapHolder::end_left(paths.ingress_holder);
   handover::TapHolder::end_left(paths.egress_holder);
-  std::error_code error;
-  fs::remove_all(paths.dir, error);
-  if (error) return fmt::format("{} cannot be removed: {}", paths.dir, error.message());
+  if (auto removed = remove_tree(paths.dir); !removed) return fmt::format("migration {}: {}", id, removed.error().what);
   return fmt::format("what was left of migration {}, of which there is no journal, is removed: {} and {} processes", id, paths.dir, pagers.size());
 }
 

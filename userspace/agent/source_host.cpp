@@ -12,6 +12,7 @@
 #include "agent/away_network.h"
 #include "agent/bounds.h"
 #include "agent/check.h"
+#include "agent/durable_file.h"
 #include "agent/free_space.h"
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
@@ -579,8 +580,7 @@ Status SourceHost::release() {
   const uint64_t at_xdp = at_xdp_ ? uplink_.redirected(spec_) - xdp_before_ : 0;
   ingress_queue_.reset();
   handover::TapHolder::end_left(migration_paths(config_, id_).ingress_holder);
-  std::error_code error;
-  std::filesystem::remove_all(migration_paths(config_, id_).dir, error);
+  (void)remove_tree(migration_paths(config_, id_).dir);
   MOSE_TRY(release_network());
   if (at_xdp_ && !tunnel_) log::info("the redirection at XDP ends", {{"workload", spec_.name}, {"frames", at_xdp}});
   return cgroup_.valid() ? cgroup_.remove(kExitBound) : Status{};

@@ -4,9 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <thread>
 
+#include "agent/durable_file.h"
 #include "agent/host_calibration.h"
 #include "agent/migration_paths.h"
 #include "agent/peer_query.h"
@@ -556,9 +556,7 @@ void SourceMigration::close() {
   const bool undecided = !moved_away && (outcome == Outcome::unknown || outcome == Outcome::failed_after_commit);
   if (!moved_away) {
     auto clean_up = [this, undecided] {
-      std::error_code error;
-      if (undecided) return;
-      std::filesystem::remove_all(migration_paths(context_.core.config, meta_.id).dir, error);
+      if (!undecided) (void)remove_tree(migration_paths(context_.core.config, meta_.id).dir);
     };
     auto on_criu_lane = [this, clean_up, finish] { criu_lane_.submit(clean_up, finish); };
     // A workload that was never stopped is tracked until here; one that stays frozen would be hurt by nothing but time.
