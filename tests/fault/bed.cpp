@@ -22,6 +22,7 @@
 #include "lab/agent.h"
 #include "lab/child_process.h"
 #include "lab/node.h"
+#include "lab/node_root.h"
 #include "lab/stock_end.h"
 #include "lab/topology.h"
 #include "mose/control/control.pb.h"
@@ -120,7 +121,6 @@ Status FaultBed::build() {
   lab::LabOptions options;
   options.lab = kLab;
   options.agents = false;
-  options.tls = false;  // the proxies between the agents read frames, and damage some
   MOSE_ASSIGN(state_, lab::up(options));
   for (const char* node : lab::kNodes) MOSE_TRY(install(node));
   MOSE_TRY(start_proxies());
@@ -142,10 +142,22 @@ Status FaultBed::install(const std::string& node) {
   return write_all(file.get(), extra_config(node));
 }
 
+// As the node's agent has them.
+Result<std::shared_ptr<move::Tls>> FaultBed::identity_of(const std::string& node) const {
+  const std::string pki = root(node) + lab::kPkiDirectory + "/";
+  return move::Tls::load({pki + node + ".crt", pki + node + ".key", pki + "ca.crt", pki + "revoked.pem"});
+}
+
 // Their threads live in the switch's network namespace, and so does whatever they open.
 Status FaultBed::start_proxies() {
   MOSE_TRY(lab::run_ip(names_.netns("sw"), std::string("addr add ") + kProxyAddress + "/" + lab::kPrefixLength + " dev br0\n"));
   MOSE_ASSIGN(auto place, lab::Place::of_netns(names_.netns_path("sw")));
+  std::map<std::string, ProxyIdentities> identities;
+  for (const char* node : lab::kNodes) {
+    MOSE_ASSIGN(auto own, identity_of(node));
+    MOSE_ASSIGN(auto peer, identity_of(peer_of(node)));
+    identities[node] = {node, std::move(own), std::move(peer)};
+  }
   Status result;
   std::thread([&] {
     if (::setns(place.net.get(), CLONE_NEWNET) != 0) {
@@ -153,7 +165,7 @@ Status FaultBed::start_proxies() {
       return;
     }
     for (const char* node : lab::kNodes) {
-      auto proxy = FrameProxy::listen(proxy_endpoint(node), lab::node_address(node) + ":" + std::to_string(lab::kPeerPort));
+      auto proxy = FrameProxy::listen(proxy_endpoint(node), lab::node_address(node) + ":" + std::to_string(lab::kPeerPort), identities[node]);
       if (!proxy) {
         result = std::unexpected(proxy.error());
         return;

@@ -137,6 +137,7 @@ class FaultBed {
   explicit FaultBed(const BedOptions& options) : options_(options), names_(kLab) {}
   [[nodiscard]] Status build();
   [[nodiscard]] Status install(const std::string& node);
+  [[nodiscard]] Result<std::shared_ptr<move::Tls>> identity_of(const std::string& node) const;
   [[nodiscard]] Status start_proxies();
   [[nodiscard]] Status start_workload();
   [[nodiscard]] std::string fault_dir(const std::string& node) const;

@@ -19,38 +19,46 @@ namespace {
 constexpr Nanoseconds kConnectBound = std::chrono::seconds(2);
 constexpr size_t kChunk = 256u << 10;
 
-bool read_exactly(int fd, char* out, size_t size) {
-  while (size > 0) {
-    ssize_t n = ::recv(fd, out, size, 0);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    out += n;
-    size -= static_cast<size_t>(n);
+// Until the socket is ready for what the stream waits for, or at its end.
+bool wait_for(const move::StreamSocket& socket, move::Wait wait) {
+  pollfd p{socket.fd(), static_cast<short>(wait == move::Wait::to_write ? POLLOUT : POLLIN), 0};
+  return ::poll(&p, 1, -1) == 1 || errno == EINTR;
+}
+
+bool read_exactly(move::StreamSocket& socket, void* out, size_t size) {
+  iovec part{out, size};
+  while (part.iov_len > 0) {
+    auto got = socket.read({&part, 1});
+    if (!got || (got->bytes == 0 && !wait_for(socket, got->wait))) return false;
+    part = {static_cast<char*>(part.iov_base) + got->bytes, part.iov_len - got->bytes};
   }
   return true;
 }
 
-bool write_exactly(int fd, const char* data, size_t size) {
-  while (size > 0) {
-    ssize_t n = ::send(fd, data, size, MSG_NOSIGNAL);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    data += n;
-    size -= static_cast<size_t>(n);
+bool write_exactly(move::StreamSocket& socket, const void* data, size_t size) {
+  iovec part{const_cast<void*>(data), size};
+  while (part.iov_len > 0) {
+    auto put = socket.write({&part, 1});
+    if (!put || (put->bytes == 0 && !wait_for(socket, put->wait))) return false;
+    part = {static_cast<char*>(part.iov_base) + put->bytes, part.iov_len - put->bytes};
   }
-  return true;
+  for (;;) {
+    auto out = socket.flush();
+    if (!out || *out) return out.has_value();
+    if (!wait_for(socket, move::Wait::to_write)) return false;
+  }
 }
 
 }  // namespace
 
 struct FrameProxy::Link {
-  Fd near, far;  // of the connecting node, of the target
+  move::StreamSocket near, far;  // of the connecting node, of the target
   std::array<std::thread, 2> threads;
   std::atomic<unsigned> ended{0};
 
   void cut() {
-    ::shutdown(near.get(), SHUT_RDWR);
-    ::shutdown(far.get(), SHUT_RDWR);
+    near.shut_down();
+    far.shut_down();
   }
   void join() {
     for (std::thread& thread : threads) {
@@ -59,14 +67,18 @@ struct FrameProxy::Link {
   }
 };
 
-Result<std::unique_ptr<FrameProxy>> FrameProxy::listen(const std::string& endpoint, const std::string& target) {
+Result<std::unique_ptr<FrameProxy>> FrameProxy::listen(const std::string& endpoint, const std::string& target, ProxyIdentities identities) {
   MOSE_ASSIGN(Fd listener, tcp_listen(endpoint));
   MOSE_ASSIGN(std::string bound, local_endpoint(listener.get()));
-  return std::unique_ptr<FrameProxy>(new FrameProxy(std::move(listener), std::move(bound), target));
+  return std::unique_ptr<FrameProxy>(new FrameProxy(std::move(listener), std::move(bound), target, std::move(identities)));
 }
 
-FrameProxy::FrameProxy(Fd listener, std::string endpoint, std::string target)
-    : listener_(std::move(listener)), stop_(::eventfd(0, EFD_CLOEXEC)), endpoint_(std::move(endpoint)), target_(std::move(target)) {
+FrameProxy::FrameProxy(Fd listener, std::string endpoint, std::string target, ProxyIdentities identities)
+    : listener_(std::move(listener)),
+      stop_(::eventfd(0, EFD_CLOEXEC)),
+      endpoint_(std::move(endpoint)),
+      target_(std::move(target)),
+      identities_(std::move(identities)) {
   acceptor_ = std::thread([this] { accept_loop(); });
 }
 
@@ -118,37 +130,54 @@ void FrameProxy::accept_loop() {
     if (!(fds[0].revents & POLLIN)) continue;
     auto near = tcp_accept(listener_.get(), false);
     if (!near || !near->socket) continue;
-    auto far = tcp_connect(target_, kConnectBound);
-    if (!far) continue;  // the target is not there: the connecting node sees an end
-    auto link = std::make_shared<Link>();
-    link->near = std::move(near->socket);
-    link->far = std::move(*far);
-    std::lock_guard lock(mutex_);
-    std::erase_if(links_, [](const std::shared_ptr<Link>& old) {
-      if (old->ended.load() < 2) return false;
-      old->join();
-      return true;
-    });
-    links_.push_back(link);
-    link->threads[0] = std::thread([this, link] { pump(link, Direction::to_target); });
-    link->threads[1] = std::thread([this, link] { pump(link, Direction::from_target); });
+    // A target that is not there: the connecting node sees an end.
+    if (auto taken = take(std::move(near->socket)); !taken) continue;
   }
 }
 
+// Handshakes are the pumps' work: a node that is stopped keeps nobody else waiting.
+Status FrameProxy::take(Fd near) {
+  auto link = std::make_shared<Link>();
+  MOSE_ASSIGN(Fd far, tcp_connect(target_, kConnectBound));
+  if (identities_.of_target) {
+    MOSE_ASSIGN(link->near, identities_.of_target->accept(std::move(near)));
+    MOSE_ASSIGN(link->far, identities_.of_peer->connect(std::move(far), identities_.target));
+  } else {
+    link->near = std::move(near);
+    link->far = std::move(far);
+  }
+  std::lock_guard lock(mutex_);
+  std::erase_if(links_, [](const std::shared_ptr<Link>& old) {
+    if (old->ended.load() < 2) return false;
+    old->join();
+    return true;
+  });
+  links_.push_back(link);
+  link->threads[0] = std::thread([this, link] { pump(link, Direction::to_target); });
+  link->threads[1] = std::thread([this, link] { pump(link, Direction::from_target); });
+  return {};
+}
+
 void FrameProxy::pump(const std::shared_ptr<Link>& link, Direction direction) {
-  int from = direction == Direction::to_target ? link->near.get() : link->far.get();
-  int to = direction == Direction::to_target ? link->far.get() : link->near.get();
+  move::StreamSocket& from = direction == Direction::to_target ? link->near : link->far;
+  // Who has vanished shakes no hands either.
+  if (from.encrypted() && swallowing()) {
+    pollfd p{from.fd(), POLLRDHUP, 0};
+    while (::poll(&p, 1, -1) < 0 && errno == EINTR) continue;
+  }
   for (;;) {
     wire::FrameHeader header{};
-    if (!read_exactly(from, reinterpret_cast<char*>(&header), sizeof header)) break;
-    if (!forward(*link, direction, header, from, to)) break;
+    if (!read_exactly(from, &header, sizeof header)) break;
+    if (!forward(*link, direction, header)) break;
   }
   // An end on one side is an end on the other, except for a node that has vanished: it says nothing.
   if (!swallowing()) link->cut();
   ++link->ended;
 }
 
-bool FrameProxy::forward(Link& link, Direction direction, wire::FrameHeader header, int from, int to) {
+bool FrameProxy::forward(Link& link, Direction direction, wire::FrameHeader header) {
+  move::StreamSocket& from = direction == Direction::to_target ? link.near : link.far;
+  move::StreamSocket& to = direction == Direction::to_target ? link.far : link.near;
   auto rule = meet(header, direction);
   if (rule && rule->moment == Moment::before) carry_out(*rule, link);
   if (rule && rule->then == FrameRule::Then::damage) header.checksum ^= 1;
@@ -156,10 +185,10 @@ bool FrameProxy::forward(Link& link, Direction direction, wire::FrameHeader head
     std::string payload(header.length, '\0');
     if (!read_exactly(from, payload.data(), payload.size())) return false;
     rule->rewrite(header, payload);
-    return write_exactly(to, reinterpret_cast<const char*>(&header), sizeof header) && write_exactly(to, payload.data(), payload.size());
+    return write_exactly(to, &header, sizeof header) && write_exactly(to, payload.data(), payload.size());
   }
   bool passing = !swallowing();
-  if (passing && !write_exactly(to, reinterpret_cast<const char*>(&header), sizeof header)) return false;
+  if (passing && !write_exactly(to, &header, sizeof header)) return false;
   std::vector<char> chunk(std::min<size_t>(kChunk, header.length));
   for (size_t left = header.length; left > 0;) {
     size_t part = std::min(left, chunk.size());

@@ -14,11 +14,14 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "mose/wire/frame.h"
+#include "move/tls.h"
 
 // Stands between a node and its peers: TCP connections that understand frames, and do harm at a planned one.
 //
 // Life: listen() in the network namespace of the calling thread; every connection is passed on to `target` until the
 // object goes. One rule at a time, carried out once; set_rule() replaces it, also while connections are open.
+//
+// Between nodes that speak TLS it is each end's other node: it ends their sessions with the certificates of both.
 namespace mose::test {
 
 enum class Direction : uint8_t { to_target, from_target };
@@ -43,10 +46,16 @@ struct FrameRule {
   std::function<void(wire::FrameHeader&, std::string& payload)> rewrite = {};  // likewise; length and checksum are its to set
 };
 
+// Who the proxy is under TLS: to those that connect the node `target`, and to that node its peer.
+struct ProxyIdentities {
+  std::string target;  // the node's name
+  std::shared_ptr<move::Tls> of_target, of_peer;  // null: plain text
+};
+
 class FrameProxy {
  public:
   // Both "ADDRESS:PORT" in the network namespace of the calling thread; port 0 of ours takes a free one.
-  [[nodiscard]] static Result<std::unique_ptr<FrameProxy>> listen(const std::string& endpoint, const std::string& target);
+  [[nodiscard]] static Result<std::unique_ptr<FrameProxy>> listen(const std::string& endpoint, const std::string& target, ProxyIdentities identities = {});
   ~FrameProxy();
 
   [[nodiscard]] const std::string& endpoint() const { return endpoint_; }
@@ -60,10 +69,11 @@ class FrameProxy {
 
  private:
   struct Link;
-  FrameProxy(Fd listener, std::string endpoint, std::string target);
+  FrameProxy(Fd listener, std::string endpoint, std::string target, ProxyIdentities identities);
   void accept_loop();
+  [[nodiscard]] Status take(Fd near);
   void pump(const std::shared_ptr<Link>& link, Direction direction);
-  [[nodiscard]] bool forward(Link& link, Direction direction, wire::FrameHeader header, int from, int to);
+  [[nodiscard]] bool forward(Link& link, Direction direction, wire::FrameHeader header);
   // The rule that this frame meets, taken.
   [[nodiscard]] std::optional<FrameRule> meet(const wire::FrameHeader& header, Direction direction);
   void carry_out(const FrameRule& rule, Link& link);
@@ -71,6 +81,7 @@ class FrameProxy {
 
   Fd listener_, stop_;
   std::string endpoint_, target_;
+  ProxyIdentities identities_;
   mutable std::mutex mutex_;
   std::optional<FrameRule> rule_;
   unsigned seen_ = 0;

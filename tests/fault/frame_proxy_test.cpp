@@ -9,6 +9,8 @@
 #include <atomic>
 
 #include "kernel/socket.h"
+#include "move/channel.h"
+#include "support/fleet.h"
 
 namespace mose::test {
 namespace {
@@ -146,6 +148,45 @@ TEST_F(FrameProxyTest, ATargetThatIsNotThereEndsTheConnection) {
   auto connected = tcp_connect(proxy_->endpoint(), std::chrono::seconds(2));
   ASSERT_TRUE(connected);
   EXPECT_EQ(receive(*connected), FrameType::invalid);
+}
+
+// Each end takes the proxy for the other node, because it has that node's certificate, and it reads what neither says in the clear.
+TEST(FrameProxyTls, IsEachEndsOtherNode) {
+  const Fleet fleet;
+  std::map<std::string, std::shared_ptr<move::Tls>> identities;
+  for (const char* node : {"a", "b"}) identities[node] = move::Tls::load(fleet.node(node)).value();
+  Fd listener = tcp_listen("127.0.0.1:0").value();
+  auto proxy = FrameProxy::listen("127.0.0.1:0", *local_endpoint(listener.get()), {"b", identities["b"], identities["a"]}).value();
+  proxy->set_rule({.type = FrameType::images, .then = FrameRule::Then::damage});
+
+  const move::StreamId stream{MigrationId::random(), 1};
+  constexpr Nanoseconds kBound = std::chrono::seconds(2);
+  std::thread target([&] {
+    pollfd p{listener.get(), POLLIN, 0};
+    ASSERT_EQ(::poll(&p, 1, 2000), 1);
+    auto accepted = tcp_accept(listener.get(), false);
+    ASSERT_TRUE(accepted && accepted->socket);
+    move::Channel channel(identities["b"]->accept(std::move(accepted->socket)).value(), stream, kBound);
+    auto first = channel.receive(kBound);
+    ASSERT_TRUE(first) << first.error().what;
+    EXPECT_EQ(move::as_text(first->payload), "prepare");
+    ASSERT_NE(channel.peer(), nullptr);
+    EXPECT_TRUE(channel.peer()->is_of("a"));
+    ASSERT_TRUE(channel.send(FrameType::prepared, move::as_bytes("prepared")));
+    EXPECT_FALSE(channel.receive(kBound)) << "its checksum was not its own any more";
+  });
+  auto connected = move::connect_stream(proxy->endpoint(), identities["a"], "b", kBound);
+  EXPECT_TRUE(connected) << connected.error().what;
+  if (connected) {
+    move::Channel channel(std::move(*connected), stream, kBound);
+    EXPECT_TRUE(channel.peer() && channel.peer()->is_of("b"));
+    EXPECT_TRUE(channel.send(FrameType::prepare, move::as_bytes("prepare")));
+    auto answer = channel.receive(kBound);
+    EXPECT_TRUE(answer && move::as_text(answer->payload) == "prepared");
+    EXPECT_TRUE(channel.send(FrameType::images, move::as_bytes("images")));
+  }
+  target.join();
+  EXPECT_TRUE(proxy->fired());
 }
 
 }  // namespace
