@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <latch>
 #include <utility>
 
 #include "kernel/socket.h"
@@ -23,6 +24,14 @@ constexpr size_t kChunk = 256u << 10;
 bool wait_for(const move::StreamSocket& socket, move::Wait wait) {
   pollfd p{socket.fd(), static_cast<short>(wait == move::Wait::to_write ? POLLOUT : POLLIN), 0};
   return ::poll(&p, 1, -1) == 1 || errno == EINTR;
+}
+
+bool shake(move::StreamSocket& socket) {
+  for (;;) {
+    auto wait = socket.handshake();
+    if (!wait || *wait == move::Wait::nothing) return wait.has_value();
+    if (!wait_for(socket, *wait)) return false;
+  }
 }
 
 bool read_exactly(move::StreamSocket& socket, void* out, size_t size) {
@@ -54,6 +63,8 @@ bool write_exactly(move::StreamSocket& socket, const void* data, size_t size) {
 struct FrameProxy::Link {
   move::StreamSocket near, far;  // of the connecting node, of the target
   std::array<std::thread, 2> threads;
+  // Two threads in one handshake would each wait for bytes that the other has taken.
+  std::latch shaken{1};
   std::atomic<unsigned> ended{0};
 
   void cut() {
@@ -158,12 +169,23 @@ Status FrameProxy::take(Fd near) {
   return {};
 }
 
+// What does not come of it shows at the first read.
+void FrameProxy::shake_both(Link& link) const {
+  // Who has vanished shakes no hands either.
+  if (link.near.encrypted() && swallowing()) {
+    pollfd p{link.near.fd(), POLLRDHUP, 0};
+    while (::poll(&p, 1, -1) < 0 && errno == EINTR) continue;
+  }
+  if (!shake(link.near) || !shake(link.far)) link.cut();
+}
+
 void FrameProxy::pump(const std::shared_ptr<Link>& link, Direction direction) {
   move::StreamSocket& from = direction == Direction::to_target ? link->near : link->far;
-  // Who has vanished shakes no hands either.
-  if (from.encrypted() && swallowing()) {
-    pollfd p{from.fd(), POLLRDHUP, 0};
-    while (::poll(&p, 1, -1) < 0 && errno == EINTR) continue;
+  if (direction == Direction::from_target) {
+    link->shaken.wait();
+  } else {
+    shake_both(*link);
+    link->shaken.count_down();
   }
   for (;;) {
     wire::FrameHeader header{};

@@ -72,6 +72,7 @@ class FrameProxy {
   FrameProxy(Fd listener, std::string endpoint, std::string target, ProxyIdentities identities);
   void accept_loop();
   [[nodiscard]] Status take(Fd near);
+  void shake_both(Link& link) const;
   void pump(const std::shared_ptr<Link>& link, Direction direction);
   [[nodiscard]] bool forward(Link& link, Direction direction, wire::FrameHeader header);
   // The rule that this frame meets, taken.

@@ -60,7 +60,8 @@ class WaysBack : public Faults {
       if (all) std::ofstream(group(destination_) + "/cgroup.kill") << "1";
       else if (before_ > 1) ::kill(processes.back(), SIGKILL);
       left_ = all ? 0 : before_ - 1;
-      wait_until([&] { return processes_at_destination().size() == left_; }, kDeathBound);
+      // Those who are left are ended by the agent, maybe before this looks.
+      wait_until([&] { return processes_at_destination().size() <= left_; }, kDeathBound);
       after_ = processes_at_destination().size();
     };
     bed_->proxy_of(destination_).set_rule(std::move(rule));
@@ -69,7 +70,7 @@ class WaysBack : public Faults {
   void check_killed() {
     check_end(Side::source);
     EXPECT_GT(before_, 1u);
-    EXPECT_EQ(after_, left_);
+    EXPECT_LE(after_, left_);
     EXPECT_EQ(report_text("/outcome"), "failed");
     EXPECT_THAT(report_text("/reason"), ::testing::HasSubstr("ended on node " + destination_));
     EXPECT_EQ(phase_at(destination_), "");
