@@ -23,8 +23,8 @@ namespace mose::plan {
 // (D grows as the square root of t), which is what decides where nothing was observed: one window alone forecasts
 // between "all was seen" and "it goes on so". Later windows weigh more, so that a workload may change.
 //
-// A plain value, for one thread. The first question after an observation fits anew: some milliseconds, never ask while
-// the workload is stopped.
+// A plain value, for one thread. The first question after an observation fits anew: a millisecond, not to be
+// asked while the workload is stopped.
 class DirtyModel {
  public:
   // In a window of this length so many different pages were written. Empty windows tell nothing and are left out. At
@@ -45,10 +45,10 @@ class DirtyModel {
   [[nodiscard]] std::optional<Round> after_round(uint64_t pages, uint64_t bits_per_second, Nanoseconds scan) const;
 
   static constexpr size_t kWindowsMax = 16;
-
- private:
   // Time constants from 1 ms to 4 minutes in steps of 2: what is faster is dirty in any round, what is slower in none.
   static constexpr size_t kRates = 19;
+
+ private:
   struct Window {
     double seconds, pages;
   };
