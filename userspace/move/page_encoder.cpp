@@ -78,27 +78,26 @@ void PageEncoder::sample(std::span<const std::byte> contents) {
   }
 }
 
-wire::Codec PageEncoder::choose(std::span<const std::byte> contents) {
-  const double wire = wire_ns_per_byte();
-  auto usable = [&](wire::Codec codec, double ratio) {
-    return CodecCost{cost_of(codec).ns_per_byte, speaks(codec) ? ratio : 1e9};
-  };
-  // Would it pay if pages became nothing? On a fast link this is all that is done.
-  const double raw = meter_.raw_ns_per_byte();
-  if (cheapest_codec(wire, raw, usable(wire::Codec::lz4, 0), usable(wire::Codec::zstd, 0)) == wire::Codec::raw) {
-    lz4_.ns_per_byte *= kFading;
-    zstd_.ns_per_byte *= kFading;
-    return wire::Codec::raw;
-  }
-  sample(contents);
-  return cheapest_codec(wire, raw, usable(wire::Codec::lz4, lz4_.ratio), usable(wire::Codec::zstd, zstd_.ratio));
+CodecCost PageEncoder::usable(wire::Codec codec, double ratio) {
+  return {cost_of(codec).ns_per_byte, speaks(codec) ? ratio : 1e9};
+}
+
+// Would it pay if pages became nothing? On a fast link this is all that is done.
+bool PageEncoder::may_pay() {
+  const wire::Codec best = cheapest_codec(wire_ns_per_byte(), meter_.raw_ns_per_byte(), usable(wire::Codec::lz4, 0), usable(wire::Codec::zstd, 0));
+  if (best != wire::Codec::raw) return true;
+  lz4_.ns_per_byte *= kFading;
+  zstd_.ns_per_byte *= kFading;
+  return false;
 }
 
 PageEncoder::Encoded PageEncoder::encode(std::span<const std::span<const std::byte>> pieces) {
   if (!speaks(wire::Codec::lz4) && !speaks(wire::Codec::zstd)) return {};
-  if (wire_ns_per_byte() == 0 || pieces.empty()) return {};
+  if (wire_ns_per_byte() == 0 || pieces.empty() || !may_pay()) return {};
   const std::span<const std::byte> contents = gather(pieces);
-  const wire::Codec codec = choose(contents);
+  sample(contents);
+  const wire::Codec codec = cheapest_codec(wire_ns_per_byte(), meter_.raw_ns_per_byte(), usable(wire::Codec::lz4, lz4_.ratio),
+                                           usable(wire::Codec::zstd, zstd_.ratio));
   if (codec == wire::Codec::raw) return {};
   const std::span<const std::byte> bytes = measure(codec, contents);
   if (bytes.empty()) return {};

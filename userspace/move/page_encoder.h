@@ -49,7 +49,8 @@ class PageEncoder {
 
  private:
   [[nodiscard]] std::span<const std::byte> gather(std::span<const std::span<const std::byte>> pieces);
-  [[nodiscard]] wire::Codec choose(std::span<const std::byte> contents);
+  [[nodiscard]] CodecCost usable(wire::Codec codec, double ratio);
+  [[nodiscard]] bool may_pay();
   void sample(std::span<const std::byte> contents);
   [[nodiscard]] std::span<const std::byte> measure(wire::Codec codec, std::span<const std::byte> contents);
   [[nodiscard]] double wire_ns_per_byte() const;
