@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "base/check.h"
@@ -27,6 +28,7 @@ constexpr uint64_t kIndexHeaderBytes = 4096;
 constexpr uint64_t kGrowSlots = 2048;
 constexpr uint64_t kSlotsMax = 1ull << 31;  // 8 TiB
 constexpr auto kReservePause = std::chrono::microseconds(50);
+constexpr size_t kMaybeRunsLeast = 1u << 16;
 
 // Values of a space's table.
 using Slots = PageTable<uint32_t>;
@@ -83,6 +85,19 @@ struct PageStore::Space {
   Slots slots;
   PageSet present, remote;  // once sealed
   PageTable<uint8_t> staged;  // 1: the contents of the slot are those that were staged last
+  // Where unstaged pages are to be looked for, in any order, and more than those; nothing: everywhere. A walk over all pages costs
+  // a millisecond per 250 000, with everybody waiting who brings more.
+  std::optional<std::vector<PageRun>> maybe_unstaged;
+  size_t maybe_runs_max = kMaybeRunsLeast;  // then they are put in order
+
+  void may_be_unstaged(PageRun run) {
+    if (!maybe_unstaged) return;
+    if (!maybe_unstaged->empty() && maybe_unstaged->back().end() == run.first) maybe_unstaged->back().count += run.count;
+    else maybe_unstaged->push_back(run);
+    if (maybe_unstaged->size() < maybe_runs_max) return;
+    *maybe_unstaged = PageSet::from_runs(std::move(*maybe_unstaged)).runs();
+    maybe_runs_max = std::max(kMaybeRunsLeast, 2 * maybe_unstaged->size());
+  }
 };
 
 PageStore::~PageStore() {
@@ -246,7 +261,8 @@ uint64_t PageStore::wipe(const std::stop_token& stop) {
 
 // `count` slots, neighbours as far as possible. Under mutex_.
 Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
-  if (slots_max_ - slots_next_ + free_.pages() < count) return fail_errno("page store is full", ENOSPC);
+  const uint64_t free = free_.pages();
+  if (slots_max_ - slots_next_ + free < count) return fail_errno("page store is full", ENOSPC);
   auto take = [&](PageRun run) {
     for (uint64_t i = 0; i < run.count; ++i) out.push_back(static_cast<uint32_t>(run.first + i));
   };
@@ -259,16 +275,21 @@ Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
     return {};
   }
   uint64_t fresh = std::min(count, slots_max_ - slots_next_);
-  take({slots_next_, fresh});
+  // Memory that is not there yet has to be cleared, which takes longer than to receive, and after sealing the workload waits:
+  // what held stale pages is there.
+  if (sealed_.load(std::memory_order_relaxed) && free >= count && slots_next_ + count > slots_backed_.load()) fresh = 0;
+  if (fresh != 0) take({slots_next_, fresh});
   slots_next_ += fresh;
   count -= fresh;
-  while (count != 0) {
-    PageRun run = free_.runs().front();
-    run.count = std::min(run.count, count);
-    free_.remove(run);
-    take(run);
-    count -= run.count;
+  if (count == 0) return {};
+  std::vector<PageRun> holes;
+  for (const PageRun& run : free_.runs()) {
+    holes.push_back({run.first, std::min(run.count, count)});
+    take(holes.back());
+    count -= holes.back().count;
+    if (count == 0) break;
   }
+  free_ = free_.minus(PageSet::from_runs(std::move(holes)));
   return {};
 }
 
@@ -304,7 +325,9 @@ Result<PageStore::Pending> PageStore::prepare(SpaceId space_id, std::vector<Page
       if (staging_) {
         for (const PageRun& run : pending.runs_) {
           for (uint64_t page = run.first; page < run.end(); ++page) {
-            if (space->staged.get(page) != 0) space->staged.set(page, 0);
+            if (space->staged.get(page) == 0) continue;
+            space->staged.set(page, 0);
+            space->may_be_unstaged({page, 1});
           }
         }
       }
@@ -353,6 +376,7 @@ std::vector<PageRun> PageStore::publish(Pending pending) {
       add_page(local, page);
       ++arrived;
     }
+    if (!sealed && staging_) space->may_be_unstaged(run);
   }
   if (sealed) missing_.fetch_sub(arrived, std::memory_order_acq_rel);
   news_.fetch_add(1, std::memory_order_acq_rel);
@@ -450,7 +474,10 @@ Status PageStore::seal(std::span<const std::byte> payload, std::vector<SpacePage
 void PageStore::begin_staging() {
   std::lock_guard lock(mutex_);
   staging_ = true;
-  for (auto& [id, space] : spaces_) space->staged.clear();
+  for (auto& [id, space] : spaces_) {
+    space->staged.clear();
+    space->maybe_unstaged.reset();
+  }
   news_.fetch_add(1, std::memory_order_acq_rel);
 }
 
@@ -467,20 +494,35 @@ uint64_t PageStore::quiet_pages(SpaceId space, uint64_t page, uint64_t max) cons
 }
 
 PageSet PageStore::unstaged(SpaceId space_id) const {
-  std::vector<PageRun> runs;
   std::lock_guard lock(mutex_);
-  const Space* space = find(space_id);
+  Space* space = find(space_id);
   if (space == nullptr || !staging_ || sealed_.load(std::memory_order_relaxed)) return {};
+  PageSet out = unstaged_of(*space);
+  space->maybe_unstaged = out.runs();
+  return out;
+}
+
+// Under mutex_.
+PageSet PageStore::unstaged_of(Space& space) {
+  std::vector<PageRun> runs;
   const PageTable<uint8_t>::Block* block = nullptr;
   uint64_t block_number = ~uint64_t{0};
-  space->slots.for_each([&](uint64_t page, uint32_t value) {
+  auto look = [&](uint64_t page, uint32_t value) {
     if (!has_slot(value)) return;
     if (page / PageTable<uint8_t>::kBlockPages != block_number) {
       block_number = page / PageTable<uint8_t>::kBlockPages;
-      block = space->staged.find_block(page);
+      block = space.staged.find_block(page);
     }
     if (block == nullptr || (*block)[page % PageTable<uint8_t>::kBlockPages] == 0) add_page(runs, page);
-  });
+  };
+  if (space.maybe_unstaged) {
+    const PageSet maybe = PageSet::from_runs(std::move(*space.maybe_unstaged));
+    for (const PageRun& run : maybe.runs()) {
+      for (uint64_t page = run.first; page < run.end(); ++page) look(page, space.slots.get(page));
+    }
+  } else {
+    space.slots.for_each(look);
+  }
   return PageSet::from_runs(std::move(runs));
 }
 
@@ -506,6 +548,7 @@ void PageStore::unstage(SpaceId space_id, PageRun run) {
   for (uint64_t page = run.first; page < run.end(); ++page) {
     if (space->staged.get(page) != 0) space->staged.set(page, 0);
   }
+  if (!sealed_.load(std::memory_order_relaxed)) space->may_be_unstaged(run);
   news_.fetch_add(1, std::memory_order_acq_rel);
 }
 

@@ -133,6 +133,7 @@ class PageStore {
   [[nodiscard]] Status ensure_backed(uint64_t slots);
   [[nodiscard]] Status take_slots(uint64_t count, std::vector<uint32_t>& out);
   [[nodiscard]] Space* find(SpaceId space) const;
+  [[nodiscard]] static PageSet unstaged_of(Space& space);
   [[nodiscard]] IndexHeader& header() const;
   [[nodiscard]] IndexEntry& entry(uint32_t slot) const;
   void free_slot(uint32_t slot);

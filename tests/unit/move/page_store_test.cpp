@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 #include <thread>
 
 #include "move/codec.h"
@@ -273,6 +274,23 @@ TEST_F(AdoptedStore, IsRefusedUnsealedForeignOrDamaged) {
   EXPECT_FALSE(PageStore::adopt(take_fds(), kId, kEpoch));
 }
 
+// Clearing it would be waited for.
+TEST_F(Store, AfterTheSealStalePagesGiveTheirMemoryBeforeNewIsTaken) {
+  std::vector<PageRun> scattered;
+  for (uint64_t page = 0; page < 4096; page += 2) scattered.push_back({page, 1});
+  put({{0, 4096}}, 1);
+  ASSERT_TRUE(seal({pages({{0, 4096}}, scattered)}));
+  struct stat before {}, after {};
+  ASSERT_EQ(fstat(store_->fds()[0], &before), 0);
+  put(scattered, 2);
+  ASSERT_EQ(fstat(store_->fds()[0], &after), 0);
+  EXPECT_EQ(after.st_size, before.st_size);
+  EXPECT_EQ(store_->missing_pages(), 0u);
+  for (uint64_t page = 0; page < 4096; ++page) {
+    ASSERT_EQ(value_at(page), page % 2 == 0 ? 2 : 1) << page;
+  }
+}
+
 // The account of a standby's pages.
 class Staging : public Store {
  protected:
@@ -310,6 +328,35 @@ TEST_F(Staging, TheSealKeepsWhatIsStagedAndFinal) {
   EXPECT_TRUE(store_->unstaged(kSpace).empty());
   put({{101, 1}}, 3);
   EXPECT_FALSE(store_->staged(kSpace).contains(101));
+}
+
+// However often it is asked, and in whatever order pages come: what is looked at is less than everything, what is found is not.
+TEST_F(Staging, FindsWhatIsUnstagedWhereverItComes) {
+  PageSet expected = set({{100, 20}});
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 3000; ++i) {
+    const PageRun run{random() % 2000, 1 + random() % 4};
+    switch (random() % 4) {
+      case 0:
+        put({run}, 1);
+        expected.add(run);
+        break;
+      case 1:
+        for (uint64_t page = run.first; page < run.end(); ++page) {
+          if (stage(page, 1) == 1) expected.remove({page, 1});
+        }
+        break;
+      case 2:
+        for (uint64_t page = run.first; page < run.end(); ++page) {
+          if (stage(page, 1) == 0) continue;  // there is none
+          store_->unstage(kSpace, {page, 1});
+          expected.add({page, 1});
+        }
+        break;
+      default:
+        ASSERT_EQ(store_->unstaged(kSpace), expected) << i;
+    }
+  }
 }
 
 TEST_F(Staging, APageWhoseBytesDidNotComeIsNeverStaged) {
