@@ -2,6 +2,8 @@
 mose_test_library(mose_agent_bed DEPS agent LIBS fmt::fmt nlohmann_json::nlohmann_json SOURCES agent/bed.cpp)
 mose_test(agent_test LABEL netns TIMEOUT 180 LIBS mose_agent_bed SOURCES agent/agent_test.cpp)
 add_dependencies(agent_test mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
+mose_test(orphans_test LABEL netns TIMEOUT 120 LIBS mose_agent_bed SOURCES agent/orphans_test.cpp)
+add_dependencies(orphans_test mosed mose mose-init mose-exec mose-pager)
 mose_test(hostile_peers_test LABEL netns TIMEOUT 180 DEPS move LIBS mose_agent_bed SOURCES agent/hostile_peers_test.cpp)
 add_dependencies(hostile_peers_test mosed mose mose-init mose-exec)
 mose_test(pki_test LABEL netns DEPS move LIBS mose_agent_bed SOURCES agent/pki_test.cpp)

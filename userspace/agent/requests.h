@@ -68,6 +68,7 @@ class Requests {
   std::map<MigrationId, std::string> phases_;  // last one announced
   std::map<MigrationId, std::string> notes_;   // the last one told
   bool ending_ = false;
+  bool removing_orphans_ = false;  // a `mose cleanup` looks for what no record names, or removes it
 };
 
 }  // namespace mose::agent

@@ -59,8 +59,14 @@ OrphanClaims Requests::claims() const {
   return out;
 }
 
-// Looked for, then asked again: an arrival may have begun meanwhile. From then on nothing of those names begins.
+// Looked for, then asked again: an arrival may have begun meanwhile. From then on nothing of those names begins. One at a time: two would
+// find the same, and the first to end would let a workload begin in what the other still removes.
 void Requests::clean_up_orphans(std::vector<std::string> notes, const Reply& reply) {
+  if (removing_orphans_) {
+    notes.emplace_back("what no record names is just being removed by another `mose cleanup`: ask again when that has ended");
+    return send_lines(reply, std::move(notes));
+  }
+  removing_orphans_ = true;
   core_.workers.run(
       [&config = core_.config, claimed = claims()] { return find_orphans(config, claimed); },
       [this, reply, notes = std::move(notes)](Orphans orphans) {
@@ -70,6 +76,7 @@ void Requests::clean_up_orphans(std::vector<std::string> notes, const Reply& rep
         core_.workers.run([&config = core_.config, orphans, held = claimed.packets_held] { return remove_orphans(config, orphans, held); },
                           [this, reply, notes](const std::vector<std::string>& more) mutable {
                             core_.workloads.hold_names({});
+                            removing_orphans_ = false;
                             notes.insert(notes.end(), more.begin(), more.end());
                             send_lines(reply, std::move(notes));
                           });

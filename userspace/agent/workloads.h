@@ -85,7 +85,7 @@ class Workloads {
   void stop(const std::string& name, Nanoseconds grace, Done done);
   // Forgets workloads that have exited or are away, with their resources; a line for each thing done.
   void clean_up(std::function<void(std::vector<std::string>)> done);
-  // Nothing of these names begins here until the next call: what is nobody's is being removed.
+  // Nothing of these names begins here until the next call: what is nobody's is being removed. It has one caller at a time.
   void hold_names(std::vector<std::string> names) { held_names_ = std::move(names); }
 
   // For migrations, in the loop thread. Each change is durable before it returns. One whose record cannot be written is refused
