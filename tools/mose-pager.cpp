@@ -174,7 +174,7 @@ Status run(const Options& options) {
       log::warn("memory could not be taken ahead", {{"reason", taken.error().what}});
     }
   });
-  log::info("pager started", {{"migration", options.id}, {"source", options.source}, {"adopted", options.adopt != 0}});
+  log::info("pager started", {{"source", options.source}, {"adopted", options.adopt != 0}});
   process->run();
   receiver.stop();
   // mosed waits for the end of this process.
@@ -217,6 +217,7 @@ int main(int argc, char** argv) {
     return mose::kExitUsage;
   }
   mose::log::init("mose-pager", level);
+  mose::log::name_process(options.id);
   // It must not go with the terminal, the session or the service that started it: only mosed's word or SIGKILL ends it.
   for (int number : {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGPIPE}) ::signal(number, SIG_IGN);
   if (auto done = run(options); !done) {

@@ -33,6 +33,8 @@ mose_test(lab_routed_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed SOURCES lab/
 add_dependencies(lab_routed_test mose-lab-keeper mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
 lab_scenario_test(lab_load_test TIMEOUT 300 SOURCES lab/load_test.cpp lab/reset_watch_test.cpp)
 add_dependencies(lab_load_test mose-lab-keeper mose-client mosed mose mose-pager mose-holder mose-throttle mose-init mose-exec)
+mose_test(lab_log_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed SOURCES lab/log_test.cpp)
+add_dependencies(lab_log_test mose-lab-keeper mosed mose mose-init mose-holder mose-throttle mose-exec mose-pager)
 mose_test(lab_link_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed SOURCES lab/link_test.cpp)
 add_dependencies(lab_link_test mose-lab-keeper)
 mose_test(lab_metrics_test LABEL netns TIMEOUT 300 LIBS mose_lab_bed mose_test_http SOURCES lab/metrics_move_test.cpp)

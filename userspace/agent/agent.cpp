@@ -216,12 +216,17 @@ class Agent {
     auto claimed = [&](const std::string& id) {
       return std::any_of(active.begin(), active.end(), [&](const auto& item) { return item.id.hex() == id; });
     };
-    std::vector<std::pair<std::string, WorkloadState>> left;
+    struct Left {
+      std::string name, migration;
+      WorkloadState state;
+    };
+    std::vector<Left> left;
     for (const Workload* workload : workloads_.list()) {
       bool busy = workload->state == WorkloadState::moving || workload->state == WorkloadState::arriving;
-      if (busy && !claimed(workload->migration)) left.emplace_back(workload->spec.name, workload->state);
+      if (busy && !claimed(workload->migration)) left.push_back({workload->spec.name, workload->migration, workload->state});
     }
-    for (const auto& [name, state] : left) {
+    for (const auto& [name, migration, state] : left) {
+      const log::ForMigration named(migration);
       log::warn("a workload's migration has left no journal", {{"workload", name}, {"state", to_string(state)}});
       if (state == WorkloadState::arriving) {
         workloads_.forget_arrival(name);

@@ -234,10 +234,10 @@ Status DestinationHost::adopt_egress_queue() {
 // waits for a grace period (about 10 ms) before it moves a process, so this goes on beside the restore, from the moment when
 // the first task exists: all others are children of that one.
 std::future<Status> DestinationHost::move_out(pid_t criu) const {
-  return std::async(std::launch::async, [path = config_.node.cgroup, criu]() -> Status {
+  return std::async(std::launch::async, log::carried([path = config_.node.cgroup, criu]() -> Status {
     MOSE_ASSIGN(Cgroup outside, Cgroup::open(path));
     return outside.add(criu);
-  });
+  }));
 }
 
 Status DestinationHost::on_hook(const std::string& name, std::future<Status>& moved) {

@@ -40,17 +40,20 @@ DestinationMigration::DestinationMigration(MigrationContext& context, JournalMet
       peer_lane_(context.core.loop, "peer") {}
 
 DestinationMigration::~DestinationMigration() {
+  const log::ForMigration named(meta_.id.hex());
   for (auto timer : timers_) context_.core.loop.cancel(timer);
   unwatch_tree();
   host_->kill_restore();
 }
 
 void DestinationMigration::begin(std::unique_ptr<PeerConnection> connection) {
+  const log::ForMigration named(meta_.id.hex());
   adopt_connection(std::move(connection));
   driver_.start(plan::start_destination(now()));
 }
 
 void DestinationMigration::recover(Journal journal) {
+  const log::ForMigration named(meta_.id.hex());
   auto records = journal.contents().records;
   journal_ = std::move(journal);
   recovered_ = true;
@@ -83,6 +86,7 @@ void DestinationMigration::recover(Journal journal) {
 }
 
 void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> connection) {
+  const log::ForMigration named(meta_.id.hex());
   connection_ = std::move(connection);
   tls_used_ = connection_->tls_used();
   PeerConnection::Handlers handlers;
@@ -94,6 +98,7 @@ void DestinationMigration::adopt_connection(std::unique_ptr<PeerConnection> conn
 }
 
 void DestinationMigration::on_frame(wire::FrameType type, const std::string& payload) {
+  const log::ForMigration named(meta_.id.hex());
   auto received = [&](plan::Message message, std::string reason = {}) {
     driver_.dispatch(plan::MessageReceived{message, std::move(reason)});
   };
@@ -104,7 +109,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
       auto images = decode_images(payload, standby_images_ ? &standby_images_->images : nullptr, context_.core.config.limits.images_bytes_max);
       standby_images_.reset();
       if (!images) {
-        log::error("IMAGES cannot be read", {{"migration", meta_.id.hex()}, {"reason", images.error().what}});
+        log::error("IMAGES cannot be read", {{"reason", images.error().what}});
         connection_->send(wire::FrameType::failed, encode_reason(images.error().what));
         return received(plan::Message::abort, images.error().what);
       }
@@ -122,7 +127,7 @@ void DestinationMigration::on_frame(wire::FrameType type, const std::string& pay
     case wire::FrameType::released:
       return received(plan::Message::released);
     default:
-      log::warn("an unexpected frame of the source is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
+      log::warn("an unexpected frame of the source is ignored", {{"type", move::to_string(type)}});
   }
 }
 
@@ -151,7 +156,7 @@ void DestinationMigration::done(DestinationActionKind kind, const Status& status
   std::string error;
   if (!status) {
     error = status.error().what.empty() ? "failed" : status.error().what;
-    log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"action", plan::to_string(kind)}, {"reason", error}});
+    log::warn("an action failed", {{"workload", payload_.spec.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
   driver_.dispatch(plan::DestinationActionDone{kind, error});
 }
@@ -281,10 +286,10 @@ void DestinationMigration::watch_pager() {
       // Nobody could bring the pages that are to come: the source would wait for it.
       if (driver_.state().phase <= plan::DestinationPhase::restoring) return lose_pager("the pager has failed: " + reason, reason);
       trouble_ = "the pager has failed (" + reason + "); the workload is kept stopped rather than wrong";
-      log::error("the pager has failed; the workload is kept stopped rather than wrong", {{"migration", meta_.id.hex()}, {"reason", reason}});
+      log::error("the pager has failed; the workload is kept stopped rather than wrong", {{"reason", reason}});
       criu_lane_.submit([this] {
         if (auto stopped = host_->stop(); !stopped)
-          log::error("the workload could not be stopped", {{"migration", meta_.id.hex()}, {"reason", stopped.error().what}});
+          log::error("the workload could not be stopped", {{"reason", stopped.error().what}});
       });
     });
   };
@@ -318,7 +323,7 @@ void DestinationMigration::lose_pager(const std::string& told, const std::string
     if (pager_) pager_->go_on();
     return;
   }
-  log::error("the pager is lost before this side was ready", {{"migration", meta_.id.hex()}, {"reason", reason}});
+  log::error("the pager is lost before this side was ready", {{"reason", reason}});
   if (connection_) connection_->send(wire::FrameType::failed, encode_reason(told));
   driver_.dispatch(plan::ConnectionLost{told});
 }
@@ -373,7 +378,7 @@ void DestinationMigration::activated(const plan::DestinationActionDone& end) {
   activating_ = false;
   trouble_ = end.tree_gone ? "" : end.error;
   if (!end.error.empty()) {
-    log::error("a workload could not be thawed", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", end.error}});
+    log::error("a workload could not be thawed", {{"workload", payload_.spec.name}, {"reason", end.error}});
     if (end.not_thawed) thawed_at_.reset();
   } else {
     if (pager_) pager_->thawed();
@@ -447,7 +452,7 @@ Status DestinationMigration::register_here() {
   unwatch_tree();
   // It had everything, and has ended before it was registered, with its machine for one.
   if (host_->tree_gone()) {
-    log::warn("a workload has ended as soon as it ran here", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}});
+    log::warn("a workload has ended as soon as it ran here", {{"workload", payload_.spec.name}});
     context_.core.workloads.forget_arrival(payload_.spec.name);
     return {};
   }
@@ -460,6 +465,7 @@ void DestinationMigration::query_verdict() {
 }
 
 void DestinationMigration::ask_now() {
+  const log::ForMigration named(meta_.id.hex());
   ask([](const Status&) {});
 }
 

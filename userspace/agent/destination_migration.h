@@ -21,6 +21,8 @@ namespace mose::agent {
 
 // One migration at its destination: runs plan/destination.h in the loop thread and carries out its actions on lanes.
 //
+// All that it does, on every thread, is logged as of this migration: each way into it names it, the loop and the lanes carry that on.
+//
 // Life: begin() with a PREPARE (or recover() after a restart) -> on_end once -> on_gone, after which the owner destroys
 // it. The source's newest connection is given by adopt_connection. All calls in the loop thread.
 class DestinationMigration {

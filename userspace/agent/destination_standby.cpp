@@ -224,7 +224,7 @@ void DestinationMigration::standby_staged() {
 // The pager hears of it first: processes that vanish would be a failure. Both must have let go before the next restore.
 void DestinationMigration::drop_standby(const std::string& why) {
   log::info("the standby is dropped",
-            {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}, {"reason", why}});
+            {{"workload", payload_.spec.name}, {"reason", why}});
   standby_ = Standby::dropping;
   standby_problem_ = why;
   pager_let_go_ = tree_gone_ = false;

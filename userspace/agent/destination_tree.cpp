@@ -54,7 +54,7 @@ void DestinationMigration::look_at_tree() {
   // Its memory was being waited for.
   if (std::exchange(restored_, false)) return done(plan::DestinationActionKind::restore, fail(missing));
   if (state.phase == plan::DestinationPhase::running) return tree_ended(missing);
-  log::error("a workload that waits for its verdict is not whole any more", {{"migration", meta_.id.hex()}, {"reason", missing}});
+  log::error("a workload that waits for its verdict is not whole any more", {{"reason", missing}});
   driver_.dispatch(plan::TreeEnded{missing});
 }
 

@@ -23,9 +23,9 @@ void DestinationMigration::note_waits() {
   const bool alarm = wait && alarming(*wait, now());
   if (alarm == std::exchange(alarm_told_, alarm)) return;
   if (alarm) {
-    log::warn("a workload waits for pages of its source", {{"migration", meta_.id.hex()}, {"reason", explain(*wait, payload_.spec.name, meta_.peer)}});
+    log::warn("a workload waits for pages of its source", {{"reason", explain(*wait, payload_.spec.name, meta_.peer)}});
   } else {
-    log::info("pages come again", {{"migration", meta_.id.hex()}, {"workload", payload_.spec.name}});
+    log::info("pages come again", {{"workload", payload_.spec.name}});
   }
   context_.progress(progress());
 }
@@ -39,7 +39,10 @@ std::string DestinationMigration::recover_sentence() const {
   return fmt::format("migration {} goes on by itself at its destination: {}", meta_.id.hex(), progress().phase);
 }
 
-void DestinationMigration::give_up() { driver_.dispatch(plan::TreeEnded{"given up by the operator of the destination"}); }
+void DestinationMigration::give_up() {
+  const log::ForMigration named(meta_.id.hex());
+  driver_.dispatch(plan::TreeEnded{"given up by the operator of the destination"});
+}
 
 plan::Verdict DestinationMigration::heard() const {
   const plan::DestinationState& state = driver_.state();
@@ -48,6 +51,7 @@ plan::Verdict DestinationMigration::heard() const {
 }
 
 void DestinationMigration::tree_ended(const std::string& how) {
+  const log::ForMigration named(meta_.id.hex());
   std::string reason = how + " before its memory was complete";
   if (pager_ && pager_->status().sealed) {
     const restore::PagerProgress& pager = pager_->status().progress;

@@ -20,6 +20,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/log.h"
 
 namespace mose::agent {
 namespace {
@@ -62,14 +63,14 @@ struct EventLoop::Impl {
     epoll_event event{.events = events,
                       .data = {.u64 = (static_cast<uint64_t>(generation) << 32) | static_cast<uint32_t>(fd)}};
     if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno("watch a descriptor");
-    watches[fd] = {std::make_shared<FdHandler>(std::move(handler)), generation};
+    watches[fd] = {std::make_shared<FdHandler>(log::carried(std::move(handler))), generation};
     return {};
   }
 
   TimerId add_timer(Nanoseconds delay, Nanoseconds period, Task task) {
     TimerId id = next_timer++;
     Timestamp when = now() + delay;
-    timers[id] = {when, period, std::move(task)};
+    timers[id] = {when, period, log::carried(std::move(task))};
     due.emplace(when, id);
     arm();
     return id;
@@ -221,7 +222,7 @@ Status EventLoop::on_signals(std::initializer_list<int> signals, std::function<v
 void EventLoop::post(Task task) {
   {
     std::lock_guard guard(impl_->posted_lock);
-    impl_->posted.push_back(std::move(task));
+    impl_->posted.push_back(log::carried(std::move(task)));
   }
   uint64_t one = 1;
   // A full counter means that the loop is awake already.

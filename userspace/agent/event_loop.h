@@ -16,7 +16,8 @@ namespace mose::agent {
 //
 // Life: create() in the main thread; watch descriptors, set timers and signals; run() until quit(). Only post() and
 // quit() may be called from other threads. A handler may unwatch itself or any other descriptor and cancel any timer:
-// nothing is called after that. Descriptors are borrowed: unwatch before closing.
+// nothing is called after that. Descriptors are borrowed: unwatch before closing. What a handler logs is of the migration for which it was
+// given (base/log.h).
 class EventLoop {
  public:
   using Task = std::function<void()>;

@@ -191,6 +191,7 @@ Answer<MigrationId> Migrations::start(const std::string& workload, const std::st
   }
   if (auto possible = check_start(workload, node); !possible) return std::unexpected(possible.error());
   MigrationId id = MigrationId::random();
+  const log::ForMigration named(id.hex());
   if (auto moving = core_.workloads.begin_move(workload, id); !moving) return std::unexpected(moving.error());
   const Workload* found = core_.workloads.find(workload);
   JournalMeta meta{id, Role::source, workload, node, core_.config.peers.at(node).address, 1};
@@ -266,6 +267,7 @@ void Migrations::workload_ended(const std::string& workload, const std::string& 
 
 // For those who wait for it.
 void Migrations::name_is_free(const std::string& workload) {
+  const log::ForMigration of_none({});
   begin_waiting_arrival(workload);
   while (auto waiting = waiting_starts_.extract(workload)) waiting.mapped()();
 }

@@ -141,12 +141,13 @@ std::vector<JournalMeta> Migrations::to_be_asked(const MigrationId& id) const {
 }
 
 void Migrations::recover(const RecoveryRequest& request, RecoveryDone done) {
+  const log::ForMigration named(request.id.hex());
   auto ask = [metas = to_be_asked(request.id), &peers = core_.peers, hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
     Asked asked;
     for (const JournalMeta& meta : metas) asked.emplace(meta.peer, fail("not asked"));
     std::vector<std::jthread> asking;
     for (const JournalMeta& meta : metas) {
-      asking.emplace_back([&, meta, answer = &asked.at(meta.peer)] { *answer = ask_record(peers, meta, hello, bound); });
+      asking.emplace_back(log::carried([&, meta, answer = &asked.at(meta.peer)] { *answer = ask_record(peers, meta, hello, bound); }));
     }
     asking.clear();
     return asked;
@@ -173,7 +174,7 @@ void Migrations::decide(const RecoveryRequest& request, const Asked& asked, cons
                                    out.choice.warning.empty() ? "" : ": ", out.choice.warning)));
   }
   if (!harmless(out.choice.action)) {
-    log::warn("an operator recovers a migration", {{"migration", request.id.hex()}, {"action", action}, {"certain", out.choice.certain ? "yes" : "no"},
+    log::warn("an operator recovers a migration", {{"action", action}, {"certain", out.choice.certain ? "yes" : "no"},
                                                    {"what", out.choice.what}});
   }
   act(sides, std::move(out), done);

@@ -59,6 +59,7 @@ void Migrations::on_connection(PeerServer::Incoming incoming) {
   if (waiting >= kLooseOfANodeMax) {
     return log::warn("a node has too many connections here that say nothing", {{"node", incoming.hello.node}, {"connections", waiting}});
   }
+  const log::ForMigration named(incoming.stream.migration.hex());  // all that comes by this connection
   auto connection = std::make_unique<PeerConnection>(core_.loop, std::move(incoming.socket), incoming.stream, incoming.hello.node);
   connection->limit_images(0);  // until it belongs to a migration
   PeerConnection* raw = connection.get();
@@ -96,7 +97,7 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
   }
   auto it = destinations_.find(stream.migration);
   if (it != destinations_.end() && it->second->meta().peer != connection->peer_node()) {
-    log::warn("a node speaks for a migration that is not its own", {{"node", connection->peer_node()}, {"migration", stream.migration.hex()}});
+    log::warn("a node speaks for a migration that is not its own", {{"node", connection->peer_node()}});
     return;
   }
   if (it != destinations_.end()) {

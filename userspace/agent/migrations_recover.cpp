@@ -86,6 +86,7 @@ void Migrations::recover_all() {
 // The migration has ended, and we died before it was tidied up. `left`: the workload is away by it, and nothing of it is
 // needed here any more.
 void Migrations::finish_source(const JournalMeta& meta, bool left) {
+  const log::ForMigration named(meta.id.hex());
   const Workload* workload = core_.workloads.find(meta.workload);
   WorkloadSpec spec = workload != nullptr ? workload->spec : WorkloadSpec{};
   if (left && workload->state == WorkloadState::moving) {
@@ -173,6 +174,7 @@ bool Migrations::source_has_ended(const JournalContents& contents) {
 }
 
 bool Migrations::recover_one(JournalEntry entry) {
+  const log::ForMigration named(entry.id.hex());
   auto give_up = [&](const std::string& reason) {
     log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
     undecided_.push_back({entry.id, entry.role, reason});
@@ -192,7 +194,7 @@ bool Migrations::recover_one(JournalEntry entry) {
   // What the operator has configured since: a node that has another address now is not found at the one it had.
   JournalMeta meta = contents.meta;
   if (auto peer = core_.config.peers.find(meta.peer); peer != core_.config.peers.end()) meta.peer_address = peer->second.address;
-  log::warn("a migration was interrupted", {{"migration", entry.id.hex()}, {"role", to_string(entry.role)}, {"workload", contents.meta.workload},
+  log::warn("a migration was interrupted", {{"role", to_string(entry.role)}, {"workload", contents.meta.workload},
                                             {"record", plan::to_string(contents.records.back())}});
   if (entry.role == Role::source) {
     const Workload* workload = core_.workloads.find(contents.meta.workload);

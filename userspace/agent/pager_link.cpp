@@ -120,7 +120,7 @@ void PagerLink::lost(const std::string& reason) {
   ++connection_;
   if (complete_) return;
   if (!status_.sealed || !handlers_.may_be_replaced()) return handlers_.on_died(reason);
-  log::info("the connection to the pager is gone", {{"migration", launch_.id}, {"reason", reason}});
+  log::info("the connection to the pager is gone", {{"reason", reason}});
   retry();
 }
 
@@ -132,7 +132,7 @@ void PagerLink::retry() {
 void PagerLink::replace_dead_pager() {
   auto guardian = restore::read_guardian_file(launch_.socket);
   if (!guardian) {
-    if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"migration", launch_.id}, {"reason", guardian.error().what}});
+    if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"reason", guardian.error().what}});
     if (guardian.error().code == ENOENT && !std::exchange(nobody_told_, true))
       handlers_.on_failed("it has died, its guardian too, and nothing says that every page had come");
     return;
@@ -141,10 +141,10 @@ void PagerLink::replace_dead_pager() {
   launch.adopt = guardian->pid;
   auto pager = restore::launch_pager(launch);
   if (pager) {
-    log::warn("a dead pager was replaced; its guardian kept everything", {{"migration", launch_.id}, {"guardian", guardian->pid}});
+    log::warn("a dead pager was replaced; its guardian kept everything", {{"guardian", guardian->pid}});
     failures_ = 0;
   } else {
-    log::error("a dead pager could not be replaced", {{"migration", launch_.id}, {"reason", pager.error().what}});
+    log::error("a dead pager could not be replaced", {{"reason", pager.error().what}});
   }
 }
 

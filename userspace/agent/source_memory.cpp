@@ -46,7 +46,7 @@ void SourceMemory::attach_bulk(move::StreamSocket socket, uint64_t features) {
   std::lock_guard lock(mutex_);
   // A second bulk stream has no meaning after the first carried a round: the store behind it is another one.
   if (bulk_) {
-    log::warn("a second bulk connection is refused", {{"migration", stream_.migration.hex()}});
+    log::warn("a second bulk connection is refused");
     return;
   }
   encoder_.set_peer(features);
@@ -65,11 +65,11 @@ void SourceMemory::attach_urgent(move::StreamSocket socket) {
     it = next;
   }
   if (urgent_.size() >= kUrgentEndingMax) {
-    log::warn("urgent connections come faster than they end: one is not served", {{"migration", stream_.migration.hex()}});
+    log::warn("urgent connections come faster than they end: one is not served");
     return;
   }
   if (std::ranges::count(urgent_, false, &Urgent::closed) >= static_cast<std::ptrdiff_t>(kUrgentMax)) {
-    log::warn("more urgent connections than a destination needs: the oldest is closed", {{"migration", stream_.migration.hex()}});
+    log::warn("more urgent connections than a destination needs: the oldest is closed");
     auto oldest = std::ranges::find(urgent_, false, &Urgent::closed);
     oldest->channel->shut_down();
     oldest->closed = true;
@@ -94,16 +94,16 @@ void SourceMemory::turn_away(move::StreamSocket socket, const std::string& reaso
 
 // Under mutex_.
 void SourceMemory::begin_serving(Urgent& urgent) {
-  urgent.server = std::jthread([this, channel = urgent.channel, ended = urgent.ended] {
+  urgent.server = std::jthread(log::carried([this, channel = urgent.channel, ended = urgent.ended] {
     serve(*channel);
     *ended = true;
-  });
+  }));
 }
 
 void SourceMemory::serve(move::Channel& channel) {
   auto served = server_->serve(channel, stop_.get_token());
   if (!served && !stop_.stop_requested()) {
-    log::info("an urgent connection ended", {{"migration", stream_.migration.hex()}, {"reason", served.error().what}});
+    log::info("an urgent connection ended", {{"reason", served.error().what}});
   }
 }
 
@@ -281,7 +281,7 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
   }
   if (!sent && !stop_.stop_requested()) {
     log::warn("the push of remaining pages broke off; the destination asks for them",
-              {{"migration", stream_.migration.hex()}, {"reason", sent.error().what}});
+              {{"reason", sent.error().what}});
   }
   {
     std::lock_guard lock(mutex_);

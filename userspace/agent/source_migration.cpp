@@ -99,6 +99,7 @@ SourceMigration::SourceMigration(MigrationContext& context, JournalMeta meta, Wo
 }
 
 SourceMigration::~SourceMigration() {
+  const log::ForMigration named(meta_.id.hex());
   context_.core.loop.cancel(retry_timer_);
   context_.core.loop.cancel(standby_timer_);
   unwatch_throttle();
@@ -106,7 +107,10 @@ SourceMigration::~SourceMigration() {
   host_->break_dump();
 }
 
-void SourceMigration::begin() { driver_.start(plan::start_source(options_, now())); }
+void SourceMigration::begin() {
+  const log::ForMigration named(meta_.id.hex());
+  driver_.start(plan::start_source(options_, now()));
+}
 
 MigrationOptions SourceMigration::noted_options(const Notes& notes) {
   MigrationOptions options;
@@ -117,6 +121,7 @@ MigrationOptions SourceMigration::noted_options(const Notes& notes) {
 }
 
 void SourceMigration::recover(Journal journal) {
+  const log::ForMigration named(meta_.id.hex());
   recovered_ = true;
   auto records = journal.contents().records;
   const Notes& notes = journal.contents().notes;
@@ -136,7 +141,7 @@ void SourceMigration::recover(Journal journal) {
   const bool committed = plan::committed(records);
   if (committed && !host_->tree_alive()) {
     log::error("the stopped tree has ended after the commit: its destination goes on, pages that it does not have are lost",
-               {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"destination", meta_.peer}});
+               {{"workload", spec_.name}, {"destination", meta_.peer}});
   } else if (committed) {
     if (auto served = memory_->serve_frozen(); !served) {
       log::error("the frozen tree cannot be read", {{"workload", spec_.name}, {"reason", served.error().what}});
@@ -146,13 +151,15 @@ void SourceMigration::recover(Journal journal) {
 }
 
 void SourceMigration::cancel() {
+  const log::ForMigration named(meta_.id.hex());
   driver_.dispatch(plan::CancelRequested{});
 }
 
 bool SourceMigration::decide(const plan::DestinationGone& gone) {
   if (!may_decide(gone)) return false;
+  const log::ForMigration named(meta_.id.hex());
   log::warn("the operator decides in the place of a destination that is gone",
-            {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"destination", meta_.peer},
+            {{"workload", spec_.name}, {"destination", meta_.peer},
              {"decision", gone.choice == plan::GoneChoice::resume ? "resume here" : "give up"}});
   trouble_.reset();
   driver_.dispatch(gone);
@@ -173,6 +180,7 @@ std::string SourceMigration::lost_tree() const {
 }
 
 void SourceMigration::attach(const move::Hello& hello, move::StreamSocket socket) {
+  const log::ForMigration named(meta_.id.hex());
   if (tree_is_lost()) return memory_->turn_away(std::move(socket), lost_tree());
   if (hello.purpose == move::Purpose::bulk) {
     memory_->attach_bulk(std::move(socket), hello.features);
@@ -227,7 +235,7 @@ void SourceMigration::done(SourceActionKind kind, const Status& status, plan::Ro
   std::string error;
   if (!status) {
     error = status.error().what.empty() ? "failed" : status.error().what;
-    log::warn("an action failed", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"action", plan::to_string(kind)}, {"reason", error}});
+    log::warn("an action failed", {{"workload", spec_.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
   note_trouble(kind, error);
   driver_.dispatch(plan::SourceActionDone{kind, error, stats});
@@ -399,7 +407,7 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       note_trouble({}, "");
       return received(plan::Message::aborted, decode_reason(payload));
     default:
-      log::warn("an unexpected frame of the destination is ignored", {{"migration", meta_.id.hex()}, {"type", move::to_string(type)}});
+      log::warn("an unexpected frame of the destination is ignored", {{"type", move::to_string(type)}});
   }
 }
 
@@ -409,7 +417,7 @@ void SourceMigration::note_that_it_runs() {
   journal_lane_.submit([this] {
     if (!journal_) return;
     if (auto noted = journal_->note({{kNotedRuns, "yes"}}); !noted) {
-      log::warn("that the workload runs at its destination could not be noted", {{"migration", meta_.id.hex()}, {"reason", noted.error().what}});
+      log::warn("that the workload runs at its destination could not be noted", {{"reason", noted.error().what}});
     }
   });
 }
@@ -496,7 +504,7 @@ void SourceMigration::redirect() {
 }
 
 void SourceMigration::resume(const std::string& reason) {
-  log::warn("the source resumes", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", reason}});
+  log::warn("the source resumes", {{"workload", spec_.name}, {"reason", reason}});
   memory_->cancel();
   host_->break_dump();
   standby_given_up();
@@ -517,6 +525,7 @@ void SourceMigration::wait_retry(unsigned failures) {
 
 void SourceMigration::end_retry_pause() {
   if (!std::exchange(retry_waits_, false)) return;
+  const log::ForMigration named(meta_.id.hex());
   context_.core.loop.cancel(retry_timer_);
   done(SourceActionKind::wait_retry, {});
 }
@@ -576,7 +585,7 @@ void SourceMigration::end_close() {
   if (plan::nothing_left(driver_.state())) {
     // As long as the registry does not say where the workload is, the journal does.
     if (auto saved = context_.core.workloads.saved(spec_.name); !saved) {
-      if (!trouble_) log::error("a migration is not closed yet", {{"migration", meta_.id.hex()}, {"reason", saved.error().what}});
+      if (!trouble_) log::error("a migration is not closed yet", {{"reason", saved.error().what}});
       trouble_ = {SourceActionKind::close, saved.error().what};
       context_.progress(progress());
       retry_timer_ = context_.core.loop.after(kRetryMax, [this] { end_close(); });

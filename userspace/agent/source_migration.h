@@ -22,6 +22,8 @@ namespace mose::agent {
 
 // One migration at its source: runs plan/source.h in the loop thread and carries out its actions on lanes.
 //
+// All that it does, on every thread, is logged as of this migration: each way into it names it, the loop and the lanes carry that on.
+//
 // Life: begin() (or recover() after a restart) -> on_end once -> on_gone, after which the owner destroys it. All calls in
 // the loop thread.
 class SourceMigration {

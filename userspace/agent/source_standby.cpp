@@ -70,7 +70,7 @@ void SourceMigration::standby_ended(const std::string& problem) {
   if (!problem.empty()) {
     standby_images_.reset();
     log::info("no warm standby: the switchover restores from the start",
-              {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", problem}});
+              {{"workload", spec_.name}, {"reason", problem}});
   }
   done(SourceActionKind::make_standby, {});
 }

@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/log.h"
+
 namespace mose::agent {
 namespace {
 
@@ -39,6 +41,8 @@ struct Queue {
   }
 
   void submit(std::function<void()> job, std::function<void()> done) {
+    job = log::carried(std::move(job));
+    if (done) done = log::carried(std::move(done));
     {
       std::lock_guard guard(lock);
       jobs.emplace_back(std::move(job), std::move(done));

@@ -9,7 +9,7 @@
 #include "agent/event_loop.h"
 
 // Blocking work outside the event loop. A job runs on a thread, then its completion runs in the loop with the job's
-// result: the job sees only what it captured, the completion may touch the agent's state.
+// result: the job sees only what it captured, the completion may touch the agent's state. Both log for the migration for which they were given.
 namespace mose::agent {
 
 // One long-lived thread that runs jobs one after the other: the lane of a migration (or of another thing whose steps

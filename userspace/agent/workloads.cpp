@@ -161,6 +161,7 @@ Status Workloads::begin_change(Entry& entry, WorkloadState state, const std::str
 void Workloads::watch(Entry& entry) {
   MOSE_CHECK(entry.workload.init && !entry.watched, "watch a process once");
   std::string name = entry.workload.spec.name;
+  const log::ForMigration of_none({});  // it outlives the one that has brought it here
   auto status = loop_.watch(entry.workload.init->fd(), EPOLLIN, [this, name](uint32_t) { init_ended(name); });
   if (!status) {
     log::error("a workload cannot be watched", {{"workload", name}, {"reason", status.error().what}});

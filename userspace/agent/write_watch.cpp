@@ -59,7 +59,7 @@ void WriteWatch::attach(std::string cgroup) {
     std::lock_guard lock(mutex_);
     why_not_ = "the programs were not loaded in time";
   }
-  attaching_ = std::jthread([this, cgroup = std::move(cgroup)] {
+  attaching_ = std::jthread(log::carried([this, cgroup = std::move(cgroup)] {
     auto monitor = sense::FaultMonitor::attach(cgroup);
     if (!monitor) log::warn("write faults are not watched", {{"reason", monitor.error().what}});
     std::lock_guard lock(mutex_);
@@ -70,7 +70,7 @@ void WriteWatch::attach(std::string cgroup) {
     attached_ = now();
     form_ = monitor->form();
     monitor_.emplace(std::move(*monitor));
-  });
+  }));
 }
 
 const sense::FaultMonitor* WriteWatch::monitor() {

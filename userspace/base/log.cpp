@@ -4,6 +4,7 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <memory>
 
 namespace mose::log {
@@ -20,6 +21,12 @@ std::shared_ptr<spdlog::logger> make_logger(std::string_view program) {
 std::shared_ptr<spdlog::logger>& logger() {
   static std::shared_ptr<spdlog::logger> instance = make_logger("mose");
   return instance;
+}
+
+thread_local std::string migration_of_thread;
+std::string& migration_of_process() {
+  static std::string id;
+  return id;
 }
 
 bool needs_quotes(std::string_view value) {
@@ -48,6 +55,9 @@ void write(spdlog::level::level_enum level, std::string_view sentence, Fields fi
   auto& sink = logger();
   if (!sink->should_log(level)) return;
   std::string line(sentence);
+  const std::string& migration = current_migration();
+  const bool named = std::ranges::any_of(fields, [](const Field& field) { return field.key == kMigrationField; });
+  if (!migration.empty() && !named) append_field(line, {kMigrationField, migration});
   for (const Field& field : fields) append_field(line, field);
   sink->log(level, spdlog::string_view_t(line.data(), line.size()));
 }
@@ -81,6 +91,11 @@ bool parse_level(std::string_view text, Level& out) {
   else return false;
   return true;
 }
+
+ForMigration::ForMigration(std::string migration) : before_(std::exchange(migration_of_thread, std::move(migration))) {}
+ForMigration::~ForMigration() { migration_of_thread = std::move(before_); }
+const std::string& current_migration() { return migration_of_thread.empty() ? migration_of_process() : migration_of_thread; }
+void name_process(std::string migration) { migration_of_process() = std::move(migration); }
 
 void debug(std::string_view sentence, Fields fields) { write(spdlog::level::debug, sentence, fields); }
 void info(std::string_view sentence, Fields fields) { write(spdlog::level::info, sentence, fields); }

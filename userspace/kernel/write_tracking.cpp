@@ -119,10 +119,10 @@ Status close_copy(pid_t pid, int number, int ours) {
 // to everything else for the 0.1 ms that somebody is stopped.
 template <typename Work>
 void on_own_thread(Work work) {
-  std::thread([&] {
+  std::thread(log::carried([&] {
     const Unpreempted unpreempted;
     work();
-  }).join();
+  })).join();
 }
 
 // The anonymous regions of a process in pieces of at most kStepPages populated pages; empty space in front of a page
