@@ -154,7 +154,7 @@ void feed_journal(Input input) {
     auto contents = read_journal(path);
     if (contents) {
       static_cast<void>(plan::committed(contents->records));
-      if (!contents->records.empty() && role == Role::source) static_cast<void>(plan::step(plan::recover_source(contents->records, {}).state, plan::Tick{}, {}));
+      if (!contents->records.empty() && role == Role::source) static_cast<void>(plan::step(plan::recover_source(contents->records, !contents->notes.empty(), {}).state, plan::Tick{}, {}));
       if (!contents->records.empty() && role == Role::destination) {
         static_cast<void>(plan::step(plan::recover_destination(contents->records, {}).state, plan::Tick{}, {}));
       }

@@ -124,8 +124,12 @@ struct Hooks {
   bool blind_to_the_tree = false;     // what is to be thawed is not looked at: an empty group thaws like any other
   // The restored tree is let go when CRIU or its agent dies before the fence.
   bool pager_without_fence = false;
+  bool forget_note = false;  // a restarted agent of the source is not told that the workload has run at the destination
   // The destination's node loses its power at some moment and stays away until the source's operator has decided, and longer.
   bool destination_dies = false;
+
+  // Only there does it matter that the source writes down where the workload runs; elsewhere each seed would be another run by it.
+  [[nodiscard]] bool operator_decides() const { return destination_dies; }
 };
 
 struct Bench {

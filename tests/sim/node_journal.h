@@ -26,6 +26,7 @@ class NodeJournal {
     Nanoseconds takes;
   };
   [[nodiscard]] Written record(plan::Record record, bool fails);
+  [[nodiscard]] Written note(const agent::Notes& notes);
   [[nodiscard]] Nanoseconds time_sync();
 
   // Nothing there: no value and no problem. The agent does nothing else until it has ended.
@@ -45,7 +46,8 @@ class NodeJournal {
   Side side_;
   SimulatedDisk& disk_;
   std::optional<agent::Journal> journal_;
-  std::vector<std::pair<plan::Record, agent::Notes>> asked_;  // everything that was to be written, in order
+  std::vector<std::pair<plan::Record, agent::Notes>> asked_;  // every record that was to be written, in order
+  agent::Notes noted_;                                        // what was to be written without one
 };
 
 // The records of the journal among these files, as its code reads them; none where there is none or it cannot be read.

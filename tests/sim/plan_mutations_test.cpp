@@ -115,6 +115,13 @@ TEST(PlanMutation, ASourceResumedByItsOperatorBeforeTheAbortIsOnTheDiskIsFound) 
   EXPECT_TRUE(found(bug, "the source runs after its durable commit"));
 }
 
+TEST(PlanMutation, ARestartedSourceThatForgetsThatTheDestinationHasRunIsFound) {
+  Hooks bug;
+  bug.destination_dies = true;
+  bug.forget_note = true;
+  EXPECT_TRUE(found(bug, "the source runs, and has written down that the destination has run"));
+}
+
 TEST(PlanMutation, ASourceThatNobodyResumesIsFound) {
   Hooks bug;
   bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {

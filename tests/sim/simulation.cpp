@@ -47,6 +47,7 @@ class Simulation {
       if (auto at = bench_.faults.sleep_at[index]; at != 0ns) bench_.loop.after(at, [this, side] { fall_asleep(side); });
     }
     next_loss();
+    dies_late_ = bench_.hooks.destination_dies && bench_.random.coin();
     if (bench_.hooks.destination_dies) wait_for_commit();
     bench_.loop.after(bench_.faults.end - bench_.loop.now(), [this] { heal(); });
     poll_pager();
@@ -100,6 +101,7 @@ class Simulation {
   Verdicts result_;
   bool faultless_ = false;
   bool destination_dead_ = false;
+  bool dies_late_ = false;  // not before the source has heard that it runs there
 };
 
 void Simulation::draw_faults() {
@@ -246,20 +248,32 @@ void Simulation::wait_for_commit() {
     const auto& state = source_.state();
     const bool committed = state && state->phase == plan::SourcePhase::committed;
     const bool serving = state && state->phase == plan::SourcePhase::serving;
-    if (!bench_.random.chance(committed ? 0.5 : serving ? 0.1 : 0)) {
+    if (!bench_.random.chance(committed && !dies_late_ ? 0.5 : serving ? 0.1 : 0)) {
       if (bench_.loop.now() < bench_.faults.end) wait_for_commit();
       return;
     }
     bench_.note(Side::destination, "the node is gone");
     destination_dead_ = true;
     take_power(Side::destination);
+    if (!bench_.random.coin()) return;
+    // And what the source's agent knows of it is what it has written down.
+    bench_.loop.after(bench_.random.between(0ms, 50ms), [this] {
+      source_.crash();
+      restart_later(Side::source);
+    });
   });
 }
 
 // Whoever knows that it is switched off, whatever it has done before. It comes back all the same, some time later.
 bool Simulation::operator_decides() {
   const auto& state = source_.state();
-  if (!destination_dead_ || !state) return false;
+  if (!destination_dead_) return false;
+  if (!state || state->phase == plan::SourcePhase::done) {
+    // Nothing waits for it: it had said everything before it went.
+    destination_dead_ = false;
+    destination_.restart();
+    return true;
+  }
   auto choice = bench_.random.coin() ? plan::GoneChoice::resume : plan::GoneChoice::end;
   if (!plan::may_decide(*state, {choice})) choice = plan::GoneChoice::end;
   if (!plan::may_decide(*state, {choice})) return false;

@@ -11,6 +11,12 @@ namespace mose::sim {
 using plan::SourceAction;
 using plan::SourceStep;
 
+namespace {
+
+constexpr const char* kNotedRuns = "runs_there";
+
+}  // namespace
+
 void SourceAgent::migrate(const MigrationOptions& options) {
   const Registry& registry = world_.source_registry;
   if (!up_ || state_ || registry.busy || registry.history || world_.source != Tree::running) return;
@@ -74,7 +80,8 @@ void SourceAgent::go_on(const NodeJournal::Found& found) {
     undecided_ = "its workload is not here";
     return;
   }
-  apply(plan::recover_source(records, bench_.local(Side::source)));
+  const bool has_run_there = found.contents->notes.contains(kNotedRuns) && !bench_.hooks.forget_note;
+  apply(plan::recover_source(records, has_run_there, bench_.local(Side::source)));
 }
 
 void SourceAgent::crash() {
@@ -116,7 +123,19 @@ void SourceAgent::receive(Network::Id id, plan::Message message, const std::stri
   // A real agent closes the old connection; a late word from it must do no harm either.
   if (id != connection_ && bench_.random.coin()) return;
   bench_.note(Side::source, std::string("hears ") + plan::to_string(message) + " on connection " + std::to_string(id));
+  const bool known = state_->has_run_there;
   event(plan::MessageReceived{message, reason});
+  if (up_ && state_ && message == plan::Message::committed && !known && state_->has_run_there) note_that_it_runs();
+}
+
+// Beside what the planner does of it: once it is on the disk no agent of this node may let the stopped tree run.
+void SourceAgent::note_that_it_runs() {
+  if (!bench_.hooks.operator_decides()) return;
+  const NodeJournal::Written written = journal_.note({{kNotedRuns, "yes"}});
+  if (!written.error.empty()) return;
+  bench_.loop.after(written.takes, [this, life = life_] {
+    if (up_ && life == life_) world_.noted_that_it_ran = true;
+  });
 }
 
 void SourceAgent::lost(Network::Id id) {

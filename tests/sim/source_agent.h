@@ -59,6 +59,7 @@ class SourceAgent {
   void cut_short(Kind kind, const char* why);
   void free_from_dump();
   void record(const plan::SourceAction& action, uint64_t token, bool fails);
+  void note_that_it_runs();
   void note_settled();
   void close(uint64_t token);
   void forget_journal();

@@ -50,6 +50,7 @@ std::string World::check() {
   if (source == Tree::running && commit_readable_) return "the source runs, and its next agent would find a commit";
   has_run = has_run || destination == Tree::running;
   if (source == Tree::running && has_run && !decided_here) return "the source runs after the destination has run";
+  if (source == Tree::running && noted_that_it_ran) return "the source runs, and has written down that the destination has run";
   if (source != Tree::running && source_slowed) return "the source is stopped and what slows it down is still there";
   if (commit && source_dumper) return "committed while CRIU still has the source tree";
   if (commit && source == Tree::held) return "committed while the source tree is not frozen by its cgroup";

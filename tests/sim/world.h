@@ -50,6 +50,7 @@ struct World {
   SimulatedDisk destination_disk;
   Registry destination_registry;
   bool has_run = false;  // there: clients may have had answers of it
+  bool noted_that_it_ran = false;  // and that is on the source's disk: not even its operator may let the state of the past run
   unsigned killed_fenced = 0;  // it was killed while it waited for its verdict
 
   // Memory.

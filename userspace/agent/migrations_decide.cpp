@@ -189,7 +189,7 @@ void Migrations::act(const RecoverySides& sides, Recovery recovery, const Recove
   auto source = sources_.find(sides.id);
   auto destination = destinations_.find(sides.id);
   auto gone = [&](plan::GoneChoice choice) -> Answer<void> {
-    if (source->second->decide({choice, sides.peer_says == PeerSays::nothing})) return {};
+    if (source->second->decide({choice, has_nothing(sides)})) return {};
     return refuse("the migration went on meanwhile: look at it again", 1);
   };
   switch (recovery.choice.action) {

@@ -52,6 +52,11 @@ std::string what_waits(const RecoverySides& s) {
     text += fmt::format("; {} is there and has nothing of it, not even in its history: it would wait for ever; ", peer_of(s)) + facts(s);
     return text;
   }
+  if (has_nothing(s)) {
+    text += fmt::format("; {0} has thrown {1} away, which had run there: what is stopped here is older than the answers that clients have had, and "
+                        "does not run again; `mose recover {2} --{3}` ends it", peer_of(s), s.workload, s.id.hex(), kWishGiveUp);
+    return text;
+  }
   if (s.peer_says != Says::unreachable || s.connected) return text;
   const std::string gone = fmt::format("; if {} is switched off for good, `mose recover {} ", peer_of(s), s.id.hex());
   const std::string end = fmt::format("--{}` here ends what is left of it as lost", kWishGiveUp);
@@ -63,9 +68,9 @@ RecoveryChoice source_under_way(const RecoverySides& s, Wish wish) {
   if (wish == Wish::none) return {.what = what_waits(s)};
   if (s.before_commit) return refuse_choice(fmt::format("the migration is before its commit: `mose cancel {}` leads back to a running {}", s.id.hex(), s.workload));
   if (!s.committed) return refuse_choice("the migration is being aborted or ended already: " + s.phase);
-  const bool there = s.peer_says != Says::unreachable && s.peer_says != Says::nothing;
+  const bool there = s.peer_says != Says::unreachable && !has_nothing(s);
   if (there) return refuse_choice(fmt::format("{} is there and has the migration ({}): it goes on by itself", peer_of(s), to_string(s.peer_says)));
-  if (s.connected && s.peer_says != Says::nothing) return refuse_choice(fmt::format("{} is connected: it is not gone", peer_of(s)));
+  if (s.connected && !has_nothing(s)) return refuse_choice(fmt::format("{} is connected: it is not gone", peer_of(s)));
   if (!s.waiting) return refuse_choice("the migration has everything, and ends by itself: " + s.phase);
   if (wish == Wish::give_up) return end_by_word(s);
   if (s.has_run_there) {
@@ -169,6 +174,10 @@ RecoveryChoice choose_recovery(const RecoverySides& s, RecoveryWish wish) {
       return source ? source_without_journal(s, wish) : destination_without_journal(s, wish);
   }
   return {};
+}
+
+bool has_nothing(const RecoverySides& s) {
+  return s.peer_says == Says::nothing || (s.has_run_there && s.peer_says == Says::aborted);
 }
 
 bool harmless(RecoveryAction action) { return action == Action::none || action == Action::refuse; }

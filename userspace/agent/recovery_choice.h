@@ -71,6 +71,8 @@ struct RecoveryChoice {
   bool abort_there_first = false;
 };
 [[nodiscard]] RecoveryChoice choose_recovery(const RecoverySides& sides, RecoveryWish wish);
+// The peer of a source is there and will answer the same for ever: that it has nothing of it, or has thrown away what had run there.
+[[nodiscard]] bool has_nothing(const RecoverySides& sides);
 // Nothing is changed by it, and nobody has to agree.
 [[nodiscard]] bool harmless(RecoveryAction action);
 

@@ -133,7 +133,7 @@ void SourceMigration::recover(Journal journal) {
     if (auto mac = parse_mac(it->second)) path_.mac = *mac;
   }
   path_.tunnel = tunnel_of(notes);
-  has_run_there_ = notes.contains(kNotedRuns);
+  const bool has_run_there = notes.contains(kNotedRuns);
   journal_ = std::move(journal);
   if (auto adopted = host_->tree_alive() ? host_->adopt() : Status{}; !adopted) {
     log::warn("the network of a recovered workload cannot be opened yet", {{"workload", spec_.name}, {"reason", adopted.error().what}});
@@ -147,7 +147,7 @@ void SourceMigration::recover(Journal journal) {
       log::error("the frozen tree cannot be read", {{"workload", spec_.name}, {"reason", served.error().what}});
     }
   }
-  driver_.start(plan::recover_source(records, now()));
+  driver_.start(plan::recover_source(records, has_run_there, now()));
 }
 
 void SourceMigration::cancel() {
@@ -391,8 +391,10 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       }
       timeline_.end("commit");
       note_trouble({}, "");
-      note_that_it_runs();
-      return received(plan::Message::committed);
+      if (has_run_there()) return received(plan::Message::committed);
+      received(plan::Message::committed);
+      if (has_run_there()) note_that_it_runs();
+      return;
     case wire::FrameType::complete: {
       auto report = decode_complete(payload);
       std::string lost;
@@ -404,7 +406,9 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       return received(plan::Message::complete, lost);
     }
     case wire::FrameType::aborted:
-      note_trouble({}, "");
+      note_trouble({}, has_run_there() ? fmt::format("node {} has thrown {} away, which had run there; `mose recover {}` says what can be done", meta_.peer,
+                                                     spec_.name, meta_.id.hex())
+                                       : "");
       return received(plan::Message::aborted, decode_reason(payload));
     default:
       log::warn("an unexpected frame of the destination is ignored", {{"type", move::to_string(type)}});
@@ -413,7 +417,6 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
 
 // What clients have been told since then is not here: no agent of this node may let the stopped tree run again.
 void SourceMigration::note_that_it_runs() {
-  if (std::exchange(has_run_there_, true)) return;
   journal_lane_.submit([this] {
     if (!journal_) return;
     if (auto noted = journal_->note({{kNotedRuns, "yes"}}); !noted) {

@@ -45,7 +45,7 @@ class SourceMigration {
   bool decide(const plan::DestinationGone& gone);
   [[nodiscard]] bool may_decide(const plan::DestinationGone& gone) const { return plan::may_decide(driver_.state(), gone); }
   // The destination has said so, to this agent or to one before it.
-  [[nodiscard]] bool has_run_there() const { return has_run_there_; }
+  [[nodiscard]] bool has_run_there() const { return driver_.state().has_run_there; }
   [[nodiscard]] bool tree_alive() const { return host_->tree_alive(); }
   [[nodiscard]] bool has_pager() const { return memory_->has_pager(); }
   // The destination has shown that it is there: no pause between attempts to reach it any more.
@@ -126,7 +126,6 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
-  bool has_run_there_ = false;
   bool recovered_ = false;      // goes on for an agent that has died
   std::string noted_strategy_;  // of that one
   uint64_t bytes_done_ = 0;

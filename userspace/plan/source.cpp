@@ -23,7 +23,7 @@ void SourceMachine::start(SourceAction action) {
   out_.push_back(std::move(action));
 }
 
-void SourceMachine::recover(const std::vector<Record>& records) {
+void SourceMachine::recover(const std::vector<Record>& records, bool has_run_there) {
   s_.begun = true;
   s_.touched = true;
   Record last = records.empty() ? Record::begun : records.back();
@@ -38,6 +38,7 @@ void SourceMachine::recover(const std::vector<Record>& records) {
     s_.reason = kGivenUp;
   }
   s_.prepare_out = true;
+  s_.has_run_there = has_run_there;
   if (s_.finish_recorded) {
     s_.phase = Phase::done;
     return;
@@ -130,12 +131,12 @@ void SourceMachine::on(const MessageReceived& message) {
       break;
     case Message::committed:
       if (s_.phase != Phase::committed || !s_.verdict_out) return;
-      s_.committed_seen = true;
+      s_.committed_seen = s_.has_run_there = true;
       s_.reason.clear();  // of a thaw that had to be tried again
       break;
     case Message::complete:
       if ((s_.phase == Phase::committed || s_.phase == Phase::serving) && s_.verdict_out) {
-        s_.committed_seen = s_.complete_seen = true;
+        s_.committed_seen = s_.has_run_there = s_.complete_seen = true;
         // The tree there has ended before it had every page: nobody will ask for the rest.
         if (!why.empty()) {
           s_.outcome = Outcome::lost;
@@ -145,7 +146,7 @@ void SourceMachine::on(const MessageReceived& message) {
       break;
     case Message::aborted:
       if (s_.phase == Phase::aborting && s_.verdict == Verdict::abort) s_.peer_settled = true;
-      if (s_.phase == Phase::committed && s_.verdict_out) take_back(why);
+      if ((s_.phase == Phase::committed || s_.phase == Phase::serving) && s_.verdict_out && !s_.complete_seen) given_back(why);
       break;
     default:
       return;  // what only a source says
@@ -474,9 +475,9 @@ SourceStep start_source(const MigrationOptions& options, Timestamp now) {
   return machine.take();
 }
 
-SourceStep recover_source(const std::vector<Record>& records, Timestamp now) {
+SourceStep recover_source(const std::vector<Record>& records, bool has_run_there, Timestamp now) {
   SourceMachine machine(SourceState{}, now);
-  machine.recover(records);
+  machine.recover(records, has_run_there);
   return machine.take();
 }
 
@@ -493,7 +494,7 @@ std::optional<uint64_t> pages_left_max(const SourceState& state) {
 bool may_decide(const SourceState& state, const DestinationGone& gone) {
   const bool waits = state.phase == SourcePhase::committed || (state.phase == SourcePhase::serving && !state.complete_seen);
   if (!waits || (state.connected && !gone.knows_nothing)) return false;
-  return gone.choice == GoneChoice::end || !state.committed_seen;
+  return gone.choice == GoneChoice::end || !state.has_run_there;
 }
 
 bool before_commit(const SourceState& state) {

@@ -16,8 +16,8 @@
 //
 // Life: preflight -> preparing -> precopy (with standby after its first round) -> arming -> quiescing -> freezing -> dumping -> restoring -> committing -> committed ->
 // serving -> finishing -> done; from any phase before the commit record: aborting -> done. After the commit record only
-// forward, but for two cases: a destination that answers COMMIT with ABORTED has lost the tree with its machine before it could
-// run, and the commit is taken back; and an operator who knows that it will never run the workload decides in its place
+// forward, but for two cases: a destination that answers COMMIT with ABORTED, and has never said that it runs, has lost the tree with its
+// machine before it could, and the commit is taken back; and an operator who knows that it will never run the workload decides in its place
 // (DestinationGone). At most one action of a kind is under way at a time; every action ends in one ActionDone event.
 //
 // What the executor promises:
@@ -124,7 +124,8 @@ enum class GoneChoice : uint8_t {
 };
 struct DestinationGone {
   GoneChoice choice;
-  bool knows_nothing = false;  // it is there, and has answered that it has nothing of this migration
+  // It is there, and will answer the same for ever: that it has nothing of this migration, or has thrown away what had run there.
+  bool knows_nothing = false;
 };
 struct Tick {};  // the time of `deadline` has come
 using SourceEvent = std::variant<SourceActionDone, MessageReceived, ConnectionLost, CancelRequested, PagesLeft, DestinationGone, Tick>;
@@ -167,6 +168,7 @@ struct SourceState {
   bool resume_wanted = false, resumed = false;
   bool verdict_out = false;      // COMMIT or ABORT was sent on the present connection
   bool peer_settled = false;     // the destination has nothing of this migration, or is no longer asked
+  bool has_run_there = false;    // the destination has said so, to this agent or to one before it: the state here is of the past
   bool committed_seen = false, redirect_settled = false, complete_seen = false, complete_recorded = false;
   bool killed = false, finish_recorded = false;
   bool given_up = false;         // the operator has decided in the destination's place
@@ -182,14 +184,14 @@ struct SourceStep {
 // The first step of a new migration.
 [[nodiscard]] SourceStep start_source(const MigrationOptions& options, Timestamp now);
 // After a restart of the agent, from the records of its journal in order (at least `begun`): an undecided migration is
-// aborted and the source resumed, a committed one goes on.
-[[nodiscard]] SourceStep recover_source(const std::vector<Record>& records, Timestamp now);
+// aborted and the source resumed, a committed one goes on. `has_run_there`: the journal notes that the destination has said so.
+[[nodiscard]] SourceStep recover_source(const std::vector<Record>& records, bool has_run_there, Timestamp now);
 // An event that is impossible in the state (a late answer, a repeated message) changes nothing.
 [[nodiscard]] SourceStep step(const SourceState& state, const SourceEvent& event, Timestamp now);
 
 // How many pages may be at the source at the commit; nothing: any number.
 [[nodiscard]] std::optional<uint64_t> pages_left_max(const SourceState& state);
-// Whether such a decision is taken: the commit stands, and the destination has neither said that it runs (resume), nor that it has
+// Whether such a decision is taken: the commit stands, and the destination has neither ever said that it runs (resume), nor that it has
 // everything (end). One that is connected is not gone.
 [[nodiscard]] bool may_decide(const SourceState& state, const DestinationGone& gone);
 // True as long as a cancel request still leads to a running source.
@@ -204,6 +206,9 @@ struct SourceStep {
 // it (the source could not be resumed or removed, or the commit is in doubt) the journal stays, and `mose recover` as
 // well as the next start of the agent go on from it with recover_source.
 [[nodiscard]] bool nothing_left(const SourceState& state);
+
+// The beginning of the reason where that is so; nothing but the operator's word ends it (DestinationGone).
+inline constexpr const char* kThrownAway = "the destination has thrown the workload away, which had run there";
 
 // Limits. Waits are counted from the last step that led there.
 // Connect, and PREPARE to PREPARED. The workload runs meanwhile; the destination's kernel takes seconds of a busy machine to

@@ -19,6 +19,13 @@ void SourceMachine::abort(Outcome outcome, std::string why) {
   if (!s_.commit_doubtful) s_.verdict = Verdict::abort;
 }
 
+// Of one that has run there nobody has the state of now: what is stopped here is older than the answers that clients have had, and does
+// not run again. That it is worth nothing either is for the operator to say.
+void SourceMachine::given_back(const std::string& why) {
+  if (!s_.has_run_there) return take_back(why);
+  s_.reason = std::string(kThrownAway) + (why.empty() ? "" : ": " + why);
+}
+
 // The answer to COMMIT is ABORTED: the destination's machine went down with the tree before it had the verdict, and promises
 // that it never runs. Nobody has had an answer of it, and this tree is whole: an abort on the disk overrules the commit.
 void SourceMachine::take_back(const std::string& why) {

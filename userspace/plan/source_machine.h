@@ -22,7 +22,7 @@ class SourceMachine {
   SourceMachine(SourceState state, Timestamp now) : s_(std::move(state)), now_(now) {}
 
   void begin() { start({.kind = SourceActionKind::preflight}); }
-  void recover(const std::vector<Record>& records);
+  void recover(const std::vector<Record>& records, bool has_run_there);
 
   void on(const SourceActionDone& done);
   void on(const MessageReceived& message);
@@ -69,6 +69,7 @@ class SourceMachine {
   void check_restoring();
   void check_ready();
   void abort(Outcome outcome, std::string why);
+  void given_back(const std::string& why);
   void take_back(const std::string& why);
   void overrule_commit();
   void end_in_place();

@@ -55,6 +55,15 @@ TEST(RecoveryChoice, WhatHasRunThereOrHasEndedHereDoesNotRunHereAgain) {
   EXPECT_THAT(choose_recovery(early, Wish::resume).what, HasSubstr("mose cancel"));
 }
 
+// Neither side has what clients have seen last, and both would wait for ever.
+TEST(RecoveryChoice, WhatWasThrownAwayThereAfterItHadRunIsOnlyEnded) {
+  RecoverySides ran = waiting_source(Says::aborted);
+  ran.has_run_there = ran.connected = true;
+  EXPECT_THAT(choose_recovery(ran, Wish::none).what, testing::AllOf(HasSubstr("does not run again"), HasSubstr("--give-up"), testing::Not(HasSubstr("--resume-here"))));
+  EXPECT_EQ(choose_recovery(ran, Wish::resume).action, Action::refuse);
+  EXPECT_EQ(choose_recovery(ran, Wish::give_up).action, Action::end);
+}
+
 TEST(RecoveryChoice, WithoutItsJournalASourceRunsOnlyWhereTheDestinationNeverHasOrByWord) {
   for (Says says : kAllSays) {
     RecoveryChoice choice = choose_recovery(without_journal(says), Wish::none);

@@ -75,8 +75,8 @@ using DestinationDrive = Drive<DestinationState, DestinationStep, DestinationAct
 class SourceDrive : public SourceDriveBase {
  public:
   explicit SourceDrive(MigrationOptions options = {}) : SourceDriveBase(start_source(options, Timestamp{})) {}
-  static SourceDrive recovering(const std::vector<Record>& records) {
-    return SourceDrive(recover_source(records, Timestamp{}));
+  static SourceDrive recovering(const std::vector<Record>& records, bool has_run_there = false) {
+    return SourceDrive(recover_source(records, has_run_there, Timestamp{}));
   }
 
   const Words& round_sent(uint64_t pages) {

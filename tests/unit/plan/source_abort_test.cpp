@@ -368,6 +368,19 @@ TEST(PlanSourceTakeBack, NothingIsTakenBackFromADestinationThatHasRun) {
   EXPECT_EQ(source.state.phase, SourcePhase::serving);
 }
 
+// The note outlives the agent that has heard COMMITTED: clients have had answers that are not in the tree which is stopped here.
+TEST(PlanSourceTakeBack, NorIsItAfterARestartOfTheSource) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit}, true);
+  EXPECT_THAT(source.actions, ElementsAre("connect"));
+  source.done(connect);
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::aborted, "given up there"), IsEmpty());
+  EXPECT_EQ(verdict(source.state), Verdict::commit);
+  EXPECT_THAT(source.state.reason, HasSubstr("has thrown the workload away, which had run there: given up there"));
+  EXPECT_FALSE(may_decide(source.state, {GoneChoice::resume, true}));
+  EXPECT_THAT(source.play(DestinationGone{GoneChoice::end, true}), ElementsAre("record lost")) << "nothing but the operator's word ends it";
+}
+
 // ---- The operator's word that the destination will not come back
 
 constexpr DestinationGone kResume{GoneChoice::resume}, kEnd{GoneChoice::end};
@@ -431,6 +444,10 @@ TEST(PlanSourceGone, IsNotTakenWhereTheDestinationIsThereOrHasRun) {
   SourceDrive served;
   served.to_serving().loses_connection();
   EXPECT_THAT(served.play(kResume), ElementsAre()) << "clients have had its answers";
+  SourceDrive restarted = SourceDrive::recovering({Record::begun, Record::commit}, true);
+  restarted.done(connect, "no route");
+  EXPECT_THAT(restarted.play(kResume), ElementsAre()) << "an agent before this one has heard so";
+  EXPECT_THAT(restarted.play(kEnd), ElementsAre("record lost"));
   SourceDrive before;
   before.to_committing().loses_connection();
   EXPECT_THAT(before.play(kEnd), ElementsAre());
