@@ -38,9 +38,22 @@ void PageSet::add(PageRun run) {
 
 void PageSet::remove(PageRun run) {
   if (run.count == 0) return;
-  PageSet hole;
-  hole.add(run);
-  *this = minus(hole);
+  auto from = std::partition_point(runs_.begin(), runs_.end(), [&](const PageRun& r) { return r.end() <= run.first; });
+  auto to = std::partition_point(from, runs_.end(), [&](const PageRun& r) { return r.first < run.end(); });
+  if (from == to) return;
+  // What sticks out at either end stays.
+  const PageRun before{from->first, std::max(run.first, from->first) - from->first};
+  const uint64_t end = std::prev(to)->end();
+  const PageRun after{std::min(run.end(), end), end - std::min(run.end(), end)};
+  if (before.count != 0) *from++ = before;
+  if (after.count == 0) {
+    runs_.erase(from, to);
+  } else if (from == to) {
+    runs_.insert(to, after);
+  } else {
+    *--to = after;
+    runs_.erase(from, to);
+  }
 }
 
 bool PageSet::contains(uint64_t page) const { return run_from(page).count != 0; }
