@@ -199,7 +199,7 @@ Status PageStore::load() {
     const IndexEntry& at = entry(slot);
     Space* space = at.used == 1 ? find(at.space) : nullptr;
     if (space == nullptr || !space->present.contains(at.page) || space->slots.get(at.page) != kNone) {
-      free_.add({slot, 1});
+      free_slot(slot);
       continue;
     }
     space->slots.set(at.page, to_value(slot));
@@ -261,17 +261,21 @@ uint64_t PageStore::wipe(const std::stop_token& stop) {
 
 // `count` slots, neighbours as far as possible. Under mutex_.
 Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
-  const uint64_t free = free_.pages();
+  const uint64_t free = slots_free_;
   if (slots_max_ - slots_next_ + free < count) return fail_errno("page store is full", ENOSPC);
   auto take = [&](PageRun run) {
     for (uint64_t i = 0; i < run.count; ++i) out.push_back(static_cast<uint32_t>(run.first + i));
   };
-  // A hole that holds them all, else fresh slots, else whatever is free.
-  auto hole = std::find_if(free_.runs().begin(), free_.runs().end(), [&](const PageRun& r) { return r.count >= count; });
-  if (hole != free_.runs().end()) {
-    PageRun run{hole->first, count};
+  auto take_free = [&](PageRun run) {
     free_.remove(run);
+    slots_free_ -= run.count;
     take(run);
+  };
+  // A hole that holds them all, else fresh slots, else whatever is free; from the end, because what is taken elsewhere makes the rest
+  // of the set move up.
+  auto hole = std::find_if(free_.runs().rbegin(), free_.runs().rend(), [&](const PageRun& r) { return r.count >= count; });
+  if (hole != free_.runs().rend()) {
+    take_free({hole->end() - count, count});
     return {};
   }
   uint64_t fresh = std::min(count, slots_max_ - slots_next_);
@@ -282,18 +286,20 @@ Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
   slots_next_ += fresh;
   count -= fresh;
   if (count == 0) return {};
-  std::vector<PageRun> holes;
-  for (const PageRun& run : free_.runs()) {
-    holes.push_back({run.first, std::min(run.count, count)});
-    take(holes.back());
-    count -= holes.back().count;
-    if (count == 0) break;
+  while (count != 0) {
+    PageRun run = free_.runs().back();
+    if (run.count > count) run = {run.end() - count, count};
+    take_free(run);
+    count -= run.count;
   }
-  free_ = free_.minus(PageSet::from_runs(std::move(holes)));
   return {};
 }
 
-void PageStore::free_slot(uint32_t slot) { free_.add({slot, 1}); }
+void PageStore::free_slot(uint32_t slot) {
+  if (free_.contains(slot)) return;
+  free_.add({slot, 1});
+  ++slots_free_;
+}
 
 Result<PageStore::Pending> PageStore::prepare(SpaceId space_id, std::vector<PageRun> runs) {
   Pending pending;
@@ -626,7 +632,7 @@ PageSet PageStore::missing(SpaceId space_id) const {
 
 uint64_t PageStore::slots_used() const {
   std::lock_guard lock(mutex_);
-  return slots_next_ - free_.pages();
+  return slots_next_ - slots_free_;
 }
 
 }  // namespace mose::move

@@ -149,6 +149,7 @@ class PageStore {
   std::atomic<unsigned> backing_waiters_{0};          // who needs memory now: reserve() lets them pass
   uint64_t slots_next_ = 0;                           // never used yet
   PageSet free_;                                      // slots given back
+  uint64_t slots_free_ = 0;                           // of them; counting them each time would take as long as all the rest
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;  // unchanged once sealed
   // Before sealing: what has been prepared and neither published nor dropped, because a slot may be written meanwhile.
   std::map<uint64_t, std::pair<SpaceId, std::vector<PageRun>>> under_way_;
