@@ -149,7 +149,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
   std::error_code error;
   fs::create_directories(paths.dir, error);
   if (error) return fail_errno("make directory " + paths.dir, error.value());
-  rollback.push([dir = paths.dir] { (void)remove_tree(dir); });
+  rollback.push([dir = paths.dir] { (void)remove_wiped(dir); });
   fs::create_directories(workload_paths(config_, spec.name).log_dir, error);
   for (const WorkloadMount& mount : spec.mounts) {
     if (mount.mode == MountMode::copy) fs::create_directories(mount.source, error);
@@ -379,7 +379,7 @@ Status DestinationHost::settle() {
   if (pager_) (void)pager_.reap(kExitBound);
   tell_refused_calls(payload_.spec.name, migration_paths(config_, id_).pager_log);
   // The workload runs, whatever becomes of that.
-  if (auto removed = remove_tree(migration_paths(config_, id_).dir); !removed) {
+  if (auto removed = remove_wiped(migration_paths(config_, id_).dir); !removed) {
     log::warn("files of a migration are left", {{"workload", payload_.spec.name}, {"reason", removed.error().what}});
   }
   return {};
@@ -403,7 +403,7 @@ Status DestinationHost::discard() {
   MigrationPaths paths = migration_paths(config_, id_);
   std::error_code error;
   if (!claimed_ && !fs::exists(paths.claim, error)) {  // what is there under that name is somebody else's
-    (void)remove_tree(paths.dir);
+    (void)remove_wiped(paths.dir);
     return {};
   }
   Timeline::Span span(timeline_, "discard");
@@ -434,7 +434,7 @@ Status DestinationHost::discard() {
     (void)pager_.reap(kExitBound);
   }
   tell_refused_calls(name, paths.pager_log);
-  (void)remove_tree(paths.dir);
+  (void)remove_wiped(paths.dir);
   return {};
 }
 

@@ -168,7 +168,7 @@ Status DestinationHost::drop_standby() {
     log::warn("sockets of the dropped standby may be in the way of the next restore",
               {{"workload", payload_.spec.name}, {"reason", ended.error().what}});
   }
-  MOSE_TRY(restore::remove_images(images_dir_.get()));
+  MOSE_TRY(restore::set_images_aside(images_dir_.get()));
   // What a refreshed one has sent would leave at the commit, ahead of what the restored tree says on the same
   // connections.
   MOSE_ASSIGN(uint64_t frames, egress_queue_->discard(network_->steering()));

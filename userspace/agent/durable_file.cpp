@@ -6,7 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "base/fd.h"
+#include "base/wipe.h"
 
 namespace mose::agent {
 
@@ -44,16 +47,39 @@ Status make_directories(const std::string& path) {
   return {};
 }
 
-Status remove_tree(const std::string& path) {
+namespace {
+
+using Visit = int (*)(const char*, const struct stat*, int, struct FTW*);
+
+int remove_one(const char* name, const struct stat*, int, struct FTW*) { return ::remove(name) != 0 && errno != ENOENT ? -1 : 0; }
+
+thread_local Status wiped;  // of the walk under way: its callback has no argument of ours
+
+int wipe_and_remove_one(const char* name, const struct stat* info, int type, struct FTW* walk) {
+  Status done = type == FTW_F ? wipe_file_at(AT_FDCWD, name) : Status{};
+  if (!done && wiped) wiped = std::move(done);
+  return remove_one(name, info, type, walk);
+}
+
+Status remove_by(Visit visit, const std::string& path) {
   constexpr int kDescriptorsMax = 16, kWalksMax = 100;
-  auto remove_one = [](const char* name, const struct stat*, int, struct FTW*) { return ::remove(name) != 0 && errno != ENOENT ? -1 : 0; };
   for (int walk = 1;; ++walk) {
-    if (nftw(path.c_str(), remove_one, kDescriptorsMax, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0) return {};
+    if (nftw(path.c_str(), visit, kDescriptorsMax, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0) return {};
     const int code = errno;
     if (code == ENOENT && access(path.c_str(), F_OK) != 0) return {};
     // Something below has gone, or come, under the walk.
     if ((code != ENOENT && code != ENOTEMPTY) || walk == kWalksMax) return fail_errno("remove " + path, code);
   }
+}
+
+}  // namespace
+
+Status remove_tree(const std::string& path) { return remove_by(remove_one, path); }
+
+Status remove_wiped(const std::string& path) {
+  wiped = {};
+  MOSE_TRY(remove_by(wipe_and_remove_one, path));
+  return std::exchange(wiped, {});
 }
 
 }  // namespace mose::agent

@@ -17,5 +17,8 @@ namespace mose::agent {
 // Removes a file or a whole directory tree without crossing into other file systems; missing is fine, also what others take away
 // at the same moment: a pager that ends, its socket.
 [[nodiscard]] Status remove_tree(const std::string& path);
+// The same, its files overwritten before (base/wipe.h): what a migration has left has a workload's registers, stacks and unsent data in it. What
+// could not be overwritten goes as well, and is an error. Never while anybody waits: some milliseconds.
+[[nodiscard]] Status remove_wiped(const std::string& path);
 
 }  // namespace mose::agent

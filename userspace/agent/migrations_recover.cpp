@@ -98,7 +98,7 @@ void Migrations::finish_source(const JournalMeta& meta, bool left) {
   core_.workers.run(
       [&config = core_.config, spec, left, id = meta.id]() -> Status {
         handover::TapHolder::end_left(migration_paths(config, id).ingress_holder);
-        (void)remove_tree(migration_paths(config, id).dir);
+        (void)remove_wiped(migration_paths(config, id).dir);
         return left ? remove_workload_resources(config, spec, kRemoveBound, LeftNetwork::stays) : Status{};
       },
       [this, meta, alive = alive_](const Status& removed) {

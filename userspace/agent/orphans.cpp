@@ -129,7 +129,7 @@ std::string remove_migration(const Config& config, const std::string& id, bool p
   }
   handover::TapHolder::end_left(paths.ingress_holder);
   handover::TapHolder::end_left(paths.egress_holder);
-  if (auto removed = remove_tree(paths.dir); !removed) return fmt::format("migration {}: {}", id, removed.error().what);
+  if (auto removed = remove_wiped(paths.dir); !removed) return fmt::format("migration {}: {}", id, removed.error().what);
   return fmt::format("what was left of migration {}, of which there is no journal, is removed: {} and {} processes", id, paths.dir, pagers.size());
 }
 

@@ -580,7 +580,7 @@ Status SourceHost::release() {
   const uint64_t at_xdp = at_xdp_ ? uplink_.redirected(spec_) - xdp_before_ : 0;
   ingress_queue_.reset();
   handover::TapHolder::end_left(migration_paths(config_, id_).ingress_holder);
-  (void)remove_tree(migration_paths(config_, id_).dir);
+  (void)remove_wiped(migration_paths(config_, id_).dir);
   MOSE_TRY(release_network());
   if (at_xdp_ && !tunnel_) log::info("the redirection at XDP ends", {{"workload", spec_.name}, {"frames", at_xdp}});
   return cgroup_.valid() ? cgroup_.remove(kExitBound) : Status{};

@@ -568,7 +568,7 @@ void SourceMigration::close() {
   const bool undecided = !moved_away && (outcome == Outcome::unknown || outcome == Outcome::failed_after_commit);
   if (!moved_away) {
     auto clean_up = [this, undecided] {
-      if (!undecided) (void)remove_tree(migration_paths(context_.core.config, meta_.id).dir);
+      if (!undecided) (void)remove_wiped(migration_paths(context_.core.config, meta_.id).dir);
     };
     auto on_criu_lane = [this, clean_up, finish] { criu_lane_.submit(clean_up, finish); };
     // A workload that was never stopped is tracked until here; one that stays frozen would be hurt by nothing but time.

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <span>
 
+#include "base/wipe.h"
 #include "criu_images.pb.h"
 #include "kernel/pagemap.h"
 #include "kernel/process_memory.h"
@@ -135,6 +136,8 @@ Result<ReadPages> read_pages(const ProcessMemory& memory, const PageSet& pages) 
   return out;
 }
 
+constexpr const char* kAside = ".aside";  // no name of an image
+
 bool plain_image_name(std::string_view name) {
   if (name.size() > kImageNameMax || name.size() < 5 || !name.ends_with(".img") || name.front() == '.') return false;
   return std::all_of(name.begin(), name.end(), [](char c) {
@@ -232,7 +235,15 @@ Result<std::array<ImageFile, 2>> read_present_pages(int dir, const ImageProcess&
                     ImageFile{"pages-" + std::to_string(old.pages_id) + ".img", std::move(read.bytes)}};
 }
 
-Status replace_image(int dir, const ImageFile& image) { return write_whole_file_at(dir, image.name, image.bytes); }
+Status replace_image(int dir, const ImageFile& image) {
+  const std::string next = image.name + ".new";
+  MOSE_TRY(wipe_file_at(dir, next));  // one that was replaced before
+  MOSE_ASSIGN(Fd fd, open_at(dir, next, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600));
+  MOSE_TRY(write_all(fd.get(), image.bytes));
+  if (::renameat2(dir, next.c_str(), dir, image.name.c_str(), RENAME_EXCHANGE) == 0) return {};
+  if (errno != ENOENT || ::renameat(dir, next.c_str(), dir, image.name.c_str()) < 0) return fail_errno("rename " + next);
+  return {};
+}
 
 Result<std::vector<ImageRegularFile>> read_regular_files(int dir) {
   const std::string name = "files.img";
@@ -329,11 +340,16 @@ Status advance_tcp_timestamps(std::vector<ImageFile>& images, Nanoseconds by) {
   return {};
 }
 
-Status remove_images(int dir) {
-  return for_each_entry(dir, [&](const std::string& name) -> Status {
-    if (plain_image_name(name) && ::unlinkat(dir, name.c_str(), 0) < 0) return fail_errno("remove " + name);
+Status set_images_aside(int dir) {
+  std::vector<std::string> names;  // first: they change under the walk
+  MOSE_TRY(for_each_entry(dir, [&](const std::string& name) -> Status {
+    if (plain_image_name(name)) names.push_back(name);
     return {};
-  });
+  }));
+  for (const std::string& name : names) {
+    if (::renameat2(dir, name.c_str(), dir, (name + kAside).c_str(), RENAME_NOREPLACE) < 0) return fail_errno("set aside " + name);
+  }
+  return {};
 }
 
 Result<std::vector<ImageFile>> load_images(int dir) {
@@ -365,6 +381,7 @@ Result<Fd> make_images_dir(const std::string& path) {
   MOSE_ASSIGN(Fd dir, open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
   if (::fchmod(dir.get(), 0700) < 0) return fail_errno("set the mode of " + path);
   MOSE_TRY(for_each_entry(dir.get(), [&](const std::string& name) -> Status {
+    if (auto wiped = wipe_file_at(dir.get(), name); !wiped) return wiped;
     if (::unlinkat(dir.get(), name.c_str(), 0) < 0) return fail_errno("remove " + path + "/" + name);
     return {};
   }));

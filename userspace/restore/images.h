@@ -58,7 +58,8 @@ struct ImageFile {
 // eager_area(process) for a lazy restore.
 [[nodiscard]] Result<std::array<ImageFile, 2>> read_present_pages(int dir, const ImageProcess& process, const ProcessHandle& source,
                                                                   const PageSet& present);
-// An image appears whole or not at all, over one of its name.
+// An image appears whole or not at all, in the place of one of its name. That one stays beside it under another name, as it is: it is overwritten
+// when its directory goes.
 [[nodiscard]] Status replace_image(int dir, const ImageFile& image);
 
 // Files whose size CRIU would compare at restore, so that a log that grew since the dump fails it. Removes the size of
@@ -90,9 +91,10 @@ inline constexpr size_t kImageNameMax = 128;
 [[nodiscard]] Result<std::vector<ImageFile>> load_images(int dir);
 // Writes one image as it came from a peer: plain name of an image, no path, never over an existing file.
 [[nodiscard]] Status store_image(int dir, const ImageFile& image);
-// Images go, sockets and logs stay.
-[[nodiscard]] Status remove_images(int dir);
-// Makes (0700) or empties a directory for images.
+// There are no images any more, sockets and logs stay. Their files lie beside under other names: to overwrite them takes time, which a switchover
+// has not, and is left to the end of their directory.
+[[nodiscard]] Status set_images_aside(int dir);
+// Makes (0700) or empties a directory for images. What is in it is overwritten.
 [[nodiscard]] Result<Fd> make_images_dir(const std::string& path);
 
 }  // namespace mose::restore

@@ -319,13 +319,32 @@ TEST(CriuImagesTcp, TimestampsGoOnPastWhatTheKernelMayStillHaveSent) {
   }
 }
 
-TEST_F(CriuImages, AreRemovedWithoutWhatElseLiesThere) {
+// Nothing is written meanwhile: a switchover may wait for it.
+TEST_F(CriuImages, AreSetAsideWithoutWhatElseLiesThere) {
   put("core-1.img", "x");
   put("pages-1.img", "y");
   put("criu.log", "z");
-  ASSERT_TRUE(remove_images(dir.get()));
-  EXPECT_EQ(get("core-1.img") + get("pages-1.img"), "");
+  ASSERT_TRUE(set_images_aside(dir.get()));
+  EXPECT_TRUE(load_images(dir.get())->empty());
+  EXPECT_TRUE(store_image(dir.get(), {"core-1.img", "another"})) << "the name is free";
+  EXPECT_EQ(get("core-1.img.aside") + get("pages-1.img.aside"), "xy");
   EXPECT_EQ(get("criu.log"), "z");
+}
+
+TEST_F(CriuImages, WhatIsReplacedOrClearedAwayIsNotLeftInTheMemory) {
+  auto opened = [&](const std::string& name) { return std::move(*open_file(path + "/" + name, O_RDONLY)); };
+  auto zeros = [](const Fd& file) { return *read_all(file.get()) == std::string(6, '\0'); };
+  put("files.img", "first!");
+  Fd first = opened("files.img");
+  ASSERT_TRUE(replace_image(dir.get(), {"files.img", "second"}));
+  EXPECT_EQ(get("files.img"), "second");
+  Fd second = opened("files.img");
+  ASSERT_TRUE(replace_image(dir.get(), {"files.img", "third!"}));
+  EXPECT_EQ(get("files.img"), "third!");
+  EXPECT_EQ(load_images(dir.get())->size(), 1u) << "what was replaced is no image";
+  ASSERT_TRUE(make_images_dir(path));
+  EXPECT_TRUE(zeros(first));  // the third was written in its place
+  EXPECT_TRUE(zeros(second));
 }
 
 TEST_F(CriuImages, TheDirectoryIsPrivateAndEmptiedForTheNextUse) {
