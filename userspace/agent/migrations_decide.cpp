@@ -10,6 +10,7 @@
 #include "agent/durable_file.h"
 #include "agent/migration_paths.h"
 #include "agent/migrations.h"
+#include "agent/orphans.h"
 #include "agent/peer_query.h"
 #include "base/log.h"
 #include "base/rollback.h"
@@ -278,7 +279,14 @@ void Migrations::discard_without_journal(const RecoverySides& sides, std::functi
   remember({sides.id, Role::destination, sides.workload, sides.peer, "", 1}, never_ran ? Outcome::failed : Outcome::lost,
            "thrown away by the operator of the destination");
   core_.workers.run(
-      [&config = core_.config, spec = workload->spec] { return remove_workload_resources(config, spec, kDiscardBound); },
+      [&config = core_.config, spec = workload->spec, id = sides.id.hex()]() -> Status {
+        MOSE_TRY(discard_workload(config, spec, kDiscardBound));
+        // Its tree is dead. What cannot be removed here is `mose cleanup`'s, which says why.
+        if (auto rest = discard_migration(config, id, false); !rest) {
+          log::warn("what a migration has left could not be removed", {{"reason", rest.error().what}});
+        }
+        return {};
+      },
       [this, sides, done = std::move(done), alive = alive_](const Status& removed) {
         if (!*alive) return;
         if (!removed) return done(refuse(removed.error().what, 1));

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <net/if.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -21,6 +22,7 @@
 #include "handover/tap_holder.h"
 #include "handover/workload_network.h"
 #include "kernel/cgroup.h"
+#include "kernel/netlink.h"
 #include "kernel/process.h"
 
 namespace mose::agent {
@@ -86,6 +88,13 @@ std::vector<std::string> words_of(pid_t pid) {
   return words;
 }
 
+// Of this directory, and not of another that is called the same: a second agent may have a mount namespace of its own.
+bool has_directory(pid_t pid, const std::string& directory) {
+  struct stat ours {}, theirs {};
+  return stat(directory.c_str(), &ours) == 0 && stat(fmt::format("/proc/{}/root{}", pid, directory).c_str(), &theirs) == 0 &&
+         ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
 std::vector<PagerProcess> pagers_of(const MigrationPaths& paths) {
   std::vector<PagerProcess> out;
   for (const std::string& name : directories_in("/proc")) {
@@ -100,37 +109,41 @@ std::vector<PagerProcess> pagers_of(const MigrationPaths& paths) {
       return it == words.end() || it + 1 == words.end() ? std::string() : *(it + 1);
     };
     if (words.empty() || fs::path(words[0]).filename() != "mose-pager" || value("--socket") != paths.pager_socket) continue;
+    if (!has_directory(pid, paths.dir)) continue;
     out.push_back({std::move(*process), value("--cgroup")});
   }
   return out;
 }
 
+// By the workload's programs, as everywhere; without them by its device.
+Status shut_egress(const Config& config, const std::string& name) {
+  using handover::Steering;
+  if (Steering::pinned(pin_root(config), name)) {
+    MOSE_ASSIGN(Steering steering, Steering::adopt(pin_root(config), name));
+    MOSE_ASSIGN(handover::SteerPolicy policy, steering.policy(handover::Direction::egress));
+    policy.deadline.reset();
+    policy.state = handover::SteerState::shut;
+    policy.silent = true;
+    return steering.set(handover::Direction::egress, policy);
+  }
+  const unsigned device = if_nametoindex(handover::host_device_name(name).c_str());
+  if (device == 0) return {};
+  MOSE_ASSIGN(Netlink netlink, Netlink::open());
+  return netlink.change_link(device, {.up = false});
+}
+
 std::string remove_workload(const Config& config, const std::string& name) {
   WorkloadSpec spec;
   spec.name = name;
-  if (auto removed = remove_workload_resources(config, spec, kEndBound); !removed) return removed.error().what;
+  if (auto removed = discard_workload(config, spec, kEndBound); !removed) return removed.error().what;
   return fmt::format("what was left of {}, which no record names, is removed: processes, cgroup, network, pins", name);
 }
 
 std::string remove_migration(const Config& config, const std::string& id, bool packets_held) {
-  const MigrationPaths paths = migration_paths(config, *MigrationId::parse(id));
-  std::vector<PagerProcess> pagers = pagers_of(paths);
-  for (const PagerProcess& pager : pagers) {
-    if (!has_process(pager.cgroup)) continue;
-    return fmt::format("migration {} is left alone: its pager (pid {}) has the memory of the workload in {}, which still has processes", id,
-                       pager.process.pid(), pager.cgroup);
-  }
-  if (packets_held && pagers.empty() && (there(paths.ingress_holder) || there(paths.egress_holder))) {
-    return fmt::format("migration {} is left alone: it may keep packets of a workload here; `mose status` names it, `mose steer release` ends that", id);
-  }
-  for (const PagerProcess& pager : pagers) (void)pager.process.signal(SIGKILL);
-  for (const PagerProcess& pager : pagers) {
-    if (auto ended = pager.process.wait_ended(kEndBound); !ended) return fmt::format("migration {}: pid {}: {}", id, pager.process.pid(), ended.error().what);
-  }
-  handover::TapHolder::end_left(paths.ingress_holder);
-  handover::TapHolder::end_left(paths.egress_holder);
-  if (auto removed = remove_wiped(paths.dir); !removed) return fmt::format("migration {}: {}", id, removed.error().what);
-  return fmt::format("what was left of migration {}, of which there is no journal, is removed: {} and {} processes", id, paths.dir, pagers.size());
+  auto removed = discard_migration(config, id, packets_held);
+  if (!removed) return fmt::format("migration {}: {}", id, removed.error().what);
+  return fmt::format("what was left of migration {}, of which there is no journal, is removed: {} and {} processes", id,
+                     migration_paths(config, *MigrationId::parse(id)).dir, *removed);
 }
 
 }  // namespace
@@ -188,13 +201,44 @@ std::vector<std::string> describe(const Config& config, const Orphans& orphans) 
   return lines;
 }
 
+Status discard_workload(const Config& config, const WorkloadSpec& spec, Nanoseconds bound) {
+  if (auto shut = shut_egress(config, spec.name); !shut && has_process(workload_paths(config, spec.name).cgroup)) {
+    return context(fmt::format("{} is left alone: what it would send to its clients at its end cannot be kept back", spec.name), shut.error());
+  }
+  return remove_workload_resources(config, spec, bound);
+}
+
+Result<size_t> discard_migration(const Config& config, const std::string& id, bool packets_held) {
+  const MigrationPaths paths = migration_paths(config, *MigrationId::parse(id));
+  std::vector<PagerProcess> pagers = pagers_of(paths);
+  for (const PagerProcess& pager : pagers) {
+    if (!has_process(pager.cgroup)) continue;
+    return fail(fmt::format("left alone, its pager (pid {}) has the memory of the workload in {}, which still has processes", pager.process.pid(), pager.cgroup));
+  }
+  if (packets_held && pagers.empty() && (there(paths.ingress_holder) || there(paths.egress_holder))) {
+    return fail("left alone, it may keep packets of a workload here; `mose status` names it, `mose steer release` ends that");
+  }
+  for (const PagerProcess& pager : pagers) (void)pager.process.signal(SIGKILL);
+  for (const PagerProcess& pager : pagers) {
+    if (auto ended = pager.process.wait_ended(kEndBound); !ended) return context(fmt::format("pid {}", pager.process.pid()), ended.error());
+  }
+  handover::TapHolder::end_left(paths.ingress_holder);
+  handover::TapHolder::end_left(paths.egress_holder);
+  if (auto removed = remove_wiped(paths.dir); !removed) return std::unexpected(removed.error());
+  return pagers.size();
+}
+
 // Trees first: a pager ends only when nobody is left who could ask for a page.
 std::vector<std::string> remove_orphans(const Config& config, const Orphans& orphans, bool packets_held) {
   std::vector<std::string> lines;
-  if (!orphans.left_alone.empty()) lines.push_back(orphans.left_alone);
-  for (const std::string& name : orphans.workloads) lines.push_back(remove_workload(config, name));
-  for (const std::string& id : orphans.migrations) lines.push_back(remove_migration(config, id, packets_held));
-  for (const std::string& line : lines) log::warn("nobody's remains", {{"line", line}});
+  auto tell = [&](std::string line, const std::string& migration = {}) {
+    const log::ForMigration named(migration);
+    log::warn("nobody's remains", {{"line", line}});
+    lines.push_back(std::move(line));
+  };
+  if (!orphans.left_alone.empty()) tell(orphans.left_alone);
+  for (const std::string& name : orphans.workloads) tell(remove_workload(config, name));
+  for (const std::string& id : orphans.migrations) tell(remove_migration(config, id, packets_held), id);
   return lines;
 }
 

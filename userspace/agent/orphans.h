@@ -6,6 +6,9 @@
 #include <vector>
 
 #include "agent/config.h"
+#include "base/clock.h"
+#include "base/result.h"
+#include "model/workload.h"
 
 // What is on this node of workloads and migrations that no record, no journal and nobody in this agent knows any more: a tree in its
 // cgroup, its devices and pins, a pager with a workload's memory, images. It comes to be where a record was lost or taken away.
@@ -34,5 +37,13 @@ void drop_claimed(Orphans& orphans, const OrphanClaims& claims);
 // Blocking; a line for each thing done, or not done and why. A pager whose workload still has a process stays, whoever's it is:
 // without it the kernel would hand out zero pages.
 [[nodiscard]] std::vector<std::string> remove_orphans(const Config& config, const Orphans& orphans, bool packets_held);
+
+// What both do that is done to an orphan, also for a migration that an operator gives up without its journal. Blocking.
+// Processes, cgroup, network and pins. Its workload may run elsewhere, with the same connections: nothing of what the kernel says for processes
+// that are killed reaches its clients. `bound` for them to go.
+[[nodiscard]] Status discard_workload(const Config& config, const WorkloadSpec& spec, Nanoseconds bound);
+// Pager and guardian, whoever keeps packets, images. Returns how many pagers and guardians that were; fails, and has done nothing, where they are
+// still needed.
+[[nodiscard]] Result<size_t> discard_migration(const Config& config, const std::string& id, bool packets_held);
 
 }  // namespace mose::agent
