@@ -199,6 +199,7 @@ Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& 
     if (!made && errno != EEXIST) return fail_errno("make directory " + file.path);
     if (made) unsynced.add(parent.get());
     MOSE_ASSIGN(Fd dir, open_at(parent.get(), leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+    if (target == CopyTarget::nobody) unsynced.add(dir.get());
     return set_owner(dir.get(), file, unsynced);
   }
   // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
@@ -211,6 +212,7 @@ Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& 
   struct stat info {};
   if (fstat(present->get(), &info) < 0) return fail_errno("stat " + file.path);
   if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
+  if (target == CopyTarget::nobody) unsynced.add(present->get());
   MOSE_TRY(write_differences(parent.get(), leaf, file, present->get(), static_cast<uint64_t>(info.st_size), target, unsynced));
   return set_owner(present->get(), file, unsynced);
 }
@@ -319,6 +321,8 @@ Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const 
     MOSE_ASSIGN(Fd dir, open_file(root, O_RDONLY | O_DIRECTORY));
     Unsynced unsynced;
     if (made) unsynced.add_all();
+    // Who has written what is the same already need not have synced it: an agent that died before it did, the workload when it was here.
+    if (target == CopyTarget::nobody) unsynced.add(dir.get());
     const Status written = write_mount(root, dir.get(), mount, names, files, target, unsynced);
     // Also where that has failed: what is the same the next time is not written again.
     const Status synced = mount == kLogMount ? Status{} : unsynced.sync(dir.get());

@@ -48,11 +48,11 @@ inline constexpr size_t kCopiedFilesMax = 16384;
 [[nodiscard]] Result<std::vector<CopiedFile>> read_copied(const WorkloadSpec& spec, const std::string& log_dir);
 // Who has the destination's copy open or mapped while it is written.
 enum class CopyTarget : uint8_t {
-  nobody,
+  nobody,   // nothing of the copy is known to be on the disk: all of it is synced, also what is the same already
   standby,  // a tree whose private pages must stay: a file that has become shorter is an error, before it is touched
 };
 // Makes the destination's copy equal: writes what differs, in place, and removes what the source does not have. Paths are
-// checked: nothing outside the mounts is touched, no symbolic link is followed. What has changed on a mount is on the disk afterwards:
+// checked: nothing outside the mounts is touched, no symbolic link is followed. A mount is on the disk afterwards as it is:
 // the workload may have been told that it is, at the source. That is not so of the log directory.
 [[nodiscard]] Status write_copied(const WorkloadSpec& spec, const std::string& log_dir,
                                   const std::vector<CopiedFile>& files, CopyTarget target = CopyTarget::nobody);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "base/fd.h"
@@ -12,7 +13,8 @@ namespace mose::agent {
 // Files and directories that were changed and are not known to be on their disk yet.
 class Unsynced {
  public:
-  // One that was written, or the directory in which one was made or removed. Nothing of the descriptor itself is kept.
+  // One that was written, or the directory in which one was made or removed. Nothing of the descriptor itself is kept. Naming one again at once
+  // is fine.
   void add(int changed);
   // More than can be named.
   void add_all() { more_ = true; }
@@ -23,6 +25,7 @@ class Unsynced {
  private:
   static constexpr size_t kOneByOneMax = 64;
   std::vector<Fd> changed_;
+  uint64_t last_ = 0;  // inode of the last one; 0: none
   bool more_ = false;
 };
 

@@ -210,6 +210,21 @@ TEST_F(FileSyncOnADisk, WhatHasArrivedOutlivesAPowerLoss) {
   EXPECT_EQ(all.at("many-199"), "199");
 }
 
+// By an agent that died before it had synced it, or by the workload when it was here.
+TEST_F(FileSyncOnADisk, WhatIsTheSameAlreadyOutlivesAPowerLossAsWell) {
+  using Files = std::map<std::string, std::string>;
+  write("b/gone", "removed by who has died");
+  ASSERT_TRUE(run("sync -f {}/b"));
+  for (const char* side : {"/a", "/b"}) {
+    fs::create_directories(dir_ + side + "/sub/below");
+    write(std::string(side).substr(1) + "/sub/state", "written by who has died");
+  }
+  fs::remove(dir_ + "/b/gone");
+  ASSERT_EQ(after_power_loss(), (Files{{"gone", "removed by who has died"}})) << "nothing of it is on the disk yet";
+  arrive();
+  EXPECT_EQ(after_power_loss(), (Files{{"sub", "a directory"}, {"sub/below", "a directory"}, {"sub/state", "written by who has died"}}));
+}
+
 TEST_F(FileSync, RefusesPathsThatLeaveTheMount) {
   for (const char* path : {"../outside/x", "/etc/x", "sub/../../outside/x", "", ".", "a/./b"}) {
     CopiedFile file;
