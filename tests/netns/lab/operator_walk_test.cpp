@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // docs/operator.md, typed on two nodes that have nothing of MOSE: every block of the page in its order, what each prints compared
 // with what the page says, while a client of the service counts.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 #include "bed.h"
 #include "counting.h"
 #include "kernel/cgroup.h"
+#include "kernel/netns.h"
 #include "lab/inventory.h"
 #include "lab/node.h"
 #include "lab/node_root.h"
@@ -37,6 +39,22 @@ std::string text_of(const fs::path& path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};
 }
+
+// The changes of the host by whatever runs before it are counted, and the one in /root/cut fails.
+constexpr const char* kCountedIp = R"sh(#!/bin/bash
+PATH=${PATH#*:}
+case "$*" in *" show "*) exec ip "$@" ;; esac
+n=$(($(cat /root/changes) + 1))
+echo $n > /root/changes
+[ $n != "$(cat /root/cut)" ] || exit 1
+exec ip "$@"
+)sh";
+
+// As a machine of a hoster has them: the gateways lie outside of what its addresses span, or need the device.
+constexpr const char* kUplinkRoutes =
+    "addr flush dev eth0\naddr add 198.51.100.11/24 dev eth0\naddr add 192.0.2.11/32 dev eth0\naddr add 2001:db8::11/64 dev eth0 nodad\n"
+    "route add 203.0.113.7 dev eth0 scope link\nroute add 203.0.113.128/25 via 203.0.113.7 dev eth0\n"
+    "route add default via 203.0.113.1 dev eth0 onlink metric 100\nroute add default via fe80::1 dev eth0 metric 512\n";
 
 // What a Debian has and a node of the lab has not.
 lab::RootAdditions debian() {
@@ -304,6 +322,61 @@ class OperatorWalk : public ::testing::Test {
   std::map<std::string, std::unique_ptr<WalkTerminal>> terminals_;
   std::unique_ptr<lab::Counting> client_;
 };
+
+// Cut off at each of its steps, and run again.
+TEST_F(OperatorWalk, TheBridgeIsMadeWithAllThatTheDeviceHadHoweverOftenItIsBegun) {
+  std::string problem;
+  auto steps = read_walk(text_of(fs::path(MOSE_SOURCE_DIR) / "docs/operator.md"), problem);
+  ASSERT_TRUE(steps) << problem;
+  auto script = std::ranges::find_if(*steps, [](const WalkStep& step) { return step.place == "a" && step.file == "/usr/local/sbin/mose-bridge"; });
+  ASSERT_NE(script, steps->end());
+  make_machines();
+  if (HasFatalFailure()) return;
+  take(*script);
+  write(root("a") + "/root/counted/ip", kCountedIp, 0755);
+  WalkTerminal* on = terminal("a");
+  ASSERT_NE(on, nullptr);
+  bool ended = false;
+  auto said = [&](const std::string& command) {
+    auto out = ended ? WalkTerminal::Said{true, ""} : on->type("{ set +e +o pipefail; } 2> /dev/null; " + command, kBlockBound);
+    ended = out.ended;
+    return out.text;
+  };
+  auto state_of = [&](const std::string& device) {
+    return said("ip -o address show dev " + device + " scope global | sed -E 's/.* (inet6? [^ ]+) .*/\\1/'; for f in -4 -6; do ip $f route show dev " + device +
+                " | grep -v 'proto kernel' | sed -E 's/ (linkdown|pref medium)//g'; done");
+  };
+  auto network = open_file(names_.netns_path("a"), O_RDONLY);
+  ASSERT_TRUE(network);
+  auto with_ipv6 = in_netns(network->get(), [] {  // the lab's nodes begin without
+    Status written;
+    for (const char* of : {"all", "default", "eth0"})
+      if (written) written = write_control(std::string("/proc/sys/net/ipv6/conf/") + of + "/disable_ipv6", "0");
+    return written;
+  });
+  ASSERT_TRUE(with_ipv6) << with_ipv6.error().what;
+  int changes = 1;
+  for (int cut = 1; changes >= cut - 1 && cut < 100; ++cut) {  // until the last one runs to its end
+    SCOPED_TRACE("cut off at change " + std::to_string(cut));
+    auto fresh = lab::run_ip(names_.netns("a"), kUplinkRoutes);
+    ASSERT_TRUE(fresh) << fresh.error().what;
+    const std::string before = state_of("eth0");
+    ASSERT_FALSE(ended) << before;
+    ASSERT_THAT(before, testing::AllOf(HasSubstr("inet6 2001:db8::11/64"), HasSubstr("onlink"), HasSubstr("default via fe80::1")));
+    said("echo 0 > /root/changes; echo " + std::to_string(cut) + " > /root/cut; PATH=/root/counted:$PATH sh -e /usr/local/sbin/mose-bridge > /dev/null 2>&1 || :");
+    changes = std::atoi(said("cat /root/changes").c_str());
+    EXPECT_EQ(said("sh -e /usr/local/sbin/mose-bridge && echo made"), "made\n");
+    EXPECT_EQ(state_of("br0"), before);
+    EXPECT_EQ(state_of("eth0"), "");
+    EXPECT_EQ(said("cat /sys/class/net/br0/address"), said("cat /sys/class/net/eth0/address"));
+    EXPECT_EQ(said("[ -e /sys/class/net/br0/brif/eth0 ] && echo a port"), "a port\n");
+    EXPECT_EQ(said("sh -e /usr/local/sbin/mose-bridge && echo again"), "again\n");
+    EXPECT_EQ(state_of("br0"), before);
+    ASSERT_TRUE(lab::run_ip(names_.netns("a"), "link set dev eth0 nomaster\nlink del dev br0\n"));
+    if (HasFailure()) return;
+  }
+  EXPECT_GE(changes, 15) << "not all were counted";
+}
 
 TEST_F(OperatorWalk, EveryBlockOfThePageDoesWhatThePageSays) {
   std::string problem;
