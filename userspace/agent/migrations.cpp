@@ -144,6 +144,9 @@ const DestinationMigration* Migrations::arrival_of(const std::string& workload) 
 SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
   SourceMigration::Handlers handlers;
   handlers.on_end = [this](const MigrationEnd& end) { on_end(end); };
+  handlers.on_alarm = [this](const MigrationEnd& end) {
+    if (auto added = core_.history.add(end.report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
+  };
   handlers.on_gone = [this, id] {
     core_.loop.post([this, id, alive = alive_] {
       if (!*alive) return;

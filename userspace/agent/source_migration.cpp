@@ -538,8 +538,10 @@ void SourceMigration::changed() {
   context_.progress(progress());
   bool frozen = state.phase >= plan::SourcePhase::freezing && state.phase <= plan::SourcePhase::restoring;
   if (connection_) connection_->expect_life(frozen ? kFrozenSilenceMax : Nanoseconds(0));
-  if (ended_ || !plan::settled(state)) return;
+  if (ended_) return alarm_late();
+  if (!plan::settled(state)) return;
   ended_ = true;
+  alarmed_ = state.reason.contains(plan::kMayRunTwice);
   timeline_.end("commit");
   MigrationEnd end{meta_.id, spec_.name, Role::source, state.outcome, state.reason, {}};
   end.report_json = report_json();
@@ -556,6 +558,16 @@ void SourceMigration::changed() {
   else moved = workloads.stay(spec_.name);
   if (!moved) log::error("the workload's state could not be written", {{"workload", spec_.name}, {"reason", moved.error().what}});
   post_([this, end = std::move(end)] { handlers_.on_end(end); });
+}
+
+// The source runs, and has said so, before it has reached a destination that may run as well.
+void SourceMigration::alarm_late() {
+  const plan::SourceState& state = driver_.state();
+  if (alarmed_ || !state.reason.contains(plan::kMayRunTwice)) return;
+  alarmed_ = true;
+  log::error("the workload may run twice", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", state.reason}});
+  MigrationEnd end{meta_.id, spec_.name, Role::source, state.outcome, state.reason, report_json()};
+  post_([this, end = std::move(end)] { handlers_.on_alarm(end); });
 }
 
 void SourceMigration::close() {

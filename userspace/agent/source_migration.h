@@ -30,7 +30,8 @@ class SourceMigration {
  public:
   struct Handlers {
     std::function<void(const MigrationEnd&)> on_end;  // the outcome is final (background work may go on)
-    std::function<void()> on_gone;                     // nothing is left to do
+    std::function<void(const MigrationEnd&)> on_alarm;  // after on_end: what its report says now
+    std::function<void()> on_gone;                      // nothing is left to do
   };
   SourceMigration(MigrationContext& context, JournalMeta meta, WorkloadSpec spec,
                   std::shared_ptr<const ProcessHandle> init, MigrationOptions options, Handlers handlers);
@@ -76,6 +77,7 @@ class SourceMigration {
 
   void execute(const plan::SourceAction& action);
   void changed();
+  void alarm_late();
   void done(plan::SourceActionKind kind, const Status& status, plan::RoundStats stats = {});
   void on_host(plan::SourceActionKind kind, std::function<Status()> job);
   void note_trouble(std::optional<plan::SourceActionKind> kind, const std::string& reason);
@@ -126,6 +128,7 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
+  bool alarmed_ = false;        // that two may run
   bool recovered_ = false;      // goes on for an agent that has died
   std::string noted_strategy_;  // of that one
   uint64_t bytes_done_ = 0;

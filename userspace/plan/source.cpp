@@ -53,8 +53,8 @@ void SourceMachine::recover(const std::vector<Record>& records, bool has_run_the
     s_.stopped = true;
     s_.resume_wanted = true;
     s_.abort_recorded = last == Record::aborted;
-    const bool overruled = contains(records, Record::commit);
-    s_.reason = overruled ? "the commit was taken back" : "the agent of the source was restarted before the commit";
+    s_.overruled = contains(records, Record::commit);
+    s_.reason = s_.overruled ? "the commit was taken back" : "the agent of the source was restarted before the commit";
   }
   advance();
 }
@@ -123,10 +123,10 @@ void SourceMachine::on(const MessageReceived& message) {
       if (undecided() && s_.prepare_out) abort(Outcome::failed, why.empty() ? "the destination failed" : why);
       // After the commit the destination goes on trying; what it says is for the operator.
       if (forward_only() && !s_.given_up) s_.reason = why;
-      // The operator was wrong about it. Nobody but him can end one of the two.
-      if (s_.phase == Phase::aborting && s_.given_up && s_.verdict_out) {
+      // The operator was wrong about it, or the destination itself. Nobody but him can end one of the two.
+      if (s_.phase == Phase::aborting && s_.overruled && s_.verdict_out) {
         s_.peer_settled = true;
-        s_.reason += "; THE WORKLOAD MAY RUN TWICE, stop one of them: " + why;
+        s_.reason += std::string("; ") + kMayRunTwice + ": " + why;
       }
       break;
     case Message::committed:

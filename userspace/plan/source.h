@@ -172,6 +172,7 @@ struct SourceState {
   bool committed_seen = false, redirect_settled = false, complete_seen = false, complete_recorded = false;
   bool killed = false, finish_recorded = false;
   bool given_up = false;         // the operator has decided in the destination's place
+  bool overruled = false;        // a commit that the destination may have heard is taken back, by its word or by the operator's
   bool pause_wanted = false;     // the next attempt at something waits for wait_retry
   unsigned connect_failures = 0, record_failures = 0, resume_failures = 0, redirect_failures = 0, kill_failures = 0;
 };
@@ -207,6 +208,8 @@ struct SourceStep {
 // well as the next start of the agent go on from it with recover_source.
 [[nodiscard]] bool nothing_left(const SourceState& state);
 
+// In the reason of an abort whose destination says that it runs all the same; also when that comes after the end of it.
+inline constexpr const char* kMayRunTwice = "THE WORKLOAD MAY RUN TWICE, stop one of them";
 // The beginning of the reason where that is so; nothing but the operator's word ends it (DestinationGone).
 inline constexpr const char* kThrownAway = "the destination has thrown the workload away, which had run there";
 

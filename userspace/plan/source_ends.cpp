@@ -36,7 +36,7 @@ void SourceMachine::take_back(const std::string& why) {
 
 // Only an abort that is on the disk does it; until then nobody is told anything.
 void SourceMachine::overrule_commit() {
-  s_.commit_doubtful = true;
+  s_.commit_doubtful = s_.overruled = true;
   s_.verdict = Verdict::undecided;
   s_.stopped = true;
 }

@@ -475,6 +475,24 @@ TEST(PlanSourceGone, ADestinationThatRunsAfterAllIsNamed) {
   EXPECT_THAT(source.state.reason, HasSubstr("MAY RUN TWICE"));
 }
 
+TEST(PlanSourceGone, AlsoAfterARestartOfTheSource) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::commit, Record::aborted});
+  source.done(resume_source);
+  EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
+  source.done(send);
+  EXPECT_THAT(source.hears(Message::failed, "ABORT after COMMIT: the workload runs here"), ElementsAre("record finished")) << "it is not asked again";
+  EXPECT_THAT(source.state.reason, HasSubstr("MAY RUN TWICE"));
+}
+
+TEST(PlanSourceGone, WhatNeverHadACommitCannotRunTwice) {
+  SourceDrive source = SourceDrive::recovering({Record::begun, Record::aborted});
+  source.done(resume_source);
+  source.done(connect);
+  source.done(send);
+  source.hears(Message::failed, "the journal of that migration cannot be used here");
+  EXPECT_THAT(source.state.reason, Not(HasSubstr("MAY RUN TWICE")));
+}
+
 // ---- Recovery
 
 TEST(PlanSourceRecovery, AnUndecidedMigrationIsAbortedAndAlwaysResumed) {
