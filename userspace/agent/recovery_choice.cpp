@@ -45,7 +45,13 @@ RecoveryChoice end_by_word(const RecoverySides& s) {
 
 // ---- A source that carries it out
 
+std::string mend_there(const RecoverySides& s) {
+  return fmt::format("{} has a journal of it that cannot be read: nobody knows whether {} has run there, and it does not go on before `mose recover {}` there",
+                     peer_of(s), s.workload, s.id.hex());
+}
+
 std::string what_waits(const RecoverySides& s) {
+  if (s.waiting && s.peer_says == Says::unreadable) return fmt::format("migration {} waits at its source: {}; {}", s.id.hex(), s.phase, mend_there(s));
   std::string text = fmt::format("migration {} goes on by itself at its source: {}", s.id.hex(), s.phase);
   if (!s.waiting) return text;
   if (s.peer_says == Says::nothing) {
@@ -69,6 +75,7 @@ RecoveryChoice source_under_way(const RecoverySides& s, Wish wish) {
   if (s.before_commit) return refuse_choice(fmt::format("the migration is before its commit: `mose cancel {}` leads back to a running {}", s.id.hex(), s.workload));
   if (!s.committed) return refuse_choice("the migration is being aborted or ended already: " + s.phase);
   const bool there = s.peer_says != Says::unreachable && !has_nothing(s);
+  if (s.peer_says == Says::unreadable) return refuse_choice(fmt::format("{} is not gone: ", peer_of(s)) + mend_there(s));
   if (there) return refuse_choice(fmt::format("{} is there and has the migration ({}): it goes on by itself", peer_of(s), to_string(s.peer_says)));
   if (s.connected && !has_nothing(s)) return refuse_choice(fmt::format("{} is connected: it is not gone", peer_of(s)));
   if (!s.waiting) return refuse_choice("the migration has everything, and ends by itself: " + s.phase);
@@ -115,12 +122,23 @@ RecoveryChoice source_without_journal(const RecoverySides& s, Wish wish) {
 // ---- A destination
 
 RecoveryChoice destination_under_way(const RecoverySides& s, Wish wish) {
+  if (wish == Wish::none && s.waiting && s.peer_says == Says::unreadable) {
+    return {.what = fmt::format("{}; its journal of it cannot be read: it says nothing before `mose recover {}` there", s.phase, s.id.hex())};
+  }
   if (wish == Wish::none) return {.what = s.phase};
   if (wish == Wish::resume) return refuse_choice("this node is the destination: only the source, or its operator, can say that it is to run here");
   if (!s.waiting) return refuse_choice(fmt::format("only what waits for its verdict is given up; `mose stop {}` ends what runs here", s.workload));
-  return {.action = Action::discard,
-          .what = fmt::format("what has arrived of {} is thrown away, and the source hears that it has never run here", s.workload),
-          .warning = fmt::format("if {} is switched off for good, this is the only one that is left", peer_of(s))};
+  // That it never ran here is certain; that another one is left is where the source itself says that it has not let go of it.
+  const bool kept_there = s.peer_says == Says::undecided || s.peer_says == Says::aborted;
+  RecoveryChoice discard{.action = Action::discard,
+                         .certain = kept_there,
+                         .what = fmt::format("what has arrived of {} is thrown away, and the source hears that it has never run here", s.workload)};
+  if (s.peer_says == Says::committed) {
+    discard.warning = fmt::format("{} has committed: it resumes {} only if its stopped tree is still whole", peer_of(s), s.workload);
+  } else if (!kept_there) {
+    discard.warning = fmt::format("if {} is switched off for good, this is the only one that is left", peer_of(s));
+  }
+  return discard;
 }
 
 RecoveryChoice destination_without_journal(const RecoverySides& s, Wish wish) {
@@ -144,7 +162,7 @@ RecoveryChoice destination_without_journal(const RecoverySides& s, Wish wish) {
 
 // Its journal decides alone, as at a start of the agent, unless the other one says the contrary.
 RecoveryChoice from_journal(const RecoverySides& s) {
-  const bool ran = s.peer_says == Says::committed || s.peer_says == Says::complete;
+  const bool ran = s.peer_says == Says::committed || s.peer_says == Says::complete || s.peer_says == Says::lost;
   const bool at_source = s.role == Role::source;
   if ((at_source && !s.committed && ran) || (!at_source && s.committed && s.peer_says == Says::aborted)) {
     return refuse_choice(fmt::format("the journals contradict each other: this node's says {}, {} says {}; nothing is done. Stop {} where it shall not run",

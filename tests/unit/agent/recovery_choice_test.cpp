@@ -95,6 +95,8 @@ TEST(RecoveryChoice, JournalsThatContradictEachOtherDecideNothing) {
   RecoverySides source = without_journal(Says::committed);
   source.journal = OwnJournal::readable;
   EXPECT_EQ(choose_recovery(source, Wish::none).action, Action::refuse);
+  source.peer_says = Says::lost;
+  EXPECT_EQ(choose_recovery(source, Wish::none).action, Action::refuse) << "it has run there, and has ended";
   source.committed = true;
   EXPECT_EQ(choose_recovery(source, Wish::none).action, Action::go_on);
   RecoverySides destination = without_journal(Says::aborted, Role::destination);
@@ -102,6 +104,27 @@ TEST(RecoveryChoice, JournalsThatContradictEachOtherDecideNothing) {
   EXPECT_EQ(choose_recovery(destination, Wish::none).action, Action::go_on);
   destination.committed = true;
   EXPECT_EQ(choose_recovery(destination, Wish::none).action, Action::refuse);
+}
+
+TEST(RecoveryChoice, AJournalThatCannotBeReadThereIsNotSaidToGoOnByItself) {
+  const RecoverySides source = waiting_source(Says::unreadable);
+  EXPECT_THAT(choose_recovery(source, Wish::none).what, testing::AllOf(HasSubstr("waits at its source"), HasSubstr("`mose recover"), testing::Not(HasSubstr("by itself"))));
+  for (Wish wish : {Wish::resume, Wish::give_up}) {
+    EXPECT_THAT(choose_recovery(source, wish).what, testing::AllOf(HasSubstr("cannot be read"), HasSubstr("`mose recover"), testing::Not(HasSubstr("by itself"))));
+  }
+  const RecoverySides destination{.role = Role::destination, .node = "b", .peer = "a", .workload = "redis", .peer_says = Says::unreadable, .waiting = true, .phase = "asked"};
+  EXPECT_THAT(choose_recovery(destination, Wish::none).what, HasSubstr("cannot be read"));
+}
+
+TEST(RecoveryChoice, WhatWaitsForItsVerdictIsGivenUpForCertainOnlyWhereTheSourceStillHasIt) {
+  for (Says says : kAllSays) {
+    const RecoverySides sides{.role = Role::destination, .node = "b", .peer = "a", .workload = "redis", .peer_says = says, .waiting = true};
+    const RecoveryChoice choice = choose_recovery(sides, Wish::give_up);
+    const bool certain = says == Says::undecided || says == Says::aborted;
+    EXPECT_EQ(choice.action, Action::discard) << to_string(says);
+    EXPECT_EQ(choice.certain, certain) << to_string(says);
+    EXPECT_EQ(choice.warning.empty(), certain) << to_string(says);
+  }
 }
 
 TEST(RecoveryChoice, WhereNoProcessIsItIsForgotten) {
