@@ -157,13 +157,24 @@ TEST_F(OperatorDecides, ADestinationThatIsGoneForGoodIsResumedAtTheSource) {
 
 // The same word, and the destination is there: it goes forward, whoever says what.
 TEST_F(OperatorDecides, ADestinationThatIsThereIsNotGone) {
-  move_until_killed(FrameType::committed, Direction::from_target, destination_);
+  constexpr uint64_t kSlowBps = 10'000'000;  // so that it has not ended before it is decided about
+  kill_at(FrameType::committed, Direction::from_target, destination_);
+  start({.strategy = "postcopy", .max_bandwidth_bps = kSlowBps});
+  if (!HasFatalFailure()) wait_for_death(destination_);
   if (HasFatalFailure()) return;
   restart_agents();
   if (HasFatalFailure()) return;
-  auto refused = bed_->command(source_, {"recover", id_, "--resume-here", "--yes"});
-  ASSERT_TRUE(refused) << refused.error().what;
-  EXPECT_NE(refused->exit_code, 0) << refused->text;
+  // It is asked once it has been reached: before that it counts as gone, and the operator as one who knows.
+  std::string shown;
+  EXPECT_TRUE(wait_until([&] { return (shown = said(source_, {"recover", id_, "--dry-run"})).find("cannot be asked") == std::string::npos; }, kReachBound)) << shown;
+  for (const char* wish : {"--resume-here", "--give-up"}) {
+    EXPECT_THAT(said(source_, {"recover", id_, wish, "--yes"}, 3),
+                ::testing::AllOf(::testing::HasSubstr("node " + destination_ + " is there and has the migration (committed): it goes on by itself"),
+                                 ::testing::HasSubstr("nothing was done")));
+  }
+  EXPECT_TRUE(stopped(source_)) << "the state of the past";
+  EXPECT_FALSE(stopped(destination_)) << "it runs there, and goes on";
+  EXPECT_THAT(phase_at(source_), ::testing::Not(::testing::HasSubstr("aborting")));
   check_end(Side::destination);
 }
 

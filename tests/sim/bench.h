@@ -127,9 +127,13 @@ struct Hooks {
   bool forget_note = false;  // a restarted agent of the source is not told that the workload has run at the destination
   // The destination's node loses its power at some moment and stays away until the source's operator has decided, and longer.
   bool destination_dies = false;
+  // Its agent loses its state directory after the commit, and knows nothing of what it has restored, or of what runs there. Or somebody
+  // there has thrown away what had run, and taken it for what never did.
+  bool destination_forgets = false;
+  bool forgotten_is_aborted = false;  // an agent that knows nothing of a migration says of it that it has never run
 
   // Only there does it matter that the source writes down where the workload runs; elsewhere each seed would be another run by it.
-  [[nodiscard]] bool operator_decides() const { return destination_dies; }
+  [[nodiscard]] bool operator_decides() const { return destination_dies || destination_forgets; }
 };
 
 struct Bench {

@@ -113,6 +113,7 @@ void DestinationAgent::answer_stray(Network::Id id, Message message) {
   if (message != Message::commit) return;
   const auto& history = world_.destination_registry.history;
   if (undecided_.empty() && history == Outcome::failed) return answer(Message::aborted);
+  if (undecided_.empty() && !history && bench_.hooks.forgotten_is_aborted) return answer(Message::aborted);
   if (!undecided_.empty() || !(history == Outcome::complete || history == Outcome::lost)) {
     return answer(Message::failed, "no such migration here");
   }
@@ -127,6 +128,30 @@ void DestinationAgent::stop() {
   world_.destination_egress = false;
   world_.given_up = true;
   event(plan::TreeEnded{"workload redis was stopped"});
+}
+
+void DestinationAgent::forget(bool thrown_away) {
+  crash();
+  bench_.note(Side::destination, thrown_away ? "what has run there is THROWN AWAY as what has not" : "the state directory is LOST");
+  world_.destination_disk.lose_files();
+  world_.destination_registry = {};
+  if (!thrown_away) return;
+  world_.destination = Tree::absent;
+  world_.destination_egress = world_.prepared = false;
+  world_.given_up = true;
+  world_.destination_registry.history = Outcome::failed;
+}
+
+bool DestinationAgent::has_nothing() const {
+  const auto& history = world_.destination_registry.history;
+  return bench_.hooks.destination_forgets && up_ && !state_ && undecided_.empty() && (!history || (history == Outcome::failed && world_.has_run));
+}
+
+void DestinationAgent::clean_up() {
+  bench_.note(Side::destination, "the operator cleans up");
+  world_.given_up = world_.given_up || world_.destination == Tree::running;
+  world_.destination = Tree::absent;
+  world_.destination_egress = world_.prepared = world_.map_out = world_.pages_complete = false;
 }
 
 // Into the history; a while later the journal goes, and with it what still answers.

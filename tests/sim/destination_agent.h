@@ -23,6 +23,9 @@ class DestinationAgent {
   void receive(Network::Id id, plan::Message message, const std::string& reason);
   void lost(Network::Id id);
   void stop();            // `mose stop`: the tree is ended, whatever it still misses
+  void forget(bool thrown_away);  // dies, and finds nothing of it when it starts
+  [[nodiscard]] bool has_nothing() const;  // and says so, for ever
+  void clean_up();  // `mose cleanup`: what no record names
   void pages_complete();  // the pager says so; a starting agent asks it
 
   [[nodiscard]] bool up() const { return up_; }

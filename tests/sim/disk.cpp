@@ -258,6 +258,15 @@ void SimulatedDisk::lose_power() {
   lose_agent();
 }
 
+void SimulatedDisk::lose_files() {
+  steps_.clear();
+  view_ = {};
+  names_.clear();
+  platter_names_.clear();
+  ++versions_.durable;
+  ++versions_.cached;
+}
+
 std::map<std::string, std::string> SimulatedDisk::durable() {
   settle();
   std::map<std::string, std::string> out;

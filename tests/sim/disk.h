@@ -39,6 +39,7 @@ class SimulatedDisk : public agent::JournalDisk {
 
   void lose_agent();
   void lose_power();
+  void lose_files();  // by somebody's hand, beside an agent that has died
 
   // What the loss of the machine could not take, by path; `cached`: what the next agent would read. Whoever looks sees what
   // has ended by now.

@@ -122,6 +122,20 @@ TEST(PlanMutation, ARestartedSourceThatForgetsThatTheDestinationHasRunIsFound) {
   EXPECT_TRUE(found(bug, "the source runs, and has written down that the destination has run"));
 }
 
+TEST(PlanMutation, ACommitThatIsTakenBackFromADestinationThatHadSaidThatItRunsIsFound) {
+  Hooks bug;
+  bug.destination_forgets = true;
+  bug.forget_note = true;
+  EXPECT_TRUE(found(bug, "the source runs after the destination has run"));
+}
+
+TEST(PlanMutation, ADestinationThatKnowsNothingAndSaysThatItNeverRanIsFound) {
+  Hooks bug;
+  bug.destination_forgets = true;
+  bug.forgotten_is_aborted = true;
+  EXPECT_TRUE(found(bug, "the destination runs and the source has no durable commit"));
+}
+
 TEST(PlanMutation, ASourceThatNobodyResumesIsFound) {
   Hooks bug;
   bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {

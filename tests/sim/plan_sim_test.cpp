@@ -89,12 +89,9 @@ TEST(PlanSimulation, SeedsThatOnceFailed) {
   }
 }
 
-// Its operator knows that it is switched off; whatever it was doing, and when it comes back after all, at most one side runs.
-TEST(PlanSimulation, ADestinationThatIsGoneForGoodIsDecidedAboutByTheOperatorOfTheSource) {
+void check_what_an_operator_decides(const Hooks& hooks) {
   const uint64_t only = from_environment("MOSE_SIM_SEED", 0);
   const uint64_t seeds = only ? only : test::in_full() ? 5000 : 500;
-  Hooks hooks;
-  hooks.destination_dies = true;
   unsigned resumed = 0, ended = 0;
   for (uint64_t seed = only ? only : 1; seed <= seeds; ++seed) {
     Verdicts run = simulate(seed, hooks);
@@ -108,6 +105,20 @@ TEST(PlanSimulation, ADestinationThatIsGoneForGoodIsDecidedAboutByTheOperatorOfT
   if (only) return;
   EXPECT_GT(resumed, 10u);
   EXPECT_GT(ended, 10u);
+}
+
+// Its operator knows that it is switched off; whatever it was doing, and when it comes back after all, at most one side runs.
+TEST(PlanSimulation, ADestinationThatIsGoneForGoodIsDecidedAboutByTheOperatorOfTheSource) {
+  Hooks hooks;
+  hooks.destination_dies = true;
+  check_what_an_operator_decides(hooks);
+}
+
+// It answers, and has nothing of it, or has thrown away what had run: neither side goes on, and what has run there does not run here again.
+TEST(PlanSimulation, ADestinationThatKnowsNothingIsDecidedAboutByTheOperatorOfTheSource) {
+  Hooks hooks;
+  hooks.destination_forgets = true;
+  check_what_an_operator_decides(hooks);
 }
 
 TEST(PlanSimulation, TheSameSeedGivesTheSameTrace) {

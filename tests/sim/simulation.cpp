@@ -47,8 +47,8 @@ class Simulation {
       if (auto at = bench_.faults.sleep_at[index]; at != 0ns) bench_.loop.after(at, [this, side] { fall_asleep(side); });
     }
     next_loss();
-    dies_late_ = bench_.hooks.destination_dies && bench_.random.coin();
-    if (bench_.hooks.destination_dies) wait_for_commit();
+    dies_late_ = bench_.hooks.operator_decides() && bench_.random.coin();
+    if (bench_.hooks.operator_decides()) wait_for_commit();
     bench_.loop.after(bench_.faults.end - bench_.loop.now(), [this] { heal(); });
     poll_pager();
     play();
@@ -91,6 +91,8 @@ class Simulation {
   bool operator_recovers();
   void wait_for_commit();
   bool operator_decides();
+  bool operator_asks();
+  void say(const plan::DestinationGone& gone);
   void check_rest();
 
   Bench bench_;
@@ -108,7 +110,7 @@ void Simulation::draw_faults() {
   Random& random = bench_.random;
   Faults& faults = bench_.faults;
   faults.end = bench_.loop.now() + random.between(100ms, random.coin() ? 2s : 120s);
-  faultless_ = random.chance(0.03) && !bench_.hooks.destination_dies;
+  faultless_ = random.chance(0.03) && !bench_.hooks.operator_decides();
   if (faultless_) return;
   constexpr double kFail[] = {0, 0, 0.01, 0.05, 0.3};
   constexpr double kSlow[] = {0, 0, 0, 0.01, 0.05};
@@ -242,7 +244,7 @@ void Simulation::heal() {
   if (!destination_dead_) destination_.restart();
 }
 
-// Then the destination's node is gone, sooner or later.
+// Then the destination's node is gone, or knows nothing any more, sooner or later.
 void Simulation::wait_for_commit() {
   bench_.loop.after(bench_.random.between(0ms, 2ms), [this] {
     const auto& state = source_.state();
@@ -252,9 +254,14 @@ void Simulation::wait_for_commit() {
       if (bench_.loop.now() < bench_.faults.end) wait_for_commit();
       return;
     }
-    bench_.note(Side::destination, "the node is gone");
-    destination_dead_ = true;
-    take_power(Side::destination);
+    if (bench_.hooks.destination_forgets) {
+      destination_.forget(world_.noted_that_it_ran && bench_.random.coin());
+      restart_later(Side::destination);
+    } else {
+      bench_.note(Side::destination, "the node is gone");
+      destination_dead_ = true;
+      take_power(Side::destination);
+    }
     if (!bench_.random.coin()) return;
     // And what the source's agent knows of it is what it has written down.
     bench_.loop.after(bench_.random.between(0ms, 50ms), [this] {
@@ -267,7 +274,7 @@ void Simulation::wait_for_commit() {
 // Whoever knows that it is switched off, whatever it has done before. It comes back all the same, some time later.
 bool Simulation::operator_decides() {
   const auto& state = source_.state();
-  if (!destination_dead_) return false;
+  if (!destination_dead_) return destination_.has_nothing() && operator_asks();
   if (!state || state->phase == plan::SourcePhase::done) {
     // Nothing waits for it: it had said everything before it went.
     destination_dead_ = false;
@@ -277,21 +284,44 @@ bool Simulation::operator_decides() {
   auto choice = bench_.random.coin() ? plan::GoneChoice::resume : plan::GoneChoice::end;
   if (!plan::may_decide(*state, {choice})) choice = plan::GoneChoice::end;
   if (!plan::may_decide(*state, {choice})) return false;
-  const bool resume = choice == plan::GoneChoice::resume;
-  (resume ? result_.resumed_here : result_.ended_here) = true;
-  (resume ? world_.decided_here : world_.given_up) = true;
-  source_.decide(choice);
-  if (bench_.random.coin()) {
-    bench_.loop.after(bench_.random.between(0ms, 20ms), [this] {
-      source_.crash();
-      restart_later(Side::source);
-    });
-  }
+  say({choice});
   bench_.loop.after(bench_.random.between(0ms, bench_.random.coin() ? 50ms : 60s), [this] {
     destination_dead_ = false;
     destination_.restart();
   });
   return true;
+}
+
+// Of one that is there, and says for ever that it has nothing: he looks there before he decides, and removes what is left there. What runs
+// there with all of its memory may stay.
+bool Simulation::operator_asks() {
+  const auto& state = source_.state();
+  const bool waits = state && plan::may_decide(*state, {plan::GoneChoice::end, true});
+  const bool runs = world_.destination == Tree::running;
+  if (runs && !waits && world_.complete_once) {
+    const bool left = world_.prepared;
+    world_.prepared = false;  // the pager ends by itself
+    return left;
+  }
+  const bool left = world_.destination != Tree::absent || world_.prepared;
+  if (left) destination_.clean_up();
+  if (!waits) return left;
+  auto choice = runs || bench_.random.coin() ? plan::GoneChoice::end : plan::GoneChoice::resume;
+  if (!plan::may_decide(*state, {choice, true})) choice = plan::GoneChoice::end;
+  say({choice, true});
+  return true;
+}
+
+void Simulation::say(const plan::DestinationGone& gone) {
+  const bool resume = gone.choice == plan::GoneChoice::resume;
+  (resume ? result_.resumed_here : result_.ended_here) = true;
+  (resume ? world_.decided_here : world_.given_up) = true;
+  source_.decide(gone);
+  if (!bench_.random.coin()) return;
+  bench_.loop.after(bench_.random.between(0ms, 20ms), [this] {
+    source_.crash();
+    restart_later(Side::source);
+  });
 }
 
 // The pager lives apart from both agents; it needs the source's agent, which serves the frozen tree, and the network.

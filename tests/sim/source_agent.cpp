@@ -34,10 +34,10 @@ void SourceAgent::cancel() {
   event(plan::CancelRequested{});
 }
 
-void SourceAgent::decide(plan::GoneChoice choice) {
+void SourceAgent::decide(const plan::DestinationGone& gone) {
   if (!up_ || !state_) return;
-  bench_.note(Side::source, choice == plan::GoneChoice::resume ? "the operator resumes the workload" : "the operator gives it up");
-  event(plan::DestinationGone{choice});
+  bench_.note(Side::source, gone.choice == plan::GoneChoice::resume ? "the operator resumes the workload" : "the operator gives it up");
+  event(gone);
 }
 
 void SourceAgent::recover() {

@@ -22,7 +22,7 @@ class SourceAgent {
   void cancel();
   void recover();  // `mose recover`, and what every start of the agent does
   // What its operator says of a destination that is gone for good.
-  void decide(plan::GoneChoice choice);
+  void decide(const plan::DestinationGone& gone);
   void crash();
   void restart();
   void receive(Network::Id id, plan::Message message, const std::string& reason);
