@@ -198,6 +198,26 @@ TEST_F(OperatorDecides, ASourceWithoutItsJournalAsksBeforeItRuns) {
   std::filesystem::remove(bed_->root(source_) + "/var/lib/mose/moved-away");
 }
 
+// Found again, it decides as it would have at the start of the agent: the other node, which waits for just that, does not say the contrary.
+TEST_F(OperatorDecides, AJournalThatIsBackIsFoundWithoutTheOperator) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  bed_->kill_agent(source_);
+  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
+  const std::string state = bed_->root(source_) + "/var/lib/mose/", journal = state + "journal/" + id_ + ".source";
+  std::filesystem::rename(journal, state + "moved-away");
+  restart_agents();
+  if (HasFatalFailure()) return;
+  EXPECT_THAT(phase_at(source_), ::testing::HasSubstr("undecided: its journal"));
+  bed_->kill_agent(destination_);  // who cannot be asked has not said that it agrees
+  ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(destination_); }, kDeathBound));
+  std::filesystem::rename(state + "moved-away", journal);
+  std::this_thread::sleep_for(std::chrono::seconds(5));  // one look at least
+  EXPECT_THAT(phase_at(source_), ::testing::HasSubstr("undecided: its journal"));
+  restart_agents();
+  if (!HasFatalFailure()) check_end(Side::destination);
+}
+
 // With its node and its memory; the name is free again, and a destination that comes back has nothing to run.
 TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
   constexpr uint64_t kSlowBps = 20'000'000;

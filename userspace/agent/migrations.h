@@ -90,6 +90,10 @@ class Migrations : public MigrationService {
   [[nodiscard]] OwnRecord read_own(const MigrationId& id, Role role) const;
   [[nodiscard]] bool own_sides(const MigrationId& id, RecoverySides& sides, Recovery& out) const;
   [[nodiscard]] std::vector<JournalMeta> to_be_asked(const MigrationId& id) const;
+  void ask_others(const MigrationId& id, std::function<void(const Asked&)> then);
+  // Those that this agent has found and could not use, until each of them is carried out or forgotten.
+  void retry_later();
+  void retry(const MigrationId& id);
   void decide(const RecoveryRequest& request, const Asked& asked, const RecoveryDone& done);
   void act(const RecoverySides& sides, Recovery recovery, const RecoveryDone& done);
   [[nodiscard]] Answer<void> go_on(const MigrationId& id, Role role);
@@ -130,10 +134,12 @@ class Migrations : public MigrationService {
     MigrationId id;
     Role role;
     std::string reason;
+    bool since_start = false;  // nothing of it was carried out yet: it is looked at again, with growing pauses
   };
   [[nodiscard]] const Undecided* undecided(const MigrationId& id) const;
   [[nodiscard]] MigrationProgress progress_of(const Undecided& undecided) const;
   std::vector<Undecided> undecided_;
+  Nanoseconds retry_pause_{0};
   std::function<void()> shut_down_done_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -21,6 +21,9 @@ namespace {
 
 constexpr Nanoseconds kAbortThereBound = std::chrono::seconds(10);  // a destination kills its tree and takes its network away
 constexpr Nanoseconds kDiscardBound = std::chrono::seconds(5);
+// Between two looks at what could not be used at the start: a journal read, and one question to the other node where it can be.
+constexpr Nanoseconds kUndecidedFirst = std::chrono::seconds(2);
+constexpr Nanoseconds kUndecidedMax = std::chrono::minutes(1);
 
 PeerSays says_of(const Result<MigrationRecord>& answer) {
   if (!answer) return PeerSays::unreachable;
@@ -141,9 +144,9 @@ std::vector<JournalMeta> Migrations::to_be_asked(const MigrationId& id) const {
   return metas;
 }
 
-void Migrations::recover(const RecoveryRequest& request, RecoveryDone done) {
-  const log::ForMigration named(request.id.hex());
-  auto ask = [metas = to_be_asked(request.id), &peers = core_.peers, hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
+void Migrations::ask_others(const MigrationId& id, std::function<void(const Asked&)> then) {
+  const log::ForMigration named(id.hex());
+  auto ask = [metas = to_be_asked(id), &peers = core_.peers, hello = context_.hello, bound = core_.config.limits.peer_connect_max] {
     Asked asked;
     for (const JournalMeta& meta : metas) asked.emplace(meta.peer, fail("not asked"));
     std::vector<std::jthread> asking;
@@ -153,8 +156,39 @@ void Migrations::recover(const RecoveryRequest& request, RecoveryDone done) {
     asking.clear();
     return asked;
   };
-  core_.workers.run(ask, [this, request, done = std::move(done), alive = alive_](const Asked& asked) {
-    if (*alive) decide(request, asked, done);
+  core_.workers.run(ask, [then = std::move(then), alive = alive_](const Asked& asked) {
+    if (*alive) then(asked);
+  });
+}
+
+void Migrations::recover(const RecoveryRequest& request, RecoveryDone done) {
+  ask_others(request.id, [this, request, done = std::move(done)](const Asked& asked) { decide(request, asked, done); });
+}
+
+void Migrations::retry_later() {
+  if (std::ranges::none_of(undecided_, &Undecided::since_start)) return;
+  retry_pause_ = std::clamp(retry_pause_ * 2, kUndecidedFirst, kUndecidedMax);
+  core_.loop.after(retry_pause_, [this, alive = alive_] {
+    if (!*alive) return;
+    std::vector<MigrationId> ids;
+    for (const Undecided& left : undecided_) {
+      // Without a journal there is nothing to ask about: what is left then is the operator's to say.
+      if (left.since_start && read_own(left.id, left.role).contents) ids.push_back(left.id);
+    }
+    for (const MigrationId& id : ids) retry(id);
+    retry_later();
+  });
+}
+
+void Migrations::retry(const MigrationId& id) {
+  ask_others(id, [this, id](const Asked& asked) {
+    RecoverySides sides;
+    Recovery shown;
+    if (undecided(id) == nullptr || !own_sides(id, sides, shown)) return;
+    take_answers(sides, asked);
+    if (!goes_on_alone(sides)) return;
+    log::warn("a journal that could not be used can be now", {{"migration", id.hex()}, {"role", to_string(sides.role)}});
+    if (auto gone_on = go_on(id, sides.role); !gone_on) log::warn("a migration stays undecided", {{"reason", gone_on.error().reason}});
   });
 }
 

@@ -60,7 +60,7 @@ void Migrations::claim_unjournalled() {
     if (sources_.contains(*id) || destinations_.contains(*id) || undecided(*id) != nullptr) continue;
     auto group = Cgroup::open(workload->cgroup);
     if (!group || !group->populated().value_or(true) || (!arriving && !group->frozen().value_or(true))) continue;
-    undecided_.push_back({*id, arriving ? Role::destination : Role::source, "its journal is gone"});
+    undecided_.push_back({*id, arriving ? Role::destination : Role::source, "its journal is gone", true});
     log::error("a workload's migration has left no journal: it stays as it is until `mose recover`",
                {{"workload", workload->spec.name}, {"migration", workload->migration}});
   }
@@ -81,6 +81,7 @@ void Migrations::recover_all() {
     for (JournalEntry& entry : *entries) (void)recover_one(std::move(entry));
   }
   claim_unjournalled();
+  retry_later();
 }
 
 // The migration has ended, and we died before it was tidied up. `left`: the workload is away by it, and nothing of it is
@@ -177,7 +178,7 @@ bool Migrations::recover_one(JournalEntry entry) {
   const log::ForMigration named(entry.id.hex());
   auto give_up = [&](const std::string& reason) {
     log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
-    undecided_.push_back({entry.id, entry.role, reason});
+    undecided_.push_back({entry.id, entry.role, reason, true});
     return false;
   };
   if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what);

@@ -198,6 +198,11 @@ bool has_nothing(const RecoverySides& s) {
   return s.peer_says == Says::nothing || (s.has_run_there && s.peer_says == Says::aborted);
 }
 
+bool goes_on_alone(const RecoverySides& s) {
+  if (s.journal != OwnJournal::readable || choose_recovery(s, Wish::none).action != Action::go_on) return false;
+  return s.peer_says != Says::unreachable && s.peer_says != Says::too_old && s.peer_says != Says::nothing && s.peer_says != Says::unreadable;
+}
+
 bool harmless(RecoveryAction action) { return action == Action::none || action == Action::refuse; }
 
 const char* to_string(RecoveryAction action) {

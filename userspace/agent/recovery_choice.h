@@ -73,6 +73,9 @@ struct RecoveryChoice {
 [[nodiscard]] RecoveryChoice choose_recovery(const RecoverySides& sides, RecoveryWish wish);
 // The peer of a source is there and will answer the same for ever: that it has nothing of it, or has thrown away what had run there.
 [[nodiscard]] bool has_nothing(const RecoverySides& sides);
+// Of a journal that could not be used when the agent started, and can be now: whether it is gone on from without an operator. It may be an
+// old one that was put back, so that the other side has to have said what it has, and not the contrary.
+[[nodiscard]] bool goes_on_alone(const RecoverySides& sides);
 // Nothing is changed by it, and nobody has to agree.
 [[nodiscard]] bool harmless(RecoveryAction action);
 

@@ -127,6 +127,20 @@ TEST(RecoveryChoice, WhatWaitsForItsVerdictIsGivenUpForCertainOnlyWhereTheSource
   }
 }
 
+TEST(RecoveryChoice, AJournalThatIsBackIsGoneOnFromAloneWhereTheOtherSideAgrees) {
+  for (Role role : {Role::source, Role::destination}) {
+    for (Says says : kAllSays) {
+      RecoverySides sides = without_journal(says, role);
+      EXPECT_FALSE(goes_on_alone(sides)) << "it is gone";
+      sides.journal = OwnJournal::readable;
+      sides.committed = true;
+      const bool told = says != Says::unreachable && says != Says::too_old && says != Says::nothing && says != Says::unreadable;
+      const bool contrary = role == Role::destination && says == Says::aborted;
+      EXPECT_EQ(goes_on_alone(sides), told && !contrary) << to_string(says);
+    }
+  }
+}
+
 TEST(RecoveryChoice, WhereNoProcessIsItIsForgotten) {
   for (Role role : {Role::source, Role::destination}) {
     RecoverySides sides = without_journal(Says::unreachable, role);
