@@ -77,7 +77,7 @@ Status DestinationHost::check() {
                             "it. Keep that where it lies on the node it comes from, or start the workload here anew",
                             spec.name, shown));
   }
-  MOSE_TRY(check_capabilities(payload_.capabilities));
+  MOSE_TRY(check_capabilities(payload_.capabilities.value_or(0)));
   MOSE_TRY(check_devices());
   auto reasons = compare_files(spec, payload_.files);
   if (!reasons.empty()) return fail(reasons.front());
@@ -94,7 +94,7 @@ Status DestinationHost::check_capabilities(uint64_t permitted) const {
 
 // Who has SYS_ADMIN is root of the node as it is.
 Status DestinationHost::check_devices() const {
-  if (((payload_.capabilities >> CAP_SYS_ADMIN) & 1) != 0) return {};
+  if (((payload_.capabilities.value_or(0) >> CAP_SYS_ADMIN) & 1) != 0) return {};
   MOSE_ASSIGN(std::string devices, devices_of_the_node(payload_.spec));
   if (devices.empty()) return {};
   return fail(fmt::format("workload {} would be given {} of this node: remove that from its root {} here", payload_.spec.name, devices, payload_.spec.root));
@@ -104,8 +104,9 @@ Status DestinationHost::check_devices() const {
 Status DestinationHost::check_images(const ImagesPayload& images) const {
   MOSE_ASSIGN(uint64_t permitted, restore::permitted_capabilities(images.images));
   MOSE_TRY(check_capabilities(permitted));
-  const uint64_t more = permitted & ~payload_.capabilities;
-  if (payload_.capabilities == 0 || more == 0) return {};  // an agent that does not say them
+  if (!payload_.capabilities) return {};  // an agent that does not say them
+  const uint64_t more = permitted & ~*payload_.capabilities;
+  if (more == 0) return {};
   return fail(fmt::format("workload {} comes with {}, of which node {} has not said that it has them: if it has got them since the move began, move it "
                           "again",
                           payload_.spec.name, capability_names(more), peer_));

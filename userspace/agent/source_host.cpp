@@ -142,11 +142,13 @@ Result<PreparePayload> SourceHost::inspect() {
   MOSE_ASSIGN(payload.mtu, network_->mtu());
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   payload.tasks = static_cast<uint32_t>(tree.size());
+  uint64_t permitted = 0;
   for (const ProcessHandle& process : tree) {
     // What is mapped of files lies at the destination already. One that ends has no memory any more.
-    if (auto has = status_field(process, "CapPrm")) payload.capabilities |= std::strtoull(has->c_str(), nullptr, 16);
+    if (auto has = status_field(process, "CapPrm")) permitted |= std::strtoull(has->c_str(), nullptr, 16);
     if (auto rss = status_field(process, "RssAnon")) payload.memory_bytes += std::strtoull(rss->c_str(), nullptr, 10) * 1024;
   }
+  payload.capabilities = permitted;
   MOSE_ASSIGN(std::vector<SpaceProcess> spaces, cgroup_spaces(cgroup_.path()));
   MOSE_ASSIGN(std::vector<SharedObject> shared, shared_objects(spaces));
   for (const SharedObject& object : shared) payload.memory_bytes += object.resident;

@@ -108,7 +108,7 @@ std::string encode(const PreparePayload& payload) {
     out.mutable_tunnel()->set_port(payload.path.tunnel->port);
   }
   out.set_memory_bytes(payload.memory_bytes);
-  out.set_capabilities(payload.capabilities);
+  if (payload.capabilities) out.set_capabilities(*payload.capabilities);
   out.set_tasks(payload.tasks);
   out.set_mtu(payload.mtu);
   out.set_memory_first(payload.memory_first);
@@ -160,7 +160,7 @@ Result<PreparePayload> decode_prepare(const std::string& bytes) {
   }
   MOSE_ASSIGN(payload.path.tunnel, tunnel_from_wire(in));
   payload.memory_bytes = in.memory_bytes();
-  payload.capabilities = in.capabilities();
+  if (in.has_capabilities()) payload.capabilities = in.capabilities();
   payload.tasks = in.tasks();
   payload.mtu = in.mtu();
   payload.memory_first = in.memory_first();

@@ -26,7 +26,7 @@ struct PreparePayload {
   std::vector<handover::Neighbour> neighbours;
   handover::PeerPath path;  // of redirected frames, as the sender sees it; only the tunnel is sent
   uint64_t memory_bytes = 0;
-  uint64_t capabilities = 0;  // of any process of it; 0: an agent that does not say them
+  std::optional<uint64_t> capabilities;  // of any process of it; nothing: an agent that does not say them
   uint32_t tasks = 0;
   uint32_t mtu = 0;  // of the workload's device; 0: an agent that does not say it
   bool memory_first = false;  // READY only when every page is in

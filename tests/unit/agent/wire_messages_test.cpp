@@ -44,6 +44,11 @@ TEST(WireMessages, PrepareComesBackAsItWas) {
   EXPECT_EQ(got->path, sent.path);
   sent.path.tunnel.reset();
   EXPECT_EQ(decode_prepare(encode(sent))->path.tunnel, std::nullopt);
+  // To have none is another thing than not to say it.
+  sent.capabilities = 0;
+  EXPECT_EQ(decode_prepare(encode(sent))->capabilities, 0u);
+  sent.capabilities.reset();
+  EXPECT_EQ(decode_prepare(encode(sent))->capabilities, std::nullopt);
 }
 
 TEST(WireMessages, PrepareOfAHostilePeerIsRefused) {
