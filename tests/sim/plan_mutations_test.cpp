@@ -150,7 +150,10 @@ TEST(PlanMutation, ASlowdownThatAnAbortDoesNotEndIsFound) {
   Hooks bug;
   bug.source = [](const SourceState&, const SourceEvent&, SourceStep& step) {
     SourceState& state = step.state;
-    if (state.phase == SourcePhase::aborting && !state.stopped && !state.armed) state.resume_wanted = false;
+    if (state.phase != SourcePhase::aborting || state.stopped || state.armed) return;
+    std::erase_if(step.actions, [](const SourceAction& action) { return action.kind == SourceActionKind::resume_source; });
+    std::erase(state.running, SourceActionKind::resume_source);
+    state.resume_wanted = false;
   };
   EXPECT_TRUE(found(bug, "while the source does not run at full speed"));
 }

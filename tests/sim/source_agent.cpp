@@ -397,9 +397,11 @@ void SourceAgent::dump(uint64_t token, bool fails) {
 }
 
 void SourceAgent::resume(uint64_t token, bool fails) {
-  for (Kind kind : {Kind::freeze, Kind::record, Kind::kill_source}) {
+  for (Kind kind : {Kind::freeze, Kind::kill_source}) {
     if (under_way_.has(kind)) bench_.violate(std::string("resume_source beside ") + plan::to_string(kind));
   }
+  const bool decides = state_->recording == plan::Record::commit || state_->commit_doubtful;
+  if (under_way_.has(Kind::record) && decides) bench_.violate("resume_source before it is known whether the commit is on the disk");
   if (world_.source == Tree::killed) bench_.violate("resume_source of a killed tree");
   for (Kind kind : {Kind::make_standby, Kind::arm_dump, Kind::quiesce, Kind::dump, Kind::finish_dump}) cut_short(kind, "ended by resume_source");
   world_.source_slowed = false;

@@ -26,9 +26,12 @@ constexpr Nanoseconds kRetryFirst = std::chrono::milliseconds(100);
 constexpr Nanoseconds kRetryMax = std::chrono::seconds(2);
 // While packets are held for a destination that has the commit, every moment counts: it has died and comes back.
 constexpr Nanoseconds kRetryHeld = std::chrono::milliseconds(100);
-// An fsync of a disk that nobody else waits for takes that long at most; until then the freeze is put off, so long at most.
+// An fsync of a disk that nobody else waits for takes that long at most; until then the freeze is put off, so long at most. A disk that
+// does not answer at all ends the move by plan::kDumpDeadline, while the workload runs.
 constexpr Nanoseconds kDiskQuick = std::chrono::milliseconds(10);
 constexpr Nanoseconds kDiskWaitMax = std::chrono::seconds(1);
+// A record that takes longer is told to the operator: a busy disk takes half a second.
+constexpr Nanoseconds kRecordSlow = std::chrono::seconds(2);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
 constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 // Stragglers are redirected that long after the source tree has gone.
@@ -102,6 +105,7 @@ SourceMigration::~SourceMigration() {
   const log::ForMigration named(meta_.id.hex());
   context_.core.loop.cancel(retry_timer_);
   context_.core.loop.cancel(standby_timer_);
+  context_.core.loop.cancel(record_timer_);
   unwatch_throttle();
   memory_->cancel();
   host_->break_dump();
@@ -204,7 +208,11 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::make_standby:
       return make_standby();
     case SourceActionKind::arm_dump:
-      return await_disk([this] { on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); }); });
+      return await_disk([this] {
+        // It has answered too late: resume_source has been, and nothing of a dump comes after that.
+        if (driver_.state().phase != plan::SourcePhase::arming) return done(SourceActionKind::arm_dump, fail("aborted while the disk was waited for"));
+        on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); });
+      });
     case SourceActionKind::quiesce:
       return on_host(action.kind, [this] { return host_->quiesce(); });
     case SourceActionKind::freeze:
@@ -303,6 +311,7 @@ void SourceMigration::record(plan::Record record) {
     }
   }
   const bool commit = record == plan::Record::commit;
+  watch_record(record);
   journal_lane_.run(
       [this, record, notes, commit]() -> Status {
         if (commit) {
@@ -313,7 +322,29 @@ void SourceMigration::record(plan::Record record) {
         }
         return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, must_survive(meta_.role, record));
       },
-      [this](const Status& status) { done(SourceActionKind::record, status); });
+      [this](const Status& status) {
+        context_.core.loop.cancel(record_timer_);
+        slow_record_.reset();
+        done(SourceActionKind::record, status);
+      });
+}
+
+// Nothing else ends the wait for a disk that hangs. Who stands still for it must be found by whoever looks.
+void SourceMigration::watch_record(plan::Record record) {
+  context_.core.loop.cancel(record_timer_);
+  record_timer_ = context_.core.loop.after(kRecordSlow, [this, record] {
+    slow_record_ = record;
+    log::error("the disk of the journal does not answer", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"record", plan::to_string(record)},
+                                                            {"directory", context_.core.journal_dir}});
+    context_.progress(progress());
+  });
+}
+
+// A commit that is being written, or overruled, stops the workload until it is known.
+std::string SourceMigration::explain_slow_record() const {
+  const bool stands = driver_.state().phase == plan::SourcePhase::committing || driver_.state().commit_doubtful;
+  return fmt::format("the disk of {} does not answer (record {}){}", context_.core.journal_dir, plan::to_string(*slow_record_),
+                     stands ? fmt::format("; {} stands still until it does: nobody can say before what is on it", spec_.name) : "");
 }
 
 void SourceMigration::connect() {
@@ -628,6 +659,8 @@ MigrationProgress SourceMigration::progress() const {
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
   if (tree_is_lost()) {
     out.phase += fmt::format(": {}; `mose status` there says which, and `mose stop {}` there gives them up", lost_tree(), spec_.name);
+  } else if (slow_record_) {
+    out.phase += ": " + explain_slow_record();
   } else if (trouble_) {
     out.phase += ": " + trouble_->reason + "; it is tried again";
   }

@@ -87,6 +87,8 @@ class SourceMigration {
 
   void preflight();
   void record(plan::Record record);
+  void watch_record(plan::Record record);
+  [[nodiscard]] std::string explain_slow_record() const;
   void connect();
   void note_that_it_runs();
   void send(const plan::SourceAction& action);
@@ -155,6 +157,8 @@ class SourceMigration {
   };
   std::optional<Trouble> trouble_;
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
+  EventLoop::TimerId record_timer_ = 0;
+  std::optional<plan::Record> slow_record_;  // has been waited for too long
   bool retry_waits_ = false;
   bool standby_awaited_ = false;  // STANDBY is out
   std::shared_ptr<const ImageFiles> standby_images_;  // what it carried, as the destination has it

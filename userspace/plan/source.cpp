@@ -458,6 +458,8 @@ void SourceMachine::check_ready() {
   if (s_.phase != Phase::restoring || !s_.ready_seen || !s_.dump_finished) return;
   if (auto most = pages_left_max(s_); most && s_.pages_left > *most) return;
   s_.phase = Phase::committing;
+  // No bound, though the workload stands still: what was handed to a disk that hangs is there when it answers again, or is there already.
+  // The executor says so where it takes long.
   s_.deadline.reset();
   record(Record::commit);
 }

@@ -22,7 +22,8 @@
 //
 // What the executor promises:
 // * resume_source ends make_standby, arm_dump, quiesce, dump and finish_dump that are under way (they answer with an error) and none of them
-//   acts after it. It is never emitted while `freeze` or `record` is under way.
+//   acts after it. It is never emitted while `freeze` is under way, nor before a record that has ended has made sure of it where there may be a
+//   commit; beside the record of an abort that overrules none it is.
 // * A ConnectionLost concerns the connection of the last `connect` that worked, and comes after its ActionDone.
 // * An action that needs the peer (send, precopy_round, make_standby, final_scan) ends when the connection is lost.
 // * Only the newest journal of a workload is recovered, and preflight refuses while that one is not `finished`.

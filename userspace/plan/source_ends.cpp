@@ -67,19 +67,23 @@ void SourceMachine::advance() {
 void SourceMachine::advance_aborting() {
   if (s_.outcome == Outcome::unknown) return close();
   if (!s_.begun) return close();
-  if (!s_.abort_recorded) {
+  if (!s_.abort_recorded && s_.commit_doubtful) {
+    // No bound: a commit may be on the disk, whatever it answers or does not, and the next agent would go forward by it. What runs before
+    // an abort is there as well may run twice.
     if (s_.pause_wanted) return pause();
     if (!running(Kind::record)) record(Record::aborted);
     return;
   }
+  // Without a commit the journal leads back with this record and without it: a disk that hangs keeps nobody stopped.
+  if (!s_.abort_recorded && !running(Kind::record)) record(Record::aborted);
   bool stopped = s_.resume_wanted && !s_.resumed;
   bool may_resume = s_.resume_failures == 0 || !s_.pause_wanted;
   if (stopped && may_resume && !running(Kind::resume_source) && !running(Kind::freeze)) {
     start({.kind = Kind::resume_source, .reason = s_.reason});
   }
-  tell_abort();
+  if (s_.abort_recorded) tell_abort();
   if (s_.pause_wanted) return pause();
-  if (stopped || (s_.prepare_out && !s_.peer_settled) || !s_.running.empty()) return;
+  if (!s_.abort_recorded || stopped || (s_.prepare_out && !s_.peer_settled) || !s_.running.empty()) return;
   if (!s_.finish_recorded) return record(Record::finished);
   close();
 }

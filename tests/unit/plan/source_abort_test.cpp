@@ -115,12 +115,13 @@ TEST(PlanSourceCancel, IsPossibleInEveryPhaseBeforeTheCommitRecord) {
   }
 }
 
-TEST(PlanSourceAbort, RecordsThenResumesAndTellsTheDestination) {
+TEST(PlanSourceAbort, ResumesBesideTheRecordAndTellsTheDestinationAfterIt) {
   SourceDrive source;
   source.to_restoring();
-  EXPECT_THAT(source.hears(Message::failed, "restore: no such file"), ElementsAre("record aborted"));
-  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
-  EXPECT_THAT(source.reasons, ElementsAre(HasSubstr("no such file"), HasSubstr("no such file")));
+  EXPECT_THAT(source.hears(Message::failed, "restore: no such file"), ElementsAre("record aborted", "resume_source"));
+  EXPECT_THAT(source.reasons, ElementsAre("", HasSubstr("no such file")));
+  EXPECT_THAT(source.done(record), ElementsAre("send abort"));
+  EXPECT_THAT(source.reasons, ElementsAre(HasSubstr("no such file")));
   EXPECT_FALSE(settled(source.state));
   EXPECT_THAT(source.done(resume_source), IsEmpty());
   EXPECT_TRUE(settled(source.state));
@@ -131,10 +132,26 @@ TEST(PlanSourceAbort, RecordsThenResumesAndTellsTheDestination) {
   EXPECT_THAT(source.state.reason, HasSubstr("no such file"));
 }
 
+// The workload stands still, and no commit can be on a disk that has not been asked for one: the next agent leads back as well.
+TEST(PlanSourceAbort, ADiskThatHangsKeepsNobodyStopped) {
+  using To = SourceDrive& (SourceDrive::*)();
+  for (To to : {&SourceDrive::to_arming, &SourceDrive::to_quiescing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
+    SourceDrive source;
+    (source.*to)();
+    source.waits_out();
+    EXPECT_THAT(source.actions, ElementsAre("record aborted", "resume_source"));
+    source.done(resume_source);
+    EXPECT_FALSE(settled(source.state)) << "the operator hears of it when it is on the disk";
+    EXPECT_EQ(verdict(source.state), Verdict::abort);
+  }
+  SourceDrive restarted = SourceDrive::recovering({Record::begun});
+  EXPECT_THAT(restarted.actions, ElementsAre("record aborted", "resume_source"));
+}
+
 TEST(PlanSourceAbort, ADumpUnderWayDoesNotDelayTheResume) {
   SourceDrive source;
-  source.to_dumping().play(CancelRequested{});
-  EXPECT_THAT(source.done(record), Contains("resume_source"));
+  EXPECT_THAT(source.to_dumping().play(CancelRequested{}), Contains("resume_source"));
+  source.done(record);
   source.done(resume_source);
   source.done(send);
   EXPECT_THAT(source.hears(Message::aborted), IsEmpty()) << "the end waits for the dump and the scan";
@@ -151,8 +168,7 @@ TEST(PlanSourceAbort, AFreezeUnderWayIsAwaitedBeforeTheResume) {
 
 TEST(PlanSourceAbort, AnArmedDumpIsEndedByTheResume) {
   SourceDrive source;
-  source.to_arming().play(CancelRequested{});
-  EXPECT_THAT(source.done(record), Contains("resume_source"));
+  EXPECT_THAT(source.to_arming().play(CancelRequested{}), Contains("resume_source"));
 }
 
 TEST(PlanSourceAbort, ADumpThatEndsAfterTheAbortSendsNoImages) {
@@ -173,13 +189,14 @@ TEST(PlanSourceAbort, AFailureOfEachActionBeforeTheCommitLeadsBack) {
                   Row{&SourceDrive::to_dumping, final_scan}}) {
     SourceDrive source;
     (source.*row.to)();
-    EXPECT_THAT(source.done(row.kind, "boom"), ElementsAre("record aborted")) << to_string(row.kind);
+    EXPECT_EQ(source.done(row.kind, "boom").front(), "record aborted") << to_string(row.kind);
+    EXPECT_EQ(source.actions.back() == "resume_source", row.kind != precopy_round) << to_string(row.kind);
     EXPECT_EQ(source.state.outcome, Outcome::failed);
     EXPECT_EQ(source.state.reason, std::string(to_string(row.kind)) + ": boom");
   }
   SourceDrive source;
   source.to_dumping().done(dump);
-  EXPECT_THAT(source.done(finish_dump, "boom"), ElementsAre("record aborted"));
+  EXPECT_THAT(source.done(finish_dump, "boom"), ElementsAre("record aborted", "resume_source"));
 }
 
 TEST(PlanSourceAbort, WhileAStandbyIsMadeTheSourceIsResumed) {
@@ -187,11 +204,11 @@ TEST(PlanSourceAbort, WhileAStandbyIsMadeTheSourceIsResumed) {
     SourceDrive source(MigrationOptions{.standby = true});
     source.to_precopy().round_sent(1);
     if (cancelled) {
-      EXPECT_THAT(source.play(CancelRequested{}), ElementsAre("record aborted"));
+      EXPECT_THAT(source.play(CancelRequested{}), ElementsAre("record aborted", "resume_source"));
     } else {
-      EXPECT_THAT(source.done(make_standby, "the tree stays stopped"), ElementsAre("record aborted"));
+      EXPECT_THAT(source.done(make_standby, "the tree stays stopped"), ElementsAre("record aborted", "resume_source"));
     }
-    EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
+    EXPECT_THAT(source.done(record), ElementsAre("send abort"));
     EXPECT_THAT(source.done(make_standby, "ended by resume_source"), IsEmpty());
   }
 }
@@ -199,8 +216,8 @@ TEST(PlanSourceAbort, WhileAStandbyIsMadeTheSourceIsResumed) {
 TEST(PlanSourceAbort, ALostConnectionBeforeTheCommitLeadsBackAndIsMadeAgainForTheAbort) {
   SourceDrive source;
   source.to_restoring();
-  EXPECT_THAT(source.loses_connection(), ElementsAre("record aborted"));
-  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "connect"));
+  EXPECT_THAT(source.loses_connection(), ElementsAre("record aborted", "resume_source"));
+  EXPECT_THAT(source.done(record), ElementsAre("connect"));
   source.done(resume_source);
   EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
 }
@@ -211,7 +228,7 @@ TEST(PlanSourceAbort, ALostConnectionInEveryPhaseFromPrepareOnLeadsBack) {
                 &SourceDrive::to_freezing, &SourceDrive::to_dumping, &SourceDrive::to_restoring}) {
     SourceDrive source;
     (source.*to)();
-    EXPECT_THAT(source.loses_connection(), ElementsAre("record aborted"));
+    EXPECT_EQ(source.loses_connection().front(), "record aborted");
     EXPECT_EQ(source.state.outcome, Outcome::failed);
   }
 }
@@ -233,8 +250,10 @@ TEST(PlanSourceAbort, EveryWaitBeforeTheCommitHasAnEnd) {
 
 TEST(PlanSourceAbort, ARecordThatFailsDoesNotKeepTheSourceStopped) {
   SourceDrive source;
-  source.to_restoring().loses_connection();
-  EXPECT_THAT(source.done(record, "disk full"), Contains("resume_source"));
+  EXPECT_THAT(source.to_restoring().loses_connection(), Contains("resume_source"));
+  source.done(resume_source);
+  source.done(record, "disk full");
+  EXPECT_TRUE(settled(source.state));
 }
 
 TEST(PlanSourceAbort, AResumeThatFailsIsTriedAgainThenLeftToRecover) {
@@ -290,8 +309,8 @@ TEST(PlanSourceAbort, AReadyThatComesTooLateChangesNothing) {
   SourceDrive source;
   source.to_restoring();
   source.waits_out();
+  EXPECT_THAT(source.actions, Contains("resume_source"));
   EXPECT_THAT(source.hears(Message::ready), IsEmpty());
-  EXPECT_THAT(source.done(record), Contains("resume_source"));
 }
 
 // ---- A commit record that may or may not be durable
@@ -304,6 +323,19 @@ TEST(PlanSourceDoubt, OnlyADurableAbortOverrulesIt) {
   EXPECT_FALSE(before_commit(source.state));
   EXPECT_THAT(source.done(record), ElementsAre("resume_source", "send abort"));
   EXPECT_EQ(verdict(source.state), Verdict::abort);
+}
+
+// It may be there already: neither time nor the operator's cancel nor what the destination says lets the source run.
+TEST(PlanSourceDoubt, ACommitOnADiskThatHangsIsWaitedFor) {
+  SourceDrive source;
+  source.to_committing();
+  EXPECT_EQ(source.state.deadline, std::nullopt);
+  EXPECT_THAT(source.play(CancelRequested{}), IsEmpty());
+  EXPECT_THAT(source.hears(Message::failed, "killed there"), IsEmpty());
+  EXPECT_THAT(source.loses_connection(), IsEmpty());
+  EXPECT_EQ(verdict(source.state), Verdict::undecided);
+  EXPECT_THAT(source.done(record, "input/output error"), ElementsAre("record aborted")) << "and neither is this one's end foreseen";
+  EXPECT_EQ(source.state.deadline, std::nullopt);
 }
 
 TEST(PlanSourceDoubt, WithoutADurableAbortTheSourceStaysStoppedAndSaysSo) {
@@ -497,9 +529,9 @@ TEST(PlanSourceGone, WhatNeverHadACommitCannotRunTwice) {
 
 TEST(PlanSourceRecovery, AnUndecidedMigrationIsAbortedAndAlwaysResumed) {
   SourceDrive source = SourceDrive::recovering({Record::begun});
-  EXPECT_THAT(source.actions, ElementsAre("record aborted"));
+  EXPECT_THAT(source.actions, ElementsAre("record aborted", "resume_source"));
   EXPECT_EQ(verdict(source.state), Verdict::abort);
-  EXPECT_THAT(source.done(record), ElementsAre("resume_source", "connect"));
+  EXPECT_THAT(source.done(record), ElementsAre("connect"));
   source.done(resume_source);
   EXPECT_THAT(source.done(connect), ElementsAre("send abort"));
   source.done(send);
