@@ -447,9 +447,13 @@ Result<nlohmann::json> FaultBed::progress(const std::string& node) {
 // The first process of its pid namespace takes all others with it.
 void FaultBed::kill_node(const std::string& node) const { (void)::kill(state_.keepers.at(node).pid, SIGKILL); }
 
-Status FaultBed::set_run_size(const std::string& node, const std::string& size) {
+Status FaultBed::in_node(const std::string& node, const std::function<Status()>& what) {
   MOSE_ASSIGN(auto place, lab::open_node(state_, node));
-  return lab::in_place(place.place, [&]() -> Status {
+  return lab::in_place(place.place, [&] { return what(); });
+}
+
+Status FaultBed::set_run_size(const std::string& node, const std::string& size) {
+  return in_node(node, [&]() -> Status {
     std::string options = "mode=755,size=" + size;
     if (::mount("tmpfs", "/run", "tmpfs", MS_REMOUNT | MS_NOSUID | MS_NODEV, options.c_str()) != 0) return fail_errno("remount /run");
     return {};

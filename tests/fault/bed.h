@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -128,6 +129,8 @@ class FaultBed {
   [[nodiscard]] Result<Said> command(const std::string& node, const std::vector<std::string>& words);
   // Every process of the node is killed at once, the frozen ones too; only the end of the bed follows.
   void kill_node(const std::string& node) const;
+  // In a forked child that has entered the node.
+  [[nodiscard]] Status in_node(const std::string& node, const std::function<Status()>& what);
   // Size of the node's /run ("8m"), where images and page stores lie.
   [[nodiscard]] Status set_run_size(const std::string& node, const std::string& size);
   // The node and the proxies say nothing any more, not even in their kernels; false: they are back.
