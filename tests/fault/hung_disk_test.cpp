@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The disk of the source's journal hangs while the workload stands still: a file system of its own, frozen as for a snapshot, so that whoever
-// writes to it waits in the kernel. An abort does not wait for it; a commit does, and is found by whoever looks.
+// The disk of a node's journal hangs while the workload stands still: a file system of its own, frozen as for a snapshot, so that whoever
+// writes to it waits in the kernel. An abort does not wait for it; a commit does, at either end, and is found by whoever looks.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -101,7 +101,7 @@ class HungDisk : public Faults {
     Faults::SetUp();
     if (HasFatalFailure()) return;
     if (::access("/dev/loop-control", F_OK) != 0 || ::access(kMakeFileSystem, X_OK) != 0) GTEST_SKIP() << "no loop devices, or no mkfs.ext4";
-    disk_ = std::make_unique<JournalDisk>(*bed_, source_);
+    disk_ = std::make_unique<JournalDisk>(*bed_, whose_disk());
     auto mounted = disk_->mount();
     ASSERT_TRUE(mounted) << mounted.error().what;
   }
@@ -109,6 +109,7 @@ class HungDisk : public Faults {
     disk_.reset();
     Faults::TearDown();
   }
+  [[nodiscard]] virtual std::string whose_disk() const { return source_; }
   // Before the frame goes on, or its connection is cut.
   void hang_at(FrameType type, Direction direction, FrameRule::Then then) {
     FrameRule rule = cut_at(type, direction, [this] { disk_->freeze(); });
@@ -120,7 +121,7 @@ class HungDisk : public Faults {
   }
   bool stopped(const std::string& node) { return !group_may_run(bed_->cgroup(node)); }
   std::string phase() {
-    auto list = bed_->under_way(source_);
+    auto list = bed_->under_way(whose_disk());
     return list && !list->empty() ? list->front() : "";
   }
   std::unique_ptr<JournalDisk> disk_;
@@ -144,6 +145,21 @@ TEST_F(HungDisk, ACommitIsWaitedForAndSaysWhatStandsStill) {
   EXPECT_TRUE(wait_until([&] { return phase().find("does not answer (record commit); redis stands still until it does") != std::string::npos; }, kReachBound))
       << phase();
   EXPECT_THAT(said(source_, {"cancel", id_}, 3), HasSubstr("past its commit point"));
+  EXPECT_TRUE(stopped(source_) && stopped(destination_));
+  disk_->thaw();
+  check_end(Side::destination);
+}
+
+class HungDestinationDisk : public HungDisk {
+ protected:
+  [[nodiscard]] std::string whose_disk() const override { return destination_; }
+};
+
+TEST_F(HungDestinationDisk, AVerdictIsWaitedForAndSaysWhatStandsStill) {
+  hang_at(FrameType::commit, Direction::to_target, FrameRule::Then::nothing);
+  if (HasFatalFailure()) return;
+  EXPECT_TRUE(wait_until([&] { return phase().find("does not answer (record commit); redis stands still until it does") != std::string::npos; }, kReachBound))
+      << phase();
   EXPECT_TRUE(stopped(source_) && stopped(destination_));
   disk_->thaw();
   check_end(Side::destination);

@@ -166,11 +166,15 @@ void DestinationMigration::record(plan::Record record) {
   if (record == plan::Record::begun) notes = {{"prepare", to_hex(encode(payload_))}};
   if (record == plan::Record::ready) notes = {{kNotedProcesses, std::to_string(host_->processes())}};
   if (record == plan::Record::lost) notes = {{kNotedReason, driver_.state().reason}};
+  record_watch_.begin(record, [this] { context_.progress(progress()); });
   journal_lane_.run(
       [this, record, notes] {
         return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, must_survive(meta_.role, record));
       },
-      [this](const Status& status) { done(DestinationActionKind::record, status); });
+      [this](const Status& status) {
+        record_watch_.end();
+        done(DestinationActionKind::record, status);
+      });
 }
 
 void DestinationMigration::send(const plan::DestinationAction& action) {
@@ -518,6 +522,7 @@ MigrationProgress DestinationMigration::progress() const {
   out.phase = plan::to_string(state.phase);
   out.memory = memory_wait();
   if (!trouble_.empty()) out.phase += ": " + trouble_;
+  else if (auto slow = record_watch_.sentence()) out.phase += ": " + *slow + (state.phase == plan::DestinationPhase::activating ? "; " + out.workload + " stands still until it does" : "");
   else if (out.memory && alarming(*out.memory, now())) out.phase += ": " + explain(*out.memory, out.workload, out.source);
   out.before_commit = state.phase <= plan::DestinationPhase::fenced;
   const restore::PagerStatus& pager = pager_status();

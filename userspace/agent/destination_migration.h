@@ -12,6 +12,7 @@
 #include "agent/migration_context.h"
 #include "agent/pager_link.h"
 #include "agent/peer_connection.h"
+#include "agent/record_watch.h"
 #include "agent/step_driver.h"
 #include "agent/timeline.h"
 #include "agent/worker.h"
@@ -169,6 +170,7 @@ class DestinationMigration {
   std::shared_ptr<const ImagesPayload> images_;  // until they are restored from
   bool recovered_ = false;  // an agent before this one has begun it
   std::optional<Timestamp> thawed_at_, filled_at_;
+  RecordWatch record_watch_{context_.core.loop, context_.core.journal_dir};
   std::string trouble_;  // what keeps it from going on, for the operator; empty: nothing
   uint64_t arrived_bytes_ = 0;  // of pages, as the plan has been told
   Timestamp arriving_told_{};

@@ -30,8 +30,6 @@ constexpr Nanoseconds kRetryHeld = std::chrono::milliseconds(100);
 // does not answer at all ends the move by plan::kDumpDeadline, while the workload runs.
 constexpr Nanoseconds kDiskQuick = std::chrono::milliseconds(10);
 constexpr Nanoseconds kDiskWaitMax = std::chrono::seconds(1);
-// A record that takes longer is told to the operator: a busy disk takes half a second.
-constexpr Nanoseconds kRecordSlow = std::chrono::seconds(2);
 // While the workload stands still a destination that has vanished is given up after that; 500 ms is what a client may notice.
 constexpr Nanoseconds kFrozenSilenceMax = std::chrono::milliseconds(250);
 // Stragglers are redirected that long after the source tree has gone.
@@ -105,7 +103,6 @@ SourceMigration::~SourceMigration() {
   const log::ForMigration named(meta_.id.hex());
   context_.core.loop.cancel(retry_timer_);
   context_.core.loop.cancel(standby_timer_);
-  context_.core.loop.cancel(record_timer_);
   unwatch_throttle();
   memory_->cancel();
   host_->break_dump();
@@ -311,7 +308,7 @@ void SourceMigration::record(plan::Record record) {
     }
   }
   const bool commit = record == plan::Record::commit;
-  watch_record(record);
+  record_watch_.begin(record, [this] { context_.progress(progress()); });
   journal_lane_.run(
       [this, record, notes, commit]() -> Status {
         if (commit) {
@@ -323,28 +320,16 @@ void SourceMigration::record(plan::Record record) {
         return Journal::record(journal_, context_.core.journal_dir, meta_, record, notes, must_survive(meta_.role, record));
       },
       [this](const Status& status) {
-        context_.core.loop.cancel(record_timer_);
-        slow_record_.reset();
+        record_watch_.end();
         done(SourceActionKind::record, status);
       });
-}
-
-// Nothing else ends the wait for a disk that hangs. Who stands still for it must be found by whoever looks.
-void SourceMigration::watch_record(plan::Record record) {
-  context_.core.loop.cancel(record_timer_);
-  record_timer_ = context_.core.loop.after(kRecordSlow, [this, record] {
-    slow_record_ = record;
-    log::error("the disk of the journal does not answer", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"record", plan::to_string(record)},
-                                                            {"directory", context_.core.journal_dir}});
-    context_.progress(progress());
-  });
 }
 
 // A commit that is being written, or overruled, stops the workload until it is known.
 std::string SourceMigration::explain_slow_record() const {
   const bool stands = driver_.state().phase == plan::SourcePhase::committing || driver_.state().commit_doubtful;
-  return fmt::format("the disk of {} does not answer (record {}){}", context_.core.journal_dir, plan::to_string(*slow_record_),
-                     stands ? fmt::format("; {} stands still until it does: nobody can say before what is on it", spec_.name) : "");
+  return *record_watch_.sentence() +
+         (stands ? fmt::format("; {} stands still until it does: nobody can say before what is on it", spec_.name) : "");
 }
 
 void SourceMigration::connect() {
@@ -659,7 +644,7 @@ MigrationProgress SourceMigration::progress() const {
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
   if (tree_is_lost()) {
     out.phase += fmt::format(": {}; `mose status` there says which, and `mose stop {}` there gives them up", lost_tree(), spec_.name);
-  } else if (slow_record_) {
+  } else if (record_watch_.sentence()) {
     out.phase += ": " + explain_slow_record();
   } else if (trouble_) {
     out.phase += ": " + trouble_->reason + "; it is tried again";

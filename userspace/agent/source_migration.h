@@ -10,6 +10,7 @@
 #include "agent/journal.h"
 #include "agent/migration_context.h"
 #include "agent/peer_connection.h"
+#include "agent/record_watch.h"
 #include "agent/source_host.h"
 #include "agent/source_memory.h"
 #include "agent/step_driver.h"
@@ -87,7 +88,6 @@ class SourceMigration {
 
   void preflight();
   void record(plan::Record record);
-  void watch_record(plan::Record record);
   [[nodiscard]] std::string explain_slow_record() const;
   void connect();
   void note_that_it_runs();
@@ -157,8 +157,7 @@ class SourceMigration {
   };
   std::optional<Trouble> trouble_;
   EventLoop::TimerId retry_timer_ = 0, standby_timer_ = 0;
-  EventLoop::TimerId record_timer_ = 0;
-  std::optional<plan::Record> slow_record_;  // has been waited for too long
+  RecordWatch record_watch_{context_.core.loop, context_.core.journal_dir};
   bool retry_waits_ = false;
   bool standby_awaited_ = false;  // STANDBY is out
   std::shared_ptr<const ImageFiles> standby_images_;  // what it carried, as the destination has it

@@ -9,7 +9,7 @@ namespace mose::agent {
 void Unsynced::add(int changed) {
   if (more_) return;
   struct stat info {};
-  if (::fstat(changed, &info) == 0 && std::exchange(last_, info.st_ino) == info.st_ino) return;
+  if (::fstat(changed, &info) == 0 && std::exchange(last_, std::pair(info.st_dev, info.st_ino)) == std::pair(info.st_dev, info.st_ino)) return;
   auto own = duplicate(changed);
   more_ = !own || changed_.size() == kOneByOneMax;
   if (!more_) changed_.push_back(std::move(*own));
@@ -17,7 +17,7 @@ void Unsynced::add(int changed) {
 
 Status Unsynced::sync(int root) {
   const std::vector<Fd> changed = std::exchange(changed_, {});
-  last_ = 0;
+  last_ = {};
   if (std::exchange(more_, false)) {
     if (syncfs(root) < 0) return fail_errno("sync the file system");
     return {};

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
-#include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -25,7 +27,7 @@ class Unsynced {
  private:
   static constexpr size_t kOneByOneMax = 64;
   std::vector<Fd> changed_;
-  uint64_t last_ = 0;  // inode of the last one; 0: none
+  std::pair<dev_t, ino_t> last_{};  // the last one, as stat names it; zeros: none
   bool more_ = false;
 };
 

@@ -87,7 +87,8 @@ TEST(ProcessTree, HasParentsBeforeChildren) {
   EXPECT_EQ(*parent_pid((*tree)[1]), child->pid());
   EXPECT_EQ(*parent_pid((*tree)[2]), (*tree)[1].pid());
   EXPECT_EQ(*virtual_pid((*tree)[0]), child->pid());
-  for (auto process = tree->rbegin(); process != tree->rend(); ++process) EXPECT_TRUE(process->signal(SIGKILL));
+  // Parents first: one whose last child has gone ends by itself.
+  for (const ProcessHandle& process : *tree) EXPECT_TRUE(process.signal(SIGKILL));
   EXPECT_TRUE(child->reap(kBound));
 }
 
