@@ -40,19 +40,21 @@ constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);
 constexpr uid_t kStranger = 65534;
 
 // Tries for ever, as root, to read the keys, and to take away what hides them.
+// Programs are started from subshells, which fork: a shell that is stopped while it starts one by vfork is in a sleep that CRIU
+// cannot take it out of, and the dump is given up after its time.
 constexpr const char* kScript =
-    "while sleep 0.1; do cat /etc/mose/pki/* /var/lib/mose/history.jsonl 2>&1; umount /etc/mose/pki 2>&1; echo looked; done";
+    "while (exec sleep 0.1); do (exec cat /etc/mose/pki/* /var/lib/mose/history.jsonl 2>&1); (exec umount /etc/mose/pki 2>&1); echo looked; done";
 
 // Opens for writing, without a word written, what root could set of a kernel that is not its own, and what a process has of itself; reads what
 // servers read.
 constexpr const char* kWriteScript =
-    "while sleep 0.1; do for f in sys/kernel/core_pattern sys/kernel/pid_max sys/vm/drop_caches sys/vm/overcommit_memory "
+    "while (exec sleep 0.1); do for f in sys/kernel/core_pattern sys/kernel/pid_max sys/vm/drop_caches sys/vm/overcommit_memory "
     "sys/net/core/somaxconn sysrq-trigger irq/default_smp_affinity bus/pci/00/00.0 acpi/wakeup mtrr self/oom_score_adj; do "
     "if (: >> /proc/$f) 2>/dev/null; then echo opened $f; fi; done; "
-    "(: >> /proc/sys/kernel/core_pattern) 2>&1; mount -o remount,rw /proc 2>&1; mount -t proc proc /tmp 2>&1; "
+    "(: >> /proc/sys/kernel/core_pattern) 2>&1; (exec mount -o remount,rw /proc 2>&1); (exec mount -t proc proc /tmp 2>&1); "
     "if (: < /proc/kmsg) 2>/dev/null; then echo opened kmsg; fi; if (: < /proc/kcore) 2>/dev/null; then echo opened kcore; fi; "
     "echo read $(cat /proc/sys/net/core/somaxconn /proc/sys/vm/overcommit_memory 2>&1); echo looked; done";
-constexpr const char* kOpenScript = "while sleep 0.1; do (: >> /proc/sys/kernel/core_pattern) && echo opened core_pattern; echo looked; done";
+constexpr const char* kOpenScript = "while (exec sleep 0.1); do (: >> /proc/sys/kernel/core_pattern) && echo opened core_pattern; echo looked; done";
 
 class Secrets : public ::testing::Test {
  protected:
