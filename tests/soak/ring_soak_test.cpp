@@ -127,13 +127,7 @@ class Ring : public ::testing::Test {
   }
 
   Result<ProgramResult> mose(const std::string& node, std::vector<std::string> words) const {
-    MOSE_ASSIGN(auto place, open_node(state_, node));
-    words.insert(words.begin(), "/usr/bin/mose");
-    ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place.place;
-    spec.cgroup = place.cgroup;
-    return run_program(spec, "", kCommandBound);
+    return test::run_mose(state_, node, std::move(words), kCommandBound);
   }
 
   // The report of a move that is complete.

@@ -12,6 +12,7 @@
 
 #include "kernel/cgroup.h"
 #include "kernel/spawn.h"
+#include "lab/node.h"
 #include "support/support.h"
 
 namespace mose::test {
@@ -77,6 +78,16 @@ lab::LabOptions bare_lab(const std::string& lab) {
   options.lab = lab;
   options.agents = false;
   return options;
+}
+
+Result<lab::ProgramResult> run_mose(const lab::LabState& state, const std::string& node, std::vector<std::string> words, Nanoseconds bound) {
+  MOSE_ASSIGN(auto place, lab::open_node(state, node));
+  words.insert(words.begin(), "/usr/bin/mose");
+  lab::ProgramSpec spec;
+  spec.argv = std::move(words);
+  spec.place = &place.place;
+  spec.cgroup = place.cgroup;
+  return lab::run_program(spec, "", bound);
 }
 
 }  // namespace mose::test

@@ -3,8 +3,12 @@
 
 #include <set>
 #include <string>
+#include <vector>
 
+#include "base/clock.h"
 #include "base/fd.h"
+#include "base/result.h"
+#include "lab/child_process.h"
 #include "lab/lab.h"
 
 namespace mose::test {
@@ -18,5 +22,9 @@ void need_criu_and_redis();
 
 // Options of a lab without agents: what is tested here is the lab.
 [[nodiscard]] lab::LabOptions bare_lab(const std::string& lab);
+
+// `mose WORDS...` on a node, as who is logged in there types it.
+[[nodiscard]] Result<lab::ProgramResult> run_mose(const lab::LabState& state, const std::string& node, std::vector<std::string> words,
+                                                  Nanoseconds bound = std::chrono::seconds(60));
 
 }  // namespace mose::test

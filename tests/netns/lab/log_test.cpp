@@ -61,14 +61,7 @@ class Logged : public ::testing::Test {
   [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
   [[nodiscard]] std::string log(const std::string& node) const { return read_file(names_.agent_log(node)).value_or(""); }
   ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto place = open_node(state_, node);
-    if (!place) return {-1, "", place.error().what};
-    words.insert(words.begin(), "/usr/bin/mose");
-    ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = run_program(spec, "", std::chrono::seconds(60));
+    auto result = test::run_mose(state_, node, std::move(words));
     return result ? *result : ProgramResult{-1, "", result.error().what};
   }
   template <typename Condition>

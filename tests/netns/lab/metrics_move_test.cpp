@@ -106,15 +106,8 @@ class MetricsOfAMove : public testing::Test {
     }
   }
   ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto place = open_node(state_, node);
-    if (!place) return {-1, "", place.error().what};
-    words.insert(words.begin(), "/usr/bin/mose");
-    ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = run_program(spec, "", 60s);
-    return result.value_or(ProgramResult{-1, "", "it could not be run"});
+    auto result = test::run_mose(state_, node, std::move(words));
+    return result ? *result : ProgramResult{-1, "", result.error().what};
   }
   Exposition figures(const std::string& node) {
     auto place = open_node(state_, node);

@@ -181,15 +181,7 @@ class Refusals : public ::testing::Test {
   [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
 
   ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto place = open_node(state_, node);
-    EXPECT_TRUE(place);
-    if (!place) return {};
-    ProgramSpec spec;
-    words.insert(words.begin(), "/usr/bin/mose");
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = run_program(spec, "", kCommandBound);
+    auto result = test::run_mose(state_, node, std::move(words), kCommandBound);
     EXPECT_TRUE(result) << result.error().what;
     return result ? *result : ProgramResult{};
   }

@@ -74,14 +74,7 @@ class Routed : public ::testing::Test {
     EXPECT_TRUE(clean) << clean.error().what;
   }
   ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto place = open_node(state_, node);
-    if (!place) return {-1, "", place.error().what};
-    words.insert(words.begin(), "/usr/bin/mose");
-    ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = run_program(spec, "", std::chrono::seconds(60));
+    auto result = test::run_mose(state_, node, std::move(words));
     return result ? *result : ProgramResult{-1, "", result.error().what};
   }
   void expect_goes_on(const Counting& client, const std::string& when) {
