@@ -120,11 +120,7 @@ Status shut_egress(const Config& config, const std::string& name) {
   using handover::Steering;
   if (Steering::pinned(pin_root(config), name)) {
     MOSE_ASSIGN(Steering steering, Steering::adopt(pin_root(config), name));
-    MOSE_ASSIGN(handover::SteerPolicy policy, steering.policy(handover::Direction::egress));
-    policy.deadline.reset();
-    policy.state = handover::SteerState::shut;
-    policy.silent = true;
-    return steering.set(handover::Direction::egress, policy);
+    return steering.shut(handover::Direction::egress, true);
   }
   const unsigned device = if_nametoindex(handover::host_device_name(name).c_str());
   if (device == 0) return {};

@@ -291,6 +291,14 @@ Status Steering::set_state(Direction direction, SteerState state) {
   return set(direction, wanted);
 }
 
+Status Steering::shut(Direction direction, bool silent) {
+  MOSE_ASSIGN(SteerPolicy wanted, policy(direction));
+  wanted.deadline.reset();
+  wanted.state = SteerState::shut;
+  wanted.silent = silent;
+  return set(direction, wanted);
+}
+
 Status Steering::take_from(const std::optional<Tunnel>& tunnel) {
   MOSE_CHECK(maps_ != nullptr, "steering used after remove()");
   MOSE_TRY(check_tunnel(tunnel));

@@ -155,6 +155,8 @@ class Steering {
   [[nodiscard]] Status set(Direction direction, const SteerPolicy& policy);
   // The same policy with another state: what is used in the critical moments.
   [[nodiscard]] Status set_state(Direction direction, SteerState state);
+  // Nothing passes, whatever was to come after a time. `silent`: ARP and neighbour discovery neither.
+  [[nodiscard]] Status shut(Direction direction, bool silent);
   // Ingress is redirected and nothing waits any more: from now on the programs read the peer without their lock, at
   // half the cost. A later set() with another peer takes some 10 ms, as this does: until no program reads the former.
   // In any other state nothing happens.

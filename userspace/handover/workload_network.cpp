@@ -241,12 +241,7 @@ Status WorkloadNetwork::hold_as(SteerState state, Direction direction, unsigned 
   });
 }
 
-Status WorkloadNetwork::shut(Direction direction, bool silent) {
-  return change(direction, [&](SteerPolicy& policy) {
-    policy.state = SteerState::shut;
-    policy.silent = silent;
-  });
-}
+Status WorkloadNetwork::shut(Direction direction, bool silent) { return steering_.shut(direction, silent); }
 
 Status WorkloadNetwork::pass(Direction direction) {
   return change(direction, [](SteerPolicy& policy) {
