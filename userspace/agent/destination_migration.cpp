@@ -521,8 +521,9 @@ MigrationProgress DestinationMigration::progress() const {
   out.role = Role::destination;
   out.phase = plan::to_string(state.phase);
   out.memory = memory_wait();
+  const std::string slow = record_watch_.sentence(state.phase == plan::DestinationPhase::activating ? out.workload : "");
   if (!trouble_.empty()) out.phase += ": " + trouble_;
-  else if (auto slow = record_watch_.sentence()) out.phase += ": " + *slow + (state.phase == plan::DestinationPhase::activating ? "; " + out.workload + " stands still until it does" : "");
+  else if (!slow.empty()) out.phase += ": " + slow;
   else if (out.memory && alarming(*out.memory, now())) out.phase += ": " + explain(*out.memory, out.workload, out.source);
   out.before_commit = state.phase <= plan::DestinationPhase::fenced;
   const restore::PagerStatus& pager = pager_status();

@@ -144,9 +144,7 @@ const DestinationMigration* Migrations::arrival_of(const std::string& workload) 
 SourceMigration::Handlers Migrations::source_handlers(const MigrationId& id) {
   SourceMigration::Handlers handlers;
   handlers.on_end = [this](const MigrationEnd& end) { on_end(end); };
-  handlers.on_alarm = [this](const MigrationEnd& end) {
-    if (auto added = core_.history.add(end.report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
-  };
+  handlers.on_alarm = [this](const MigrationEnd& end) { add_to_history(end.report_json); };
   handlers.on_gone = [this, id] {
     core_.loop.post([this, id, alive = alive_] {
       if (!*alive) return;
@@ -184,8 +182,12 @@ DestinationMigration::Handlers Migrations::destination_handlers(const MigrationI
 
 void Migrations::on_end(const MigrationEnd& end) {
   ended_.add(end);
-  if (auto added = core_.history.add(end.report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
+  add_to_history(end.report_json);
   if (listener_.on_end) listener_.on_end(end);
+}
+
+void Migrations::add_to_history(const std::string& report_json) {
+  if (auto added = core_.history.add(report_json); !added) log::warn("the history could not be written", {{"reason", added.error().what}});
 }
 
 Answer<MigrationId> Migrations::start(const std::string& workload, const std::string& node, const MigrationOptions& options) {

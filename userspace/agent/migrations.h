@@ -47,6 +47,7 @@ class Migrations : public MigrationService {
   [[nodiscard]] SourceMigration::Handlers source_handlers(const MigrationId& id);
   [[nodiscard]] DestinationMigration::Handlers destination_handlers(const MigrationId& id);
   void on_end(const MigrationEnd& end);
+  void add_to_history(const std::string& report_json);
   // The last trace of a workload's departure has not gone.
   [[nodiscard]] bool is_leaving(const std::string& workload) const;
   // An arrival of it is being thrown away.

@@ -187,7 +187,7 @@ void Migrations::retry(const MigrationId& id) {
     if (undecided(id) == nullptr || !own_sides(id, sides, shown)) return;
     take_answers(sides, asked);
     if (!goes_on_alone(sides)) return;
-    log::warn("a journal that could not be used can be now", {{"migration", id.hex()}, {"role", to_string(sides.role)}});
+    log::warn("a journal that could not be used can be now", {{"role", to_string(sides.role)}});
     if (auto gone_on = go_on(id, sides.role); !gone_on) log::warn("a migration stays undecided", {{"reason", gone_on.error().reason}});
   });
 }

@@ -153,9 +153,7 @@ void Migrations::remember(const JournalMeta& meta, Outcome outcome, const std::s
   report.destination_node = meta.role == Role::source ? meta.peer : core_.config.node.name;
   report.outcome = to_string(outcome);
   report.reason = reason;
-  if (auto added = core_.history.add(to_json(report)); !added) {
-    log::warn("the history could not be written", {{"reason", added.error().what}});
-  }
+  add_to_history(to_json(report));
 }
 
 bool Migrations::journal_exists(const MigrationId& id, Role role) const {

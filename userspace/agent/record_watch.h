@@ -41,10 +41,11 @@ class RecordWatch {
     slow_.reset();
   }
 
-  // What is waited for, for the operator; nothing: no record takes long.
-  [[nodiscard]] std::optional<std::string> sentence() const {
-    if (!slow_) return std::nullopt;
-    return fmt::format("the disk of {} does not answer (record {})", directory_, plan::to_string(*slow_));
+  // What is waited for, for the operator; empty: no record takes long. `standing`: the workload that stands still meanwhile; empty: none.
+  [[nodiscard]] std::string sentence(const std::string& standing) const {
+    if (!slow_) return "";
+    std::string text = fmt::format("the disk of {} does not answer (record {})", directory_, plan::to_string(*slow_));
+    return standing.empty() ? text : text + fmt::format("; {} stands still until it does", standing);
   }
 
  private:

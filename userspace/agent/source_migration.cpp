@@ -328,8 +328,8 @@ void SourceMigration::record(plan::Record record) {
 // A commit that is being written, or overruled, stops the workload until it is known.
 std::string SourceMigration::explain_slow_record() const {
   const bool stands = driver_.state().phase == plan::SourcePhase::committing || driver_.state().commit_doubtful;
-  return *record_watch_.sentence() +
-         (stands ? fmt::format("; {} stands still until it does: nobody can say before what is on it", spec_.name) : "");
+  const std::string text = record_watch_.sentence(stands ? spec_.name : "");
+  return text.empty() || !stands ? text : text + ": nobody can say before what is on it";
 }
 
 void SourceMigration::connect() {
@@ -400,17 +400,18 @@ void SourceMigration::on_frame(wire::FrameType type, const std::string& payload)
       note_trouble({}, reason);
       return received(plan::Message::failed, reason);
     }
-    case wire::FrameType::committed:
+    case wire::FrameType::committed: {
+      const bool noted = has_run_there();
       if (!thawed_seen_at_) {
         thawed_seen_at_ = now();
         if (auto thawed = decode_committed(payload); thawed && *thawed != 0) thawed_there_us_ = *thawed;
       }
       timeline_.end("commit");
       note_trouble({}, "");
-      if (has_run_there()) return received(plan::Message::committed);
       received(plan::Message::committed);
-      if (has_run_there()) note_that_it_runs();
+      if (!noted && has_run_there()) note_that_it_runs();
       return;
+    }
     case wire::FrameType::complete: {
       auto report = decode_complete(payload);
       std::string lost;
@@ -581,7 +582,7 @@ void SourceMigration::alarm_late() {
   const plan::SourceState& state = driver_.state();
   if (alarmed_ || !state.reason.contains(plan::kMayRunTwice)) return;
   alarmed_ = true;
-  log::error("the workload may run twice", {{"migration", meta_.id.hex()}, {"workload", spec_.name}, {"reason", state.reason}});
+  log::error("the workload may run twice", {{"workload", spec_.name}, {"reason", state.reason}});
   MigrationEnd end{meta_.id, spec_.name, Role::source, state.outcome, state.reason, report_json()};
   post_([this, end = std::move(end)] { handlers_.on_alarm(end); });
 }
@@ -644,8 +645,8 @@ MigrationProgress SourceMigration::progress() const {
   out.elapsed_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now() - started_).count();
   if (tree_is_lost()) {
     out.phase += fmt::format(": {}; `mose status` there says which, and `mose stop {}` there gives them up", lost_tree(), spec_.name);
-  } else if (record_watch_.sentence()) {
-    out.phase += ": " + explain_slow_record();
+  } else if (const std::string slow = explain_slow_record(); !slow.empty()) {
+    out.phase += ": " + slow;
   } else if (trouble_) {
     out.phase += ": " + trouble_->reason + "; it is tried again";
   }

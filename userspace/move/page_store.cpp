@@ -261,8 +261,7 @@ uint64_t PageStore::wipe(const std::stop_token& stop) {
 
 // `count` slots, neighbours as far as possible. Under mutex_.
 Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
-  const uint64_t free = slots_free_;
-  if (slots_max_ - slots_next_ + free < count) return fail_errno("page store is full", ENOSPC);
+  if (slots_max_ - slots_next_ + slots_free_ < count) return fail_errno("page store is full", ENOSPC);
   auto take = [&](PageRun run) {
     for (uint64_t i = 0; i < run.count; ++i) out.push_back(static_cast<uint32_t>(run.first + i));
   };
@@ -281,11 +280,10 @@ Status PageStore::take_slots(uint64_t count, std::vector<uint32_t>& out) {
   uint64_t fresh = std::min(count, slots_max_ - slots_next_);
   // Memory that is not there yet has to be cleared, which takes longer than to receive, and after sealing the workload waits:
   // what held stale pages is there.
-  if (sealed_.load(std::memory_order_relaxed) && free >= count && slots_next_ + count > slots_backed_.load()) fresh = 0;
+  if (sealed_.load(std::memory_order_relaxed) && slots_free_ >= count && slots_next_ + count > slots_backed_.load()) fresh = 0;
   if (fresh != 0) take({slots_next_, fresh});
   slots_next_ += fresh;
   count -= fresh;
-  if (count == 0) return {};
   while (count != 0) {
     PageRun run = free_.runs().back();
     if (run.count > count) run = {run.end() - count, count};
