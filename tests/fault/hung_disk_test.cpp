@@ -17,7 +17,9 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "agent/wire_messages.h"
 #include "faults.h"
+#include "move/codec.h"
 
 namespace mose::test {
 namespace {
@@ -53,6 +55,7 @@ class JournalDisk {
     if (::ioctl(root_.get(), FIFREEZE, 0) == 0) frozen_ = true;
     else ADD_FAILURE() << "FIFREEZE: " << errno;
   }
+  [[nodiscard]] bool hangs() const { return frozen_; }
   void thaw() {
     if (frozen_.exchange(false) && ::ioctl(root_.get(), FITHAW, 0) != 0) ADD_FAILURE() << "FITHAW: " << errno;
   }
@@ -117,7 +120,7 @@ class HungDisk : public Faults {
     bed_->proxy_of(destination_).set_rule(std::move(rule));
     start();
     if (HasFatalFailure()) return;
-    ASSERT_TRUE(wait_until([&] { return bed_->proxy_of(destination_).fired(); }, kReachBound)) << "the moment never came";
+    ASSERT_TRUE(wait_until([&] { return disk_->hangs(); }, kReachBound)) << "the moment never came";
   }
   bool stopped(const std::string& node) { return !group_may_run(bed_->cgroup(node)); }
   std::string phase() {
@@ -136,6 +139,30 @@ TEST_F(HungDisk, AnAbortResumesTheWorkloadAllTheSame) {
   disk_->thaw();
   check_end(Side::source);
   EXPECT_EQ(report_text("/outcome"), "failed");
+}
+
+// What has arrived there is thrown away without waiting for this node's disk: the verdict without a commit is certain.
+TEST_F(HungDisk, AnAbortIsToldToTheDestinationAllTheSame) {
+  // The destination stands with all that has arrived, and its source hears that it has failed.
+  FrameRule rule = cut_at(FrameType::ready, Direction::from_target, [this] { disk_->freeze(); });
+  rule.then = FrameRule::Then::rewrite;
+  rule.rewrite = [](wire::FrameHeader& header, std::string& payload) {
+    payload = agent::encode_reason("a word that was changed on its way");
+    header.type = static_cast<uint16_t>(FrameType::failed);
+    header.length = static_cast<uint32_t>(payload.size());
+    header.checksum = move::checksum(move::as_bytes(payload));
+  };
+  bed_->proxy_of(destination_).set_rule(std::move(rule));
+  start();
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return disk_->hangs(); }, kReachBound)) << "the moment never came";
+  auto left = [&](const std::string& node) { return bed_->under_way(node).value_or(std::vector<std::string>{"not known"}); };
+  EXPECT_TRUE(wait_until([&] { return left(destination_).empty(); }, kReachBound / 2)) << left(destination_).front();
+  EXPECT_TRUE(wait_until([&] { return !stopped(source_); }, std::chrono::seconds(2))) << phase();
+  EXPECT_TRUE(wait_until([&] { return phase().find("does not answer (record aborted)") != std::string::npos; }, kReachBound)) << phase();
+  disk_->thaw();
+  check_end(Side::source);
+  EXPECT_THAT(report_text("/reason"), HasSubstr("changed on its way"));
 }
 
 // It may be on the disk: what runs before that is known may run twice.

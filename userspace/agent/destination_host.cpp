@@ -154,6 +154,7 @@ Result<PreparedPayload> DestinationHost::prepare() {
   for (const WorkloadMount& mount : spec.mounts) {
     if (mount.mode == MountMode::copy) fs::create_directories(mount.source, error);
   }
+  MOSE_TRY(sync_copied(spec));
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
 
   MOSE_ASSIGN(netns_, create_service_netns());

@@ -199,7 +199,6 @@ Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& 
     if (!made && errno != EEXIST) return fail_errno("make directory " + file.path);
     if (made) unsynced.add(parent.get());
     MOSE_ASSIGN(Fd dir, open_at(parent.get(), leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
-    if (target == CopyTarget::nobody) unsynced.add(dir.get());
     return set_owner(dir.get(), file, unsynced);
   }
   // For reading first: a program that runs cannot be opened for writing, and need not be when it is the same.
@@ -212,7 +211,6 @@ Status write_one(int root, const CopiedFile& file, CopyTarget target, Unsynced& 
   struct stat info {};
   if (fstat(present->get(), &info) < 0) return fail_errno("stat " + file.path);
   if (!S_ISREG(info.st_mode)) return fail(file.path + " is no regular file here");
-  if (target == CopyTarget::nobody) unsynced.add(present->get());
   MOSE_TRY(write_differences(parent.get(), leaf, file, present->get(), static_cast<uint64_t>(info.st_size), target, unsynced));
   return set_owner(present->get(), file, unsynced);
 }
@@ -233,6 +231,19 @@ Status remove_others(const std::string& root, const std::set<std::string>& wante
     unsynced.add(parent.get());
   }
   return {};
+}
+
+Status sync_tree(const std::string& root, int dir) {
+  Unsynced unsynced;
+  unsynced.add(dir);
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(root, error), end; !error && it != end && !unsynced.all(); it.increment(error)) {
+    if (it->is_symlink(error) || !(it->is_regular_file(error) || it->is_directory(error))) continue;
+    MOSE_ASSIGN(Fd one, open_file(it->path(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
+    unsynced.add(one.get());
+  }
+  if (error) return fail_errno("read directory " + root, error.value());
+  return unsynced.sync(dir);
 }
 
 Status write_mount(const std::string& root, int dir, uint32_t mount, const std::set<std::string>& names, const std::vector<CopiedFile>& files,
@@ -300,6 +311,17 @@ Result<std::vector<CopiedFile>> read_copied(const WorkloadSpec& spec, const std:
   return files;
 }
 
+Status sync_copied(const WorkloadSpec& spec) {
+  for (const WorkloadMount& mount : spec.mounts) {
+    if (mount.mode != MountMode::copy) continue;
+    auto root = open_file(mount.source, O_RDONLY | O_DIRECTORY);
+    if (!root && root.error().code == ENOENT) continue;
+    if (!root) return std::unexpected(root.error());
+    if (auto synced = sync_tree(mount.source, root->get()); !synced) return context(mount.source, synced.error());
+  }
+  return {};
+}
+
 Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const std::vector<CopiedFile>& files,
                     CopyTarget target) {
   std::map<uint32_t, std::set<std::string>> wanted;
@@ -321,8 +343,6 @@ Status write_copied(const WorkloadSpec& spec, const std::string& log_dir, const 
     MOSE_ASSIGN(Fd dir, open_file(root, O_RDONLY | O_DIRECTORY));
     Unsynced unsynced;
     if (made) unsynced.add_all();
-    // Who has written what is the same already need not have synced it: an agent that died before it did, the workload when it was here.
-    if (target == CopyTarget::nobody) unsynced.add(dir.get());
     const Status written = write_mount(root, dir.get(), mount, names, files, target, unsynced);
     // Also where that has failed: what is the same the next time is not written again.
     const Status synced = mount == kLogMount ? Status{} : unsynced.sync(dir.get());

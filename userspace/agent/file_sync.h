@@ -48,12 +48,15 @@ inline constexpr size_t kCopiedFilesMax = 16384;
 [[nodiscard]] Result<std::vector<CopiedFile>> read_copied(const WorkloadSpec& spec, const std::string& log_dir);
 // Who has the destination's copy open or mapped while it is written.
 enum class CopyTarget : uint8_t {
-  nobody,   // nothing of the copy is known to be on the disk: all of it is synced, also what is the same already
+  nobody,
   standby,  // a tree whose private pages must stay: a file that has become shorter is an error, before it is touched
 };
+// What lies on this node's copies of the `copy` mounts is on the disk afterwards. Who has written it need not have synced it: an agent
+// that died before it did, the workload when it was here. Long before the switchover, because a disk takes its time.
+[[nodiscard]] Status sync_copied(const WorkloadSpec& spec);
 // Makes the destination's copy equal: writes what differs, in place, and removes what the source does not have. Paths are
-// checked: nothing outside the mounts is touched, no symbolic link is followed. A mount is on the disk afterwards as it is:
-// the workload may have been told that it is, at the source. That is not so of the log directory.
+// checked: nothing outside the mounts is touched, no symbolic link is followed. A mount is on the disk afterwards as it is, when
+// sync_copied() has been called before: the workload may have been told that it is, at the source. That is not so of the log directory.
 [[nodiscard]] Status write_copied(const WorkloadSpec& spec, const std::string& log_dir,
                                   const std::vector<CopiedFile>& files, CopyTarget target = CopyTarget::nobody);
 

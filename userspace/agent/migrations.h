@@ -135,7 +135,7 @@ class Migrations : public MigrationService {
     MigrationId id;
     Role role;
     std::string reason;
-    bool since_start = false;  // nothing of it was carried out yet: it is looked at again, with growing pauses
+    bool since_start = false;  // nothing of it was carried out yet, for want of its journal: that is looked at again, with growing pauses
   };
   [[nodiscard]] const Undecided* undecided(const MigrationId& id) const;
   [[nodiscard]] MigrationProgress progress_of(const Undecided& undecided) const;

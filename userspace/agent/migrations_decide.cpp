@@ -170,13 +170,22 @@ void Migrations::retry_later() {
   retry_pause_ = std::clamp(retry_pause_ * 2, kUndecidedFirst, kUndecidedMax);
   core_.loop.after(retry_pause_, [this, alive = alive_] {
     if (!*alive) return;
-    std::vector<MigrationId> ids;
+    using Looked = std::vector<std::pair<MigrationId, std::string>>;  // with the journal's path
+    Looked looked;
     for (const Undecided& left : undecided_) {
-      // Without a journal there is nothing to ask about: what is left then is the operator's to say.
-      if (left.since_start && read_own(left.id, left.role).contents) ids.push_back(left.id);
+      if (left.since_start) looked.emplace_back(left.id, Journal::file_path(core_.journal_dir, left.id, left.role));
     }
-    for (const MigrationId& id : ids) retry(id);
-    retry_later();
+    core_.workers.run(
+        [looked = std::move(looked)]() mutable {
+          // Without a journal there is nothing to ask about: what is left then is the operator's to say.
+          std::erase_if(looked, [](const auto& one) { return !read_journal(one.second); });
+          return looked;
+        },
+        [this, alive](const Looked& readable) {
+          if (!*alive) return;
+          for (const auto& [id, path] : readable) retry(id);
+          retry_later();
+        });
   });
 }
 
@@ -308,8 +317,10 @@ Answer<void> Migrations::go_on_from(const RecoverySides& sides, const std::vecto
 void Migrations::discard_without_journal(const RecoverySides& sides, std::function<void(Answer<void>)> done) {
   const Workload* workload = workload_of(sides.id);
   if (workload == nullptr) return done(refuse("its workload is not here any more", 1));
-  // Before anything is killed. The source hears from it that it never ran here; of one that is not stopped nobody can say that.
-  const bool never_ran = sides.tree_frozen || sides.peer_says == PeerSays::aborted || sides.peer_says == PeerSays::lost;
+  // Before anything is killed. The source hears from it that it never ran here, and may resume: of one that is stopped that is so as long as
+  // nothing of what it sends has left. One whose pager has failed stands as well.
+  const bool decided_there = sides.peer_says == PeerSays::aborted || sides.peer_says == PeerSays::lost;
+  const bool never_ran = decided_there || (sides.tree_frozen && !may_have_answered(core_.config, workload->spec.name));
   remember({sides.id, Role::destination, sides.workload, sides.peer, "", 1}, never_ran ? Outcome::failed : Outcome::lost,
            "thrown away by the operator of the destination");
   core_.workers.run(

@@ -174,14 +174,15 @@ bool Migrations::source_has_ended(const JournalContents& contents) {
 
 bool Migrations::recover_one(JournalEntry entry) {
   const log::ForMigration named(entry.id.hex());
-  auto give_up = [&](const std::string& reason) {
+  enum class Again : bool { no, yes };  // a journal that can be read is not better the next time
+  auto give_up = [&](const std::string& reason, Again again = Again::no) {
     log::error("a migration cannot be decided from its journal and stays as it is until `mose recover`", {{"journal", entry.path}, {"reason", reason}});
-    undecided_.push_back({entry.id, entry.role, reason, true});
+    undecided_.push_back({entry.id, entry.role, reason, again == Again::yes});
     return false;
   };
-  if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what);
+  if (!entry.contents) return give_up("its journal is damaged: " + entry.contents.error().what, Again::yes);
   auto journal = Journal::open(core_.journal_dir, entry.id, entry.role);
-  if (!journal) return give_up("its journal cannot be opened: " + journal.error().what);
+  if (!journal) return give_up("its journal cannot be opened: " + journal.error().what, Again::yes);
   const JournalContents& contents = journal->contents();
   if (entry.role == Role::source && source_has_ended(contents)) return true;
   auto arrived = entry.role == Role::destination ? ended_destination(contents.records) : std::nullopt;

@@ -204,6 +204,15 @@ Status discard_workload(const Config& config, const WorkloadSpec& spec, Nanoseco
   return remove_workload_resources(config, spec, bound);
 }
 
+bool may_have_answered(const Config& config, const std::string& name) {
+  using handover::Steering, handover::SteerState;
+  if (!Steering::pinned(pin_root(config), name)) return true;
+  auto steering = Steering::adopt(pin_root(config), name);
+  if (!steering) return true;
+  auto policy = steering->policy(handover::Direction::egress);
+  return !policy || (policy->state != SteerState::hold && policy->state != SteerState::shut);
+}
+
 Result<size_t> discard_migration(const Config& config, const std::string& id, bool packets_held) {
   const MigrationPaths paths = migration_paths(config, *MigrationId::parse(id));
   std::vector<PagerProcess> pagers = pagers_of(paths);

@@ -42,6 +42,9 @@ void drop_claimed(Orphans& orphans, const OrphanClaims& claims);
 // Processes, cgroup, network and pins. Its workload may run elsewhere, with the same connections: nothing of what the kernel says for processes
 // that are killed reaches its clients. `bound` for them to go.
 [[nodiscard]] Status discard_workload(const Config& config, const WorkloadSpec& spec, Nanoseconds bound);
+// Whether a tree that has arrived here can have answered anybody: what it sends is held, or shut, until it is committed. True where that
+// cannot be seen.
+[[nodiscard]] bool may_have_answered(const Config& config, const std::string& name);
 // Pager and guardian, whoever keeps packets, images. Returns how many pagers and guardians that were; fails, and has done nothing, where they are
 // still needed.
 [[nodiscard]] Result<size_t> discard_migration(const Config& config, const std::string& id, bool packets_held);

@@ -25,6 +25,7 @@
 #include "kernel/system_v.h"
 #include "kernel/tcp_repair.h"
 #include "kernel/tracers.h"
+#include "kernel/vfork.h"
 #include "restore/images.h"
 #include "restore/shared_memory.h"
 #include "restore/told_mappings.h"
@@ -40,6 +41,10 @@ constexpr Nanoseconds kHoldNewMax = std::chrono::seconds(5);
 // Of the flags of mappings: some 50 us a process, while it stands still.
 constexpr Nanoseconds kTellBound = std::chrono::milliseconds(5);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
+// Between vfork() and exec: some 100 us, longer for a program whose pages come from another node. Clients' packets wait meanwhile.
+constexpr Nanoseconds kVforkFirst = std::chrono::milliseconds(1);
+constexpr Nanoseconds kVforkMax = std::chrono::milliseconds(20);
+constexpr Nanoseconds kVforkBound = std::chrono::milliseconds(500);
 
 // The host name of the workload's uts namespace, read by a thread that enters it.
 std::string hostname_in(int uts) {
@@ -310,8 +315,28 @@ Status SourceHost::freeze() {
     MOSE_TRY(network_->hold(handover::Direction::ingress, ingress_queue_->tap_ifindex()));
   }
   Timeline::Span span(timeline_, "freeze");
-  MOSE_TRY(cgroup_.freeze(kFreezeBound));
+  MOSE_TRY(freeze_outside_vfork());
   return wait_for_passed_frames();
+}
+
+// Who has called vfork() sleeps until its child has started a program, and nothing but that wakes it: CRIU would try to stop it for all
+// of its time while the child stands still. So the tree runs on for a moment.
+Status SourceHost::freeze_outside_vfork() {
+  const Timestamp deadline = now() + kVforkBound;
+  for (Nanoseconds pause = kVforkFirst;; pause = std::min(2 * pause, kVforkMax)) {
+    MOSE_TRY(cgroup_.freeze(kFreezeBound));
+    MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+    auto vforked = first_vforked(tree);
+    if (!vforked) log::info("who is between vfork and exec is not known", {{"workload", spec_.name}, {"reason", vforked.error().what}});
+    if (!vforked || *vforked == 0) return {};
+    if (now() >= deadline) {
+      return fail(fmt::format("process {} of {} runs in the memory of the one that has started it by vfork(), still after {:.0f} ms: no dump can "
+                              "take these two; migrate again when it has started its program or ended",
+                              *vforked, spec_.name, to_ms(kVforkBound)));
+    }
+    MOSE_TRY(cgroup_.thaw());
+    std::this_thread::sleep_for(pause);
+  }
 }
 
 // A frame that passed before the hold must be in its socket before the dump reads that: it would be acknowledged to the

@@ -64,7 +64,7 @@ class SourceHost {
   // The workload runs at full speed, and what slowed it down has gone. Then until nothing waits in its listen queues, at
   // most for a bound. Fails when connections stay that nobody accepts: they cannot be moved and would be reset.
   [[nodiscard]] Status quiesce();
-  // Ingress held, then the cgroup frozen.
+  // Ingress held, then the cgroup frozen, with no process between vfork() and exec.
   [[nodiscard]] Status freeze();
   // Until post-dump: egress shut, cgroup frozen again, images complete with the pages that are never lazy.
   [[nodiscard]] Result<ImagesPayload> dump();
@@ -107,6 +107,7 @@ class SourceHost {
   [[nodiscard]] Status check_untraced();
   void tell_mappings();
   [[nodiscard]] Status dump_tree();
+  [[nodiscard]] Status freeze_outside_vfork();
   [[nodiscard]] Status wait_for_passed_frames();
   [[nodiscard]] Status at_post_dump();
   [[nodiscard]] Status resume_tree();

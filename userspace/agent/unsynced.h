@@ -20,6 +20,7 @@ class Unsynced {
   void add(int changed);
   // More than can be named.
   void add_all() { more_ = true; }
+  [[nodiscard]] bool all() const { return more_; }
   // All of them, which lie on the file system of `root`. What many have changed is left to one call for the whole file system, that waits for what
   // others have written there as well.
   [[nodiscard]] Status sync(int root);

@@ -74,14 +74,15 @@ void SourceMachine::advance_aborting() {
     if (!running(Kind::record)) record(Record::aborted);
     return;
   }
-  // Without a commit the journal leads back with this record and without it: a disk that hangs keeps nobody stopped.
+  // Without a commit the journal leads back with this record and without it: a disk that hangs keeps nobody stopped, and the destination
+  // hears of it.
   if (!s_.abort_recorded && !running(Kind::record)) record(Record::aborted);
   bool stopped = s_.resume_wanted && !s_.resumed;
   bool may_resume = s_.resume_failures == 0 || !s_.pause_wanted;
   if (stopped && may_resume && !running(Kind::resume_source) && !running(Kind::freeze)) {
     start({.kind = Kind::resume_source, .reason = s_.reason});
   }
-  if (s_.abort_recorded) tell_abort();
+  tell_abort();
   if (s_.pause_wanted) return pause();
   if (!s_.abort_recorded || stopped || (s_.prepare_out && !s_.peer_settled) || !s_.running.empty()) return;
   if (!s_.finish_recorded) return record(Record::finished);

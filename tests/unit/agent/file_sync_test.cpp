@@ -173,6 +173,8 @@ class FileSyncOnADisk : public FileSync {
   void arrive() {
     auto files = read_copied(here_, "");
     ASSERT_TRUE(files) << files.error().what;
+    auto synced = sync_copied(there_);
+    ASSERT_TRUE(synced) << synced.error().what;
     auto written = write_copied(there_, "", *files);
     ASSERT_TRUE(written) << written.error().what;
   }
@@ -208,6 +210,25 @@ TEST_F(FileSyncOnADisk, WhatHasArrivedOutlivesAPowerLoss) {
   const Files all = after_power_loss();
   EXPECT_EQ(all.size(), 203u);
   EXPECT_EQ(all.at("many-199"), "199");
+}
+
+TEST_F(FileSyncOnADisk, ManyThatAreTheSameOutliveAPowerLossAsWell) {
+  for (const char* side : {"a", "b"}) {
+    for (int i = 0; i < 200; ++i) write(std::string(side) + "/many-" + std::to_string(i), std::to_string(i));
+  }
+  ASSERT_TRUE(after_power_loss().empty()) << "nothing of it is on the disk yet";
+  arrive();
+  const auto all = after_power_loss();
+  EXPECT_EQ(all.size(), 200u);
+  EXPECT_EQ(all.at("many-199"), "199");
+}
+
+// A link in the copy, or nothing there yet, is nothing that a sync stumbles over.
+TEST_F(FileSync, WhatCannotBeSyncedIsPassedBy) {
+  fs::create_symlink("nowhere", dir_ + "/b/link");
+  EXPECT_TRUE(sync_copied(there_));
+  fs::remove_all(dir_ + "/b");
+  EXPECT_TRUE(sync_copied(there_));
 }
 
 // By an agent that died before it had synced it, or by the workload when it was here.

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+// A workload that starts one program after the other moves like any other, though no tracer stops who is within vfork().
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "bed.h"
+#include "kernel/spawn.h"
+#include "lab/child_process.h"
+#include "lab/node.h"
+#include "lab/topology.h"
+
+namespace mose::lab {
+namespace {
+
+using testing::HasSubstr;
+constexpr const char* kLab = "t-lab-spawning";
+constexpr const char* kWorkload = "vforker";
+constexpr const char* kProgram = "/usr/bin/mlab-vforker";
+constexpr Nanoseconds kReadyBound = std::chrono::seconds(60);
+
+class Spawning : public ::testing::Test {
+ protected:
+  Spawning() : turn_(test::take_turn(kLab)), names_(kLab) {
+    test::need_criu_and_redis();
+    (void)down(names_);
+  }
+  ~Spawning() override {
+    auto clean = down(names_);
+    EXPECT_TRUE(clean) << clean.error().what;
+    EXPECT_THAT(test::traces(kLab), ::testing::IsEmpty());
+  }
+  void SetUp() override {
+    LabOptions options;
+    options.lab = kLab;
+    auto made = up(options);
+    ASSERT_TRUE(made) << made.error().what;
+    state_ = std::move(*made);
+    auto program = helper_path("mlab-vforker");
+    ASSERT_TRUE(program) << program.error().what;
+    for (const char* node : kNodes) {
+      std::error_code error;
+      std::filesystem::copy_file(*program, root(node) + kProgram, error);
+      ASSERT_FALSE(error) << error.message();
+    }
+    auto started = mose("a", {"run", kWorkload, "--address", std::string(kServiceAddress) + "/24", "--", kProgram});
+    ASSERT_EQ(started.exit_code, 0) << started.err;
+  }
+  [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
+  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
+    auto result = test::run_mose(state_, node, std::move(words));
+    return result ? *result : ProgramResult{-1, "", result.error().what};
+  }
+  // Its output goes along.
+  [[nodiscard]] std::vector<std::string> said(const std::string& node) const {
+    std::istringstream text(read_file(root(node) + "/var/lib/mose/workloads/" + std::string(kWorkload) + "/log/stdout.log").value_or(""));
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(text, line);) lines.push_back(line);
+    return lines;
+  }
+  void wait_for_more(const std::string& node) {
+    const size_t before = said(node).size();
+    for (const Timestamp deadline = now() + kReadyBound; said(node).size() < before + 100; ::usleep(10'000)) {
+      ASSERT_LT(now(), deadline) << "nothing is started any more at " << node << ": " << said(node).size() << " lines";
+    }
+  }
+  void move(const std::string& from, const std::string& to, const char* standby) {
+    // Again while an agent still prepares CRIU.
+    for (const Timestamp deadline = now() + kReadyBound;; ::usleep(100'000)) {
+      auto moved = mose(from, {"migrate", kWorkload, "--to", to, "--standby", standby});
+      if (moved.exit_code == 0) return;
+      ASSERT_THAT(moved.err, HasSubstr("still being prepared")) << "--standby " << standby;
+      ASSERT_LT(now(), deadline) << moved.err;
+    }
+  }
+
+  Fd turn_;
+  Names names_;
+  LabState state_;
+};
+
+TEST_F(Spawning, EachMoveFindsAMomentBetweenTwoPrograms) {
+  constexpr int kRounds = 4;
+  for (int round = 0; round < kRounds; ++round) {
+    ASSERT_NO_FATAL_FAILURE(wait_for_more("a"));
+    ASSERT_NO_FATAL_FAILURE(move("a", "b", round % 2 == 0 ? "never" : "auto"));
+    ASSERT_NO_FATAL_FAILURE(wait_for_more("b"));
+    ASSERT_NO_FATAL_FAILURE(move("b", "a", "never"));
+  }
+  ASSERT_NO_FATAL_FAILURE(wait_for_more("a"));
+  const std::vector<std::string> lines = said("a");
+  for (size_t i = 0; i + 1 < lines.size(); ++i) ASSERT_EQ(lines[i], std::to_string(i + 1)) << "a program failed, or ran twice";
+}
+
+}  // namespace
+}  // namespace mose::lab

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <vector>
+
+#include "base/result.h"
+#include "kernel/process.h"
+
+namespace mose {
+
+// One of `processes` that runs in the memory of another of them: a child between vfork() (or posix_spawn()) and exec, whose parent
+// sleeps until then in a way that no tracer gets it out of. 0: none. Only of a frozen tree it stays true. Processes that have ended
+// have no memory. ENOSYS where the kernel does not tell.
+[[nodiscard]] Result<pid_t> first_vforked(const std::vector<ProcessHandle>& processes);
+
+}  // namespace mose
