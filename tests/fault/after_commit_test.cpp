@@ -176,7 +176,11 @@ class WhileAway : public AfterCommit {
     neighbour_ = std::move(*started);
     move_until_committed();
     if (HasFatalFailure()) return;
-    sleep_until_ms(1500);  // what the neighbour does once a second has had its pages, too
+    // What the neighbour does once a second has had its pages, too: it answered all the time while it did that.
+    constexpr Nanoseconds kStretch = std::chrono::milliseconds(1200);
+    const Timestamp committed = now();
+    ASSERT_TRUE(wait_until([&] { return now() - committed > kStretch && neighbour_->steady(now() - kStretch, now()); }, kSettleBound))
+        << "the neighbour has not had its pages";
     ASSERT_GT(bed_->missing_pages(destination_), 0u) << "the pages were all there already: nothing was tested";
   }
   // The status says which pages are waited for, and since when. `began`: by the wall clock.

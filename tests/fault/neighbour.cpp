@@ -61,4 +61,16 @@ size_t Neighbour::answers(Timestamp from, Timestamp to) const {
   return static_cast<size_t>(std::ranges::count_if(answered_, [&](Timestamp at) { return at >= from && at < to; }));
 }
 
+bool Neighbour::steady(Timestamp from, Timestamp to) const {
+  constexpr Nanoseconds kGapMax = std::chrono::milliseconds(60);
+  std::lock_guard lock(mutex_);
+  Timestamp last = from;
+  for (Timestamp at : answered_) {
+    if (at < from || at >= to) continue;
+    if (at - last > kGapMax) return false;
+    last = at;
+  }
+  return to - last <= kGapMax;
+}
+
 }  // namespace mose::test

@@ -22,6 +22,8 @@ class Neighbour {
 
   // Answers that came between the two.
   [[nodiscard]] size_t answers(Timestamp from, Timestamp to) const;
+  // It has waited for none of those much longer than for the pause between two.
+  [[nodiscard]] bool steady(Timestamp from, Timestamp to) const;
   // Answers that were not the value.
   [[nodiscard]] size_t wrong() const { return wrong_; }
 

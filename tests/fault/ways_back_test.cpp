@@ -129,6 +129,9 @@ TEST_F(WaysBack, ACommitThatTheDestinationHasNoRecordOfIsTakenBack) {
 class OperatorDecides : public WaysBack {
  protected:
   bool stopped(const std::string& node) { return !group_may_run(group(node)); }
+  std::string journal_at(const std::string& node) {
+    return bed_->root(node) + "/var/lib/mose/journal/" + id_ + (node == source_ ? ".source" : ".destination");
+  }
   // The commit is on the source's disk, and the destination, which has not heard of it, is dead.
   void commit_and_lose_the_destination() { move_until_killed(FrameType::commit, Direction::to_target, destination_); }
 };
@@ -184,7 +187,7 @@ TEST_F(OperatorDecides, ASourceWithoutItsJournalAsksBeforeItRuns) {
   if (HasFatalFailure()) return;
   bed_->kill_agent(source_);
   ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
-  const std::string journal = bed_->root(source_) + "/var/lib/mose/journal/" + id_ + ".source";
+  const std::string journal = journal_at(source_);
   std::filesystem::rename(journal, bed_->root(source_) + "/var/lib/mose/moved-away");
   restart_agents();
   if (HasFatalFailure()) return;
@@ -204,7 +207,7 @@ TEST_F(OperatorDecides, AJournalThatIsBackIsFoundWithoutTheOperator) {
   if (HasFatalFailure()) return;
   bed_->kill_agent(source_);
   ASSERT_TRUE(wait_until([&] { return !bed_->agent_alive(source_); }, kDeathBound));
-  const std::string state = bed_->root(source_) + "/var/lib/mose/", journal = state + "journal/" + id_ + ".source";
+  const std::string state = bed_->root(source_) + "/var/lib/mose/", journal = journal_at(source_);
   std::filesystem::rename(journal, state + "moved-away");
   restart_agents();
   if (HasFatalFailure()) return;
@@ -244,6 +247,19 @@ TEST_F(OperatorDecides, WhatIsGivenUpEndsAsLostOnBothNodes) {
   bed_ = nullptr;
 }
 
+// Nothing of what it would send has left the node: it has never run there.
+TEST_F(OperatorDecides, WhatHasNotRunIsGivenUpWithoutItsJournalAndTakenBack) {
+  commit_and_lose_the_destination();
+  if (HasFatalFailure()) return;
+  std::filesystem::remove(journal_at(destination_));
+  restart_agents();
+  if (HasFatalFailure()) return;
+  EXPECT_TRUE(stopped(destination_) && stopped(source_));
+  EXPECT_THAT(said(destination_, {"recover", id_, "--give-up", "--yes"}), ::testing::HasSubstr("killed and thrown away"));
+  EXPECT_TRUE(wait_until([&] { return !stopped(source_); }, kReachBound)) << phase_at(source_);
+  check_taken_back();
+}
+
 // It has never run there, and its source, which had committed, takes that back.
 TEST_F(OperatorDecides, WhatWaitsForItsVerdictIsGivenUpAtTheDestination) {
   move_until_killed(FrameType::commit, Direction::to_target, source_);
@@ -261,7 +277,7 @@ TEST_F(OperatorDecides, ADestinationThatHasForgottenItIsDecidedAbout) {
   lose_the_fenced_tree();
   if (HasFatalFailure()) return;
   const std::string state = bed_->root(destination_) + "/var/lib/mose";
-  std::filesystem::remove(state + "/journal/" + id_ + ".destination");
+  std::filesystem::remove(journal_at(destination_));
   restart_agents();
   if (HasFatalFailure()) return;
   EXPECT_TRUE(wait_until([&] { return phase_at(source_).find("no such migration here") != std::string::npos; }, kReachBound)) << phase_at(source_);
@@ -281,7 +297,7 @@ TEST_F(OperatorDecides, WhatHasArrivedAndNoRecordNamesIsCleanedUp) {
   said(source_, {"recover", id_, "--resume-here", "--yes"});
   ASSERT_TRUE(wait_until([&] { return !stopped(source_); }, kReachBound));
   const std::string state = bed_->root(destination_) + "/var/lib/mose";
-  std::filesystem::remove(state + "/journal/" + id_ + ".destination");
+  std::filesystem::remove(journal_at(destination_));
   std::filesystem::remove(state + "/workloads/redis.json");
   restart_agents();
   if (HasFatalFailure()) return;

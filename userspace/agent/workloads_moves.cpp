@@ -96,9 +96,9 @@ Status Workloads::arrived(const std::string& name, ProcessHandle init) {
 void Workloads::forget_arrival(const std::string& name) {
   Entry* present = entry(name);
   if (present == nullptr || present->workload.state != WorkloadState::arriving) return;
-  Workload last = present->workload;
-  erase(name);
-  listener_(last, fmt::format("workload {} did not arrive", name));
+  const Workload last = present->workload;  // the name may be that of the entry itself
+  erase(last.spec.name);
+  listener_(last, fmt::format("workload {} did not arrive", last.spec.name));
 }
 
 }  // namespace mose::agent
