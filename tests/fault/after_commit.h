@@ -22,14 +22,14 @@ inline std::vector<int> once_in_full() { return in_full() ? std::vector{1} : std
 class AfterCommit : public Faults {
  protected:
   // Ends where the destination has said COMMITTED.
-  void move_until_committed() {
+  void move_until_committed(uint64_t bandwidth_bps = kPostCopyBps) {
     committed_us_ = 0;
     FrameRule rule;
     rule.type = wire::FrameType::committed;
     rule.direction = Direction::from_target;
     rule.action = [this] { committed_us_ = to_us(now()); };
     bed_->proxy_of(destination_).set_rule(rule);
-    start({"postcopy", kPostCopyBps});
+    start({"postcopy", bandwidth_bps});
     if (HasFatalFailure()) return;
     ASSERT_TRUE(wait_until([&] { return committed_us_ != 0; }, kReachBound)) << "the moment never came";
   }

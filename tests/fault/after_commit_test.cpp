@@ -174,7 +174,7 @@ class WhileAway : public AfterCommit {
     auto started = Neighbour::start(*bed_);
     ASSERT_TRUE(started) << started.error().what;
     neighbour_ = std::move(*started);
-    move_until_committed();
+    move_until_committed(kPostCopyBps / 2);
     if (HasFatalFailure()) return;
     // What the neighbour does once a second has had its pages, too: it answered all the time while it did that.
     constexpr Nanoseconds kStretch = std::chrono::milliseconds(1200);

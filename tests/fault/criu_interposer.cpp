@@ -250,7 +250,9 @@ class Relay {
     if (action == "kill-agent") {
       // Either we die with it, or CRIU finds that nobody is there any more. Nothing is passed on meanwhile.
       ::kill(agent_pid_, SIGKILL);
-      lose_agent();
+      // A restoring CRIU finds nothing: it has a copy of that end, and dies with us.
+      if (role_ == "restore") agent_ = -1;
+      else lose_agent();
     }
     if (action == "kill-criu") {
       ::kill(child_, SIGKILL);

@@ -13,7 +13,8 @@
 namespace mose::client {
 namespace {
 
-constexpr Nanoseconds kAnswersBound = std::chrono::seconds(10);
+// A cable that was out for seconds leaves TCP with a retransmission time-out of as long, more than once.
+constexpr Nanoseconds kAnswersBound = std::chrono::seconds(30);
 constexpr uint64_t kWatchTicks = 50;  // dear enough (a tenth of a millisecond) not to be done more often
 
 }  // namespace

@@ -238,9 +238,12 @@ Status sync_tree(const std::string& root, int dir) {
   unsynced.add(dir);
   std::error_code error;
   for (fs::recursive_directory_iterator it(root, error), end; !error && it != end && !unsynced.all(); it.increment(error)) {
-    if (it->is_symlink(error) || !(it->is_regular_file(error) || it->is_directory(error))) continue;
-    MOSE_ASSIGN(Fd one, open_file(it->path(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK));
-    unsynced.add(one.get());
+    std::error_code gone;
+    if (it->is_symlink(gone) || !(it->is_regular_file(gone) || it->is_directory(gone))) continue;
+    auto one = open_file(it->path(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    if (!one && (one.error().code == ENOENT || one.error().code == ELOOP)) continue;  // it has gone meanwhile
+    if (!one) return std::unexpected(one.error());
+    unsynced.add(one->get());
   }
   if (error) return fail_errno("read directory " + root, error.value());
   return unsynced.sync(dir);

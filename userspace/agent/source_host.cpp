@@ -331,7 +331,7 @@ Status SourceHost::freeze_outside_vfork() {
     if (!vforked || *vforked == 0) return {};
     if (now() >= deadline) {
       return fail(fmt::format("process {} of {} runs in the memory of the one that has started it by vfork(), still after {:.0f} ms: no dump can "
-                              "take these two; migrate again when it has started its program or ended",
+                              "take these two; migrate again when it has started its program or ended, and not at all where it does neither",
                               *vforked, spec_.name, to_ms(kVforkBound)));
     }
     MOSE_TRY(cgroup_.thaw());
@@ -428,9 +428,9 @@ SourceHost::StandbyDump SourceHost::dump_for_standby() {
   Status dumped = [&]() -> Status {
     MOSE_TRY(arm_dump());
     MOSE_TRY(quiesce());
-    clocks_read = now();
     timeline_.begin("standby_pause");
     MOSE_TRY(freeze());
+    clocks_read = now();
     return dump_tree();
   }();
   // CRIU waits at post-dump with every task in its hands, so a task that is free has been let go. Its end takes longer.

@@ -22,9 +22,12 @@ Status Unsynced::sync(int root) {
     if (syncfs(root) < 0) return fail_errno("sync the file system");
     return {};
   }
-  for (const Fd& one : changed)
-    if (fsync(one.get()) < 0) return fail_errno("sync");
-  return {};
+  // All of them: what is the same the next time is not written, nor named, again.
+  Status synced;
+  for (const Fd& one : changed) {
+    if (fsync(one.get()) < 0 && synced) synced = fail_errno("sync");
+  }
+  return synced;
 }
 
 }  // namespace mose::agent

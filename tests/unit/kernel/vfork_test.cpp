@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
+#include <stdexcept>
 #include <utility>
 
 namespace mose {
@@ -32,8 +32,8 @@ class Vfork : public ::testing::Test {
   }
   pid_t child(int flags) {
     void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    const pid_t pid = ::clone(wait_for_ever, static_cast<char*>(stack) + kStack, flags | SIGCHLD, nullptr);
-    EXPECT_GT(pid, 0);
+    const pid_t pid = stack == MAP_FAILED ? -1 : ::clone(wait_for_ever, static_cast<char*>(stack) + kStack, flags | SIGCHLD, nullptr);
+    if (pid <= 0) throw std::runtime_error("no child could be made");
     children_.emplace_back(pid, stack);
     add(pid);
     return pid;
