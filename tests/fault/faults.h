@@ -119,7 +119,8 @@ class Faults : public ::testing::Test {
     const std::string log = bed_->log_since(node), end = " event=migration.phase";
     const size_t at = log.rfind(end);
     const size_t begin = at == std::string::npos ? at : log.rfind(": ", at);
-    return begin == std::string::npos ? "-" : log.substr(begin + 2, at - begin - 2);
+    if (begin == std::string::npos) return "-";
+    return log.substr(begin + 2, std::min(at, log.find(" migration=", begin)) - begin - 2);
   }
 
   void begin_move() {
