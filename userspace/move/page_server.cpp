@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <string>
@@ -43,9 +44,7 @@ class Answerer {
     MOSE_ASSIGN(OpenProcess * process, find(space));
     ++stats_.requests;
     stats_.pages += asked.pages();
-    if (asked.pages() <= kUrgentPagesMax && read_full(*process, asked)) {
-      return send(channel, space, wire::Codec::raw, asked, std::span(buffer_).first(asked.pages() * kPageSize));
-    }
+    if (asked.pages() <= kUrgentPagesMax && read_all(*process, asked)) return send_by_contents(channel, space, asked);
     PageSet populated;
     if (!process->pagemap)
       populated = asked;
@@ -64,16 +63,33 @@ class Answerer {
   }
 
  private:
-  // Into the buffer. True: every page has something in it, so that it was there, without asking the page tables.
-  bool read_full(OpenProcess& process, const PageSet& pages) {
+  // Into the buffer.
+  bool read_all(OpenProcess& process, const PageSet& pages) {
     buffer_.resize(std::max<size_t>(buffer_.size(), pages.pages() * kPageSize));
-    const std::span<std::byte> contents = std::span(buffer_).first(pages.pages() * kPageSize);
     std::vector<uint64_t> unreadable;
-    if (!process.memory.read(pages.runs(), contents, unreadable) || !unreadable.empty()) return false;
-    for (size_t at = 0; at < contents.size(); at += kPageSize) {
-      if (is_zero_page(contents.data() + at)) return false;
+    return process.memory.read(pages.runs(), std::span(buffer_).first(pages.pages() * kPageSize), unreadable) && unreadable.empty();
+  }
+
+  // What read_all() has read. The page tables are not asked: reading fills what is not there, and not every kernel says afterwards that
+  // it is the page of zeros.
+  Status send_by_contents(Channel& channel, SpaceId space, const PageSet& pages) {
+    PageSet full, zero;
+    size_t from = 0, to = 0;
+    for (const PageRun& run : pages.runs()) {
+      for (uint64_t page = run.first; page < run.end(); ++page, from += kPageSize) {
+        if (is_zero_page(buffer_.data() + from)) {
+          zero.add({page, 1});
+          continue;
+        }
+        full.add({page, 1});
+        if (to != from) memcpy(buffer_.data() + to, buffer_.data() + from, kPageSize);
+        to += kPageSize;
+      }
     }
-    return true;
+    if (!full.empty()) MOSE_TRY(send(channel, space, wire::Codec::raw, full, std::span(buffer_).first(to)));
+    if (zero.empty()) return {};
+    MOSE_TRY(check_whole(space));
+    return send(channel, space, wire::Codec::zero, zero, {});
   }
 
   Result<OpenProcess*> find(SpaceId space) {

@@ -373,6 +373,12 @@ constexpr const char* kLarge = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); wh
 TEST_F(Secrets, NoOtherUserReadsWhatAMigrationMakesOrLeaves) {
   auto started = start_peeking({}, kLarge);
   ASSERT_EQ(started.exit_code, 0) << started.err;
+  // What an agent tries CRIU with at its start, a program of MOSE's and a word of it, is no migration's.
+  for (const char* node : lab::kNodes) {
+    for (const Timestamp deadline = now() + kCriuBound; read_file(names_.agent_log(node)).value_or("").find("CRIU is ready") == std::string::npos;
+         ::usleep(20'000))
+      ASSERT_LT(now(), deadline) << node;
+  }
   const std::vector<std::string> ours = {"/etc/mose/pki", "/var/lib/mose", "/run/mose"};
   std::set<std::string> programs, files;
   auto look = [&](const std::string& when) {
