@@ -17,6 +17,7 @@
 #include <fstream>
 
 #include "agent/control_client.h"
+#include "handover/workload_network.h"
 #include "kernel/netns.h"
 #include "kernel/spawn.h"
 #include "lab/agent.h"
@@ -445,7 +446,11 @@ Result<nlohmann::json> FaultBed::progress(const std::string& node) {
 }
 
 // The first process of its pid namespace takes all others with it.
-void FaultBed::kill_node(const std::string& node) const { (void)::kill(state_.keepers.at(node).pid, SIGKILL); }
+void FaultBed::kill_node(const std::string& node) const {
+  // A machine that is dead says nothing. The kernel of this one lives on, a moment longer than the programs that keep its workload silent.
+  (void)lab::run_ip(names_.netns(node), "link set dev " + handover::host_device_name(kWorkload) + " down\n");
+  (void)::kill(state_.keepers.at(node).pid, SIGKILL);
+}
 
 Status FaultBed::in_node(const std::string& node, const std::function<Status()>& what) {
   MOSE_ASSIGN(auto place, lab::open_node(state_, node));
