@@ -44,7 +44,6 @@ constexpr const char* kProgram = "/usr/bin/memory-checker";
 constexpr const char* kDataDirectory = "/srv/memory";  // at both nodes; the workload sees it as /mnt
 constexpr uint16_t kPort = 7070;
 constexpr Nanoseconds kCommandBound = std::chrono::minutes(2);
-constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);  // an agent that has just started proves its CRIU first
 constexpr int kLockSeconds = 60;
 constexpr unsigned kMovesDefault = 3, kMovesFull = 100;
 // What cannot be moved, and is rested around a move; and what changes the shape of the tree, which no standby survives.
@@ -130,12 +129,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     std::vector<std::string> words = {"/usr/bin/mose", "migrate",   kWorkload,  "--to",
                                       peer(),          "--tracker", GetParam(), "--json"};
     words.insert(words.end(), options.begin(), options.end());
-    // Again while an agent still prepares CRIU.
-    for (const Timestamp deadline = now() + kCriuBound;; ::usleep(100'000)) {
-      auto result = run(node_, words);
-      if (result.exit_code == 0 || result.err.find("still being prepared") == std::string::npos || now() >= deadline)
-        return result;
-    }
+    return run(node_, words);
   }
   static bool by_protection() { return std::string(GetParam()).starts_with("wp"); }
   [[nodiscard]] std::string peer() const { return node_ == "a" ? "b" : "a"; }

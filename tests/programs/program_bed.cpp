@@ -25,7 +25,6 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kProgramLab = "t-programs";
 constexpr int kLabLockSeconds = 60;
 constexpr Nanoseconds kProgramCommandBound = std::chrono::minutes(3);
-constexpr Nanoseconds kCanaryBound = std::chrono::seconds(15);  // an agent that has just started proves its CRIU first
 constexpr useconds_t kBetweenMovesUs = 500'000;
 constexpr size_t kLogShown = 6000;
 
@@ -131,13 +130,8 @@ unsigned ProgramMoves::moves_wanted() {
 
 Status ProgramMoves::move_once() {
   const std::string to = node_ == "a" ? "b" : "a";
-  lab::ProgramResult result;
-  for (const Timestamp deadline = now() + kCanaryBound;; ::usleep(100'000)) {
-    result = in_node(node_, {"/usr/bin/mose", "migrate", program_.name, "--to", to, "--json"});
-    if (result.exit_code == 0) break;
-    if (result.err.find("still being prepared") == std::string::npos || now() >= deadline)
-      return fail("from " + node_ + " to " + to + ": " + result.err + result.out);
-  }
+  lab::ProgramResult result = in_node(node_, {"/usr/bin/mose", "migrate", program_.name, "--to", to, "--json"});
+  if (result.exit_code != 0) return fail("from " + node_ + " to " + to + ": " + result.err + result.out);
   const Json report = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
   if (!report.is_object() || report["outcome"] != "complete")
     return fail("no report of a complete move: " + result.out);

@@ -117,6 +117,9 @@ class MigrationService {
   // redirected and its network is gone. Before that nothing of its name may be started here.
   virtual void after_departure(const std::string& workload, std::function<void()> next) = 0;
 
+  // Calls `next` when CRIU has been tried out on this host, with whatever result: at once, but for the first seconds of an agent.
+  virtual void when_criu_is_tried(std::function<void()> next) = 0;
+
   // The workload has ended here, by itself or stopped, and its processes are dead; `how`: a sentence. A migration that still
   // brings its memory has nothing more to bring.
   virtual void workload_ended(const std::string& workload, const std::string& how) = 0;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "agent/away_network.h"
 #include "agent/check.h"
@@ -104,7 +105,25 @@ void Migrations::prepare_criu() {
             if (*alive) prepare_criu();
           });
         }
+        criu_has_been_tried();
       });
+}
+
+// Arrivals that wait for a name as well go on waiting for that.
+void Migrations::criu_has_been_tried() {
+  criu_tried_ = true;
+  const log::ForMigration of_none({});
+  while (!waiting_for_criu_.empty()) {
+    for (const auto& next : std::exchange(waiting_for_criu_, {})) next();
+  }
+  std::vector<std::string> held;
+  for (const auto& [workload, arrival] : waiting_arrivals_) held.push_back(workload);
+  for (const std::string& workload : held) begin_waiting_arrival(workload);
+}
+
+void Migrations::when_criu_is_tried(std::function<void()> next) {
+  if (criu_tried_) return next();
+  waiting_for_criu_.push_back(std::move(next));
 }
 
 Answer<void> Migrations::check_start(const std::string& workload, const std::string& node) const {
@@ -309,6 +328,7 @@ Answer<std::string> Migrations::show(const MigrationId& id) const {
 }
 
 void Migrations::shut_down(std::function<void()> done) {
+  waiting_for_criu_.clear();
   if (server_) refused_ = server_->refused();
   server_.reset();
   bool waiting = false;

@@ -30,6 +30,7 @@ class Migrations : public MigrationService {
   void preflight(const std::string& workload, const std::string& node,
                  std::function<void(Answer<std::vector<std::string>>)> done) override;
   void after_departure(const std::string& workload, std::function<void()> next) override;
+  void when_criu_is_tried(std::function<void()> next) override;
   void workload_ended(const std::string& workload, const std::string& how) override;
   [[nodiscard]] std::vector<MigrationProgress> list() const override;
   [[nodiscard]] ServiceFigures figures() const override;
@@ -41,6 +42,7 @@ class Migrations : public MigrationService {
  private:
   explicit Migrations(Core& core);
   void prepare_criu();
+  void criu_has_been_tried();
   [[nodiscard]] Answer<void> check_start(const std::string& workload, const std::string& node) const;
   // The arrival of a workload that has not ended; null: none.
   [[nodiscard]] const DestinationMigration* arrival_of(const std::string& workload) const;
@@ -72,9 +74,10 @@ class Migrations : public MigrationService {
   [[nodiscard]] PeerConnection::Handlers loose_handlers(uint64_t number, const move::StreamId& stream);
   void on_first_frame(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, wire::FrameType type,
                       const std::string& payload);
-  [[nodiscard]] bool name_is_being_freed(const std::string& workload) const;
-  void wait_for_name(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
-                     const std::string& workload, const std::string& payload);
+  // Why a workload cannot come yet, though it may in a moment; empty: it can.
+  [[nodiscard]] std::string must_wait(const std::string& workload) const;
+  void hold_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
+                    const std::string& workload, const std::string& payload);
   void begin_waiting_arrival(const std::string& workload);
   void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
@@ -117,7 +120,7 @@ class Migrations : public MigrationService {
   // Connections whose first frame has not come, or whose last answer is still leaving.
   std::map<uint64_t, std::unique_ptr<PeerConnection>> loose_;  // by a number of their own: addresses come again
   uint64_t loose_next_ = 1;
-  // PREPARE that waits for the last trace of the workload's departure, or of an arrival that was given up.
+  // PREPARE that waits for the last trace of the workload's departure or of an arrival that was given up, or for CRIU.
   struct WaitingArrival {
     uint64_t number = 0;  // of its connection in loose_
     move::StreamId stream;
@@ -128,6 +131,8 @@ class Migrations : public MigrationService {
   std::set<std::string> departing_;
   // Those who want to start a workload of that name here again, and wait for the same.
   std::multimap<std::string, std::function<void()>> waiting_starts_;
+  bool criu_tried_ = false;
+  std::vector<std::function<void()>> waiting_for_criu_;
   // Set while a departure waits for the end of an arrival.
   std::map<std::string, std::function<void()>> waiting_departures_;
   // Journals that cannot be used: what they speak of stays as it is until `mose recover`.

@@ -18,8 +18,9 @@ constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
 // Of one node: some migrations at a time, each with a verdict to ask.
 constexpr long kLooseOfANodeMax = 32;
 // PREPARE waits so long for the name of its workload; shorter than its source waits for the answer.
-constexpr Nanoseconds kNameWaitMax = std::chrono::seconds(10);
-static_assert(kNameWaitMax < plan::kPrepareDeadline);
+// For the clearing away of an earlier move, or for CRIU, whose trial is bounded by 20 s.
+constexpr Nanoseconds kArrivalWaitMax = std::chrono::seconds(25);
+static_assert(kArrivalWaitMax < plan::kPrepareDeadline);
 
 }  // namespace
 
@@ -112,24 +113,28 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
 }
 
 // The workload may just have left this node: its network still redirects stragglers. Or an arrival of it has been given
-// up, whose source is free for the next attempt before everything is thrown away here.
-bool Migrations::name_is_being_freed(const std::string& workload) const {
-  return is_leaving(workload) || is_given_up(workload);
+// up, whose source is free for the next attempt before everything is thrown away here. Or this agent has just been started.
+std::string Migrations::must_wait(const std::string& workload) const {
+  if (is_leaving(workload) || is_given_up(workload)) {
+    return fmt::format("node {} is still clearing away what an earlier move of {} has left: see `mose status` there",
+                       core_.config.node.name, workload);
+  }
+  return criu_tried_ ? "" : kCriuBeingPrepared;
 }
 
 // Meanwhile the connection is watched: whoever has sent PREPARE may change his mind, or go.
-void Migrations::wait_for_name(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
-                               const std::string& workload, const std::string& payload) {
+void Migrations::hold_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
+                              const std::string& workload, const std::string& payload) {
   const uint64_t number = loose_next_++;
   connection->set_handlers(loose_handlers(number, stream));
   loose_[number] = std::move(connection);
   waiting_arrivals_[workload] = {number, stream, payload};
-  core_.loop.after(kNameWaitMax, [this, number, stream, workload, alive = alive_] {
+  core_.loop.after(kArrivalWaitMax, [this, number, stream, workload, alive = alive_] {
     auto waiting = *alive ? loose_.extract(number) : decltype(loose_)::node_type();
     if (!waiting) return;
+    const std::string reason = must_wait(workload);
     waiting.mapped()->send(wire::FrameType::refused,
-                           encode_reason(fmt::format("node {} is still clearing away what an earlier move of {} has left: "
-                                                     "see `mose status` there", core_.config.node.name, workload)));
+                           encode_reason(reason.empty() ? fmt::format("another move of {} to this node was asked for since", workload) : reason));
     answer_stray(std::move(waiting.mapped()), stream.migration, wire::FrameType::invalid);
   });
 }
@@ -150,7 +155,7 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
     connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
-  if (name_is_being_freed(prepare->spec.name)) return wait_for_name(std::move(connection), stream, prepare->spec.name, payload);
+  if (!must_wait(prepare->spec.name).empty()) return hold_arrival(std::move(connection), stream, prepare->spec.name, payload);
   // Its clients come by this segment for good: without that network they would wait until it has arrived.
   if (away_network_kept(core_.config, prepare->spec.name)) {
     connection->send(

@@ -341,13 +341,15 @@ void Requests::check(const std::string& workload, const std::string& node, const
     return reply.fail(2, fmt::format("no workload named {} is known here; see mose workloads", workload));
   }
   if (!known_node(node, reply)) return;
-  service_.preflight(workload, node, [reply](const Answer<std::vector<std::string>>& reasons) {
-    if (!reasons) return send_refusal(reply, reasons.error());
-    Response response;
-    auto& result = *response.mutable_check_result();
-    for (const std::string& reason : *reasons) result.add_reasons(reason);
-    result.set_ok(reasons->empty());
-    reply.send(response, true);
+  service_.when_criu_is_tried([this, workload, node, reply] {
+    service_.preflight(workload, node, [reply](const Answer<std::vector<std::string>>& reasons) {
+      if (!reasons) return send_refusal(reply, reasons.error());
+      Response response;
+      auto& result = *response.mutable_check_result();
+      for (const std::string& reason : *reasons) result.add_reasons(reason);
+      result.set_ok(reasons->empty());
+      reply.send(response, true);
+    });
   });
 }
 
@@ -368,11 +370,15 @@ void Requests::migrate(const control::v1::Migrate& request, const Reply& reply) 
                                      core_.config.node.name, xdp.error().what));
   }
   if (request.dry_run()) return check(request.workload(), request.node(), reply);
+  service_.when_criu_is_tried([this, request, options = *options, reply] { begin(request, options, reply); });
+}
+
+void Requests::begin(const control::v1::Migrate& request, const MigrationOptions& options, const Reply& reply) {
   if (!reply.open()) {
     return log::warn("a migration is not begun: who asked for it has left",
                      {{"workload", request.workload()}, {"node", request.node()}});
   }
-  auto id = service_.start(request.workload(), request.node(), *options);
+  auto id = service_.start(request.workload(), request.node(), options);
   if (!id) return send_refusal(reply, id.error());
   Response response;
   response.mutable_started()->set_migration_id(id->hex());

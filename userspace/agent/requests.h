@@ -43,6 +43,7 @@ class Requests {
   void nodes(const Reply& reply) const;
   void check(const std::string& workload, const std::string& node, const Reply& reply);
   void migrate(const control::v1::Migrate& request, const Reply& reply);
+  void begin(const control::v1::Migrate& request, const MigrationOptions& options, const Reply& reply);
   void status(const Reply& reply) const;
   void show(const std::string& prefix, const Reply& reply) const;
   void history(size_t count_max, const Reply& reply) const;

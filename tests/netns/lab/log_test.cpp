@@ -47,10 +47,11 @@ class Logged : public ::testing::Test {
     for (const char* node : kNodes) {
       std::filesystem::create_directories(root(node) + "/etc/mose/conf.d");
       std::ofstream(root(node) + "/etc/mose/conf.d/log.toml") << "[log]\nlevel = \"debug\"\n";
+      seen_[node] = log(node).size();
       auto again = restart_agent(names_, state_, node);
       ASSERT_TRUE(again) << again.error().what;
     }
-    for (const char* node : kNodes) ASSERT_TRUE(wait_until([&] { return log(node).rfind("CRIU is ready") > log(node).rfind("agent ready"); })) << log(node);
+    for (const char* node : kNodes) ASSERT_TRUE(wait_until([&] { return log(node).find("CRIU is ready", seen_[node]) != std::string::npos; })) << log(node);
     std::vector<std::string> run = {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--"};
     for (const std::string& word : redis_command()) run.push_back(word);
     auto started = mose("a", run);

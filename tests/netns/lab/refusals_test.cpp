@@ -40,7 +40,6 @@ constexpr const char* kWorkload = "redis";
 constexpr const char* kCopied = "/srv/mose-copied";  // at both nodes; the workload sees it as kTarget
 constexpr const char* kTarget = "/mnt";
 constexpr Nanoseconds kCommandBound = std::chrono::seconds(30);
-constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);  // an agent that has just started proves its CRIU first
 constexpr int kLockSeconds = 60;
 
 // A node of another version, in whose place no mosed of this build can stand: it answers HELLO and nothing else.
@@ -185,15 +184,10 @@ class Refusals : public ::testing::Test {
     EXPECT_TRUE(result) << result.error().what;
     return result ? *result : ProgramResult{};
   }
-  // Again while an agent still prepares CRIU.
   ProgramResult migrate(const std::vector<std::string>& options = {}, const std::string& workload = kWorkload) {
     std::vector<std::string> words = {"migrate", workload, "--to", "b"};
     words.insert(words.end(), options.begin(), options.end());
-    for (Timestamp deadline = now() + kCriuBound;;) {
-      auto result = mose("a", words);
-      if (result.exit_code == 0 || result.err.find("still being prepared") == std::string::npos || now() >= deadline) return result;
-      ::usleep(100'000);
-    }
+    return mose("a", words);
   }
   void expect_refused(int exit_code, const std::string& sentence) {
     SCOPED_TRACE(sentence);
@@ -463,6 +457,19 @@ TEST_F(Refusals, OneThatHasJustLeftCanBeStartedAgainAtOnce) {
   EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));
   EXPECT_TRUE(answers()) << "its network is still there";
   EXPECT_EQ(mose("a", {"stop", kWorkload}).exit_code, 0);
+}
+
+// An agent proves CRIU first; of b that is seen wherever its configuration changes here.
+TEST_F(Refusals, AMoveWaitsForAgentsThatHaveJustBeenStarted) {
+  const size_t before = read_file(names_.agent_log("a")).value_or("").size();
+  for (const char* node : kNodes) configure(node, "");
+  auto checked = mose("a", {"check", kWorkload, "--to", "b"});
+  EXPECT_EQ(checked.exit_code, 0) << checked.out << checked.err;
+  configure("a", "");
+  auto moved = migrate();
+  EXPECT_EQ(moved.exit_code, 0) << moved.err;
+  EXPECT_THAT(read_file(names_.agent_log("a")).value_or("").substr(before), HasSubstr("CRIU is ready"));
+  EXPECT_EQ(mose("b", {"stop", kWorkload}).exit_code, 0);
 }
 
 TEST_F(Refusals, ADebuggerThatComesDuringPreCopyEndsTheMigrationBeforeTheWorkloadStops) {
