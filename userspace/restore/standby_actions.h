@@ -46,6 +46,8 @@ class StandbyConnections {
   std::vector<Fd> sockets_;  // as delta.connections
 };
 
+[[nodiscard]] Status refresh_epolls(const StandbyDelta& delta, std::span<const StandbyProcess> tree);
+
 // The standby's open file, as a descriptor of ours; close it soon, it keeps the file alive.
 [[nodiscard]] Result<Fd> standby_file(const StandbyDescriptor& descriptor, std::span<const StandbyProcess> tree);
 [[nodiscard]] std::string to_string(const StandbyDescriptor& descriptor);

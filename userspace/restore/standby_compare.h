@@ -104,6 +104,16 @@ struct StandbyTimer {
   uint64_t value_ns = 0, interval_ns = 0;  // value: what was left; 0: not armed
 };
 
+// What an epoll waits for, by the number of the descriptor that it was told.
+struct StandbyWatch {
+  enum class Change : uint8_t { added, removed, modified };
+  StandbyDescriptor epoll;
+  Change change = Change::modified;
+  int target = -1;
+  uint32_t events = 0;  // EPOLL*
+  uint64_t data = 0;
+};
+
 // Pages that lie in the final images with other contents than in the early ones.
 struct StandbyPages {
   SpaceId space = 0;
@@ -127,6 +137,7 @@ struct StandbyDelta {
   std::vector<StandbyEventfd> eventfds;
   std::vector<StandbyPipe> pipes;
   std::vector<StandbyTimer> timers;
+  std::vector<StandbyWatch> watches;
   std::vector<StandbyPages> pages;
   std::optional<StandbyClocks> clocks;  // what the workload's clocks showed at the final dump
 };

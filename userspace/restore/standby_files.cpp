@@ -120,30 +120,48 @@ Status compare_timerfd(FileContext& file) {
   return fields.rest_equal(file.what, {{"4", "its clock"}});
 }
 
+// What one side's epoll waits for, by the number of a descriptor and the file behind it.
+struct Watch {
+  uint32_t events = 0;
+  uint64_t data = 0;
+  ImageFields rest;
+};
+using Watches = std::map<std::pair<uint64_t, uint64_t>, Watch>;
+
+// The kernel lists them in an order of its own, and each names its epoll by the number that CRIU gave it.
+Result<Watches> take_watches(ImageFields& fields, const std::string& what) {
+  Watches out;
+  for (std::string_view message : fields.take_messages(4)) {
+    MOSE_ASSIGN(ImageFields entry, ImageFields::parse(message));
+    (void)entry.take_number(1);
+    const auto target = entry.take_number(2), events = entry.take_number(3), data = entry.take_number(4);
+    if (!target || !events || !data || *target > INT32_MAX || *events > UINT32_MAX) return fail(what + " has an impossible entry in its image");
+    ImageFields copy = entry;
+    if (!out.try_emplace({*target, copy.take_number(6).value_or(0)}, Watch{static_cast<uint32_t>(*events), *data, std::move(entry)}).second)
+      return fail("what " + what + " waits for stands twice in its image");
+  }
+  return out;
+}
+
 Status compare_epoll(FileContext& file) {
-  std::vector<std::string> sides[2];
-  for (int side = 0; side < 2; ++side) {
-    ImageFields& fields = side ? file.fields.final : file.fields.early;
-    for (std::string_view message : fields.take_messages(4)) sides[side].emplace_back(message);
+  MOSE_ASSIGN(Watches early, take_watches(file.fields.early, file.what));
+  MOSE_ASSIGN(Watches final, take_watches(file.fields.final, file.what));
+  auto change = [&](StandbyWatch::Change kind, const Watches::value_type& entry) {
+    file.c.delta.watches.push_back({file.descriptor, kind, static_cast<int>(entry.first.first), entry.second.events, entry.second.data});
+  };
+  // Those that go make room: a number may stand for another file now.
+  for (const auto& entry : early) {
+    if (!final.contains(entry.first)) change(StandbyWatch::Change::removed, entry);
   }
-  if (sides[0].size() != sides[1].size())
-    return fail("what " + file.what + " waits for has changed since the standby was made");
-  // The kernel lists them in an order of its own, and each names its epoll by the number that CRIU gave it.
-  std::vector<std::pair<uint64_t, ImageFields>> parsed[2];
-  for (int side = 0; side < 2; ++side) {
-    for (const std::string& message : sides[side]) {
-      MOSE_ASSIGN(ImageFields fields, ImageFields::parse(message));
-      (void)fields.take_number(1);
-      ImageFields copy = fields;
-      parsed[side].emplace_back(copy.take_number(2).value_or(0) << 32 | (copy.take_number(6).value_or(0) & UINT32_MAX),
-                                std::move(fields));
+  for (const auto& entry : final) {
+    auto before = early.find(entry.first);
+    if (before == early.end()) {
+      change(StandbyWatch::Change::added, entry);
+      continue;
     }
-    std::stable_sort(parsed[side].begin(), parsed[side].end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
-  }
-  for (size_t i = 0; i < parsed[0].size(); ++i) {
-    if (ImageFields::difference(parsed[0][i].second, parsed[1][i].second))
-      return fail("what " + file.what + " waits for has changed since the standby was made");
+    const Watch &was = before->second, &is = entry.second;
+    if (ImageFields::difference(was.rest, is.rest)) return fail("what " + file.what + " waits for has changed since the standby was made");
+    if (was.events != is.events || was.data != is.data) change(StandbyWatch::Change::modified, entry);
   }
   MOSE_TRY(take_flags(file, 2));
   return file.fields.rest_equal(file.what);

@@ -170,7 +170,7 @@ Status refresh_files(const StandbyDelta& delta, Tree tree) {
   for (const StandbyPipe& file : delta.pipes) MOSE_TRY(refresh_pipe(file, tree));
   for (const StandbyTimer& file : delta.timers) MOSE_TRY(refresh_timer(file, tree));
   for (const StandbyStatusFlags& file : delta.status_flags) MOSE_TRY(refresh_flags(file, tree));
-  return {};
+  return refresh_epolls(delta, tree);
 }
 
 Result<uint64_t> standby_clock(const std::string& offsets, const char* name, clockid_t clock) {

@@ -136,6 +136,7 @@ Result<StandbyBed::Move> StandbyBed::switch_over(CriuBed::Node& from, CriuBed::N
     if (pages.contents.empty()) move.zeroed += pages.run.count;
   }
   move.connections = delta.connections.size();
+  for (const auto& watch : delta.watches) ++move.watches[watch.change];
   for (const auto& connection : delta.connections) {
     move.unread += !connection.in_queue.empty();
     move.unacknowledged += !connection.sent.empty();

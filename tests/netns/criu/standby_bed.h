@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -37,6 +38,7 @@ class StandbyBed {
     restore::StandbyTimes times;
     Nanoseconds load{}, compare{};
     size_t pages = 0, zeroed = 0;
+    std::map<restore::StandbyWatch::Change, size_t> watches;  // of epolls
     size_t connections = 0, unread = 0, unacknowledged = 0, unsent = 0;  // the last three: with bytes in that queue
   };
   // The switchover: final dump, comparison, refresh, thaw. `from` is empty afterwards. `leave_unread`: requests arrive

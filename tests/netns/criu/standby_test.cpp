@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <random>
 
 #include "standby_bed.h"
@@ -216,6 +217,48 @@ TEST(Standby, SocketsThatAreNotEstablishedGoOn) {
     std::vector<char> bytes(kTailBack);
     ASSERT_TRUE(receive(fd->get(), bytes.data(), bytes.size())) << std::strerror(errno);
     EXPECT_EQ(::recv(fd->get(), bytes.data(), 1, 0), 0) << "it does not end";
+  }
+  ASSERT_TRUE(ok(s.bed.wait_ticks(s.bed.b, 5)));
+}
+
+// A server that waits for room to write, or does not want to hear of a client for a while, changes what its epoll waits for.
+TEST(Standby, WhatAnEpollWaitsForMayChange) {
+  StandbyBed s;
+  ASSERT_NO_FATAL_FAILURE(start_workload(s));
+  Fd control, fds[4];
+  std::jthread([&] {
+    ASSERT_EQ(::setns(s.client.get(), CLONE_NEWNET), 0);
+    for (Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3]}) {
+      auto connected = connect_to(Family::ipv4, kPort4, kPort6);
+      ASSERT_TRUE(ok(connected));
+      *fd = std::move(*connected);
+    }
+  }).join();
+  for (const Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3]}) ASSERT_NO_FATAL_FAILURE(ask(fd->get(), 1));
+  ASSERT_NO_FATAL_FAILURE(ask(fds[0].get(), kMute));
+  ASSERT_NO_FATAL_FAILURE(ask(fds[1].get(), kUnwatch));
+  ASSERT_TRUE(ok(s.make_standby(s.bed.a, s.bed.b)));
+  ASSERT_NO_FATAL_FAILURE(ask(control.get(), kHearAll));
+  ASSERT_NO_FATAL_FAILURE(ask(fds[2].get(), kMute));
+  ASSERT_NO_FATAL_FAILURE(ask(fds[3].get(), kUnwatch));
+  auto move = s.switch_over(s.bed.a, s.bed.b, true);
+  ASSERT_TRUE(ok(move));
+  using Change = restore::StandbyWatch::Change;
+  EXPECT_EQ(move->watches, (std::map<Change, size_t>{{Change::added, 1}, {Change::removed, 1}, {Change::modified, 2}}));
+
+  for (int heard : {0, 1}) ASSERT_NO_FATAL_FAILURE(ask(fds[heard].get(), 2));
+  const uint64_t question = 2;
+  for (int unheard : {2, 3}) ASSERT_EQ(::send(fds[unheard].get(), &question, sizeof question, MSG_NOSIGNAL), ssize_t{sizeof question});
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  for (int unheard : {2, 3}) {
+    uint64_t answer[2];
+    EXPECT_EQ(::recv(fds[unheard].get(), answer, sizeof answer, MSG_DONTWAIT), -1) << "an answer to who is not to be heard";
+  }
+  ASSERT_NO_FATAL_FAILURE(ask(control.get(), kHearAll));
+  for (int heard : {2, 3}) {
+    uint64_t answer[2] = {};
+    ASSERT_TRUE(receive(fds[heard].get(), answer, sizeof answer)) << std::strerror(errno);
+    EXPECT_EQ(answer[0], question);
   }
   ASSERT_TRUE(ok(s.bed.wait_ticks(s.bed.b, 5)));
 }

@@ -281,7 +281,29 @@ void obey(uint64_t command) {
 
 struct Connection {
   uint64_t requests = 0;
-  std::vector<char> out;
+};
+
+// Connections of which the epoll is to say nothing.
+class Unheard {
+ public:
+  static constexpr uint64_t kGone = uint64_t{1} << 40;  // said of a muted one all the same, when its peer has gone
+  static uint32_t events(int fd) { return fd % 2 ? EPOLLIN | EPOLLET : EPOLLIN; }  // every other one edge-triggered
+  explicit Unheard(int poll) : poll_(poll) {}
+  void add(int fd, bool watched) {
+    change(watched ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fd, {0, {.u64 = kGone}});
+    unheard_[fd] = watched;
+  }
+  void hear_all() {
+    for (const auto& [fd, watched] : std::exchange(unheard_, {})) change(watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, {events(fd), {.fd = fd}});
+  }
+  [[nodiscard]] bool contains(int fd) const { return unheard_.contains(fd); }
+
+ private:
+  void change(int operation, int fd, epoll_event event) const {
+    if (::epoll_ctl(poll_, operation, fd, &event) < 0) bad("epoll_ctl");
+  }
+  int poll_;
+  std::map<int, bool> unheard_;  // whether they are in the epoll
 };
 
 void serve() {
@@ -292,19 +314,21 @@ void serve() {
     ::epoll_ctl(poll, EPOLL_CTL_ADD, listener, &event);
   }
   std::map<int, Connection> connections;
+  Unheard unheard(poll);
   for (;;) {
     epoll_event events[16];
     int n = ::epoll_wait(poll, events, 16, 1000);
     if (n < 0 && errno != EINTR) bad("epoll_wait");
     for (int i = 0; i < n; ++i) {
+      if (events[i].data.u64 == Unheard::kGone) bad("an event of a muted connection");
       int fd = events[i].data.fd;
+      if (unheard.contains(fd)) bad("an event that nobody waits for");
       if (fd == listeners[0] || fd == listeners[1]) {
         int accepted = ::accept4(fd, nullptr, nullptr, SOCK_NONBLOCK);
         if (accepted < 0) continue;
         int one = 1;
         ::setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        // Every other one edge-triggered.
-        epoll_event event{accepted % 2 ? EPOLLIN | EPOLLET : EPOLLIN, {.fd = accepted}};
+        epoll_event event{Unheard::events(accepted), {.fd = accepted}};
         ::epoll_ctl(poll, EPOLL_CTL_ADD, accepted, &event);
         connections[accepted];
         continue;
@@ -325,6 +349,8 @@ void serve() {
         (void)::recv(fd, &request, sizeof request, 0);
         if (request >= mose::test::kCommand) obey(request);
         if (request == mose::test::kKeep) kept = fd;
+        if (request == mose::test::kMute || request == mose::test::kUnwatch) unheard.add(fd, request == mose::test::kMute);
+        if (request == mose::test::kHearAll) unheard.hear_all();
         uint64_t answer[2] = {request, ++connections[fd].requests};
         // Answers of different lengths: the number, then a tail that says its length.
         std::vector<char> bytes(sizeof answer + (request % 8 == 0 ? mose::test::kTail : 0), 'x');
@@ -339,6 +365,7 @@ void serve() {
           else
             bad(std::strerror(errno));
         }
+        if (unheard.contains(fd)) break;
       }
     }
   }

@@ -17,6 +17,8 @@ inline constexpr uint64_t kOpenFile = kCommand + 1, kMap = kCommand + 2, kThread
 // kTailBack bytes and is closed. kKeep: the connection that asked stays open at its end, until another one says
 // kEndKept: then it gets kTailBack bytes and is closed.
 inline constexpr uint64_t kConnect = kCommand + 9, kKeep = kCommand + 10, kEndKept = kCommand + 11;
+// The connection that asked is heard no more, by what the epoll waits for or by what is in it at all, until one says kHearAll.
+inline constexpr uint64_t kMute = kCommand + 13, kUnwatch = kCommand + 14, kHearAll = kCommand + 15;
 inline constexpr uint16_t kPortBack = 7100;
 inline constexpr size_t kTailBack = 5000;
 
