@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/epoll.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
@@ -39,6 +40,7 @@ struct FileContext {
   FieldPair fields;
   StandbyDescriptor descriptor;
   std::string what;
+  bool shared;  // by several processes
 };
 
 uint32_t as_u32(const std::optional<uint64_t>& value) {
@@ -161,8 +163,17 @@ Status compare_epoll(FileContext& file) {
     }
     const Watch &was = before->second, &is = entry.second;
     if (ImageFields::difference(was.rest, is.rest)) return fail("what " + file.what + " waits for has changed since the standby was made");
-    if (was.events != is.events || was.data != is.data) change(StandbyWatch::Change::modified, entry);
+    if (was.events == is.events && was.data == is.data) continue;
+    // The kernel takes no change of an exclusive one.
+    if (((was.events | is.events) & EPOLLEXCLUSIVE) == 0) {
+      change(StandbyWatch::Change::modified, entry);
+    } else {
+      change(StandbyWatch::Change::removed, *before);
+      change(StandbyWatch::Change::added, entry);
+    }
   }
+  // Of several processes the numbers are those of one that the image does not name.
+  if (file.shared && !file.c.delta.watches.empty()) return fail("what " + file.what + " waits for has changed since the standby was made, and other processes have it too");
   MOSE_TRY(take_flags(file, 2));
   return file.fields.rest_equal(file.what);
 }
@@ -412,7 +423,7 @@ Status compare_file(StandbyComparison& c, uint32_t id, FieldPair& entry, Pipes& 
   (void)fields.final.take_number(1);
   MOSE_TRY(entry.rest_equal(what));
   if (!has_descriptor) return fields.rest_equal(what, {{"8", "its size"}});  // mapped, a directory, the program
-  FileContext file{c, std::move(fields), reached->second, what};
+  FileContext file{c, std::move(fields), reached->second, what, c.shared.contains(id)};
   switch (*early_kind) {
     case kRegular:
       return compare_regular(file);
@@ -480,7 +491,8 @@ Status compare_descriptors(StandbyComparison& c) {
       if (!early_file || !final_file || !c.pair_files(as_u32(early_file), as_u32(final_file)))
         return fail(descriptor + " is shared with another one since the standby was made");
       MOSE_TRY(pair.rest_equal(descriptor, {{"2", "whether it is closed on exec"}, {"3", "its kind"}}));
-      c.descriptors.try_emplace(as_u32(early_file), StandbyDescriptor{space, static_cast<int>(number)});
+      auto first = c.descriptors.try_emplace(as_u32(early_file), StandbyDescriptor{space, static_cast<int>(number)}).first;
+      if (first->second.space != space) c.shared.insert(as_u32(early_file));
     }
   }
   return {};

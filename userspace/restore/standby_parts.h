@@ -21,6 +21,7 @@ struct StandbyComparison {
   // CRIU numbers open files in the order in which it meets them: the numbers of two dumps pair up one to one.
   std::map<uint32_t, uint32_t> final_file, early_file;
   std::map<uint32_t, StandbyDescriptor> descriptors;  // by the early number
+  std::set<uint32_t> shared;                          // early numbers of files that several processes have open
   // Images that somebody has compared; all others must be equal bytes.
   std::set<std::string> compared;
 

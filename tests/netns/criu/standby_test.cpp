@@ -225,28 +225,29 @@ TEST(Standby, SocketsThatAreNotEstablishedGoOn) {
 TEST(Standby, WhatAnEpollWaitsForMayChange) {
   StandbyBed s;
   ASSERT_NO_FATAL_FAILURE(start_workload(s));
-  Fd control, fds[4];
+  Fd control, fds[5];
   std::jthread([&] {
     ASSERT_EQ(::setns(s.client.get(), CLONE_NEWNET), 0);
-    for (Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3]}) {
+    for (Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3], &fds[4]}) {
       auto connected = connect_to(Family::ipv4, kPort4, kPort6);
       ASSERT_TRUE(ok(connected));
       *fd = std::move(*connected);
     }
   }).join();
-  for (const Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3]}) ASSERT_NO_FATAL_FAILURE(ask(fd->get(), 1));
+  for (const Fd* fd : {&control, &fds[0], &fds[1], &fds[2], &fds[3], &fds[4]}) ASSERT_NO_FATAL_FAILURE(ask(fd->get(), 1));
   ASSERT_NO_FATAL_FAILURE(ask(fds[0].get(), kMute));
   ASSERT_NO_FATAL_FAILURE(ask(fds[1].get(), kUnwatch));
   ASSERT_TRUE(ok(s.make_standby(s.bed.a, s.bed.b)));
   ASSERT_NO_FATAL_FAILURE(ask(control.get(), kHearAll));
   ASSERT_NO_FATAL_FAILURE(ask(fds[2].get(), kMute));
   ASSERT_NO_FATAL_FAILURE(ask(fds[3].get(), kUnwatch));
+  ASSERT_NO_FATAL_FAILURE(ask(fds[4].get(), kExclusive));
   auto move = s.switch_over(s.bed.a, s.bed.b, true);
   ASSERT_TRUE(ok(move));
   using Change = restore::StandbyWatch::Change;
-  EXPECT_EQ(move->watches, (std::map<Change, size_t>{{Change::added, 1}, {Change::removed, 1}, {Change::modified, 2}}));
+  EXPECT_EQ(move->watches, (std::map<Change, size_t>{{Change::added, 2}, {Change::removed, 2}, {Change::modified, 2}}));
 
-  for (int heard : {0, 1}) ASSERT_NO_FATAL_FAILURE(ask(fds[heard].get(), 2));
+  for (int heard : {0, 1, 4}) ASSERT_NO_FATAL_FAILURE(ask(fds[heard].get(), 2));
   const uint64_t question = 2;
   for (int unheard : {2, 3}) ASSERT_EQ(::send(fds[unheard].get(), &question, sizeof question, MSG_NOSIGNAL), ssize_t{sizeof question});
   std::this_thread::sleep_for(std::chrono::milliseconds(100));

@@ -296,6 +296,10 @@ class Unheard {
   void hear_all() {
     for (const auto& [fd, watched] : std::exchange(unheard_, {})) change(watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, {events(fd), {.fd = fd}});
   }
+  void make_exclusive(int fd) {
+    change(EPOLL_CTL_DEL, fd, {});
+    change(EPOLL_CTL_ADD, fd, {events(fd) | EPOLLEXCLUSIVE, {.fd = fd}});
+  }
   [[nodiscard]] bool contains(int fd) const { return unheard_.contains(fd); }
 
  private:
@@ -351,6 +355,7 @@ void serve() {
         if (request == mose::test::kKeep) kept = fd;
         if (request == mose::test::kMute || request == mose::test::kUnwatch) unheard.add(fd, request == mose::test::kMute);
         if (request == mose::test::kHearAll) unheard.hear_all();
+        if (request == mose::test::kExclusive) unheard.make_exclusive(fd);
         uint64_t answer[2] = {request, ++connections[fd].requests};
         // Answers of different lengths: the number, then a tail that says its length.
         std::vector<char> bytes(sizeof answer + (request % 8 == 0 ? mose::test::kTail : 0), 'x');

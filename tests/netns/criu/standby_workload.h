@@ -19,6 +19,8 @@ inline constexpr uint64_t kOpenFile = kCommand + 1, kMap = kCommand + 2, kThread
 inline constexpr uint64_t kConnect = kCommand + 9, kKeep = kCommand + 10, kEndKept = kCommand + 11;
 // The connection that asked is heard no more, by what the epoll waits for or by what is in it at all, until one says kHearAll.
 inline constexpr uint64_t kMute = kCommand + 13, kUnwatch = kCommand + 14, kHearAll = kCommand + 15;
+// Or it is waited for in a way that the kernel lets nobody change.
+inline constexpr uint64_t kExclusive = kCommand + 17;  // no multiple of 8: those have a tail
 inline constexpr uint16_t kPortBack = 7100;
 inline constexpr size_t kTailBack = 5000;
 
