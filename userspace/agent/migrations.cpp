@@ -112,6 +112,7 @@ void Migrations::prepare_criu() {
 // Arrivals that wait for a name as well go on waiting for that.
 void Migrations::criu_has_been_tried() {
   criu_tried_ = true;
+  if (!server_) return;  // nothing is begun any more
   const log::ForMigration of_none({});
   while (!waiting_for_criu_.empty()) {
     for (const auto& next : std::exchange(waiting_for_criu_, {})) next();

@@ -76,10 +76,11 @@ class Migrations : public MigrationService {
                       const std::string& payload);
   // Why a workload cannot come yet, though it may in a moment; empty: it can.
   [[nodiscard]] std::string must_wait(const std::string& workload) const;
+  // What is held already keeps its time.
   void hold_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
-                    const std::string& workload, const std::string& payload);
+                    const std::string& workload, const std::string& payload, Timestamp until);
   void begin_waiting_arrival(const std::string& workload);
-  void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload);
+  void begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload, Timestamp wait_until);
   void answer_stray(std::unique_ptr<PeerConnection> connection, const MigrationId& id, wire::FrameType type);
   [[nodiscard]] MigrationRecord record_of(const MigrationId& id, const std::string& peer) const;
   void add_outcome(MigrationRecord& out, const MigrationId& id, const std::string& peer) const;
@@ -125,6 +126,7 @@ class Migrations : public MigrationService {
     uint64_t number = 0;  // of its connection in loose_
     move::StreamId stream;
     std::string payload;
+    Timestamp until{};
   };
   std::map<std::string, WaitingArrival> waiting_arrivals_;
   // Workloads whose departure an earlier agent has not tidied up.

@@ -17,8 +17,8 @@ namespace {
 constexpr Nanoseconds kLooseMax = std::chrono::seconds(5);
 // Of one node: some migrations at a time, each with a verdict to ask.
 constexpr long kLooseOfANodeMax = 32;
-// PREPARE waits so long for the name of its workload; shorter than its source waits for the answer.
-// For the clearing away of an earlier move, or for CRIU, whose trial is bounded by 20 s.
+// PREPARE waits so long for the clearing away of an earlier move, or for CRIU, whose trial is bounded by 20 s; shorter than its
+// source waits for the answer.
 constexpr Nanoseconds kArrivalWaitMax = std::chrono::seconds(25);
 static_assert(kArrivalWaitMax < plan::kPrepareDeadline);
 
@@ -108,7 +108,7 @@ void Migrations::on_first_frame(std::unique_ptr<PeerConnection> connection, cons
     it->second->on_frame(type, payload);
     return;
   }
-  if (type == wire::FrameType::prepare) return begin_arrival(std::move(connection), stream, payload);
+  if (type == wire::FrameType::prepare) return begin_arrival(std::move(connection), stream, payload, now() + kArrivalWaitMax);
   answer_stray(std::move(connection), stream.migration, type);
 }
 
@@ -124,12 +124,12 @@ std::string Migrations::must_wait(const std::string& workload) const {
 
 // Meanwhile the connection is watched: whoever has sent PREPARE may change his mind, or go.
 void Migrations::hold_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream,
-                              const std::string& workload, const std::string& payload) {
+                              const std::string& workload, const std::string& payload, Timestamp until) {
   const uint64_t number = loose_next_++;
   connection->set_handlers(loose_handlers(number, stream));
   loose_[number] = std::move(connection);
-  waiting_arrivals_[workload] = {number, stream, payload};
-  core_.loop.after(kArrivalWaitMax, [this, number, stream, workload, alive = alive_] {
+  waiting_arrivals_[workload] = {number, stream, payload, until};
+  core_.loop.after(std::max(until - now(), Nanoseconds(0)), [this, number, stream, workload, alive = alive_] {
     auto waiting = *alive ? loose_.extract(number) : decltype(loose_)::node_type();
     if (!waiting) return;
     const std::string reason = must_wait(workload);
@@ -142,10 +142,10 @@ void Migrations::hold_arrival(std::unique_ptr<PeerConnection> connection, const 
 void Migrations::begin_waiting_arrival(const std::string& workload) {
   auto waiting = waiting_arrivals_.extract(workload);
   auto connection = waiting ? loose_.extract(waiting.mapped().number) : decltype(loose_)::node_type();
-  if (connection) begin_arrival(std::move(connection.mapped()), waiting.mapped().stream, waiting.mapped().payload);
+  if (connection) begin_arrival(std::move(connection.mapped()), waiting.mapped().stream, waiting.mapped().payload, waiting.mapped().until);
 }
 
-void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload) {
+void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const move::StreamId& stream, const std::string& payload, Timestamp wait_until) {
   // Here and not only at HELLO: a connection that asks for a verdict, or that came back for a migration which has ended
   // meanwhile, was let in without.
   Status may = core_.peers.check_source(connection->peer_node(), connection->certificate());
@@ -155,7 +155,7 @@ void Migrations::begin_arrival(std::unique_ptr<PeerConnection> connection, const
     connection->send(wire::FrameType::refused, encode_reason(prepare.error().what));
     return answer_stray(std::move(connection), stream.migration, wire::FrameType::invalid);
   }
-  if (!must_wait(prepare->spec.name).empty()) return hold_arrival(std::move(connection), stream, prepare->spec.name, payload);
+  if (!must_wait(prepare->spec.name).empty()) return hold_arrival(std::move(connection), stream, prepare->spec.name, payload, wait_until);
   // Its clients come by this segment for good: without that network they would wait until it has arrived.
   if (away_network_kept(core_.config, prepare->spec.name)) {
     connection->send(
