@@ -325,7 +325,7 @@ Status SourceHost::freeze_outside_vfork() {
   const Timestamp deadline = now() + kVforkBound;
   for (Nanoseconds pause = kVforkFirst;; pause = std::min(2 * pause, kVforkMax)) {
     MOSE_TRY(cgroup_.freeze(kFreezeBound));
-    MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+    MOSE_ASSIGN(std::vector<pid_t> tree, cgroup_.procs());
     auto vforked = first_vforked(tree);
     if (!vforked) log::info("who is between vfork and exec is not known", {{"workload", spec_.name}, {"reason", vforked.error().what}});
     if (!vforked || *vforked == 0) return {};

@@ -18,10 +18,9 @@ long compare_spaces(pid_t a, pid_t b) { return syscall(SYS_kcmp, a, b, KCMP_VM, 
 
 }  // namespace
 
-Result<pid_t> first_vforked(const std::vector<ProcessHandle>& processes) {
+Result<pid_t> first_vforked(const std::vector<pid_t>& processes) {
   std::vector<pid_t> ordered;  // one of each memory
-  for (const ProcessHandle& process : processes) {
-    const pid_t pid = process.pid();
+  for (const pid_t pid : processes) {
     size_t from = 0, to = ordered.size();
     while (from < to) {
       const size_t middle = from + (to - from) / 2;

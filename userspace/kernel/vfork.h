@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "base/result.h"
-#include "kernel/process.h"
 
 namespace mose {
 
@@ -14,6 +13,6 @@ namespace mose {
 // sleeps until then in a way that no tracer gets it out of. 0: none. Only of a frozen tree it stays true. Processes that have ended
 // have no memory. ENOSYS where the kernel does not tell. Not seen: who waits as in vfork() for a child with a memory of its own
 // (CLONE_VFORK without CLONE_VM), which no library does.
-[[nodiscard]] Result<pid_t> first_vforked(const std::vector<ProcessHandle>& processes);
+[[nodiscard]] Result<pid_t> first_vforked(const std::vector<pid_t>& processes);
 
 }  // namespace mose

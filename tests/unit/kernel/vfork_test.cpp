@@ -35,34 +35,29 @@ class Vfork : public ::testing::Test {
     const pid_t pid = stack == MAP_FAILED ? -1 : ::clone(wait_for_ever, static_cast<char*>(stack) + kStack, flags | SIGCHLD, nullptr);
     if (pid <= 0) throw std::runtime_error("no child could be made");
     children_.emplace_back(pid, stack);
-    add(pid);
+    tree_.push_back(pid);
     return pid;
-  }
-  void add(pid_t pid) {
-    auto handle = ProcessHandle::open(pid);
-    ASSERT_TRUE(handle);
-    tree_.push_back(std::move(*handle));
   }
   pid_t vforked() {
     auto found = first_vforked(tree_);
     EXPECT_TRUE(found) << found.error().what;
     return found.value_or(-1);
   }
-  std::vector<ProcessHandle> tree_;
+  std::vector<pid_t> tree_;
 
  private:
   std::vector<std::pair<pid_t, void*>> children_;
 };
 
 TEST_F(Vfork, ForkedProcessesHaveTheirOwnMemory) {
-  add(::getpid());
+  tree_.push_back(::getpid());
   for (int i = 0; i < 10; ++i) child(0);
   EXPECT_EQ(vforked(), 0);
 }
 
 TEST_F(Vfork, OneInTheMemoryOfAnotherIsFoundAmongMany) {
   for (int i = 0; i < 5; ++i) child(0);
-  add(::getpid());
+  tree_.push_back(::getpid());
   for (int i = 0; i < 5; ++i) child(0);
   const pid_t borrower = child(CLONE_VM);
   for (int i = 0; i < 5; ++i) child(0);
@@ -71,7 +66,7 @@ TEST_F(Vfork, OneInTheMemoryOfAnotherIsFoundAmongMany) {
 
 // All zombies have the same memory: none.
 TEST_F(Vfork, WhoHasEndedRunsInNobodysMemory) {
-  add(::getpid());
+  tree_.push_back(::getpid());
   for (int i = 0; i < 3; ++i) {
     const pid_t pid = child(0);
     ::kill(pid, SIGKILL);
