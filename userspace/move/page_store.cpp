@@ -489,10 +489,10 @@ void PageStore::begin_staging() {
 uint64_t PageStore::quiet_pages(SpaceId space, uint64_t page, uint64_t max) const {
   for (const auto& [number, one] : under_way_) {
     if (one.first != space) continue;
-    for (const PageRun& run : one.second) {
-      if (page >= run.first && page < run.end()) return 0;
-      if (run.first > page) max = std::min(max, run.first - page);
-    }
+    const std::vector<PageRun>& runs = one.second;  // ascending
+    auto next = std::ranges::upper_bound(runs, page, {}, &PageRun::first);
+    if (next != runs.begin() && page < std::prev(next)->end()) return 0;
+    if (next != runs.end()) max = std::min(max, next->first - page);
   }
   return max;
 }
