@@ -117,6 +117,9 @@ class HungDisk : public Faults {
   void hang_at(FrameType type, Direction direction, FrameRule::Then then) {
     FrameRule rule = cut_at(type, direction, [this] { disk_->freeze(); });
     rule.then = then;
+    hang_by(std::move(rule));
+  }
+  void hang_by(FrameRule rule) {
     bed_->proxy_of(destination_).set_rule(std::move(rule));
     start();
     if (HasFatalFailure()) return;
@@ -152,10 +155,8 @@ TEST_F(HungDisk, AnAbortIsToldToTheDestinationAllTheSame) {
     header.length = static_cast<uint32_t>(payload.size());
     header.checksum = move::checksum(move::as_bytes(payload));
   };
-  bed_->proxy_of(destination_).set_rule(std::move(rule));
-  start();
+  hang_by(std::move(rule));
   if (HasFatalFailure()) return;
-  ASSERT_TRUE(wait_until([&] { return disk_->hangs(); }, kReachBound)) << "the moment never came";
   auto left = [&](const std::string& node) { return bed_->under_way(node).value_or(std::vector<std::string>{"not known"}); };
   EXPECT_TRUE(wait_until([&] { return left(destination_).empty(); }, kReachBound / 2)) << left(destination_).front();
   EXPECT_TRUE(wait_until([&] { return !stopped(source_); }, std::chrono::seconds(2))) << phase();

@@ -115,13 +115,17 @@ std::vector<PagerProcess> pagers_of(const MigrationPaths& paths) {
   return out;
 }
 
+// The programs that an earlier agent has left at the workload's device; nothing: none are pinned.
+Result<std::optional<handover::Steering>> left_steering(const Config& config, const std::string& name) {
+  if (!handover::Steering::pinned(pin_root(config), name)) return std::nullopt;
+  MOSE_ASSIGN(handover::Steering steering, handover::Steering::adopt(pin_root(config), name));
+  return steering;
+}
+
 // By the workload's programs, as everywhere; without them by its device.
 Status shut_egress(const Config& config, const std::string& name) {
-  using handover::Steering;
-  if (Steering::pinned(pin_root(config), name)) {
-    MOSE_ASSIGN(Steering steering, Steering::adopt(pin_root(config), name));
-    return steering.shut(handover::Direction::egress, true);
-  }
+  MOSE_ASSIGN(auto steering, left_steering(config, name));
+  if (steering) return steering->shut(handover::Direction::egress, true);
   const unsigned device = if_nametoindex(handover::host_device_name(name).c_str());
   if (device == 0) return {};
   MOSE_ASSIGN(Netlink netlink, Netlink::open());
@@ -205,11 +209,10 @@ Status discard_workload(const Config& config, const WorkloadSpec& spec, Nanoseco
 }
 
 bool may_have_answered(const Config& config, const std::string& name) {
-  using handover::Steering, handover::SteerState;
-  if (!Steering::pinned(pin_root(config), name)) return true;
-  auto steering = Steering::adopt(pin_root(config), name);
-  if (!steering) return true;
-  auto policy = steering->policy(handover::Direction::egress);
+  using handover::SteerState;
+  auto steering = left_steering(config, name);
+  if (!steering || !*steering) return true;
+  auto policy = (*steering)->policy(handover::Direction::egress);
   return !policy || (policy->state != SteerState::hold && policy->state != SteerState::shut);
 }
 
