@@ -56,6 +56,8 @@ std::string proxy_endpoint(const std::string& node) {
   return std::string(kProxyAddress) + (node == "a" ? ":7411" : ":7412");
 }
 
+constexpr const char* kNeighbourProgram = "/usr/bin/mlab-neighbour";
+
 std::vector<std::string> workload_command(bool neighbour) {
   std::vector<std::string> redis = lab::redis_command();
   if (!neighbour) return redis;
@@ -64,9 +66,7 @@ std::vector<std::string> workload_command(bool neighbour) {
     for (const std::string& word : words) line += "'" + word + "' ";
     return line;
   };
-  std::vector<std::string> second = redis;
-  second[2] = std::to_string(kNeighbourPort);
-  return {"/bin/sh", "-c", quoted(second) + "& exec " + quoted(redis)};
+  return {"/bin/sh", "-c", quoted({kNeighbourProgram, std::to_string(kNeighbourPort)}) + "& exec " + quoted(redis)};
 }
 
 // What stays the same over all cases, so that a hung CRIU is noticed in time.
@@ -137,6 +137,11 @@ Status FaultBed::install(const std::string& node) {
   if (error) return fail_errno("put CRIU aside", error.value());
   fs::copy_file(interposer, criu, error);
   if (error) return fail_errno("install the interposer", error.value());
+  if (options_.neighbour) {
+    MOSE_ASSIGN(std::string neighbour, helper_path("mlab-neighbour"));
+    fs::copy_file(neighbour, root(node) + kNeighbourProgram, error);
+    if (error) return fail_errno("install the neighbour", error.value());
+  }
   fs::create_directories(fault_dir(node), error);
   std::string config = root(node) + "/etc/mose/conf.d/50-fault.toml";
   MOSE_ASSIGN(Fd file, open_file(config, O_WRONLY | O_CREAT | O_TRUNC, 0644));

@@ -38,7 +38,7 @@ struct Harm {  // a line of the interposer's plan
 struct BedOptions {
   double megabytes = 20;   // of the Redis that the client loads
   uint32_t probes = 2;     // connections that ask for ever other keys, each a thousand times a second
-  bool neighbour = false;  // a second, small Redis in the workload, at kNeighbourPort
+  bool neighbour = false;  // a second, small server in the workload, at kNeighbourPort (neighbour_server.cpp)
 };
 inline constexpr uint16_t kNeighbourPort = 6380;
 
