@@ -104,6 +104,11 @@ class UdpClient {
   void stop_sending();
   // Stops sending, then waits until `expected` answers are in or a second has passed without one.
   void finish(uint64_t expected_answers);
+  // Until all is answered that was sent: what that is stands only when nothing is sent any more.
+  void finish() {
+    stop_sending();
+    finish(sent());
+  }
   void stop();
   [[nodiscard]] uint64_t sent() const { return sent_.load(); }
   [[nodiscard]] const Sequence& answers() const { return answers_; }  // after stop()

@@ -103,7 +103,7 @@ TEST(Beside, AFilterThatWasThereSeesWhatPassesAndOutlivesUs) {
     const uint64_t before = counting.seen();
     UdpClient client(bed.client, AF_INET, 5000);
     sleep_ms(50);
-    client.finish(client.sent());
+    client.finish();
     service.stop();
     EXPECT_EQ(service.received().fault(1, client.sent()), "");
     EXPECT_GE(counting.seen() - before, client.sent()) << "ours kept frames from it that only pass";
@@ -138,7 +138,7 @@ TEST(Beside, AFilterBehindUsSeesNothingThatIsHeldAndAllThatIsReleased) {
   EXPECT_LE(counting.seen(), at_hold + 5);
   EXPECT_OK(network.drain_to_pass(Direction::ingress));
   expect_drained(queue, network);
-  client.finish(client.sent());
+  client.finish();
   service.stop();
   EXPECT_EQ(service.received().fault(1, client.sent()), "");
   EXPECT_GE(counting.seen(), client.sent());

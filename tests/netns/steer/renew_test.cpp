@@ -80,7 +80,7 @@ TEST(Renewal, LosesNothingOfAServiceAtWork) {
     EXPECT_GE(network->steering().counters(Direction::ingress)->passed.frames, counted_before) << "counters were lost";
     sleep_ms(10);
   }
-  client.finish(client.sent());
+  client.finish();
   service.stop();
   client.stop();
   EXPECT_EQ(service.received().fault(1, client.sent()), "");
@@ -178,7 +178,7 @@ TEST(Renewal, IsCompletedByTheNextStart) {
   });
   EXPECT_THAT(bed.pins(bed.a), testing::Not(testing::Contains(testing::HasSubstr("next_"))));
   EXPECT_OK(network->pass(Direction::ingress));
-  client.finish(client.sent());
+  client.finish();
   client.stop();
   service.stop();
   EXPECT_EQ(client.answers().fault(1, client.sent()), "");
