@@ -148,6 +148,7 @@ Result<Watches> take_watches(ImageFields& fields, const std::string& what) {
 Status compare_epoll(FileContext& file) {
   MOSE_ASSIGN(Watches early, take_watches(file.fields.early, file.what));
   MOSE_ASSIGN(Watches final, take_watches(file.fields.final, file.what));
+  const size_t of_others = file.c.delta.watches.size();
   auto change = [&](StandbyWatch::Change kind, const Watches::value_type& entry) {
     file.c.delta.watches.push_back({file.descriptor, kind, static_cast<int>(entry.first.first), entry.second.events, entry.second.data});
   };
@@ -173,7 +174,7 @@ Status compare_epoll(FileContext& file) {
     }
   }
   // Of several processes the numbers are those of one that the image does not name.
-  if (file.shared && !file.c.delta.watches.empty()) return fail("what " + file.what + " waits for has changed since the standby was made, and other processes have it too");
+  if (file.shared && file.c.delta.watches.size() != of_others) return fail("what " + file.what + " waits for has changed since the standby was made, and other processes have it too");
   MOSE_TRY(take_flags(file, 2));
   return file.fields.rest_equal(file.what);
 }
