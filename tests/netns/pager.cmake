@@ -23,3 +23,5 @@ mose_test(shared_memory_test LABEL netns DEPS base model kernel move restore LIB
   SOURCES pager/shared_memory_test.cpp)
 mose_test(standby_discard_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
   SOURCES pager/standby_discard_test.cpp)
+mose_test(standby_warm_test LABEL netns DEPS base model kernel restore LIBS mose_pager_test_support
+  SOURCES pager/standby_warm_test.cpp)

@@ -315,6 +315,7 @@ void DestinationMigration::restore() {
     restore_waits_ = true;
     return;
   }
+  host_->hurry();
   if (standby_ == Standby::standing) return refresh();
   if (!standby_failed_) return post_([this] { done(DestinationActionKind::restore, standby_failed_); });
   criu_lane_.run([this, images = std::move(images_)] { return host_->restore(*images); },
@@ -418,6 +419,7 @@ void DestinationMigration::discard() {
   if (!arrived_ && !driver_.state().lost) return post_([this] { done(DestinationActionKind::discard, {}); });
   unwatch_tree();
   host_->kill_restore();
+  host_->hurry();
   if (standby_ != Standby::refreshed) standby_ = Standby::gone;  // its lane ends what it does, nothing follows from it
   if (std::exchange(restore_waits_, false)) done(DestinationActionKind::restore, fail("discarded"));
   if (std::exchange(restored_, false)) done(DestinationActionKind::restore, fail("discarded"));

@@ -146,6 +146,7 @@ class DestinationMigration {
   // none -> building -> standing -> refreshed, or dropping -> gone.
   enum class Standby : uint8_t { none, building, standing, refreshed, dropping, gone };
   Standby standby_ = Standby::none;
+  bool warming_ = false;          // or warmed up: once
   bool staged_ = false;           // the pager has put into the standby what there was
   bool discarding_ = false;       // pages of it are being taken out
   bool memory_fresh_ = false;     // and has replaced what changed since

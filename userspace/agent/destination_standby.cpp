@@ -17,6 +17,7 @@
 #include "restore/images.h"
 #include "restore/standby_discard.h"
 #include "restore/standby_refresh.h"
+#include "restore/standby_warm.h"
 
 namespace mose::agent {
 namespace {
@@ -36,6 +37,9 @@ constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
 // For pages of the standby that only the source has: a lazy restore goes on without them, but to end the standby and to
 // restore takes as long as this.
 constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(300);
+
+// The source waits for the standby that long, and somewhat longer.
+constexpr Nanoseconds kWarmBound = std::chrono::seconds(1), kWarmPage = std::chrono::microseconds(12);
 
 // As long as the payload is there.
 std::shared_ptr<const ImageFiles> images_of(const std::shared_ptr<const ImagesPayload>& payload) { return {payload, &payload->images}; }
@@ -110,6 +114,28 @@ Status DestinationHost::refresh_standby(std::shared_ptr<const ImagesPayload> pay
                                           {"memory_ms", to_ms(times.memory)},
                                           {"threads_ms", to_ms(times.threads)},
                                           {"release_ms", to_ms(times.release)}});
+  return {};
+}
+
+Status DestinationHost::warm_standby() {
+  Timeline::Span span(timeline_, "warm");
+  std::vector<ProcessHandle> handles;
+  MOSE_ASSIGN(auto tree, standby_tree(handles));
+  std::vector<restore::WarmTarget> targets;
+  uint64_t pages = 0;
+  for (const restore::StandbyProcess& process : tree) {
+    auto areas = standby_areas_.find(process.space);
+    if (areas == standby_areas_.end()) continue;
+    targets.push_back({process.process, areas->second});
+    pages += areas->second.pages();
+  }
+  const Nanoseconds bound = kWarmBound + pages * kWarmPage;
+  MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, hurried_));
+  log::info("the standby is warmed up", {{"workload", payload_.spec.name},
+                                          {"pages", warmed.pages},
+                                          {"of", warmed.pages_all},
+                                          {"worth", warmed.worth},
+                                          {"ms", to_ms(warmed.took)}});
   return {};
 }
 
@@ -217,8 +243,13 @@ void DestinationMigration::standby_built(const Status& status) {
 // As much of its memory is in as has come.
 void DestinationMigration::standby_staged() {
   staged_ = true;
-  if (standby_ != Standby::standing || !connection_) return;
-  connection_->send(wire::FrameType::standing, encode_standing({}));
+  if (standby_ != Standby::standing || std::exchange(warming_, true)) return;
+  criu_lane_.run([this] { return host_->warm_standby(); },
+                 [this](const Status& status) {
+                   if (standby_ != Standby::standing) return;
+                   if (!status) return drop_standby(status.error().what);
+                   if (connection_) connection_->send(wire::FrameType::standing, encode_standing({}));
+                 });
 }
 
 // The pager hears of it first: processes that vanish would be a failure. Both must have let go before the next restore.
@@ -228,6 +259,7 @@ void DestinationMigration::drop_standby(const std::string& why) {
   standby_ = Standby::dropping;
   standby_problem_ = why;
   pager_let_go_ = tree_gone_ = false;
+  host_->hurry();
   unwatch_tree();
   if (pager_) pager_->standby_dropped();
   criu_lane_.run([this] { return host_->drop_standby(); },

@@ -126,6 +126,13 @@ struct StoppedTree::State {
     return group.thaw();
   }
 
+  [[nodiscard]] Status enter_at(const Caller& caller, uint64_t instruction, long number, const std::array<uint64_t, 6>& arguments) {
+    MOSE_TRY(thaw());
+    user_regs_struct registers = call_registers(caller.registers, instruction, number, arguments);
+    if (trace(PTRACE_SETREGS, caller.tid, nullptr, &registers) != 0) return fail_errno("set the registers of a thread");
+    return to_call_stop(caller.tid);
+  }
+
   // Back into a stop from which a thread goes on with whatever registers it is given.
   [[nodiscard]] static Status stand_again(const Caller& caller) {
     if (trace(PTRACE_INTERRUPT, caller.tid, nullptr, nullptr) != 0) return fail_errno("stop a thread after its calls");
@@ -190,9 +197,12 @@ Result<int64_t> StoppedTree::call(pid_t process, long number, const std::array<u
 
 Status StoppedTree::enter(pid_t process, long number, const std::array<uint64_t, 6>& arguments) {
   MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
-  MOSE_TRY(state_->thaw());
-  user_regs_struct registers = call_registers(caller->registers, caller->instruction, number, arguments);
-  if (trace(PTRACE_SETREGS, caller->tid, nullptr, &registers) != 0) return fail_errno("set the registers of a thread");
+  return state_->enter_at(*caller, caller->instruction, number, arguments);
+}
+
+Status StoppedTree::run(pid_t process, uint64_t code, long number, const std::array<uint64_t, 6>& arguments) {
+  MOSE_ASSIGN(State::Caller * caller, state_->caller_of(process));
+  MOSE_TRY(state_->enter_at(*caller, code, number, arguments));
   return State::to_call_stop(caller->tid);
 }
 
@@ -225,6 +235,7 @@ Result<StoppedTree> StoppedTree::stop(const Cgroup&) {
 Result<int64_t> StoppedTree::call(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
 Status StoppedTree::enter(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
 Result<int64_t> StoppedTree::leave(pid_t) { return fail("not supported"); }
+Status StoppedTree::run(pid_t, uint64_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
 Result<StoppedTree::Area> StoppedTree::restartable_area(pid_t) const { return fail("not supported"); }
 Status StoppedTree::let_go() { return {}; }
 

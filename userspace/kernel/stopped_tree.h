@@ -38,6 +38,9 @@ class StoppedTree {
   // alone since it went in.
   [[nodiscard]] Status enter(pid_t process, long number, const std::array<uint64_t, 6>& arguments);
   [[nodiscard]] Result<int64_t> leave(pid_t process);
+  // That thread executes what is at `code` in its process, until that makes a system call: this one. Out of it again. What is
+  // executed must come there within a second.
+  [[nodiscard]] Status run(pid_t process, uint64_t code, long number, const std::array<uint64_t, 6>& arguments);
   // Bytes of that thread's restartable-sequence area; none: empty.
   struct Area {
     uint64_t address = 0, bytes = 0;
