@@ -237,6 +237,7 @@ void SourceAgent::execute(const SourceAction& action) {
       return later(action.kind, token, bench_.duration(50ms), [this, fails] {
         plan::RoundStats stats{.pages_sent = bench_.random.below(60000)};
         stats.link_bps = bench_.random.coin() ? 0 : 10'000'000 + bench_.random.below(1'000'000'000);
+        stats.unprepared = bench_.random.coin();
         end(Kind::precopy_round, fails ? "injected" : "", stats);
       });
     case Kind::final_scan:

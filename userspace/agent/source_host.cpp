@@ -170,6 +170,7 @@ void SourceHost::set_dump(std::optional<restore::Swrk> swrk) {
   std::optional<restore::Swrk> old = std::exchange(swrk_, std::move(swrk));
   std::lock_guard lock(dump_mutex_);
   dump_breaker_ = {};
+  dump_ready_ = false;
   if (!swrk_) return;
   if (auto breaker = swrk_->breaker()) dump_breaker_ = std::move(*breaker);
 }
@@ -221,9 +222,8 @@ Status SourceHost::full_speed() {
   return lifted;
 }
 
-Status SourceHost::arm_dump() {
-  Timeline::Span span(timeline_, "arm");
-  may_be_held_ = true;
+Status SourceHost::prepare_dump() {
+  Timeline::Span span(timeline_, "dump_prepare");
   MigrationPaths paths = migration_paths(config_, id_);
   std::error_code error;
   std::filesystem::create_directories(paths.dir, error);
@@ -240,9 +240,7 @@ Status SourceHost::arm_dump() {
   MOSE_ASSIGN(Fd own_time, own_namespace(NamespaceKind::time));
   MOSE_ASSIGN(bool same_time, same_namespace(time.get(), own_time.get()));
   place.net_fd = netns_.get();
-  // CRIU dumps no mapping of a segment unless it dumps the whole namespace, which costs it a few milliseconds more.
-  MOSE_ASSIGN(SystemVObjects system_v, system_v_objects(ipc.get()));
-  ipc_dumped_ = !system_v.segments.empty();
+  MOSE_ASSIGN(ipc_dumped_, has_segments());
   place.ipc_fd = ipc_dumped_ ? -1 : ipc.get();
   place.uts_fd = uts.get();
   place.time_fd = same_time ? -1 : time.get();
@@ -254,17 +252,37 @@ Status SourceHost::arm_dump() {
   request.pid = init_->pid();
   request.cgroup_path = cgroup_.path();
   for (const ExternalMount& mount : external_mounts(config_, spec_)) request.mounts.push_back({mount.target, mount.key});
+  MOSE_TRY(swrk_->request_dump(request));
+  MOSE_TRY(wait_hook("pre-dump", "preparation"));
+  dump_ready_ = true;
+  return {};
+}
+
+// CRIU dumps no mapping of a segment unless it dumps the whole namespace, which costs it a few milliseconds more.
+Result<bool> SourceHost::has_segments() const {
+  MOSE_ASSIGN(Fd ipc, open_namespace(*init_, NamespaceKind::ipc));
+  MOSE_ASSIGN(SystemVObjects objects, system_v_objects(ipc.get()));
+  return !objects.segments.empty();
+}
+
+Status SourceHost::arm_dump() {
+  Timeline::Span span(timeline_, "arm");
+  may_be_held_ = true;
+  // One that was prepared ahead may know nothing of a segment that has come since.
+  if (dump_ready_) {
+    MOSE_ASSIGN(bool segments, has_segments());
+    if (segments != ipc_dumped_) set_dump({});
+  }
+  if (!dump_ready_) MOSE_TRY(prepare_dump());
   MOSE_TRY(note_stopped());
   // Once for both dumps: what the programs counted before belongs to earlier times.
   if (!before_) {
     MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   }
-  // While CRIU prepares itself, what has begun to connect is let in. Last, because new connections wait from here on.
+  // Last, because new connections wait from here on; what has begun to connect is let in by quiesce().
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
   listen_queues_.emplace(std::move(listen_queues));
-  MOSE_TRY(network_->hold_new(ingress_queue_->tap_ifindex(), now() + kHoldNewMax));
-  MOSE_TRY(swrk_->request_dump(request));
-  return wait_hook("pre-dump", "preparation");
+  return network_->hold_new(ingress_queue_->tap_ifindex(), now() + kHoldNewMax);
 }
 
 Status SourceHost::quiesce() {

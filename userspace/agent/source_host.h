@@ -58,8 +58,9 @@ class SourceHost {
   [[nodiscard]] Result<ProcessHandle> slow_down(unsigned percent);
   void throttle_died();
 
-  // CRIU started and asked; it waits in its pre-dump hook, the workload runs. The hold queue exists and new connections
-  // wait in it.
+  // CRIU started and asked; it waits in its pre-dump hook, the workload runs. Takes some 40 ms of a processor.
+  [[nodiscard]] Status prepare_dump();
+  // The same unless it has been done, and new connections wait in the hold queue.
   [[nodiscard]] Status arm_dump();
   // The workload runs at full speed, and what slowed it down has gone. Then until nothing waits in its listen queues, at
   // most for a bound. Fails when connections stay that nobody accepts: they cannot be moved and would be reset.
@@ -101,6 +102,7 @@ class SourceHost {
   [[nodiscard]] Status open_network();
   [[nodiscard]] Status check_uplink() const;
   [[nodiscard]] Status adopt_queue();
+  [[nodiscard]] Result<bool> has_segments() const;
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status full_speed();
   [[nodiscard]] Status note_stopped();
@@ -129,6 +131,7 @@ class SourceHost {
   Timeline& timeline_;
   Cgroup cgroup_;
   Throttle throttle_{cgroup_};
+  bool dump_ready_ = false;  // by prepare_dump()
   bool may_be_held_ = true;  // not between inspect() and arm_dump(): slowing it down is all that was done to it
   Fd netns_, images_dir_;
   std::optional<handover::WorkloadNetwork> network_;

@@ -121,7 +121,8 @@ Result<move::Channel*> SourceMemory::bulk() {
   return bulk_.get();
 }
 
-Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) {
+Result<plan::RoundStats> SourceMemory::round(plan::RoundAhead ahead, bool closing) {
+  const unsigned number = ahead.round;
   Timeline::Span span(timeline_, fmt::format("precopy_{}", number));
   writes_.attach(cgroup_);
   MOSE_ASSIGN(move::Channel * channel, bulk());
@@ -134,7 +135,9 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
   options.sent = [this](SpaceId space, std::span<const PageRun> runs) { writes_.sent(space, runs); };
   options.progress = [this](uint64_t, uint64_t) { writes_.sample(); };
   move::PageSender sender(*channel, std::move(options));
-  if (may_be_last) source_->expect_last();
+  // The second round is the first of written pages: nothing has been forecast of it.
+  if (number == 2) ahead.expected = source_->estimate_written(processes);
+  if (closing || plan::prepares_early(ahead)) source_->expect_last();
   writes_.begin_round();
   source_->read_last(writes_.heat());
   MOSE_TRY(send_heat(sender));
@@ -161,6 +164,7 @@ Result<plan::RoundStats> SourceMemory::round(unsigned number, bool may_be_last) 
     looking = std::min(looking, recorded + reread);
   }
   stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
+  stats.unprepared = source_->waits_for_last();
   return stats;
 }
 

@@ -50,8 +50,8 @@ class SourceMemory {
   // In its place: the other end hears why there is nothing for it.
   void turn_away(move::StreamSocket socket, const std::string& reason);
 
-  // Waits for the pager's BULK connection, bounded. `may_be_last`: what makes the final scan cheap is done in it.
-  [[nodiscard]] Result<plan::RoundStats> round(unsigned number, bool may_be_last);
+  // Waits for the pager's BULK connection, bounded. The final scan is prepared in a closing one, and early by what is known here.
+  [[nodiscard]] Result<plan::RoundStats> round(plan::RoundAhead ahead, bool closing);
   // The tree has just been frozen, nobody has touched it. No round is under way. From any thread.
   [[nodiscard]] Status tree_stopped();
   // The exact rest, of the frozen tree; PAGE_MAP is out when it returns.

@@ -205,11 +205,7 @@ void SourceMigration::execute(const plan::SourceAction& action) {
     case SourceActionKind::make_standby:
       return make_standby();
     case SourceActionKind::arm_dump:
-      return await_disk([this] {
-        // It has answered too late: resume_source has been, and nothing of a dump comes after that.
-        if (driver_.state().phase != plan::SourcePhase::arming) return done(SourceActionKind::arm_dump, fail("aborted while the disk was waited for"));
-        on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); });
-      });
+      return arm_dump();
     case SourceActionKind::quiesce:
       return on_host(action.kind, [this] { return host_->quiesce(); });
     case SourceActionKind::freeze:
@@ -255,6 +251,16 @@ void SourceMigration::note_trouble(std::optional<SourceActionKind> kind, const s
 
 void SourceMigration::on_host(SourceActionKind kind, std::function<Status()> job) {
   criu_lane_.run(std::move(job), [this, kind](const Status& status) { done(kind, status); });
+}
+
+void SourceMigration::arm_dump() {
+  auto then = [this] {
+    // It has answered too late: resume_source has been, and nothing of a dump comes after that.
+    if (driver_.state().phase != plan::SourcePhase::arming) return done(SourceActionKind::arm_dump, fail("aborted while the disk was waited for"));
+    on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); });
+  };
+  if (!freeze_prepared_) return await_disk(std::move(then));
+  journal_lane_.submit([] {}, std::move(then));  // behind the wait that is under way
 }
 
 // The commit waits for the disk while the workload stands still. One that others write to takes some hundred milliseconds

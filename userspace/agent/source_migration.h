@@ -94,7 +94,8 @@ class SourceMigration {
   void send(const plan::SourceAction& action);
   // source_rounds.cpp
   void precopy_round(const plan::SourceAction& action);
-  void send_round(unsigned number);
+  void prepare_freeze();
+  void send_round(const plan::RoundAhead& ahead, bool closing);
   void watch_throttle(ProcessHandle process);
   void unwatch_throttle();
   // source_standby.cpp
@@ -105,6 +106,7 @@ class SourceMigration {
   [[nodiscard]] std::optional<std::string> no_standby() const;
   [[nodiscard]] std::string standby_reason() const;
   [[nodiscard]] Status check_images(const std::string& encoded) const;
+  void arm_dump();
   void await_disk(std::function<void()> then);
   void dump();
   void final_scan();
@@ -130,6 +132,7 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
+  bool freeze_prepared_ = false;  // the disk has been waited for, or is
   bool alarmed_ = false;        // that two may run
   bool recovered_ = false;      // goes on for an agent that has died
   std::string noted_strategy_;  // of that one

@@ -14,12 +14,17 @@ using plan::SourceActionKind;
 
 // On the lane of quiesce and resume, which lift it, so that none of them comes between.
 void SourceMigration::precopy_round(const plan::SourceAction& action) {
-  if (action.throttle_percent == 0) return send_round(action.round);
+  const plan::RoundAhead ahead{.round = action.round,
+                               .rounds_max = options_.rounds_max,
+                               .pages = prepare_ ? prepare_->memory_bytes / kPageSize : 0,
+                               .expected = {}};
+  if (action.closing) prepare_freeze();
+  if (action.throttle_percent == 0) return send_round(ahead, action.closing);
   criu_lane_.run([this, percent = action.throttle_percent] { return host_->slow_down(percent); },
-                 [this, number = action.round](Result<ProcessHandle> throttle) {
+                 [this, ahead, closing = action.closing](Result<ProcessHandle> throttle) {
                    if (!throttle) return done(SourceActionKind::precopy_round, std::unexpected(throttle.error()));
                    watch_throttle(std::move(*throttle));
-                   send_round(number);
+                   send_round(ahead, closing);
                  });
 }
 
@@ -39,9 +44,18 @@ void SourceMigration::unwatch_throttle() {
   throttle_ = {};
 }
 
-void SourceMigration::send_round(unsigned number) {
-  const bool last = plan::may_be_last(number, options_.rounds_max, prepare_ ? prepare_->memory_bytes / kPageSize : 0);
-  memory_lane_.run([this, number, last] { return memory_->round(number, last); },
+// What else stands between the last round and the freeze, while that round is under way: from it on the workload pays for its writes.
+void SourceMigration::prepare_freeze() {
+  freeze_prepared_ = true;
+  await_disk({});
+  criu_lane_.submit([this] {
+    if (auto prepared = host_->prepare_dump(); !prepared)
+      log::info("a dump could not be prepared ahead", {{"workload", spec_.name}, {"reason", prepared.error().what}});
+  });
+}
+
+void SourceMigration::send_round(const plan::RoundAhead& ahead, bool closing) {
+  memory_lane_.run([this, ahead, closing] { return memory_->round(ahead, closing); },
                    [this](Result<plan::RoundStats> stats) {
                      if (!stats) return done(SourceActionKind::precopy_round, std::unexpected(stats.error()));
                      bytes_done_ += stats->bytes_sent;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -87,6 +88,11 @@ class DirtySource {
   virtual void read_last(std::span<const SpaceHeat>) {}
   // The next round, and those after it, may be the last before the freeze: the time to make the final scan cheap.
   virtual void expect_last() {}
+  // Whether expect_last() would change anything from the next round on.
+  [[nodiscard]] virtual bool waits_for_last() const { return false; }
+  // How many pages of the running tree are other than they were sent, about, from a sample that takes some milliseconds. Nothing
+  // where that is not known.
+  virtual std::optional<double> estimate_written(std::span<const SpaceProcess>) { return std::nullopt; }
   // The tree has just been frozen and nobody has touched it since: what can be told of it only now. Before final_scan(), which
   // then runs while CRIU maps its own code into the processes. Without it final_scan() is as exact and takes longer.
   virtual void tree_stopped(std::span<const SpaceProcess>) {}

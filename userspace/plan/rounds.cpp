@@ -64,8 +64,21 @@ unsigned rounds_of_steps(unsigned percent) {
   return percent / kSlowStepPercent * kRoundsPerSlowStep;
 }
 
-bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages) {
-  return round >= 2 || round >= rounds_max || (pages != 0 && pages <= kRestPages);
+bool prepares_early(const RoundAhead& ahead) {
+  if (ahead.round >= ahead.rounds_max || (ahead.pages != 0 && ahead.pages <= kRestPages)) return true;
+  return ahead.round >= 2 && ahead.expected && *ahead.expected <= kQuietPages;
+}
+
+bool closing_follows(const RoundFacts& facts, RoundVerdict verdict) {
+  if (verdict != RoundVerdict::another || facts.round + 1 >= facts.rounds_max) return true;
+  // The first round sends everything, and the forecast of a workload that is slowed down speaks of a faster one.
+  if (facts.round < 2 || facts.throttle_percent != 0 || !facts.outlook) return false;
+  return facts.outlook->next_pages <= static_cast<double>(std::max(kClosingPages, facts.pages_present / kClosingPart));
+}
+
+RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen) {
+  if (last.pages_sent <= rest_pages(last.link_bps)) return RoundVerdict::small;
+  return foreseen == RoundVerdict::another ? RoundVerdict::no_gain : foreseen;
 }
 
 }  // namespace mose::plan

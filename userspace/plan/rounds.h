@@ -39,6 +39,7 @@ struct RoundFacts {
   unsigned rounds_max = 1;         // below 1 counts as 1
   uint64_t pages_sent = 0;         // in this round
   uint64_t pages_before = 0;       // in the round before it; of no meaning after the first
+  uint64_t pages_present = 0;      // that the workload has
   uint64_t link_bps = 0;           // what the link has been seen to carry; 0: not known
   std::optional<Outlook> outlook;  // nothing before the second round
   unsigned throttle_percent = 0;   // by which the workload was slowed down in this round; 0: never
@@ -63,8 +64,25 @@ enum class RoundVerdict : uint8_t {
 // A round of at most so many pages leaves so little that the freeze may follow.
 [[nodiscard]] uint64_t rest_pages(uint64_t link_bps);
 
-// True when the freeze may follow round number `round`, as far as one knows before it: `pages` is what the workload has
-// (0: unknown). The final scan is prepared during such rounds.
-[[nodiscard]] bool may_be_last(unsigned round, unsigned rounds_max, uint64_t pages);
+// Where write faults are dear the final scan is prepared in one round: from then on the workload pays for its writes, so the freeze
+// follows. These rules say which round; where faults are cheap every round prepares it, and they are not asked.
+
+// What is known of a round before it.
+struct RoundAhead {
+  unsigned round = 1;              // from 1
+  unsigned rounds_max = 1;         // below 1 counts as 1
+  uint64_t pages = 0;              // that the workload has; 0: not known
+  std::optional<double> expected;  // that the round will send; nothing: not known
+};
+// Whether a round prepares it though nothing is known yet of what is hot: there is so little, or hardly anything is written.
+inline constexpr double kQuietPages = 1024;
+[[nodiscard]] bool prepares_early(const RoundAhead& ahead);
+
+// Whether the round behind this one prepares it: it would be the last anyway, or send so little that those behind it would gain nothing.
+// At most so many pages, or this part of all of them.
+inline constexpr uint64_t kClosingPages = kRestPages, kClosingPart = 16;
+[[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict);
+// How the rounds end with one that another could have followed; `foreseen` was the verdict of the one before it.
+[[nodiscard]] RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen);
 
 }  // namespace mose::plan

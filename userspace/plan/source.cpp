@@ -385,6 +385,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
                          .rounds_max = std::max(s_.options.rounds_max, 1u) + rounds_of_steps(s_.throttle_percent),
                          .pages_sent = stats.pages_sent,
                          .pages_before = s_.last_pages_sent,
+                         .pages_present = stats.pages_present,
                          .link_bps = stats.link_bps,
                          .outlook = stats.outlook,
                          .throttle_percent = s_.throttle_percent,
@@ -399,23 +400,30 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
-  if (verdict != RoundVerdict::another) {
-    if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
-      s_.throttle_percent = *percent;
-      s_.slowed_now = true;
-      return next_round();
-    }
-    StrategyChoice choice = choose_strategy(s_.options.strategy, facts, verdict);
-    s_.strategy = choice.strategy;
-    s_.strategy_reason = std::move(choice.reason);
-    s_.rounds_ended = verdict;
-    return arm();
+  if (s_.closing) return end_rounds(facts, verdict == RoundVerdict::another ? without_another(facts, *s_.closing) : verdict);
+  if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
+    s_.throttle_percent = *percent;
+    s_.slowed_now = true;
+    return next_round();
   }
-  next_round();
+  if (stats.unprepared && closing_follows(facts, verdict)) {
+    s_.closing = verdict;
+    return next_round();
+  }
+  if (verdict == RoundVerdict::another) return next_round();
+  end_rounds(facts, verdict);
+}
+
+void SourceMachine::end_rounds(const RoundFacts& last, RoundVerdict verdict) {
+  StrategyChoice choice = choose_strategy(s_.options.strategy, last, verdict);
+  s_.strategy = choice.strategy;
+  s_.strategy_reason = std::move(choice.reason);
+  s_.rounds_ended = verdict;
+  arm();
 }
 
 void SourceMachine::next_round() {
-  start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent});
+  start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent, .closing = s_.closing.has_value()});
 }
 
 // What was written meanwhile goes in a round of its own.

@@ -79,6 +79,7 @@ struct SourceAction {
   Record record{};      // record
   unsigned round = 0;   // precopy_round, wait_retry
   unsigned throttle_percent = 0;  // precopy_round: the workload is slowed down by so much from its beginning on
+  bool closing = false;           // precopy_round: the final scan is prepared in it, and the freeze follows
   std::string reason;   // send abort, resume_source: why
   bool operator==(const SourceAction&) const = default;
 };
@@ -90,6 +91,7 @@ struct RoundStats {
   Nanoseconds duration{0};
   uint64_t link_bps = 0;           // what the link has carried; 0: not known yet
   std::optional<Outlook> outlook;  // nothing before the second round
+  bool unprepared = false;         // the final scan waits for a round that prepares it
 };
 
 // What the final scan has found.
@@ -143,6 +145,7 @@ struct SourceState {
   uint64_t pages_left = 0;                            // that the destination does not have, after the final scan
   unsigned round = 0;
   unsigned throttle_percent = 0;          // by which the workload is slowed down, or was at the most
+  std::optional<RoundVerdict> closing;    // the round under way prepares the final scan and is the last: because of this verdict of the one before
   bool slowed_now = false;                // in the round under way by more than in the one before
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;

@@ -63,6 +63,7 @@ class SourceMachine {
   void round_done(const RoundStats& stats);
   void next_round();
   void standby_done();
+  void end_rounds(const RoundFacts& last, RoundVerdict verdict);
   void lose_connection(const std::string& why);
 
   void arm();

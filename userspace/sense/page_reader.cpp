@@ -69,10 +69,9 @@ std::vector<Unit> units_hot_last(const PageSet& pages, std::span<const PageSet> 
   return units;
 }
 
-// The pages of the units from `begin` on that are announced together; `end` becomes the unit behind them.
-PageSet take_group(const std::vector<Unit>& units, size_t begin, size_t& end) {
-  constexpr size_t kGroupUnits = (64u << 20) / kPageSize / kUnitPages;
-  end = std::min(units.size(), begin + kGroupUnits);
+// The pages of the units from `begin` on that are announced together, about `most`; `end` becomes the unit behind them.
+PageSet take_group(const std::vector<Unit>& units, size_t begin, size_t& end, uint64_t most) {
+  end = std::min<size_t>(units.size(), begin + std::max<uint64_t>(most / kUnitPages, 1));
   std::vector<PageRun> runs;
   for (size_t i = begin; i < end; ++i) runs.insert(runs.end(), units[i].runs.begin(), units[i].runs.end());
   return PageSet::from_runs(std::move(runs));
@@ -246,7 +245,7 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, const Rea
   for (size_t begin = 0; begin < units.size();) {
     size_t end = units.size();
     if (reading.before) {
-      PageSet next = take_group(units, begin, end);
+      PageSet next = take_group(units, begin, end, reading.before_pages);
       MOSE_TRY(reading.before(next));
     }
     MOSE_TRY(run_parallel(reading.threads, end - begin, [&](unsigned thread, size_t i) { return do_unit(thread, begin + i); }));
@@ -277,6 +276,32 @@ Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, cons
   };
   MOSE_TRY(run_parallel(threads, units.size(), do_unit));
   return Compared{joined(zeros), joined(changes)};
+}
+
+uint64_t count_pages(const Hashes& hashes) {
+  uint64_t pages = 0;
+  hashes.for_each([&](uint64_t, uint64_t) { ++pages; });
+  return pages;
+}
+
+bool Picking::pick() {
+  constexpr uint64_t kScatter = 0x9e3779b97f4a7c15;  // multiplied by it, neighbouring numbers lie far apart
+  const uint64_t stretch = seen / every, place = seen % every;
+  ++seen;
+  return place == (stretch * kScatter >> 32) % every;
+}
+
+Status look_for_changes(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, Sample& sample) {
+  if (pages.empty()) return {};
+  MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
+  Reader reader;
+  for (const Unit& unit : make_units(pages)) {
+    MOSE_TRY(reader.judge(memory, unit, hashes));
+    const auto end = reader.verdicts.begin() + static_cast<std::ptrdiff_t>(unit.pages);
+    sample.changed += static_cast<uint64_t>(std::count(reader.verdicts.begin(), end, Verdict::changed));
+    sample.read += unit.pages;
+  }
+  return {};
 }
 
 std::span<const PageSet> levels_of(std::span<const SpaceHeat> heat, SpaceId space) {

@@ -31,8 +31,9 @@ struct Populated {
 struct Reading {
   unsigned threads = 1;
   std::span<const PageSet> hot;  // these after the others, the hottest last; hottest first here
-  // Called with the pages that are read next, 64 MiB at most. May be absent.
+  // Called with the pages that are read next, about so many. May be absent.
   std::function<Status(const PageSet&)> before;
+  uint64_t before_pages = (64u << 20) / kPageSize;
   PageSet* zero = nullptr;  // gets the pages that were read as all zero; may be null
 };
 // Reads `pages`, passes those that changed to `sink`, one call at a time, and remembers their hashes once they are sent.
@@ -46,6 +47,20 @@ struct Compared {
 // The same of a frozen process, without sending: a page that cannot be read is an error. Without any hash nothing is read.
 [[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
                                        unsigned threads);
+
+// How many pages have a hash.
+[[nodiscard]] uint64_t count_pages(const Hashes& hashes);
+// One of `every` so many, a random one of them.
+struct Picking {
+  uint64_t every = 1;
+  uint64_t seen = 0;
+  [[nodiscard]] bool pick();
+};
+struct Sample {
+  uint64_t read = 0, changed = 0;  // changed: other than they were sent
+};
+// Reads these, which were sent, of a running process.
+[[nodiscard]] Status look_for_changes(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, Sample& sample);
 
 // The levels of one space; none where it has no heat.
 [[nodiscard]] std::span<const PageSet> levels_of(std::span<const SpaceHeat> heat, SpaceId space);

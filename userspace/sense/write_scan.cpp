@@ -43,15 +43,56 @@ PageSet known_pages(const PageSet& set, const Hashes& hashes) {
   return known;
 }
 
+// Of pages, from which the number of all that were written is told: a tenth of them is known to be that within a fifth of it.
+constexpr uint64_t kSample = 2048;
+
 // Between protecting a page and reading it.
 constexpr auto kSettle = std::chrono::milliseconds(1);
 
-// Protects pages shortly before they are read, each once in a round: one that is protected again after it was read would
-// count as clean whatever was written between. A huge page is protected as a whole, when the first part of it is read:
-// in parts it would be broken up.
+// A round of written pages is protected in so many parts, of no fewer pages than a part is worth. The later a page is
+// protected, the less of what the workload writes in the round is left for the next.
+constexpr uint64_t kParts = 8, kPartPagesMin = 1024;
+// And fewer where the look for pins, which each of them takes, is a long one: many descriptors.
+constexpr Nanoseconds kPinChecksMax = std::chrono::milliseconds(8);
+
+// Of the round that reads everything: what is read last, because it is hot, is no more than this part of all, or so many pages.
+constexpr uint64_t kTailPart = 32, kTailPages = 4096;
+// Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
+// is written again in as long as a round takes: each of these pages costs the workload a fault, and more when both work.
+constexpr double kTailWritten = 0.25;
+constexpr uint64_t kTailSample = 512;
+
+std::span<const PageSet> hottest(std::span<const PageSet> levels, uint64_t pages) {
+  uint64_t left = std::max(kTailPages, pages / kTailPart);
+  size_t count = 0;
+  while (count < levels.size() && levels[count].pages() <= left) left -= levels[count++].pages();
+  return levels.first(count);
+}
+
+// Whether enough of it has been written since it was sent.
+bool written_again(const SpaceProcess& process, std::span<const PageSet> tail, const Hashes& hashes) {
+  uint64_t all = 0;
+  for (const PageSet& level : tail) all += level.pages();
+  Picking picking{.every = std::max<uint64_t>(all / kTailSample, 1)};
+  PageSet picked;
+  for (const PageSet& level : tail)
+    for (const PageRun& run : level.runs())
+      for (uint64_t page = run.first; page < run.end(); ++page)
+        if (picking.pick()) picked.add({page, 1});
+  Sample sample;
+  if (!look_for_changes(process, picked, hashes, sample)) return false;
+  return static_cast<double>(sample.changed) >= static_cast<double>(sample.read) * kTailWritten;
+}
+
+// Protects pages shortly before they are read. One that is protected again after it was read, or that is not to be read at
+// all, would count as clean whatever was written before: such pages are read in the end. A huge page is protected as a whole,
+// when the first part of it is read: in parts it would be broken up.
 class ProtectAhead {
  public:
-  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge) : pid_(pid), pagemap_(pagemap), huge_(huge) {}
+  // The pages that are read are scattered over `around`: protected in pieces that are worth a system call each, and an
+  // interruption of all threads of the process.
+  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, PageSet around)
+      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), around_(std::move(around)) {}
 
   Status operator()(const PageSet& next) {
     if (pin_) return {};
@@ -65,8 +106,10 @@ class ProtectAhead {
     whole = whole.intersect(huge_);
     const PageSet due = next.unite(whole).minus(whole_done_);
     whole_done_ = whole_done_.unite(whole);
-    auto written = pagemap_.protect(due);
+    auto written = pagemap_.protect(due.runs().size() <= kExactMax ? due : left_to_look_at(around_, around_.minus(due)));
     if (!written) return std::unexpected(written.error());
+    planned_ = planned_.minus(next);
+    again_ = again_.unite(written->minus(next).minus(planned_));
     // What a device, or another process, was let at before the protection is written behind the page tables. Either that
     // is over before these pages are read, or its cause is seen now.
     std::this_thread::sleep_for(kSettle);
@@ -75,14 +118,20 @@ class ProtectAhead {
   }
   // Why pages cannot be protected after all.
   [[nodiscard]] const std::optional<std::string>& pin() const { return pin_; }
+  // Pages that were written and are protected, and whose turn does not come.
+  [[nodiscard]] const PageSet& again() const { return again_; }
 
  private:
   static constexpr uint64_t kHugePages = 512;
+  // System calls, and interruptions of all threads, for one part: more are for pieces that have other pages between them.
+  static constexpr size_t kExactMax = 1024;
   pid_t pid_;
   const Pagemap& pagemap_;
   const PageSet& huge_;
+  PageSet planned_;  // of those that are read, the ones whose turn is to come
+  PageSet around_;
   std::optional<std::string> pin_;
-  PageSet whole_done_;  // of huge_
+  PageSet whole_done_, again_;  // whole_done_: of huge_
 };
 
 }  // namespace
@@ -96,6 +145,7 @@ struct WriteScan::Space {
   PageSet zero;           // pages that were all zero when last read, since armed
   bool complete = false;  // a whole round has been read and sent since armed: a clean page is as it was sent
   std::string refused;    // why this process is not tracked
+  Nanoseconds pin_check{0};  // how long it took to look for pins
 
   // Those of pages that are protected that are at the destination as they are here.
   [[nodiscard]] PageSet sent_of(const PageSet& pages) const {
@@ -146,7 +196,10 @@ std::string WriteScan::reason() const {
 void WriteScan::arm(const SpaceProcess& process, Space& space) {
   if (space.tracking && (space.pid != process.pid || space.start_time != process.start_time)) space.disarm();
   // A pin that exists now may still be written through after the protection is on.
-  if (auto pin = pinned_memory(process.pid)) {
+  const Timestamp begun = now();
+  auto pin = pinned_memory(process.pid);
+  space.pin_check = now() - begun;
+  if (pin) {
     space.disarm();
     space.refused = *pin;
     return;
@@ -228,8 +281,9 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   const PageSet areas = populated.areas.minus(quick.changed).minus(quick.clean);
   // Pages of regions that are not tracked yet are read whatever the kernel says of them afterwards: a moved region may
   // bring old marks along.
-  MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(areas));
-  PageSet fresh = areas.minus(space.added), arrived;
+  MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
+  quick.clean = quick.clean.minus(before.written);
+  PageSet fresh = areas.minus(space.added), arrived, began;
   for (const Vma& vma : populated.vmas) {
     if (!vma.lazy_eligible()) continue;
     PageSet area = PageSet::from_runs({vma.pages});
@@ -238,35 +292,43 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
     // What was moved there just now has brought its marks along, which the quick look has seen.
     arrived = arrived.unite(quick.clean.intersect(area));
+    began = began.unite(area);
   }
   quick.clean = quick.clean.minus(arrived);
-  PageSet pages, zero;
-  ProtectAhead ahead(process.pid, pagemap, before.huge);
-  reading.zero = &zero;
-  if (was_complete) {
-    // Read after the protection is on: what was written up to then.
-    MOSE_ASSIGN(PageSet written, pagemap.protect(left_to_look_at(populated.areas, quick.clean)));
-    std::this_thread::sleep_for(kSettle);  // as ProtectAhead does
-    if (auto pin = pinned_memory(process.pid)) {
-      space.disarm();
-      space.refused = *pin;
-      MOSE_ASSIGN(Populated all, populated_pages(process, ScanPace::gentle));
-      return send_changed(process, all.pages, reading, space.hashes, sink, stop, stats);
-    }
-    MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(areas));
-    // Clean all the time: a page written between the two looks is clean again, but among `written`.
-    PageSet skipped = space.sent_of(before.clean.minus(written).intersect(after.clean));
-    pages = after.clean.unite(after.written).unite(after.untracked).minus(skipped).unite(written).unite(arrived);
-    skipped = skipped.unite(quick.clean.minus(written));
-    stats.pages_present += skipped.minus(space.zero).pages();
-    stats.pages_zero += skipped.intersect(space.zero).pages();
-  } else {
-    // Everything is read, which takes long: pages are protected when their turn has come, so that one that is written
-    // before costs the workload no fault. And no page but those that are read: one that is clean has been sent.
-    pages = before.clean.unite(before.written).unite(before.untracked);
-    reading.before = std::ref(ahead);
+  // Or after the look at each page.
+  MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(began));
+  arrived = arrived.unite(after.clean).unite(after.written).unite(after.untracked).minus(before.clean);
+  // Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
+  // and is not read again in the next round.
+  PageSet pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived), skipped, zero;
+  if (!was_complete) {
+    reading.hot = hottest(reading.hot, pages.pages());
+    if (!written_again(process, reading.hot, space.hashes)) reading.hot = {};
   }
+  if (was_complete) {
+    // Protected since they were sent, and not written: as long as that is so they are as they were sent.
+    skipped = space.sent_of(before.clean).minus(arrived);
+    pages = pages.minus(skipped);
+    skipped = skipped.unite(quick.clean).minus(pages);
+    const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
+    reading.before_pages = std::min(std::max(pages.pages() / parts, kPartPagesMin), reading.before_pages);
+  }
+  ProtectAhead ahead(process.pid, pagemap, before.huge, pages, populated.areas);
+  reading.zero = &zero;
+  reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, pages, reading, space.hashes, sink, stop, stats));
+  if (!ahead.again().empty()) {
+    PageSet zero_again;
+    ScanStats more;
+    MOSE_TRY(send_changed(process, ahead.again(), {.threads = reading.threads, .zero = &zero_again}, space.hashes, sink, stop, more));
+    zero = zero.minus(ahead.again()).unite(zero_again);
+    stats.pages_read += more.pages_read;
+    stats.pages_changed += more.pages_changed;
+    stats.pages_present += ahead.again().minus(pages).minus(skipped).pages();
+    pages = pages.unite(ahead.again());
+  }
+  stats.pages_present += skipped.minus(space.zero).pages();
+  stats.pages_zero += skipped.intersect(space.zero).pages();
   if (ahead.pin()) {
     space.disarm();
     space.refused = *ahead.pin();
@@ -340,6 +402,23 @@ Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, Page
 
 Result<FinalPages> WriteScan::final_scan(std::span<const SpaceProcess> processes) {
   return final_over(processes, [&](const SpaceProcess& process, ScanStats& stats) { return final_of(process, stats); });
+}
+
+std::optional<double> WriteScan::estimate_written(std::span<const SpaceProcess> processes) {
+  if (arming()) return std::nullopt;
+  uint64_t known = 0;
+  for (const SpaceProcess& process : processes) known += count_pages(space_of(process.space).hashes);
+  if (known == 0) return std::nullopt;
+  Picking picking{.every = std::max<uint64_t>(known / kSample, 1)};
+  Sample sample;
+  for (const SpaceProcess& process : processes) {
+    const Hashes& hashes = space_of(process.space).hashes;
+    PageSet picked;
+    hashes.for_each([&](uint64_t page, uint64_t) { if (picking.pick()) picked.add({page, 1}); });
+    (void)look_for_changes(process, picked, hashes, sample);  // one that ends just now, for one, is not counted
+  }
+  if (sample.read == 0) return std::nullopt;
+  return static_cast<double>(sample.changed) / static_cast<double>(sample.read) * static_cast<double>(known);
 }
 
 void WriteScan::end_tracking() {

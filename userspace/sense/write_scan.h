@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,9 @@ class WriteScan final : public DirtySource {
   Result<ScanStats> round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) override;
   void read_last(std::span<const SpaceHeat> hot) override { hot_.assign(hot.begin(), hot.end()); }
   void expect_last() override { expected_last_ = true; }
+  [[nodiscard]] bool waits_for_last() const override { return !arming(); }
+  // Of pages that were sent; unknown once they are protected.
+  std::optional<double> estimate_written(std::span<const SpaceProcess> processes) override;
   void tree_stopped(std::span<const SpaceProcess> processes) override { shared_.tree_stopped(processes); }
   Result<FinalPages> final_scan(std::span<const SpaceProcess> processes) override;
   void end_tracking() override;

@@ -8,7 +8,9 @@
 
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "kernel/pagemap.h"
 #include "netns/sense/sense_bed.h"
@@ -117,6 +119,72 @@ TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
   EXPECT_EQ(source.name(), "write-protection") << source.reason();
   EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
   EXPECT_FALSE(final->spaces.front().remote.intersect(PageSet::from_runs({{first, 1}})).empty());
+}
+
+// Hot pages between cold ones: a page of every stride, found written in the round before and written again since.
+class HotPages : public ::testing::Test {
+ protected:
+  static constexpr size_t kMany = 34200;  // what is protected at a time, twice, and what is hot by itself
+  void begin(size_t stride, std::function<void()> meanwhile) {
+    malloc_trim(0);
+    region_ = std::make_unique<Reserved>(kMany * kPage);
+    char* const at = region_->at;
+    for (uint64_t page = 0; page < kMany; page += stride) hot_.add({first() + page, 1});
+    actor_ = std::make_unique<Actor>(std::vector<std::function<void()>>{[at] {
+                                       map_at(at, kMany * kPage);
+                                       madvise(at, kMany * kPage, MADV_NOHUGEPAGE);
+                                       fill(at, kMany * kPage, 1);
+                                     },
+                                     [at, stride] {
+                                       for (uint64_t page = 0; page < kMany; page += stride) at[page * kPage] ^= 1;
+                                       at[kPage] ^= 1;  // a cold one, which is sent before them
+                                     },
+                                     std::move(meanwhile)});
+    actor_->step();
+    ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
+    actor_->step();
+    heat_ = {actor_->spaces().front().space, {hot_}};
+    source_.read_last({&heat_, 1});
+    source_.expect_last();
+  }
+  void close(std::function<void()> act) {
+    Meanwhile sink(sent_, std::move(act));
+    ASSERT_TRUE(source_.round(actor_->spaces(), sink, {}));
+    actor_->freeze();
+    auto final = source_.final_scan(actor_->spaces());
+    ASSERT_TRUE(final) << final.error().what;
+    EXPECT_EQ(source_.name(), "write-protection") << source_.reason();
+    EXPECT_THAT(sent_.wrong_pages(*final, actor_->spaces()), testing::IsEmpty());
+    remote_ = final->spaces.front().remote;
+  }
+  [[nodiscard]] uint64_t first() const { return reinterpret_cast<uint64_t>(region_->at) / kPage; }
+  [[nodiscard]] PageSet protected_pages() const {
+    return Pagemap::open(actor_->pid()).value().tracked(PageSet::from_runs({{first(), kMany}})).value().clean;
+  }
+  std::unique_ptr<Reserved> region_;
+  std::unique_ptr<Actor> actor_;
+  PageSet hot_, remote_;
+  SpaceHeat heat_;
+  WriteScan source_;
+  SentPages sent_;
+};
+
+TEST_F(HotPages, AreNotProtectedWithTheirNeighbours) {
+  begin(64, [] {});
+  PageSet among_cold;
+  close([&] { among_cold = protected_pages(); });
+  EXPECT_GT(among_cold.pages(), kMany / 3);
+  EXPECT_EQ(among_cold.intersect(hot_), PageSet());
+  EXPECT_EQ(remote_.intersect(hot_), PageSet()) << "nobody has written to them since they were sent";
+}
+
+// There are too many to leave each of them out: their neighbours are protected once more with them, though they were written since.
+TEST_F(HotPages, ProtectedInStretchesHideNoWriteToWhatLiesBetween) {
+  begin(24, [this] {
+    for (uint64_t page = 1; page < kMany; page += 24) region_->at[page * kPage] ^= 1;
+  });
+  ASSERT_GT(hot_.runs().size(), 1024u);
+  close([&] { actor_->step(); });
 }
 
 // A page that could not be read says nothing of the others that were read with it.

@@ -26,7 +26,8 @@ inline std::string word(const SourceAction& action) {
   std::string text = word<SourceAction>(action);
   if (action.kind != SourceActionKind::precopy_round) return text;
   text += " " + std::to_string(action.round);
-  return action.throttle_percent == 0 ? text : text + " slowed by " + std::to_string(action.throttle_percent);
+  if (action.throttle_percent != 0) text += " slowed by " + std::to_string(action.throttle_percent);
+  return action.closing ? text + " closing" : text;
 }
 
 template <typename State, typename Step, typename Done>

@@ -203,6 +203,72 @@ TEST(PlanSource, AForecastLearntAtFullSpeedEndsNoSlowedRounds) {
   EXPECT_EQ(source.state.rounds_ended, RoundVerdict::used_up);
 }
 
+// Where write faults are dear.
+class PlanSourceClosing : public ::testing::Test {
+ protected:
+  const Words& sent(uint64_t pages, std::optional<Outlook> outlook = {}, bool unprepared = true) {
+    return source_.play(SourceActionDone{
+        .kind = precopy_round,
+        .stats = {.pages_present = kManyPages, .pages_sent = pages, .link_bps = 1'000'000'000, .outlook = outlook, .unprepared = unprepared}});
+  }
+  SourceDrive source_{MigrationOptions{.rounds_max = 6}};
+};
+
+TEST_F(PlanSourceClosing, RoundsThatHaveComeToTheirEndAreFollowedByOneThatPreparesTheFinalScan) {
+  source_.to_precopy();
+  EXPECT_THAT(sent(kManyPages), ElementsAre("precopy_round 2"));
+  EXPECT_THAT(sent(1), ElementsAre("precopy_round 3 closing"));
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::another) << "it has not ended yet";
+  EXPECT_THAT(sent(kManyPages, {}, false), ElementsAre("arm_dump")) << "once, whatever it sent";
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::no_gain) << "it is the last one's verdict";
+}
+
+TEST_F(PlanSourceClosing, OneThatWillSendLittleIsTheLast) {
+  source_.to_precopy();
+  const Outlook little{.left_now = 3000, .left_next = 100, .next_pages = static_cast<double>(kClosingPages), .written_per_second = 1e4};
+  EXPECT_THAT(sent(kManyPages, little), ElementsAre("precopy_round 2")) << "nothing is known of what is hot";
+  EXPECT_THAT(sent(kManyPages / 4, little), ElementsAre("precopy_round 3 closing"));
+  EXPECT_THAT(sent(kClosingPages / 2, little, false), ElementsAre("arm_dump"));
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::small);
+}
+
+TEST_F(PlanSourceClosing, OneThatWillSendMuchIsNot) {
+  source_.to_precopy();
+  const Outlook much{.left_now = kManyPages / 4, .left_next = kManyPages / 8, .next_pages = kManyPages / 4, .written_per_second = 1e4};
+  sent(kManyPages);
+  EXPECT_THAT(sent(kManyPages / 2, much), ElementsAre("precopy_round 3"));
+}
+
+TEST_F(PlanSourceClosing, IsTheLastOfThoseThatMayBe) {
+  const Outlook much{.left_now = kManyPages / 4, .left_next = kManyPages / 8, .next_pages = kManyPages / 4, .written_per_second = 1e4};
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 3});
+  source_.to_precopy();
+  sent(kManyPages);
+  EXPECT_THAT(sent(kManyPages / 2, much), ElementsAre("precopy_round 3 closing"));
+  sent(kManyPages / 3, much, false);
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::used_up);
+}
+
+TEST_F(PlanSourceClosing, TheWorkloadIsSlowedDownBeforeIt) {
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 6, .auto_converge = true});
+  source_.to_precopy();
+  sent(kManyPages);
+  EXPECT_THAT(sent(kManyPages), ElementsAre("precopy_round 3 slowed by 20"));
+  EXPECT_THAT(sent(kManyPages / 2), ElementsAre("precopy_round 4 slowed by 20"));
+  EXPECT_THAT(sent(1), ElementsAre("precopy_round 5 slowed by 20 closing"));
+}
+
+TEST(PlanSource, TheFinalScanIsPreparedEarlyWhereNothingIsToBeLearned) {
+  constexpr uint64_t kPages = 1 << 18;
+  EXPECT_FALSE(prepares_early({.round = 1, .rounds_max = 4, .pages = kPages, .expected = {}}));
+  EXPECT_TRUE(prepares_early({.round = 1, .rounds_max = 4, .pages = kRestPages, .expected = {}})) << "there is so little";
+  EXPECT_TRUE(prepares_early({.round = 1, .rounds_max = 1, .pages = kPages, .expected = {}}));
+  EXPECT_FALSE(prepares_early({.round = 2, .rounds_max = 4, .pages = kPages, .expected = {}})) << "nothing is known of it";
+  EXPECT_TRUE(prepares_early({.round = 2, .rounds_max = 4, .pages = kPages, .expected = kQuietPages}));
+  EXPECT_FALSE(prepares_early({.round = 2, .rounds_max = 4, .pages = kPages, .expected = kQuietPages + 1}));
+  EXPECT_TRUE(prepares_early({.round = 4, .rounds_max = 4, .pages = kPages, .expected = kPages})) << "the last that may be";
+}
+
 TEST(PlanSource, AnAbortAfterASlowdownIsOverOnlyWhenTheSourceRunsAtFullSpeed) {
   SourceDrive source(MigrationOptions{.auto_converge = true});
   source.to_precopy().round_sent(kManyPages);
