@@ -27,7 +27,7 @@
 namespace mose::agent {
 
 // What the destination's actions do to this host: namespaces, silent network, fence and CRIU of a workload that arrives.
-// Blocking; every function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_restore.
+// Blocking; every function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_restore and hurry.
 //
 // Life: prepare() -> restore() -> activate() -> settle(); discard() at any moment before the commit. adopt() instead of
 // prepare() after a restart of the agent, when the restored tree exists.

@@ -44,6 +44,7 @@ DestinationMigration::~DestinationMigration() {
   for (auto timer : timers_) context_.core.loop.cancel(timer);
   unwatch_tree();
   host_->kill_restore();
+  host_->hurry();
 }
 
 void DestinationMigration::begin(std::unique_ptr<PeerConnection> connection) {

@@ -38,7 +38,7 @@ constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
 // restore takes as long as this.
 constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(300);
 
-// The source waits for the standby that long, and somewhat longer.
+// As long as it takes where it is dear, and half as long again; shorter than the source waits for the standby.
 constexpr Nanoseconds kWarmBound = std::chrono::seconds(1), kWarmPage = std::chrono::microseconds(12);
 
 // As long as the payload is there.
@@ -122,15 +122,14 @@ Status DestinationHost::warm_standby() {
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
   std::vector<restore::WarmTarget> targets;
-  uint64_t pages = 0;
   for (const restore::StandbyProcess& process : tree) {
     auto areas = standby_areas_.find(process.space);
     if (areas == standby_areas_.end()) continue;
     targets.push_back({process.process, areas->second});
-    pages += areas->second.pages();
   }
-  const Nanoseconds bound = kWarmBound + pages * kWarmPage;
+  const Nanoseconds bound = kWarmBound + static_cast<int64_t>(payload_.memory_bytes / kPageSize) * kWarmPage;
   MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, hurried_));
+  if (warmed.pages == 0) return {};
   log::info("the standby is warmed up", {{"workload", payload_.spec.name},
                                           {"pages", warmed.pages},
                                           {"of", warmed.pages_all},

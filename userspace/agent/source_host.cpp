@@ -36,7 +36,7 @@ namespace {
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 // For frames that passed before the hold to reach their sockets; some microseconds are usual.
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
-// New connections wait while CRIU gets ready, which takes some ms. An agent that dies here must not keep them out for good.
+// New connections wait until the freeze, some ms. An agent that dies here must not keep them out for good.
 constexpr Nanoseconds kHoldNewMax = std::chrono::seconds(5);
 // Of the flags of mappings: some 50 us a process, while it stands still.
 constexpr Nanoseconds kTellBound = std::chrono::milliseconds(5);
@@ -224,11 +224,24 @@ Status SourceHost::full_speed() {
 
 Status SourceHost::prepare_dump() {
   Timeline::Span span(timeline_, "dump_prepare");
+  MOSE_ASSIGN(restore::Swrk::DumpRequest request, start_dump());
+  MOSE_TRY(ask_dump(request));
+  dump_ready_ = true;
+  return {};
+}
+
+Status SourceHost::ask_dump(const restore::Swrk::DumpRequest& request) {
+  MOSE_TRY(swrk_->request_dump(request));
+  return wait_hook("pre-dump", "preparation");
+}
+
+Result<restore::Swrk::DumpRequest> SourceHost::start_dump() {
   MigrationPaths paths = migration_paths(config_, id_);
   std::error_code error;
   std::filesystem::create_directories(paths.dir, error);
   if (error) return fail_errno("make directory " + paths.dir, error.value());
   MOSE_ASSIGN(images_dir_, restore::make_images_dir(paths.images));
+  ingress_queue_.reset();  // its end takes the file away that names who keeps the packets
   MOSE_ASSIGN(auto queue, handover::HoldQueue::create(network_->steering(), handover::Direction::ingress,
                                                           paths.ingress_holder));
   ingress_queue_.emplace(std::move(queue));
@@ -252,10 +265,7 @@ Status SourceHost::prepare_dump() {
   request.pid = init_->pid();
   request.cgroup_path = cgroup_.path();
   for (const ExternalMount& mount : external_mounts(config_, spec_)) request.mounts.push_back({mount.target, mount.key});
-  MOSE_TRY(swrk_->request_dump(request));
-  MOSE_TRY(wait_hook("pre-dump", "preparation"));
-  dump_ready_ = true;
-  return {};
+  return request;
 }
 
 // CRIU dumps no mapping of a segment unless it dumps the whole namespace, which costs it a few milliseconds more.
@@ -273,16 +283,21 @@ Status SourceHost::arm_dump() {
     MOSE_ASSIGN(bool segments, has_segments());
     if (segments != ipc_dumped_) set_dump({});
   }
-  if (!dump_ready_) MOSE_TRY(prepare_dump());
+  std::optional<restore::Swrk::DumpRequest> request;
+  if (!dump_ready_) {
+    MOSE_ASSIGN(request, start_dump());
+  }
   MOSE_TRY(note_stopped());
   // Once for both dumps: what the programs counted before belongs to earlier times.
   if (!before_) {
     MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   }
-  // Last, because new connections wait from here on; what has begun to connect is let in by quiesce().
+  // As late as can be, because new connections wait from here on. While CRIU prepares itself, or else in quiesce(), what has begun to
+  // connect is let in.
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
   listen_queues_.emplace(std::move(listen_queues));
-  return network_->hold_new(ingress_queue_->tap_ifindex(), now() + kHoldNewMax);
+  MOSE_TRY(network_->hold_new(ingress_queue_->tap_ifindex(), now() + kHoldNewMax));
+  return request ? ask_dump(*request) : Status{};
 }
 
 Status SourceHost::quiesce() {
@@ -493,7 +508,10 @@ Status SourceHost::resume() {
   if (!tree_alive()) return remove_rest(LeftNetwork::ends);
   if (!init_) return fail(fmt::format("the first process of {} has ended, and others are left in {}", spec_.name, workload_paths(config_, spec_.name).cgroup));
   // Nothing was held or stopped; what a signal of others has stopped stays so.
-  if (!may_be_held_) return {};
+  if (!may_be_held_) {
+    ingress_queue_.reset();
+    return {};
+  }
   return resume_tree();
 }
 

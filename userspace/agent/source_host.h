@@ -62,6 +62,8 @@ class SourceHost {
   [[nodiscard]] Status prepare_dump();
   // The same unless it has been done, and new connections wait in the hold queue.
   [[nodiscard]] Status arm_dump();
+  // Ends the CRIU of one that was prepared and that nobody has gone on with.
+  void give_up_dump() { set_dump({}); }
   // The workload runs at full speed, and what slowed it down has gone. Then until nothing waits in its listen queues, at
   // most for a bound. Fails when connections stay that nobody accepts: they cannot be moved and would be reset.
   [[nodiscard]] Status quiesce();
@@ -103,6 +105,8 @@ class SourceHost {
   [[nodiscard]] Status check_uplink() const;
   [[nodiscard]] Status adopt_queue();
   [[nodiscard]] Result<bool> has_segments() const;
+  [[nodiscard]] Result<restore::Swrk::DumpRequest> start_dump();
+  [[nodiscard]] Status ask_dump(const restore::Swrk::DumpRequest& request);
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status full_speed();
   [[nodiscard]] Status note_stopped();

@@ -254,13 +254,12 @@ void SourceMigration::on_host(SourceActionKind kind, std::function<Status()> job
 }
 
 void SourceMigration::arm_dump() {
-  auto then = [this] {
+  // Once more where it was waited for beside the closing round: that may have taken minutes.
+  await_disk([this] {
     // It has answered too late: resume_source has been, and nothing of a dump comes after that.
     if (driver_.state().phase != plan::SourcePhase::arming) return done(SourceActionKind::arm_dump, fail("aborted while the disk was waited for"));
     on_host(SourceActionKind::arm_dump, [this] { return host_->arm_dump(); });
-  };
-  if (!freeze_prepared_) return await_disk(std::move(then));
-  journal_lane_.submit([] {}, std::move(then));  // behind the wait that is under way
+  });
 }
 
 // The commit waits for the disk while the workload stands still. One that others write to takes some hundred milliseconds
@@ -603,6 +602,7 @@ void SourceMigration::close() {
   const bool undecided = !moved_away && (outcome == Outcome::unknown || outcome == Outcome::failed_after_commit);
   if (!moved_away) {
     auto clean_up = [this, undecided] {
+      host_->give_up_dump();
       if (!undecided) (void)remove_wiped(migration_paths(context_.core.config, meta_.id).dir);
     };
     auto on_criu_lane = [this, clean_up, finish] { criu_lane_.submit(clean_up, finish); };

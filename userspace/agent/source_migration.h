@@ -132,7 +132,6 @@ class SourceMigration {
   std::string token_;
   Timestamp started_ = now();
   bool ended_ = false;
-  bool freeze_prepared_ = false;  // the disk has been waited for, or is
   bool alarmed_ = false;        // that two may run
   bool recovered_ = false;      // goes on for an agent that has died
   std::string noted_strategy_;  // of that one

@@ -15,15 +15,18 @@ using plan::SourceActionKind;
 // On the lane of quiesce and resume, which lift it, so that none of them comes between.
 void SourceMigration::precopy_round(const plan::SourceAction& action) {
   const plan::RoundAhead ahead{.round = action.round,
-                               .rounds_max = options_.rounds_max,
+                               .rounds_max = options_.rounds_max + (options_.auto_converge ? plan::rounds_of_steps(plan::kSlowMaxPercent) : 0),
                                .pages = prepare_ ? prepare_->memory_bytes / kPageSize : 0,
                                .expected = {}};
-  if (action.closing) prepare_freeze();
-  if (action.throttle_percent == 0) return send_round(ahead, action.closing);
+  if (action.throttle_percent == 0) {
+    if (action.closing) prepare_freeze();
+    return send_round(ahead, action.closing);
+  }
   criu_lane_.run([this, percent = action.throttle_percent] { return host_->slow_down(percent); },
                  [this, ahead, closing = action.closing](Result<ProcessHandle> throttle) {
                    if (!throttle) return done(SourceActionKind::precopy_round, std::unexpected(throttle.error()));
                    watch_throttle(std::move(*throttle));
+                   if (closing) prepare_freeze();
                    send_round(ahead, closing);
                  });
 }
@@ -46,7 +49,6 @@ void SourceMigration::unwatch_throttle() {
 
 // What else stands between the last round and the freeze, while that round is under way: from it on the workload pays for its writes.
 void SourceMigration::prepare_freeze() {
-  freeze_prepared_ = true;
   await_disk({});
   criu_lane_.submit([this] {
     if (auto prepared = host_->prepare_dump(); !prepared)

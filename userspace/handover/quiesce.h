@@ -11,7 +11,7 @@ namespace mose::handover {
 
 // A workload that serves at all accepts within that time. New connections wait this much longer at worst, established
 // ones not at all.
-inline constexpr Nanoseconds kQuiesceMax = std::chrono::milliseconds(20);
+inline constexpr Nanoseconds kQuiesceMax = std::chrono::milliseconds(60);
 
 // With new requests held: returns as soon as nothing waits, or what still waits when `bound` is over. One look when
 // nothing waits.

@@ -13,14 +13,14 @@
 
 namespace mose {
 
-// Frozen processes that execute a few system calls for us, and nothing else. A frozen thread cannot even do that: so every
+// Frozen processes that execute a few system calls for us, or a few instructions of ours, and nothing else. A frozen thread cannot even do that: so every
 // thread of the group is stopped by ptrace first, the group is thawed, and one thread at a time goes as far as into a call
 // and out of it. Dying while it is so, we take the whole group with us (PTRACE_O_EXITKILL): nothing of it ever runs.
 //
 // Life: stop(); call() any number of times; let_go() puts registers back, freezes the group again and goes. The destructor
 // does the same; where the group does not freeze again it is killed. Everything on one thread of ours.
 //
-// On its way to a call and back a thread may write to its own restartable-sequence area and reads no memory but the vdso.
+// On its way to a call and back a thread may write to its own restartable-sequence area and reads no memory but the vdso; in run() what is executed reads.
 //
 // x86-64 only so far (ENOTSUP elsewhere).
 class StoppedTree {

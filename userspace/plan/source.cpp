@@ -406,7 +406,10 @@ void SourceMachine::round_done(const RoundStats& stats) {
     s_.slowed_now = true;
     return next_round();
   }
-  if (stats.unprepared && closing_follows(facts, verdict)) {
+  // While it may be slowed down, as many rounds as may be are more.
+  RoundFacts ahead = facts;
+  if (s_.options.auto_converge) ahead.rounds_max += rounds_of_steps(kSlowMaxPercent) - rounds_of_steps(s_.throttle_percent);
+  if (stats.unprepared && closing_follows(ahead, verdict)) {
     s_.closing = verdict;
     return next_round();
   }

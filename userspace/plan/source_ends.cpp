@@ -13,7 +13,7 @@ void SourceMachine::abort(Outcome outcome, std::string why) {
   s_.reason = std::move(why);
   s_.deadline.reset();
   s_.waiting.clear();
-  s_.resume_wanted = s_.stopped || s_.armed || s_.throttle_percent != 0;
+  s_.resume_wanted = s_.stopped || s_.armed || s_.closing || s_.throttle_percent != 0;
   s_.connect_failures = 0;
   // A commit record that may be durable is overruled only by an aborted record that is.
   if (!s_.commit_doubtful) s_.verdict = Verdict::abort;

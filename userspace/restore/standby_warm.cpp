@@ -54,18 +54,19 @@ constexpr uint64_t kTableBytes = kBatchPages * sizeof(TableEntry);
 constexpr Nanoseconds kWorth = std::chrono::nanoseconds(500);
 constexpr uint64_t kTrialPages = 32 * kBatchPages;
 
-// While it lives another thread leaves the processors to whoever wants them.
+// While it lives another thread leaves most of the processors to whoever wants them; not so much that it would not come to its turn
+// within the time that StoppedTree gives it.
 class Nice {
  public:
   explicit Nice(pid_t thread) : thread_(static_cast<id_t>(thread)), before_(::getpriority(PRIO_PROCESS, thread_)) {
-    (void)::setpriority(PRIO_PROCESS, thread_, kNicest);
+    (void)::setpriority(PRIO_PROCESS, thread_, kNiceness);
   }
   ~Nice() { (void)::setpriority(PRIO_PROCESS, thread_, before_); }
   Nice(const Nice&) = delete;
   Nice& operator=(const Nice&) = delete;
 
  private:
-  static constexpr int kNicest = 19;
+  static constexpr int kNiceness = 10;
   const id_t thread_;
   const int before_;
 };

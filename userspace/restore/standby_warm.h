@@ -15,8 +15,7 @@ namespace mose::restore {
 // hypervisor keeps page tables of its own they know nothing yet of a page that its process has not touched itself: it would pay
 // microseconds for each when it runs, unseen by the guest (tests/bench/first_touch_bench).
 //
-// A few instructions of ours are mapped into the process for that time, and executed by its first thread (StoppedTree), as nice as
-// can be. Nothing of its own runs, and nothing of its memory is written but what StoppedTree says. x86-64 only so far.
+// A few instructions of ours are mapped into the process for that time, and executed by its first thread (StoppedTree), nicely. Nothing of its own runs, and nothing of its memory is written but what StoppedTree says. x86-64 only so far.
 struct WarmTarget {
   const ProcessHandle* process = nullptr;
   PageSet areas;  // where to look for pages that are there

@@ -298,7 +298,7 @@ Status look_for_changes(const SpaceProcess& process, const PageSet& pages, const
   for (const Unit& unit : make_units(pages)) {
     MOSE_TRY(reader.judge(memory, unit, hashes));
     const auto end = reader.verdicts.begin() + static_cast<std::ptrdiff_t>(unit.pages);
-    sample.changed += static_cast<uint64_t>(std::count(reader.verdicts.begin(), end, Verdict::changed));
+    sample.changed += static_cast<uint64_t>(std::count_if(reader.verdicts.begin(), end, [](Verdict v) { return v == Verdict::changed || v == Verdict::zero; }));
     sample.read += unit.pages;
   }
   return {};

@@ -50,7 +50,7 @@ struct Compared {
 
 // How many pages have a hash.
 [[nodiscard]] uint64_t count_pages(const Hashes& hashes);
-// One of `every` so many, a random one of them.
+// One of `every` so many, at no regular distance.
 struct Picking {
   uint64_t every = 1;
   uint64_t seen = 0;

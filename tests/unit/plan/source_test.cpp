@@ -258,6 +258,22 @@ TEST_F(PlanSourceClosing, TheWorkloadIsSlowedDownBeforeIt) {
   EXPECT_THAT(sent(1), ElementsAre("precopy_round 5 slowed by 20 closing"));
 }
 
+TEST_F(PlanSourceClosing, IsNotTheLastThatMayBeWhileTheWorkloadMayBeSlowedDown) {
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 2, .auto_converge = true});
+  source_.to_precopy();
+  EXPECT_THAT(sent(kManyPages), ElementsAre("precopy_round 2"));
+  EXPECT_THAT(sent(kManyPages), ElementsAre("precopy_round 3 slowed by 20"));
+}
+
+// A dump is prepared beside it, which has to go.
+TEST_F(PlanSourceClosing, AnAbortInItIsOverWhenTheSourceHasBeenPutBack) {
+  source_.to_precopy();
+  sent(kManyPages);
+  sent(1);
+  source_.loses_connection();
+  EXPECT_TRUE(source_.state.resume_wanted);
+}
+
 TEST(PlanSource, TheFinalScanIsPreparedEarlyWhereNothingIsToBeLearned) {
   constexpr uint64_t kPages = 1 << 18;
   EXPECT_FALSE(prepares_early({.round = 1, .rounds_max = 4, .pages = kPages, .expected = {}}));
