@@ -15,7 +15,7 @@ using plan::SourceActionKind;
 // On the lane of quiesce and resume, which lift it, so that none of them comes between.
 void SourceMigration::precopy_round(const plan::SourceAction& action) {
   const plan::RoundAhead ahead{.round = action.round,
-                               .rounds_max = options_.rounds_max + (options_.auto_converge ? plan::rounds_of_steps(plan::kSlowMaxPercent) : 0),
+                               .rounds_max = plan::rounds_at_most(options_.rounds_max, options_.auto_converge),
                                .pages = prepare_ ? prepare_->memory_bytes / kPageSize : 0,
                                .expected = {}};
   if (action.throttle_percent == 0) {

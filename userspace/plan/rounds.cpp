@@ -64,13 +64,17 @@ unsigned rounds_of_steps(unsigned percent) {
   return percent / kSlowStepPercent * kRoundsPerSlowStep;
 }
 
+unsigned rounds_at_most(unsigned rounds_max, bool auto_converge) {
+  return std::max(rounds_max, 1u) + (auto_converge ? rounds_of_steps(kSlowMaxPercent) : 0);
+}
+
 bool prepares_early(const RoundAhead& ahead) {
   if (ahead.round >= ahead.rounds_max || (ahead.pages != 0 && ahead.pages <= kRestPages)) return true;
   return ahead.round >= 2 && ahead.expected && *ahead.expected <= kQuietPages;
 }
 
-bool closing_follows(const RoundFacts& facts, RoundVerdict verdict) {
-  if (verdict != RoundVerdict::another || facts.round + 1 >= facts.rounds_max) return true;
+bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most) {
+  if (verdict != RoundVerdict::another || facts.round + 1 >= rounds_at_most) return true;
   // The first round sends everything, and the forecast of a workload that is slowed down speaks of a faster one.
   if (facts.round < 2 || facts.throttle_percent != 0 || !facts.outlook) return false;
   return facts.outlook->next_pages <= static_cast<double>(std::max(kClosingPages, facts.pages_present / kClosingPart));

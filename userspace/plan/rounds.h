@@ -61,6 +61,9 @@ enum class RoundVerdict : uint8_t {
 // The rounds that the steps up to `percent` may add to those that were asked for.
 [[nodiscard]] unsigned rounds_of_steps(unsigned percent);
 
+// All rounds that there may be of `rounds_max` that were asked for (below 1 counts as 1).
+[[nodiscard]] unsigned rounds_at_most(unsigned rounds_max, bool auto_converge);
+
 // A round of at most so many pages leaves so little that the freeze may follow.
 [[nodiscard]] uint64_t rest_pages(uint64_t link_bps);
 
@@ -81,7 +84,8 @@ inline constexpr double kQuietPages = 1024;
 // Whether the round behind this one prepares it: it would be the last anyway, or send so little that those behind it would gain nothing.
 // At most so many pages, or this part of all of them.
 inline constexpr uint64_t kClosingPages = kRestPages, kClosingPart = 16;
-[[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict);
+// `rounds_at_most`: not those that may be at the speed of now, but all.
+[[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most);
 // How the rounds end with one that another could have followed; `foreseen` was the verdict of the one before it.
 [[nodiscard]] RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen);
 

@@ -406,10 +406,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
     s_.slowed_now = true;
     return next_round();
   }
-  // While it may be slowed down, as many rounds as may be are more.
-  RoundFacts ahead = facts;
-  if (s_.options.auto_converge) ahead.rounds_max += rounds_of_steps(kSlowMaxPercent) - rounds_of_steps(s_.throttle_percent);
-  if (stats.unprepared && closing_follows(ahead, verdict)) {
+  if (stats.unprepared && closing_follows(facts, verdict, rounds_at_most(s_.options.rounds_max, s_.options.auto_converge))) {
     s_.closing = verdict;
     return next_round();
   }

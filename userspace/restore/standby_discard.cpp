@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "kernel/stopped_tree.h"
 #include "kernel/userfaultfd.h"
+#include "restore/added_memory.h"
 
 namespace mose::restore {
 namespace {
@@ -67,13 +68,10 @@ class Discarder {
     const PageSet all = PageSet::from_runs(target_.pages);
     MOSE_ASSIGN(PageSet own, own_pages());
     // Its first call; what the kernel touches on the way is there from here on.
-    MOSE_ASSIGN(int64_t table, tree_.call(pid_, SYS_mmap,
-                                          {0, kTableBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0}));
-    if (table < 0) return all;  // a limit of the process
-    table_ = static_cast<uint64_t>(table);
-    MOSE_TRY(drop(all.minus(own)));
-    MOSE_ASSIGN(int64_t unmapped, tree_.call(pid_, SYS_munmap, {table_, kTableBytes}));
-    if (unmapped != 0) return fail_errno("unmap a table in the standby", static_cast<int>(-unmapped));
+    MOSE_ASSIGN(auto table, AddedMemory::add(tree_, pid_, kTableBytes));
+    if (!table) return all;
+    MOSE_TRY(drop(all.minus(own), *table));
+    MOSE_TRY(table->remove());
     return all.intersect(own);
   }
 
@@ -88,12 +86,12 @@ class Discarder {
     return own;
   }
 
-  Status drop(const PageSet& pages) {
+  Status drop(const PageSet& pages, const AddedMemory& table) {
     const auto& runs = pages.runs();
     for (size_t at = 0; at < runs.size(); at += kVectorsMax) {
       const auto part = std::span(runs).subspan(at, std::min(kVectorsMax, runs.size() - at));
-      MOSE_TRY(write_table(part));
-      MOSE_TRY(tree_.enter(pid_, SYS_process_madvise, {static_cast<uint64_t>(kPidfdSelf), table_, part.size(), MADV_DONTNEED, 0, 0}));
+      MOSE_TRY(write_table(part, table));
+      MOSE_TRY(tree_.enter(pid_, SYS_process_madvise, {static_cast<uint64_t>(kPidfdSelf), table.address(), part.size(), MADV_DONTNEED, 0, 0}));
       // From here to the end of the call the thread is in the kernel.
       Uncovered memory(target_.uffd);
       MOSE_TRY(memory.uncover(areas_of(part)));
@@ -107,13 +105,11 @@ class Discarder {
     return {};
   }
 
-  Status write_table(std::span<const PageRun> runs) {
+  static Status write_table(std::span<const PageRun> runs, const AddedMemory& table) {
     std::vector<iovec> vectors;
     vectors.reserve(runs.size());
     for (const PageRun& run : runs) vectors.push_back({reinterpret_cast<void*>(run.first << kPageShift), run.count * kPageSize});
-    const iovec from{vectors.data(), vectors.size() * sizeof(iovec)}, to{reinterpret_cast<void*>(table_), from.iov_len};
-    if (::process_vm_writev(pid_, &from, 1, &to, 1, 0) == static_cast<ssize_t>(from.iov_len)) return {};
-    return fail_errno("write a table into the standby");
+    return table.write(0, std::as_bytes(std::span(vectors)));
   }
 
   // Registered ones with a page of `runs`.
@@ -129,7 +125,6 @@ class Discarder {
   StoppedTree& tree_;
   const DiscardTarget& target_;
   pid_t pid_;
-  uint64_t table_ = 0;
 };
 
 }  // namespace

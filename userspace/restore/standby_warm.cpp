@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_warm.h"
 
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/fd.h"
@@ -16,6 +15,7 @@
 #include "kernel/proc_path.h"
 #include "kernel/procfs.h"
 #include "kernel/stopped_tree.h"
+#include "restore/added_memory.h"
 
 namespace mose::restore {
 
@@ -71,41 +71,31 @@ class Nice {
   const int before_;
 };
 
+// Our instructions in one process, and behind them their table.
 class Toucher {
  public:
-  Toucher(StoppedTree& tree, pid_t pid) : tree_(tree), pid_(pid) {}
-
-  // False: the process may not have such a mapping.
-  Result<bool> begin() {
-    MOSE_ASSIGN(int64_t at, tree_.call(pid_, SYS_mmap,
-                                       {0, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0}));
-    if (at < 0) return false;
-    at_ = static_cast<uint64_t>(at);
-    MOSE_TRY(write(at_, mose_touch_start, static_cast<size_t>(mose_touch_end - mose_touch_start)));
-    MOSE_ASSIGN(int64_t executable, tree_.call(pid_, SYS_mprotect, {at_, kPageSize, PROT_READ | PROT_EXEC}));
-    if (executable == 0) return true;
-    MOSE_TRY(end());
-    return false;
+  // Nothing: the process may not have them.
+  static Result<std::optional<Toucher>> put_in(StoppedTree& tree, pid_t process) {
+    MOSE_ASSIGN(auto memory, AddedMemory::add(tree, process, kPageSize + kTableBytes));
+    if (!memory) return std::nullopt;
+    MOSE_TRY(memory->write(0, std::as_bytes(std::span(mose_touch_start, mose_touch_end))));
+    MOSE_ASSIGN(bool executable, memory->make_executable(kPageSize));
+    if (executable) return Toucher(tree, process, *memory);
+    MOSE_TRY(memory->remove());
+    return std::nullopt;
   }
-  Status end() {
-    MOSE_ASSIGN(int64_t unmapped, tree_.call(pid_, SYS_munmap, {at_, kBytes}));
-    return unmapped == 0 ? Status{} : Status(fail_errno("unmap what was added to the standby", static_cast<int>(-unmapped)));
+  Status touch(std::span<const TableEntry> table) const {
+    MOSE_TRY(memory_.write(kPageSize, std::as_bytes(table)));
+    const uint64_t first = memory_.address() + kPageSize;
+    return tree_->run(process_, memory_.address(), SYS_getpid, {first, first + table.size_bytes()});
   }
-  Status touch(std::span<const TableEntry> table) {
-    MOSE_TRY(write(at_ + kPageSize, table.data(), table.size_bytes()));
-    return tree_.run(pid_, at_, SYS_getpid, {at_ + kPageSize, at_ + kPageSize + table.size_bytes()});
-  }
+  Status remove() const { return memory_.remove(); }
 
  private:
-  static constexpr uint64_t kBytes = kPageSize + kTableBytes;
-  Status write(uint64_t at, const void* from, size_t bytes) const {
-    iovec local{const_cast<void*>(from), bytes}, remote{reinterpret_cast<void*>(at), bytes};
-    if (::process_vm_writev(pid_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(bytes)) return {};
-    return fail_errno("write what is added to the standby");
-  }
-  StoppedTree& tree_;
-  pid_t pid_;
-  uint64_t at_ = 0;
+  Toucher(StoppedTree& tree, pid_t process, const AddedMemory& memory) : tree_(&tree), process_(process), memory_(memory) {}
+  StoppedTree* tree_;
+  pid_t process_;
+  AddedMemory memory_;
 };
 
 // Those that are there, in memory that the process may read.
@@ -168,9 +158,8 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
   auto over = [&] { return !out.worth || stop || now() - start >= bound; };
   for (size_t i = 0; i < targets.size() && !over(); ++i) {
     const pid_t pid = targets[i].process->pid();
-    Toucher toucher(*stopped, pid);
-    MOSE_ASSIGN(bool may, toucher.begin());
-    if (!may) continue;
+    MOSE_ASSIGN(auto toucher, Toucher::put_in(*stopped, pid));
+    if (!toucher) continue;
     const Nice nice(pid);
     Batches batches(there[i]);
     while (!over()) {
@@ -178,13 +167,13 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
       const auto table = batches.next(pages);
       if (table.empty()) break;
       const Timestamp began = now();
-      MOSE_TRY(toucher.touch(table));
+      MOSE_TRY(toucher->touch(table));
       // Of pages that are neighbours: others cost a cache miss as well.
       fastest = std::min(fastest, (now() - began) / static_cast<int64_t>(pages));
       out.pages += pages;
       out.worth = which == Warming::always || out.pages < std::min(kTrialPages, out.pages_all) || fastest >= kWorth;
     }
-    MOSE_TRY(toucher.end());
+    MOSE_TRY(toucher->remove());
   }
   MOSE_TRY(stopped->let_go());
   out.took = now() - start;

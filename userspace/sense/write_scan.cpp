@@ -5,13 +5,14 @@
 #include <chrono>
 #include <functional>
 #include <optional>
-#include <thread>
 
 #include "base/log.h"
 #include "kernel/pagemap.h"
 #include "kernel/pins.h"
 #include "kernel/write_tracking.h"
+#include "sense/hot_tail.h"
 #include "sense/page_reader.h"
+#include "sense/protect_ahead.h"
 #include "sense/quick_look.h"
 
 namespace mose::sense {
@@ -46,93 +47,11 @@ PageSet known_pages(const PageSet& set, const Hashes& hashes) {
 // Of pages, from which the number of all that were written is told: a tenth of them is known to be that within a fifth of it.
 constexpr uint64_t kSample = 2048;
 
-// Between protecting a page and reading it.
-constexpr auto kSettle = std::chrono::milliseconds(1);
-
 // A round of written pages is protected in so many parts, of no fewer pages than a part is worth. The later a page is
 // protected, the less of what the workload writes in the round is left for the next.
 constexpr uint64_t kParts = 8, kPartPagesMin = 1024;
 // And fewer where the look for pins, which each of them takes, is a long one: many descriptors.
 constexpr Nanoseconds kPinChecksMax = std::chrono::milliseconds(8);
-
-// Of the round that reads everything: what is read last, because it is hot, is no more than this part of all, or so many pages.
-constexpr uint64_t kTailPart = 32, kTailPages = 4096;
-// Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
-// is written again in as long as a round takes: each of these pages costs the workload a fault, and more when both work.
-constexpr double kTailWritten = 0.25;
-constexpr uint64_t kTailSample = 512;
-
-std::span<const PageSet> hottest(std::span<const PageSet> levels, uint64_t pages) {
-  uint64_t left = std::max(kTailPages, pages / kTailPart);
-  size_t count = 0;
-  while (count < levels.size() && levels[count].pages() <= left) left -= levels[count++].pages();
-  return levels.first(count);
-}
-
-// Whether enough of it has been written since it was sent.
-bool written_again(const SpaceProcess& process, std::span<const PageSet> tail, const Hashes& hashes) {
-  uint64_t all = 0;
-  for (const PageSet& level : tail) all += level.pages();
-  Picking picking{.every = std::max<uint64_t>(all / kTailSample, 1)};
-  PageSet picked;
-  for (const PageSet& level : tail)
-    for (const PageRun& run : level.runs())
-      for (uint64_t page = run.first; page < run.end(); ++page)
-        if (picking.pick()) picked.add({page, 1});
-  Sample sample;
-  if (!look_for_changes(process, picked, hashes, sample)) return false;
-  return static_cast<double>(sample.changed) >= static_cast<double>(sample.read) * kTailWritten;
-}
-
-// Protects pages shortly before they are read. One that is protected again after it was read, or that is not to be read at
-// all, would count as clean whatever was written before: such pages are read in the end. A huge page is protected as a whole,
-// when the first part of it is read: in parts it would be broken up.
-class ProtectAhead {
- public:
-  // The pages that are read are scattered over `around`: protected in pieces that are worth a system call each, and an
-  // interruption of all threads of the process.
-  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, PageSet around)
-      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), around_(std::move(around)) {}
-
-  Status operator()(const PageSet& next) {
-    if (pin_) return {};
-    const PageSet touched = next.intersect(huge_);
-    PageSet whole;
-    for (const PageRun& run : touched.runs()) {
-      const uint64_t first = run.first / kHugePages * kHugePages;
-      const uint64_t end = (run.end() + kHugePages - 1) / kHugePages * kHugePages;
-      whole = whole.unite(PageSet::from_runs({{first, end - first}}));
-    }
-    whole = whole.intersect(huge_);
-    const PageSet due = next.unite(whole).minus(whole_done_);
-    whole_done_ = whole_done_.unite(whole);
-    auto written = pagemap_.protect(due.runs().size() <= kExactMax ? due : left_to_look_at(around_, around_.minus(due)));
-    if (!written) return std::unexpected(written.error());
-    planned_ = planned_.minus(next);
-    again_ = again_.unite(written->minus(next).minus(planned_));
-    // What a device, or another process, was let at before the protection is written behind the page tables. Either that
-    // is over before these pages are read, or its cause is seen now.
-    std::this_thread::sleep_for(kSettle);
-    pin_ = pinned_memory(pid_);
-    return {};
-  }
-  // Why pages cannot be protected after all.
-  [[nodiscard]] const std::optional<std::string>& pin() const { return pin_; }
-  // Pages that were written and are protected, and whose turn does not come.
-  [[nodiscard]] const PageSet& again() const { return again_; }
-
- private:
-  static constexpr uint64_t kHugePages = 512;
-  // System calls, and interruptions of all threads, for one part: more are for pieces that have other pages between them.
-  static constexpr size_t kExactMax = 1024;
-  pid_t pid_;
-  const Pagemap& pagemap_;
-  const PageSet& huge_;
-  PageSet planned_;  // of those that are read, the ones whose turn is to come
-  PageSet around_;
-  std::optional<std::string> pin_;
-  PageSet whole_done_, again_;  // whole_done_: of huge_
-};
 
 }  // namespace
 
@@ -151,6 +70,18 @@ struct WriteScan::Space {
   [[nodiscard]] PageSet sent_of(const PageSet& pages) const {
     const PageSet zeros = pages.intersect(zero);
     return known_pages(pages.minus(zeros), hashes).unite(zeros);
+  }
+  // Tracks the regions with a page of `unknown`. Refused (EINVAL, EPERM): such a one stays untracked and is read each time. Gives all
+  // of them.
+  PageSet track_new(std::span<const Vma> vmas, const PageSet& unknown) {
+    PageSet began;
+    for (const Vma& vma : vmas) {
+      const PageSet area = PageSet::from_runs({vma.pages});
+      if (!vma.lazy_eligible() || unknown.intersect(area).empty()) continue;
+      if (tracking->add(vma.pages)) added = added.unite(area);
+      began = began.unite(area);
+    }
+    return began;
   }
   void disarm() {
     tracking.reset();
@@ -283,29 +214,18 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   // bring old marks along.
   MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
   quick.clean = quick.clean.minus(before.written);
-  PageSet fresh = areas.minus(space.added), arrived, began;
-  for (const Vma& vma : populated.vmas) {
-    if (!vma.lazy_eligible()) continue;
-    PageSet area = PageSet::from_runs({vma.pages});
-    if (fresh.intersect(area).empty() && before.untracked.intersect(area).empty()) continue;
-    // Refused (EINVAL, EPERM): it stays untracked and is read each time.
-    if (space.tracking->add(vma.pages)) space.added = space.added.unite(area);
-    // What was moved there just now has brought its marks along, which the quick look has seen.
-    arrived = arrived.unite(quick.clean.intersect(area));
-    began = began.unite(area);
-  }
+  const PageSet began = space.track_new(populated.vmas, areas.minus(space.added).unite(before.untracked));
+  // What was moved there just now has brought its marks along, which the quick look has seen, or comes after the look at each page.
+  PageSet arrived = quick.clean.intersect(began);
   quick.clean = quick.clean.minus(arrived);
-  // Or after the look at each page.
   MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(began));
   arrived = arrived.unite(after.clean).unite(after.written).unite(after.untracked).minus(before.clean);
   // Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
   // and is not read again in the next round.
   PageSet pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived), skipped, zero;
   if (!was_complete) {
-    reading.hot = hottest(reading.hot, pages.pages());
-    if (!written_again(process, reading.hot, space.hashes)) reading.hot = {};
-  }
-  if (was_complete) {
+    reading.hot = hot_tail(process, reading.hot, pages.pages(), space.hashes);
+  } else {
     // Protected since they were sent, and not written: as long as that is so they are as they were sent.
     skipped = space.sent_of(before.clean).minus(arrived);
     pages = pages.minus(skipped);
@@ -317,15 +237,15 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   reading.zero = &zero;
   reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, pages, reading, space.hashes, sink, stop, stats));
-  if (!ahead.again().empty()) {
+  if (const PageSet& again = ahead.again(); !again.empty()) {
     PageSet zero_again;
     ScanStats more;
-    MOSE_TRY(send_changed(process, ahead.again(), {.threads = reading.threads, .zero = &zero_again}, space.hashes, sink, stop, more));
-    zero = zero.minus(ahead.again()).unite(zero_again);
+    MOSE_TRY(send_changed(process, again, {.threads = reading.threads, .zero = &zero_again}, space.hashes, sink, stop, more));
+    zero = zero.minus(again).unite(zero_again);
     stats.pages_read += more.pages_read;
     stats.pages_changed += more.pages_changed;
-    stats.pages_present += ahead.again().minus(pages).minus(skipped).pages();
-    pages = pages.unite(ahead.again());
+    stats.pages_present += again.minus(pages).minus(skipped).pages();
+    pages = pages.unite(again);
   }
   stats.pages_present += skipped.minus(space.zero).pages();
   stats.pages_zero += skipped.intersect(space.zero).pages();
@@ -339,7 +259,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
   space.zero = space.zero.minus(pages).unite(zero);
-  if (!space.complete) stats.pages_armed += pages.pages();
+  stats.pages_armed += pages.pages();
   space.complete = true;
   return {};
 }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -80,6 +82,16 @@ class FrozenPair : public testing::Test {
       live(0);
     }
     ASSERT_TRUE(test::eventually([&] { return shared_->ready == 2; }));
+  }
+  // From here on this system call ends the process that makes it.
+  static void die_of(uint32_t call) {
+    sock_filter code[] = {{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
+                          {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call},
+                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
+                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+    sock_fprog program{std::size(code), code};
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
   }
   [[noreturn]] void live(unsigned who) {
     for (uint64_t i = 0; i < kPages; ++i) number(i) = mark_of(who, i);

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_discard.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-
 #include <vector>
 
 #include "kernel/stopped_tree.h"
@@ -58,16 +55,7 @@ TEST_F(StandbyDiscard, WhatTheThreadItselfNeedsStaysAndIsSaid) {
 }
 
 TEST_F(StandbyDiscard, AFilterOfSystemCallsIsNotInTheWay) {
-  begin([] {
-    // Mapping memory ends it.
-    sock_filter code[] = {{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
-                          {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_process_madvise},
-                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
-                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
-    sock_fprog program{std::size(code), code};
-    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
-  });
+  begin([] { die_of(SYS_process_madvise); });
   ASSERT_TRUE(group_.freeze(std::chrono::seconds(5)));
   auto kept = discard(choose(3));
   ASSERT_TRUE(kept) << kept.error().what;

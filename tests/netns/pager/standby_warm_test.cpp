@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_warm.h"
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 
@@ -30,7 +28,7 @@ class StandbyWarm : public FrozenPair {
       for (int i : {0, 1}) target.areas.add(area(i));
       targets.push_back(std::move(target));
     }
-    return warm_pages(group_, targets, bound, stop_, always_);
+    return warm_pages(group_, targets, bound, stop_, which_);
   }
   pid_t pid(unsigned who) const { return who == 0 ? parent_ : shared_->child.load(); }
   std::string maps(unsigned who) const { return read_file("/proc/" + std::to_string(pid(who)) + "/maps").value_or("none"); }
@@ -54,7 +52,7 @@ class StandbyWarm : public FrozenPair {
     return sum;
   }
   std::atomic<bool> stop_{false};
-  Warming always_ = Warming::always;
+  Warming which_ = Warming::always;
 };
 
 TEST_F(StandbyWarm, EveryPageThatIsThereIsReadAndNothingElseChanges) {
@@ -110,15 +108,7 @@ TEST_F(StandbyWarm, WhatMayNotBeReadIsLeftAlone) {
 }
 
 TEST_F(StandbyWarm, AFilterOfSystemCallsIsNotInTheWay) {
-  begin([] {
-    sock_filter code[] = {{BPF_LD | BPF_W | BPF_ABS, 0, 0, 0},
-                          {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_getpid},
-                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
-                          {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
-    sock_fprog program{std::size(code), code};
-    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
-  });
+  begin([] { die_of(SYS_getpid); });
   ASSERT_TRUE(group_.freeze(kLong));
   auto warmed = warm();
   ASSERT_TRUE(warmed) << warmed.error().what;
@@ -146,7 +136,7 @@ TEST_F(StandbyWarm, EndsEarlyWhenItIsToldToOrItsTimeIsOver) {
 TEST_F(StandbyWarm, GoesOnOnlyWhereItIsWorthIt) {
   begin();
   ASSERT_TRUE(group_.freeze(kLong));
-  always_ = Warming::where_worth;
+  which_ = Warming::where_worth;
   for (int i = 0; i < 2; ++i) {
     auto warmed = warm();
     ASSERT_TRUE(warmed) << warmed.error().what;

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+#include "sense/protect_ahead.h"
+
+#include <chrono>
+#include <thread>
+
+#include "kernel/pins.h"
+#include "sense/quick_look.h"
+
+namespace mose::sense {
+namespace {
+
+// Between protecting a page and reading it.
+constexpr auto kSettle = std::chrono::milliseconds(1);
+
+constexpr uint64_t kHugePages = 512;
+// System calls, and interruptions of all threads, for one part: more are for pieces that have other pages between them.
+constexpr size_t kExactMax = 1024;
+
+}  // namespace
+
+Status ProtectAhead::operator()(const PageSet& next) {
+  if (pin_) return {};
+  const PageSet touched = next.intersect(huge_);
+  PageSet whole;
+  for (const PageRun& run : touched.runs()) {
+    const uint64_t first = run.first / kHugePages * kHugePages;
+    const uint64_t end = (run.end() + kHugePages - 1) / kHugePages * kHugePages;
+    whole = whole.unite(PageSet::from_runs({{first, end - first}}));
+  }
+  whole = whole.intersect(huge_);
+  const PageSet due = next.unite(whole).minus(whole_done_);
+  whole_done_ = whole_done_.unite(whole);
+  auto written = pagemap_.protect(due.runs().size() <= kExactMax ? due : left_to_look_at(around_, around_.minus(due)));
+  if (!written) return std::unexpected(written.error());
+  planned_ = planned_.minus(next);
+  again_ = again_.unite(written->minus(next).minus(planned_));
+  // What a device, or another process, was let at before the protection is written behind the page tables. Either that
+  // is over before these pages are read, or its cause is seen now.
+  std::this_thread::sleep_for(kSettle);
+  pin_ = pinned_memory(pid_);
+  return {};
+}
+
+}  // namespace mose::sense

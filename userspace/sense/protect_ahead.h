@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "kernel/pagemap.h"
+#include "model/page_set.h"
+
+namespace mose::sense {
+
+// Protects pages shortly before they are read. One that is protected again after it was read, or that is not to be read at
+// all, would count as clean whatever was written before: such pages are read in the end. A huge page is protected as a whole,
+// when the first part of it is read: in parts it would be broken up.
+class ProtectAhead {
+ public:
+  // The pages that are read are scattered over `around`: protected in pieces that are worth a system call each, and an
+  // interruption of all threads of the process.
+  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, PageSet around)
+      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), around_(std::move(around)) {}
+
+  // Those that are read next.
+  Status operator()(const PageSet& next);
+  // Why pages cannot be protected after all.
+  [[nodiscard]] const std::optional<std::string>& pin() const { return pin_; }
+  // Pages that were written and are protected, and whose turn does not come.
+  [[nodiscard]] const PageSet& again() const { return again_; }
+
+ private:
+  pid_t pid_;
+  const Pagemap& pagemap_;
+  const PageSet& huge_;
+  PageSet planned_;  // of those that are read, the ones whose turn is to come
+  PageSet around_;
+  std::optional<std::string> pin_;
+  PageSet whole_done_, again_;  // whole_done_: of huge_
+};
+
+}  // namespace mose::sense
