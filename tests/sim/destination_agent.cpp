@@ -144,7 +144,7 @@ void DestinationAgent::forget(bool thrown_away) {
 
 bool DestinationAgent::has_nothing() const {
   const auto& history = world_.destination_registry.history;
-  return bench_.hooks.destination_forgets && up_ && !state_ && undecided_.empty() && (!history || (history == Outcome::failed && world_.has_run));
+  return bench_.hooks.destination_forgets && up_ && !state_ && undecided_.empty() && (!history || history == Outcome::failed);
 }
 
 void DestinationAgent::clean_up() {
