@@ -313,6 +313,7 @@ void DestinationMigration::discard_stale(const std::vector<restore::StalePages>&
   if (!pager_ || discarding_ || standby_ == Standby::dropping || standby_ == Standby::gone) return;
   if (standby_ != Standby::standing && standby_ != Standby::refreshed) return pager_->discarded(pages);  // kept
   discarding_ = true;
+  host_->hurry();
   const restore::PagerStatus& status = pager_->status();
   const restore::GuardianName guardian{status.guardian_pid, status.guardian_start_time};
   criu_lane_.run([this, pages, guardian] { return host_->discard_stale(pages, guardian); },

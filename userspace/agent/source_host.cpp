@@ -278,7 +278,11 @@ Result<bool> SourceHost::has_segments() const {
 Status SourceHost::arm_dump() {
   Timeline::Span span(timeline_, "arm");
   may_be_held_ = true;
-  // One that was prepared ahead may know nothing of a segment that has come since.
+  // One that was prepared ahead may know nothing of a segment that has come since, and may have died.
+  if (dump_ready_ && !swrk_->process().alive()) {
+    log::info("the CRIU that was prepared ahead has ended: another is started", {{"workload", spec_.name}});
+    set_dump({});
+  }
   if (dump_ready_) {
     MOSE_ASSIGN(bool segments, has_segments());
     if (segments != ipc_dumped_) set_dump({});

@@ -26,6 +26,9 @@ void SourceMigration::precopy_round(const plan::SourceAction& action) {
                  [this, ahead, closing = action.closing](Result<ProcessHandle> throttle) {
                    if (!throttle) return done(SourceActionKind::precopy_round, std::unexpected(throttle.error()));
                    watch_throttle(std::move(*throttle));
+                   // Over while it was being slowed down: what is prepared now would outlive the end.
+                   if (driver_.state().phase != plan::SourcePhase::precopy)
+                     return done(SourceActionKind::precopy_round, std::unexpected(Error{ECANCELED, "cancelled"}));
                    if (closing) prepare_freeze();
                    send_round(ahead, closing);
                  });

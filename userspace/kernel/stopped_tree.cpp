@@ -185,9 +185,20 @@ Result<StoppedTree> StoppedTree::stop(const Cgroup& group) {
   if (!frozen) return fail(group.path() + " is not frozen");
   auto state = std::make_unique<State>(group);
   MOSE_ASSIGN(std::vector<pid_t> processes, group.procs());
-  for (pid_t process : processes) MOSE_TRY(state->seize(process));
-  MOSE_TRY(state->stand_all());
+  auto stand = [&]() -> Status {
+    for (pid_t process : processes) MOSE_TRY(state->seize(process));
+    return state->stand_all();
+  };
+  if (auto standing = stand(); !standing) {
+    if (state->let_go()) return std::unexpected(standing.error());
+    return std::unexpected(Error{EOWNERDEAD, standing.error().what + ", and the group does not freeze again: it is killed"});
+  }
   return StoppedTree(std::move(state));
+}
+
+Status StoppedTree::employ(pid_t process) {
+  MOSE_TRY(state_->caller_of(process));
+  return {};
 }
 
 Result<int64_t> StoppedTree::call(pid_t process, long number, const std::array<uint64_t, 6>& arguments) {
@@ -232,6 +243,7 @@ StoppedTree::~StoppedTree() = default;
 Result<StoppedTree> StoppedTree::stop(const Cgroup&) {
   return std::unexpected(Error{ENOTSUP, "system calls in another process are not supported on this architecture"});
 }
+Status StoppedTree::employ(pid_t) { return fail("not supported"); }
 Result<int64_t> StoppedTree::call(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
 Status StoppedTree::enter(pid_t, long, const std::array<uint64_t, 6>&) { return fail("not supported"); }
 Result<int64_t> StoppedTree::leave(pid_t) { return fail("not supported"); }

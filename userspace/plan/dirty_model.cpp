@@ -12,7 +12,8 @@ namespace {
 constexpr double kFastest = 1024;  // per second
 // Of each older window against the next one: about three of them decide.
 constexpr double kForget = 0.7;
-// From the end of the last round to the freeze: the dump is asked for, new connections are held, listen queues run dry.
+// From the end of the last round to the freeze: the dump is asked for, unless that was done beside the round, new connections are held,
+// listen queues run dry.
 constexpr Nanoseconds kToFreeze = std::chrono::milliseconds(25);
 // Expectation maximisation alone is slow, and what is missed shows beyond the longest window: 46 % too much at three times that
 // after 400 iterations. 10 000 cost the round that waits for the forecast 5 ms, and 13 beside a busy workload; 400 that are

@@ -138,6 +138,8 @@ const char* to_string(RoundVerdict verdict) {
       return "outrun";
     case RoundVerdict::used_up:
       return "used_up";
+    case RoundVerdict::costly:
+      return "costly";
   }
   return "?";
 }

@@ -11,6 +11,11 @@ namespace {
 // However slow the link: less is not worth a round's look at every page.
 constexpr uint64_t kRestPagesMin = 64;
 
+// Pages that the link carries in that time.
+uint64_t carried(uint64_t link_bps, double seconds) {
+  return static_cast<uint64_t>(static_cast<double>(link_bps) * seconds / kPageBits);
+}
+
 bool shrinks(double after, double before) {
   return after <= before * kShrinkPercent / 100;
 }
@@ -28,9 +33,13 @@ bool saves_time(const RoundFacts& facts) {
 
 uint64_t rest_pages(uint64_t link_bps) {
   if (link_bps == 0) return kRestPages;
-  const double carried = static_cast<double>(link_bps) * kRestSeconds / kPageBits;
-  if (carried >= static_cast<double>(kRestPages)) return kRestPages;
-  return std::max(static_cast<uint64_t>(carried), kRestPagesMin);
+  return std::max(std::min(carried(link_bps, kRestSeconds), kRestPages), kRestPagesMin);
+}
+
+uint64_t closing_pages(uint64_t pages_present, uint64_t link_bps) {
+  const uint64_t pages = std::max(kClosingPages, pages_present / kClosingPart);
+  if (link_bps == 0) return pages;
+  return std::max(std::min(pages, carried(link_bps, kClosingSeconds)), rest_pages(link_bps));
 }
 
 RoundVerdict after_round(const RoundFacts& facts) {
@@ -77,12 +86,18 @@ bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rou
   if (verdict != RoundVerdict::another || facts.round + 1 >= rounds_at_most) return true;
   // The first round sends everything, and the forecast of a workload that is slowed down speaks of a faster one.
   if (facts.round < 2 || facts.throttle_percent != 0 || !facts.outlook) return false;
-  return facts.outlook->next_pages <= static_cast<double>(std::max(kClosingPages, facts.pages_present / kClosingPart));
+  return facts.outlook->next_pages <= static_cast<double>(closing_pages(facts.pages_present, facts.link_bps));
+}
+
+bool goes_on_prepared(const RoundFacts& closing) {
+  if (closing.link_bps == 0) return false;
+  const double left = closing.outlook ? closing.outlook->left_now : static_cast<double>(closing.pages_sent);
+  return left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds;
 }
 
 RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen) {
   if (last.pages_sent <= rest_pages(last.link_bps)) return RoundVerdict::small;
-  return foreseen == RoundVerdict::another ? RoundVerdict::no_gain : foreseen;
+  return foreseen == RoundVerdict::another || foreseen == RoundVerdict::small ? RoundVerdict::costly : foreseen;
 }
 
 }  // namespace mose::plan

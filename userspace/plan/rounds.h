@@ -52,6 +52,7 @@ enum class RoundVerdict : uint8_t {
   no_gain,  // another round would leave about as much
   outrun,   // as before, and because the workload writes faster than the link carries
   used_up,  // as many rounds as may be
+  costly,   // write faults are dear, and the link is quick with what is left: another round would cost the workload more
 };
 [[nodiscard]] const char* to_string(RoundVerdict verdict);
 [[nodiscard]] RoundVerdict after_round(const RoundFacts& facts);
@@ -82,10 +83,17 @@ inline constexpr double kQuietPages = 1024;
 [[nodiscard]] bool prepares_early(const RoundAhead& ahead);
 
 // Whether the round behind this one prepares it: it would be the last anyway, or send so little that those behind it would gain nothing.
-// At most so many pages, or this part of all of them.
+// At most so many pages, or this part of all of them; and no more than the link carries in kClosingSeconds, for so long the workload
+// pays, unless rest_pages() is more.
 inline constexpr uint64_t kClosingPages = kRestPages, kClosingPart = 16;
-// `rounds_at_most`: not those that may be at the speed of now, but all.
+inline constexpr double kClosingSeconds = 0.5;
+[[nodiscard]] uint64_t closing_pages(uint64_t pages_present, uint64_t link_bps);
+// `rounds_at_most`: not those that may be at the speed of now, but all. With auto-converge one that has used up its rounds at full
+// speed is followed by one more, at full speed as well.
 [[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most);
+// After such a round that another could follow: whether that one is worth what the workload pays. Only where the link needs longer than
+// kRestSeconds for what is left.
+[[nodiscard]] bool goes_on_prepared(const RoundFacts& closing);
 // How the rounds end with one that another could have followed; `foreseen` was the verdict of the one before it.
 [[nodiscard]] RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen);
 

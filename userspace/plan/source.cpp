@@ -393,6 +393,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
   s_.last_pages_sent = stats.pages_sent;
   s_.link_bps = stats.link_bps;
   s_.outlook = stats.outlook;
+  s_.unprepared = stats.unprepared;
   if (s_.options.standby && !s_.standby_tried && s_.round < s_.options.rounds_max) {
     s_.phase = Phase::standby;
     s_.standby_tried = true;
@@ -400,16 +401,13 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
-  if (s_.closing) return end_rounds(facts, verdict == RoundVerdict::another ? without_another(facts, *s_.closing) : verdict);
+  if (s_.closing && verdict == RoundVerdict::another && !goes_on_prepared(facts)) return end_rounds(facts, without_another(facts, *s_.closing));
   if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
     s_.throttle_percent = *percent;
     s_.slowed_now = true;
     return next_round();
   }
-  if (stats.unprepared && closing_follows(facts, verdict, rounds_at_most(s_.options.rounds_max, s_.options.auto_converge))) {
-    s_.closing = verdict;
-    return next_round();
-  }
+  if (stats.unprepared && closing_follows(facts, verdict, all_rounds())) return closing_round(verdict);
   if (verdict == RoundVerdict::another) return next_round();
   end_rounds(facts, verdict);
 }
@@ -422,13 +420,23 @@ void SourceMachine::end_rounds(const RoundFacts& last, RoundVerdict verdict) {
   arm();
 }
 
-void SourceMachine::next_round() {
-  start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent, .closing = s_.closing.has_value()});
+unsigned SourceMachine::all_rounds() const {
+  return rounds_at_most(s_.options.rounds_max, s_.options.auto_converge);
+}
+
+void SourceMachine::next_round(bool closing) {
+  start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent, .closing = closing});
+}
+
+void SourceMachine::closing_round(RoundVerdict foreseen) {
+  s_.closing = foreseen;
+  next_round(true);
 }
 
 // What was written meanwhile goes in a round of its own.
 void SourceMachine::standby_done() {
   s_.phase = Phase::precopy;
+  if (s_.unprepared && s_.round + 1 >= all_rounds()) return closing_round(RoundVerdict::used_up);
   next_round();
 }
 

@@ -145,7 +145,8 @@ struct SourceState {
   uint64_t pages_left = 0;                            // that the destination does not have, after the final scan
   unsigned round = 0;
   unsigned throttle_percent = 0;          // by which the workload is slowed down, or was at the most
-  std::optional<RoundVerdict> closing;    // the round under way prepares the final scan and is the last: because of this verdict of the one before
+  std::optional<RoundVerdict> closing;    // a round has prepared the final scan, or the one under way does: because of this verdict of the one before
+  bool unprepared = false;                // the final scan still waits for such a round
   bool slowed_now = false;                // in the round under way by more than in the one before
   std::vector<SourceActionKind> running;  // actions under way
   bool cancel_wanted = false;

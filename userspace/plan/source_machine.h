@@ -61,7 +61,9 @@ class SourceMachine {
   void send_done(Message m, const std::string& error);
   void host_action_done(const SourceActionDone& done);
   void round_done(const RoundStats& stats);
-  void next_round();
+  [[nodiscard]] unsigned all_rounds() const;
+  void next_round(bool closing = false);
+  void closing_round(RoundVerdict foreseen);
   void standby_done();
   void end_rounds(const RoundFacts& last, RoundVerdict verdict);
   void lose_connection(const std::string& why);

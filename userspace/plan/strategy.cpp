@@ -76,6 +76,9 @@ std::string end_of_rounds(const RoundFacts& last, RoundVerdict verdict) {
     case RoundVerdict::no_gain:
       return fmt::format("pre-copy does not get further: round {} sent {}, another would leave as much", last.round,
                          sent);
+    case RoundVerdict::costly:
+      return fmt::format("write faults are dear here: round {} prepared the final scan and sent {}, another would cost the workload more",
+                         last.round, sent);
     case RoundVerdict::outrun:
       return fmt::format(
           "pre-copy does not converge: {}/s of different pages are written, the link carries {}; another "

@@ -66,6 +66,10 @@ class Discarder {
   // Those that stay.
   Result<PageSet> run() {
     const PageSet all = PageSet::from_runs(target_.pages);
+    if (auto able = tree_.employ(pid_); !able) {
+      log::info("stale pages of a process of the standby are waited for", {{"pid", pid_}, {"reason", able.error().what}});
+      return all;
+    }
     MOSE_ASSIGN(PageSet own, own_pages());
     // Its first call; what the kernel touches on the way is there from here on.
     MOSE_ASSIGN(auto table, AddedMemory::add(tree_, pid_, kTableBytes));
@@ -138,6 +142,7 @@ Result<std::vector<PageSet>> discard_pages(const Cgroup& group, std::span<const 
   std::vector<PageSet> kept;
   auto stopped = StoppedTree::stop(group);
   if (!stopped) {
+    if (stopped.error().code == EOWNERDEAD) return std::unexpected(stopped.error());
     log::info("stale pages of the standby are waited for", {{"cgroup", group.path()}, {"reason", stopped.error().what}});
     for (const DiscardTarget& target : targets) kept.push_back(PageSet::from_runs(target.pages));
     return kept;

@@ -147,17 +147,25 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
   };
   std::vector<PageSet> there;
   for (const WarmTarget& target : targets) {
+    if (stop) return out;
     auto pages = readable_pages(target);
     if (!pages) return left_alone(pages.error());
     out.pages_all += pages->pages();
     there.push_back(std::move(*pages));
   }
+  if (stop) return out;
   auto stopped = StoppedTree::stop(group);
+  if (!stopped && stopped.error().code == EOWNERDEAD) return std::unexpected(stopped.error());
   if (!stopped) return left_alone(stopped.error());
-  Nanoseconds fastest = Nanoseconds::max();  // a page
+  Nanoseconds fastest = Nanoseconds::max();  // a page, in the trial
+  bool tried = which == Warming::always;
   auto over = [&] { return !out.worth || stop || now() - start >= bound; };
   for (size_t i = 0; i < targets.size() && !over(); ++i) {
     const pid_t pid = targets[i].process->pid();
+    if (auto able = stopped->employ(pid); !able) {
+      (void)left_alone(able.error());
+      continue;
+    }
     MOSE_ASSIGN(auto toucher, Toucher::put_in(*stopped, pid));
     if (!toucher) continue;
     const Nice nice(pid);
@@ -168,10 +176,12 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
       if (table.empty()) break;
       const Timestamp began = now();
       MOSE_TRY(toucher->touch(table));
+      out.pages += pages;
+      if (tried) continue;
       // Of pages that are neighbours: others cost a cache miss as well.
       fastest = std::min(fastest, (now() - began) / static_cast<int64_t>(pages));
-      out.pages += pages;
-      out.worth = which == Warming::always || out.pages < std::min(kTrialPages, out.pages_all) || fastest >= kWorth;
+      tried = out.pages >= kTrialPages;
+      out.worth = !tried || fastest >= kWorth;
     }
     MOSE_TRY(toucher->remove());
   }

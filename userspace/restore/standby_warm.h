@@ -15,7 +15,8 @@ namespace mose::restore {
 // hypervisor keeps page tables of its own they know nothing yet of a page that its process has not touched itself: it would pay
 // microseconds for each when it runs, unseen by the guest (tests/bench/first_touch_bench).
 //
-// A few instructions of ours are mapped into the process for that time, and executed by its first thread (StoppedTree), nicely. Nothing of its own runs, and nothing of its memory is written but what StoppedTree says. x86-64 only so far.
+// A few instructions of ours are mapped into the process for that time, and executed by its first thread (StoppedTree), nicely.
+// Nothing of its own runs, and nothing of its memory is written but what StoppedTree says. x86-64 only so far.
 struct WarmTarget {
   const ProcessHandle* process = nullptr;
   PageSet areas;  // where to look for pages that are there
@@ -30,7 +31,8 @@ struct Warmed {
 enum class Warming : uint8_t { where_worth, always };
 
 // `group` holds the tree and nothing else, and is frozen before and after. Comes to its end within a few milliseconds once `stop`
-// is set, and after `bound`. Where nothing could be done at all a line in the log says why. An error: nothing is known of the standby, not even that it is frozen; kill it.
+// is set, and after `bound`. Where nothing could be done, in all of it or in one process, a line in the log says why. An error:
+// nothing is known of the standby, not even that it is frozen; kill it.
 [[nodiscard]] Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targets, Nanoseconds bound, const std::atomic<bool>& stop,
                                         Warming which = Warming::where_worth);
 

@@ -71,15 +71,17 @@ struct WriteScan::Space {
     const PageSet zeros = pages.intersect(zero);
     return known_pages(pages.minus(zeros), hashes).unite(zeros);
   }
-  // Tracks the regions with a page of `unknown`. Refused (EINVAL, EPERM): such a one stays untracked and is read each time. Gives all
-  // of them.
-  PageSet track_new(std::span<const Vma> vmas, const PageSet& unknown) {
+  // Tracks what is new of regions that have grown, and regions with a page of `untracked`, which have been moved, as a whole. Refused
+  // (EINVAL, EPERM): such a one stays untracked and is read each time. Gives all that it has tried.
+  PageSet track_new(std::span<const Vma> vmas, const PageSet& unknown, const PageSet& untracked) {
     PageSet began;
     for (const Vma& vma : vmas) {
+      if (!vma.lazy_eligible()) continue;
       const PageSet area = PageSet::from_runs({vma.pages});
-      if (!vma.lazy_eligible() || unknown.intersect(area).empty()) continue;
-      if (tracking->add(vma.pages)) added = added.unite(area);
-      began = began.unite(area);
+      const PageSet fresh = untracked.intersect(area).empty() ? unknown.intersect(area) : area;
+      for (const PageRun& run : fresh.runs())
+        if (tracking->add(run)) added.add(run);
+      began = began.unite(fresh);
     }
     return began;
   }
@@ -214,12 +216,12 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   // bring old marks along.
   MOSE_ASSIGN(Pagemap::Tracked before, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
   quick.clean = quick.clean.minus(before.written);
-  const PageSet began = space.track_new(populated.vmas, areas.minus(space.added).unite(before.untracked));
+  const PageSet began = space.track_new(populated.vmas, areas.minus(space.added), before.untracked);
   // What was moved there just now has brought its marks along, which the quick look has seen, or comes after the look at each page.
   PageSet arrived = quick.clean.intersect(began);
   quick.clean = quick.clean.minus(arrived);
   MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(began));
-  arrived = arrived.unite(after.clean).unite(after.written).unite(after.untracked).minus(before.clean);
+  arrived = arrived.unite(after.clean).unite(after.written).unite(after.untracked);
   // Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
   // and is not read again in the next round.
   PageSet pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived), skipped, zero;

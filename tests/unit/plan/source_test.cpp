@@ -209,8 +209,16 @@ class PlanSourceClosing : public ::testing::Test {
   const Words& sent(uint64_t pages, std::optional<Outlook> outlook = {}, bool unprepared = true) {
     return source_.play(SourceActionDone{
         .kind = precopy_round,
-        .stats = {.pages_present = kManyPages, .pages_sent = pages, .link_bps = 1'000'000'000, .outlook = outlook, .unprepared = unprepared}});
+        .stats = {.pages_present = kManyPages, .pages_sent = pages, .link_bps = link_bps_, .outlook = outlook, .unprepared = unprepared}});
   }
+  // A workload of 8 GB on a slow link, of which the round before the closing one has sent as much as that will.
+  const Words& closes_on_slow_link(double next_pages) {
+    link_bps_ = 100'000'000;
+    source_.to_precopy();
+    sent(2 << 20);
+    return sent(1 << 18, Outlook{.left_now = next_pages, .left_next = next_pages / 4, .next_pages = next_pages, .written_per_second = 100});
+  }
+  uint64_t link_bps_ = 1'000'000'000;
   SourceDrive source_{MigrationOptions{.rounds_max = 6}};
 };
 
@@ -247,6 +255,48 @@ TEST_F(PlanSourceClosing, IsTheLastOfThoseThatMayBe) {
   EXPECT_THAT(sent(kManyPages / 2, much), ElementsAre("precopy_round 3 closing"));
   sent(kManyPages / 3, much, false);
   EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::used_up);
+}
+
+TEST_F(PlanSourceClosing, TakesTheLinkNoLongerThanTheWorkloadMayPay) {
+  EXPECT_EQ(closing_pages(2 << 20, 0), 2u << 20 >> 4) << "nothing is known of the link";
+  EXPECT_EQ(closing_pages(2 << 20, 100'000'000'000), 2u << 20 >> 4);
+  EXPECT_EQ(closing_pages(2 << 20, 100'000'000), 1525u);
+  EXPECT_EQ(closing_pages(1 << 10, 1'000'000), rest_pages(1'000'000)) << "no less than what ends the rounds";
+  EXPECT_THAT(closes_on_slow_link(1526), ElementsAre("precopy_round 3"));
+}
+
+TEST_F(PlanSourceClosing, IsFollowedByOthersWhereTheLinkIsSlowWithWhatIsLeft) {
+  EXPECT_THAT(closes_on_slow_link(1500), ElementsAre("precopy_round 3 closing"));
+  EXPECT_THAT(sent(1500, Outlook{.left_now = 800, .left_next = 100, .next_pages = 800, .written_per_second = 100}, false),
+              ElementsAre("precopy_round 4"));
+  sent(300, {}, false);
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::small);
+}
+
+TEST_F(PlanSourceClosing, IsTheLastWhereTheLinkIsQuickWithWhatIsLeft) {
+  const Outlook much{.left_now = 3000, .left_next = 1000, .next_pages = 3000, .written_per_second = 1e4};
+  source_.to_precopy();
+  sent(kManyPages);
+  EXPECT_THAT(sent(kManyPages / 2, much), ElementsAre("precopy_round 3 closing"));
+  EXPECT_THAT(sent(kClosingPages * 2, much, false), ElementsAre("arm_dump"));
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::costly);
+  EXPECT_THAT(source_.state.strategy_reason, HasSubstr("another would cost the workload more"));
+}
+
+TEST_F(PlanSourceClosing, AForecastThatWasWrongSlowsTheWorkloadDownBehindIt) {
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 6, .auto_converge = true});
+  source_.to_precopy();
+  sent(kManyPages);
+  const Outlook little{.left_now = 3000, .left_next = 100, .next_pages = 3000, .written_per_second = 1e4};
+  EXPECT_THAT(sent(kManyPages / 2, little), ElementsAre("precopy_round 3 closing"));
+  EXPECT_THAT(sent(kManyPages / 2, {}, false), ElementsAre("precopy_round 4 slowed by 20"));
+}
+
+TEST_F(PlanSourceClosing, IsTheOneBehindTheStandbyWhereNoOtherMayBe) {
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 2, .standby = true});
+  source_.to_precopy();
+  EXPECT_THAT(sent(kManyPages), ElementsAre("make_standby"));
+  EXPECT_THAT(source_.done(make_standby), ElementsAre("precopy_round 2 closing"));
 }
 
 TEST_F(PlanSourceClosing, TheWorkloadIsSlowedDownBeforeIt) {
