@@ -345,6 +345,7 @@ uint64_t DestinationMigration::fresh_pages_max() const {
 // still, but for as long as doing without it would take.
 void DestinationMigration::await_fresh_memory() {
   if (payload_.memory_first) return;  // every page is waited for, and nothing is gained without the standby
+  pager_->pages_awaited();
   judge_stale_memory();
   timers_.push_back(context_.core.loop.after(kFreshBound, [this] { without_standby("its memory did not become up to date in time"); }));
 }

@@ -39,6 +39,7 @@ void PagerLink::connect() {
   stale_told_ = false;
   if (standby_asked_) (void)client_->standby(discards_);
   if (dropping_) (void)client_->standby_dropped();
+  if (awaited_) (void)client_->pages_awaited();
   if (thawed_) (void)client_->thawed();
 }
 
@@ -53,12 +54,17 @@ void PagerLink::standby(bool discards) {
   if (client_) (void)client_->standby(discards);
 }
 
+void PagerLink::pages_awaited() {
+  if (std::exchange(awaited_, true)) return;
+  if (client_) (void)client_->pages_awaited();
+}
+
 void PagerLink::discarded(const std::vector<restore::StalePages>& kept) {
   if (client_) (void)client_->discarded(kept);
 }
 
 void PagerLink::standby_dropped() {
-  standby_asked_ = false;
+  standby_asked_ = awaited_ = false;
   dropping_ = true;
   if (client_) (void)client_->standby_dropped();
 }

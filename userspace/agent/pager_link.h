@@ -45,6 +45,8 @@ class PagerLink {
   void thawed();
   // See PagerClient; asked again after a reconnect.
   void standby(bool discards);
+  // Again after a reconnect, until the standby is dropped.
+  void pages_awaited();
   void discarded(const std::vector<restore::StalePages>& kept);
   void standby_dropped();
   [[nodiscard]] const restore::PagerStatus& status() const { return status_; }
@@ -69,7 +71,7 @@ class PagerLink {
   unsigned failures_ = 0, connection_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;
-  bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false;
+  bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false, awaited_ = false;
   bool complete_ = false, nobody_told_ = false;
 };
 

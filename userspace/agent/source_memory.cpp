@@ -10,6 +10,7 @@
 #include "kernel/procfs.h"
 #include "kernel/shared_objects.h"
 #include "kernel/socket.h"
+#include "model/page_provider.h"
 #include "move/hello.h"
 #include "plan/strategy.h"
 
@@ -251,7 +252,7 @@ Result<plan::FinalStats> SourceMemory::final_scan() {
   return plan::FinalStats{.pages_left = totals_.remote_pages};
 }
 
-void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::function<void(uint64_t)>& tell) {
+void SourceMemory::push(std::optional<uint64_t> pages_left_max, bool standby, const std::function<void(uint64_t)>& tell) {
   Timeline::Span span(timeline_, "push");
   auto channel = bulk();
   if (!channel) return;
@@ -260,7 +261,9 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
   options.encoder = &encoder_;
   options.stop = stop_.get_token();
   options.gate = &gate_;
-  const uint64_t remote = totals().remote_pages;
+  const Totals before = totals();
+  const uint64_t remote = before.remote_pages;
+  const bool awaited = standby && plan::time_to_send(remote, before.link_bps) <= kFreshTime;
   bool told = !pages_left_max;
   // What waits in this kernel is not at the destination.
   auto look = [&](uint64_t pages_sent) {
@@ -272,7 +275,7 @@ void SourceMemory::push(std::optional<uint64_t> pages_left_max, const std::funct
     if (left > *pages_left_max) return;
     told = true;
     tell(left);
-    push_in_background();
+    if (!awaited) push_in_background();
   };
   options.progress = [&](uint64_t pages, uint64_t) { look(pages); };
   move::PageSender sender(**channel, std::move(options));

@@ -58,8 +58,9 @@ class SourceMemory {
   [[nodiscard]] Result<plan::FinalStats> final_scan();
   // What PAGE_MAP called remote. A broken connection is no failure: the pager asks for the rest. `tell` is called once,
   // on this thread, as soon as the peer's kernel has all but `pages_left_max` of them. From then on until committed() it is
-  // background work: nobody waits for the rest, and both ends have better to do.
-  void push(std::optional<uint64_t> pages_left_max, const std::function<void(uint64_t pages_left)>& tell);
+  // background work: nobody waits for the rest, and both ends have better to do. Unless a standby stands there, and it may have
+  // them all in time (kFreshTime).
+  void push(std::optional<uint64_t> pages_left_max, bool standby, const std::function<void(uint64_t pages_left)>& tell);
   // The workload runs there, or is about to. From any thread.
   void committed();
   // The tree is frozen and known: answer urgent requests from it.

@@ -507,8 +507,8 @@ void SourceMigration::final_scan() {
                    });
   // Behind it on the same lane: the pages that the map calls remote.
   const auto most = plan::pages_left_max(driver_.state());
-  memory_lane_.submit([this, most] {
-    memory_->push(most, [this](uint64_t pages) { post_([this, pages] { driver_.dispatch(plan::PagesLeft{pages}); }); });
+  memory_lane_.submit([this, most, standby = standby_stands()] {
+    memory_->push(most, standby, [this](uint64_t pages) { post_([this, pages] { driver_.dispatch(plan::PagesLeft{pages}); }); });
   });
 }
 

@@ -104,6 +104,7 @@ class SourceMigration {
   void standby_given_up();
   [[nodiscard]] Status send_standby(ImagesPayload images, Timestamp clocks_read);
   [[nodiscard]] std::optional<std::string> no_standby() const;
+  [[nodiscard]] bool standby_stands() const;  // as far as has been heard
   [[nodiscard]] std::string standby_reason() const;
   [[nodiscard]] Status check_images(const std::string& encoded) const;
   void arm_dump();

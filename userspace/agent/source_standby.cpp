@@ -81,6 +81,10 @@ void SourceMigration::standby_given_up() {
   done(SourceActionKind::make_standby, fail("ended before the standby stood"));
 }
 
+bool SourceMigration::standby_stands() const {
+  return options_.standby && driver_.state().standby_tried && !standby_awaited_ && standby_problem_.empty();
+}
+
 std::string SourceMigration::standby_reason() const {
   if (!options_.standby) return "not wanted";
   if (!standby_problem_.empty()) return standby_problem_;

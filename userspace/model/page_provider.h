@@ -7,9 +7,14 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "model/page_set.h"
 
 namespace mose {
+
+// Pages of a standby that are still at the source when its tree is frozen: the switchover has other things to wait for while the source
+// sends them, about so long. Of what takes longer the destination does without the rest, and the source sends it in the background.
+inline constexpr Nanoseconds kFreshTime = std::chrono::milliseconds(200);
 
 // Where the contents of a page of the moved workload are, as the destination knows it.
 enum class PagePlace : uint8_t {

@@ -64,6 +64,7 @@ struct PagerPolicy {
   uint64_t remote_around = 7;  // pages asked for behind one whose contents are not, where round trips take longer than
   Nanoseconds remote_far = std::chrono::microseconds(400);  // this, which is about what they take at 1 Gbit/s
   uint64_t remote_ahead_max = 15;                           // and behind one in a row of such, anywhere
+  Nanoseconds fresh_look = std::chrono::milliseconds(20);   // how fast a standby's last pages come is judged after that
   uint64_t zero_around = 4;    // pages given to a write into fresh memory
   unsigned servers = 1;        // one answers about 100 000 faults/s; each space belongs to one
   bool realtime = true;        // servers run before everything else where this is allowed
@@ -133,6 +134,8 @@ class Pager {
   // What comes now is a standby. Before any task and before the seal.
   // `discards`: who asks can take pages out of it, and is asked to by on_stale where it would have to wait for many.
   [[nodiscard]] Status standby(bool discards = false);
+  // The switchover waits for nothing but the pages of the standby. Any thread.
+  void pages_awaited();
   // What it was asked for is done, but for these. Any thread; nothing happens where nothing was asked.
   void discarded(std::vector<StalePages> kept);
   // What is asked for now.
@@ -228,6 +231,8 @@ class Pager {
 
   // pager_discard.cpp
   void settle_remote();
+  void judge_remote();
+  [[nodiscard]] bool come_too_late(uint64_t left) const;
   void offer();
   void wait_for(Space& space, const PageSet& remote);
   void take_discarded();
@@ -266,6 +271,9 @@ class Pager {
   uint64_t news_staged_ = ~uint64_t{0};                // the provider's news at the last plan
   Timestamp stage_again_at_{};
   bool remote_settled_ = false, discards_ = false, offering_ = false;  // of a standby; the filler's own
+  uint64_t hoped_pages_ = 0;  // that are on their way, and may be offered still; 0: there are none. The filler's own
+  Timestamp hoped_since_{};
+  bool hopes_begun_ = false;  // the first of them has come
   mutable std::mutex offer_mutex_;
   std::vector<StalePages> offered_;                    // under offer_mutex_, and
   std::optional<std::vector<StalePages>> kept_;        // of it: could not be taken out
@@ -285,7 +293,7 @@ class Pager {
   std::atomic<bool> complete_{false};
   std::atomic<bool> failed_{false};
   std::atomic<int> urgent_{0};  // servers with a message in hand
-  std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false}, filled_{false};
+  std::atomic<bool> standby_{false}, drop_asked_{false}, staged_{false}, refreshed_{false}, filled_{false}, awaited_{false};
   std::atomic<bool> shared_done_{false};
   std::atomic<bool> doubt_{false};  // adopted: what was touched may be in or not
   std::atomic<uint64_t> arrivals_seen_{0};

@@ -78,6 +78,12 @@ Status PagerClient::standby(bool discards) {
   return queue(request.SerializeAsString());
 }
 
+Status PagerClient::pages_awaited() {
+  pager::v1::PagerRequest request;
+  request.mutable_pages_awaited();
+  return queue(request.SerializeAsString());
+}
+
 Status PagerClient::discarded(const std::vector<StalePages>& kept) {
   seen_.stale.clear();
   pager::v1::PagerRequest request;

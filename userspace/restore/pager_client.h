@@ -27,8 +27,8 @@ inline constexpr size_t kPagerOutputMax = 2u << 20;    // requests waiting to be
 // Pages of a standby that were written since and are still at the source: so many are asked for at once at the switchover and
 // waited for. More come with the rest.
 inline constexpr uint64_t kStandbyRemoteMax = 1024;
-// So many are taken out of it instead, where mosed can: fewer cost more to drop than to wait for, more take longer (3 us each)
-// than another restore.
+// So many are taken out of it instead, where mosed can and waiting would take too long: fewer cost more to drop than to wait for,
+// more take longer (3 us each) than another restore.
 inline constexpr uint64_t kDiscardPagesMin = 256, kDiscardPagesMax = 32768;
 
 enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };
@@ -95,6 +95,8 @@ class PagerClient {
   // What CRIU restores next is a standby: wait for status().standby.standby, or .refusal, before starting it.
   // `discards`: we take stale pages out of it when asked to (status().stale).
   [[nodiscard]] Status standby(bool discards);
+  // The switchover waits for nothing but the pages of the standby.
+  [[nodiscard]] Status pages_awaited();
   // All of them, but for these.
   [[nodiscard]] Status discarded(const std::vector<StalePages>& kept);
   // Its processes are killed: wait for `listening` before the next CRIU is started, in `images_dir` or where it was.

@@ -5,20 +5,59 @@
 #include "restore/pager_client.h"
 #include "restore/pager_space.h"
 
-// A standby's pages that were written since and are still at the source. A few are asked for and waited for; many are taken
-// out again where somebody can do that (restore/standby_discard.h), and come when they are touched, like any other page.
+// A standby's pages that were written since and are still at the source. A few are asked for and waited for. Of many as many as can
+// come while the switchover has other things to wait for; the others are taken out again where somebody can do that
+// (restore/standby_discard.h), and come when they are touched, like any other page.
 //
 // In the filler's thread, but for discarded() and offered(). While pages are offered nobody here writes to them, and no page is
 // put in: for a moment in between the userfaultfds do not cover their memory. Other stale pages are present, and rewritten.
 namespace mose::restore {
+namespace {
+
+// To take one out, and to put it in again behind the workload's back: 7 us and 19 on the machine where both were dearest.
+constexpr Nanoseconds kDiscardPage = std::chrono::microseconds(10);
+
+}  // namespace
 
 // Once, when the pages of every space are known: what is stale then is remote, the rest is being written.
 void Pager::settle_remote() {
   uint64_t pages = 0;
   for (uint32_t i = 0; i < space_count(); ++i) pages += space(i)->stale.pages();
-  if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) return offer();
+  if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) {
+    hoped_pages_ = pages;
+    hoped_since_ = now();
+    return;
+  }
   stale_remote_ += pages;
   for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), space(i)->stale);
+}
+
+// By what has come so far. Before the switchover waits for them those that would have it wait for long, then those that cost less to
+// take out than to wait for.
+bool Pager::come_too_late(uint64_t left) const {
+  const Nanoseconds waited = now() - hoped_since_;  // since the first of them
+  const uint64_t come = hoped_pages_ - left;
+  const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
+  if (awaited_) return rest > kDiscardPage * static_cast<int64_t>(left);
+  return waited >= policy_.fresh_look && rest > kFreshTime - std::min(waited, kFreshTime);
+}
+
+void Pager::judge_remote() {
+  if (hoped_pages_ == 0) return;
+  uint64_t left = 0;
+  for (uint32_t i = 0; i < space_count(); ++i) left += space(i)->stale.pages();
+  if (left == hoped_pages_ && !awaited_ && now() - hoped_since_ < 2 * policy_.fresh_look) return;  // the source has not begun
+  if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
+  if (left != 0 && !come_too_late(left)) return;
+  hoped_pages_ = 0;
+  if (left >= kDiscardPagesMin) return offer();
+  stale_remote_ += left;
+  for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), space(i)->stale);
+}
+
+void Pager::pages_awaited() {
+  awaited_ = true;
+  wake_filler();
 }
 
 // More than that come sooner with the rest; and if the standby is dropped for them, what was asked for would stand before the

@@ -54,7 +54,7 @@ void Pager::filler_main() {
       pieces_.insert(pieces_.end(), deferred_.begin(), deferred_.end());
       deferred_.clear();
       pause = kDeferredPause;
-    } else if (!provider_.sealed() || drop_asked_) {
+    } else if (!provider_.sealed() || drop_asked_ || hoped_pages_ != 0) {
       pause = std::chrono::milliseconds(1);
     }
     std::unique_lock lock(fill_mutex_);

@@ -96,6 +96,7 @@ Status PagerProcess::set_up() {
     standby_asked_ = true;
     wake();
   };
+  handlers.pages_awaited = [this] { pager_->pages_awaited(); };
   handlers.discarded = [this](std::vector<StalePages> kept) { pager_->discarded(std::move(kept)); };
   handlers.standby_dropped = [this](std::string images_dir) {
     {

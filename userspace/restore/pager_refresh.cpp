@@ -16,6 +16,8 @@ namespace mose::restore {
 namespace {
 
 constexpr size_t kPiecesPerWrite = 512;  // at most IOV_MAX
+// While the switchover has other things to wait for: what comes meanwhile is looked up and written together.
+constexpr Nanoseconds kGather = std::chrono::milliseconds(1);
 
 // By number, out of a sanitizer's sight: a page that is staged may be received again at the same moment. Such a copy counts
 // for nothing, because the page has been unstaged before its first byte came.
@@ -52,6 +54,7 @@ bool Pager::refresh() {
     if (!space(i)->forgotten) here[i] = split_stale(*space(i));
   // Before anything is written: the source works meanwhile.
   if (!std::exchange(remote_settled_, true)) settle_remote();
+  judge_remote();
   for (uint32_t i = 0; i < here.size(); ++i) {
     Space& one = *space(i);
     if (one.forgotten) continue;
@@ -63,6 +66,7 @@ bool Pager::refresh() {
   // Waiting for the source is no reason to be before others.
   become_background();
   if (failed_) return false;
+  if (hoped_pages_ != 0 && !awaited_) nap(kGather);
   if (!all) return arrivals_seen_ != arrivals;
   if (space_count() != state_.spaces()) return true;
   state_.header().refreshed = 1;

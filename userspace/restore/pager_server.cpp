@@ -194,6 +194,9 @@ Status PagerServer::Impl::handle(const std::string& payload) {
     case pager::v1::PagerRequest::kStandby:
       handlers.standby(request.standby().discards());
       return {};
+    case pager::v1::PagerRequest::kPagesAwaited:
+      handlers.pages_awaited();
+      return {};
     case pager::v1::PagerRequest::kDiscarded: {
       std::vector<StalePages> kept;
       if (!read_stale(request.discarded().kept(), kept)) return fail("a list of pages that cannot be");

@@ -25,6 +25,7 @@ class PagerServer {
     std::function<PagerStatus()> status;           // from the server's thread
     std::function<void()> thawed;
     std::function<void(bool discards)> standby;
+    std::function<void()> pages_awaited;
     std::function<void(std::vector<StalePages> kept)> discarded;
     std::function<void(std::string images_dir)> standby_dropped;
     std::function<void(bool tree_is_dead)> quit;

@@ -186,6 +186,49 @@ TEST_F(PagerStandby, WhatIsTakenOutOfItComesLikeAnyOtherPage) {
   }
 }
 
+// What comes while the switchover waits for other things is written; the rest is judged when it waits for nothing else.
+TEST_F(PagerStandby, WhatComesInTimeIsNotTakenOut) {
+  constexpr uint64_t kStale = 1500;
+  for (uint64_t come : {kStale, kStale / 5}) {
+    start_over();
+    for (auto& one : shared_->truth) one = 0;
+    StoreProvider provider(64u << 20, std::chrono::microseconds(200));
+    put(provider, {{0, kPages}}, 1);
+    PagerRig rig(provider, {.fresh_look = std::chrono::minutes(1)});
+    auto toy = restore(rig, true, true);
+    ASSERT_TRUE(restored_right());
+    fence(rig);
+    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    PageSet present, remote;
+    present.add({kToyPage, kPages});
+    for (uint64_t i = 0; i < kStale; ++i) {
+      const uint64_t page = i * kPages / kStale;
+      shared_->truth[page] = 2;
+      remote.add({kToyPage + page, 1});
+    }
+    provider.seal(kSpace, std::move(present), std::move(remote), 2);
+    rig.pager().notice_sealed();
+    ::usleep(50'000);  // 30 us each are more than it costs to take them out
+    EXPECT_FALSE(rig.offers());
+    provider.push(come);
+    if (come == kStale) {
+      ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+      EXPECT_FALSE(rig.offers());
+    } else {
+      rig.pager().pages_awaited();
+      ASSERT_TRUE(eventually([&] { return rig.offers(); }));
+      const auto offered = rig.pager().offered();
+      ASSERT_EQ(offered.size(), 1u);
+      EXPECT_EQ(count_pages(offered), kStale - come);
+      take_out(rig, 0);
+      ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
+    }
+    EXPECT_EQ(rig.pager().stats().standby.discarded_pages, kStale - come);
+    thaw(rig);
+    EXPECT_EQ(toy->wait(), 0) << come;
+  }
+}
+
 TEST_F(PagerStandby, FewPagesAreWaitedForAndTooManyAreNotTakenOut) {
   for (uint64_t stale : {200u, 1500u}) {
     start_over();

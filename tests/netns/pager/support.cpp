@@ -200,10 +200,15 @@ void StoreProvider::seal(std::vector<SpacePages> map, uint64_t remote_version) {
   thread_ = std::thread([this] { answer_requests(); });
 }
 
-void StoreProvider::push() {
+void StoreProvider::push(uint64_t pages_max) {
   for (SpaceId space : store_->spaces()) {
     PageSet missing = store_->missing(space);
-    for (const PageRun& run : missing.runs()) arrive(space, run);
+    for (PageRun run : missing.runs()) {
+      run.count = std::min(run.count, pages_max);
+      if (run.count == 0) return;
+      pages_max -= run.count;
+      arrive(space, run);
+    }
   }
 }
 

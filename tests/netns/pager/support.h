@@ -85,8 +85,8 @@ class StoreProvider final : public PageProvider {
   // `remote_version` is what the remote pages hold.
   void seal(SpaceId space, PageSet present, PageSet remote, uint64_t remote_version);
   void seal(std::vector<SpacePages> map, uint64_t remote_version);
-  // All remote pages that are not here, now.
-  void push();
+  // All remote pages that are not here, or the first so many of them, now.
+  void push(uint64_t pages_max = UINT64_MAX);
   [[nodiscard]] uint64_t requested() const { return requested_; }
 
   [[nodiscard]] bool sealed() const override { return store_->sealed(); }
