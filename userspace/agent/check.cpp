@@ -141,7 +141,7 @@ void check_host(const Config& config, control::v1::CheckResult& result) {
   auto costs = host_calibration(config.node.state_dir);
   add(result, "tracking-cost", costs ? ProbeState::yes : ProbeState::unknown,
       costs ? sense::describe(*costs) : costs.error().what,
-      "memory is write-protected for the last round only, whatever a write fault costs", false);
+      "memory is write-protected for the last rounds only, whatever a write fault costs", false);
   auto steering = handover::steering_supported();
   add(result, "tc", steering ? ProbeState::yes : ProbeState::no,
       !steering                              ? steering.error().what

@@ -63,10 +63,11 @@ void SourceMigration::make_standby() {
 }
 
 void SourceMigration::standby_ended(const std::string& problem) {
+  // Also of one that stood, and has been dropped.
+  if (!problem.empty()) standby_problem_ = problem;
   if (!std::exchange(standby_awaited_, false)) return;
   context_.core.loop.cancel(standby_timer_);
   timeline_.end("standby_wait");
-  standby_problem_ = problem;
   if (!problem.empty()) {
     standby_images_.reset();
     log::info("no warm standby: the switchover restores from the start",

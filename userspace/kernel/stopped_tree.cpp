@@ -69,7 +69,7 @@ struct StoppedTree::State {
 
   explicit State(const Cgroup& in) : group(in) {}
   ~State() {
-    if (auto over = let_go(); over) return;
+    if (!broken && let_go()) return;
     log::warn("a group of stopped processes does not freeze again: it is killed", {{"cgroup", group.path()}});
     // Nobody may go on from here: what is thawed would run.
     if (!group.kill()) for (const Thread& thread : threads) (void)::kill(thread.tid, SIGKILL);
@@ -161,11 +161,17 @@ struct StoppedTree::State {
 
   [[nodiscard]] Status let_go() {
     if (threads.empty()) return {};
+    auto back = put_back();
+    broken = !back;
+    if (back) threads.clear();
+    return back;
+  }
+
+  [[nodiscard]] Status put_back() {
     for (auto& [process, caller] : std::exchange(callers, {})) MOSE_TRY(restore(caller));
     if (thawed) MOSE_TRY(group.freeze(kStandBound));
     thawed = false;
     detach();
-    threads.clear();
     // Each goes from one stop to the other, and does not count as frozen on its way.
     return group.wait_frozen(kStandBound);
   }
@@ -174,6 +180,7 @@ struct StoppedTree::State {
   std::vector<Thread> threads;
   std::map<pid_t, Caller> callers;
   bool thawed = false;
+  bool broken = false;  // could not be put back: it must not run
 };
 
 StoppedTree::StoppedTree(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -74,7 +74,7 @@ unsigned rounds_of_steps(unsigned percent) {
 }
 
 unsigned rounds_at_most(unsigned rounds_max, bool auto_converge) {
-  return std::max(rounds_max, 1u) + (auto_converge ? rounds_of_steps(kSlowMaxPercent) : 0);
+  return std::max(rounds_max, 1u) + (auto_converge ? rounds_of_steps(kSlowMaxPercent) + 1 : 0);
 }
 
 bool prepares_early(const RoundAhead& ahead) {
@@ -91,13 +91,14 @@ bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rou
 
 bool goes_on_prepared(const RoundFacts& closing) {
   if (closing.link_bps == 0) return false;
-  const double left = closing.outlook ? closing.outlook->left_now : static_cast<double>(closing.pages_sent);
+  // The forecast of a workload that is slowed down speaks of a faster one.
+  const bool forecast = closing.outlook && closing.throttle_percent == 0;
+  const double left = forecast ? closing.outlook->left_now : static_cast<double>(closing.pages_sent);
   return left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds;
 }
 
-RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen) {
-  if (last.pages_sent <= rest_pages(last.link_bps)) return RoundVerdict::small;
-  return foreseen == RoundVerdict::another || foreseen == RoundVerdict::small ? RoundVerdict::costly : foreseen;
+RoundVerdict without_another(const RoundFacts& last) {
+  return last.pages_sent <= rest_pages(last.link_bps) ? RoundVerdict::small : RoundVerdict::costly;
 }
 
 }  // namespace mose::plan

@@ -62,7 +62,8 @@ enum class RoundVerdict : uint8_t {
 // The rounds that the steps up to `percent` may add to those that were asked for.
 [[nodiscard]] unsigned rounds_of_steps(unsigned percent);
 
-// All rounds that there may be of `rounds_max` that were asked for (below 1 counts as 1).
+// All rounds that there may be of `rounds_max` that were asked for (below 1 counts as 1): with auto-converge two for each step, and one more
+// where those at full speed were used up and the final scan is not prepared.
 [[nodiscard]] unsigned rounds_at_most(unsigned rounds_max, bool auto_converge);
 
 // A round of at most so many pages leaves so little that the freeze may follow.
@@ -88,13 +89,12 @@ inline constexpr double kQuietPages = 1024;
 inline constexpr uint64_t kClosingPages = kRestPages, kClosingPart = 16;
 inline constexpr double kClosingSeconds = 0.5;
 [[nodiscard]] uint64_t closing_pages(uint64_t pages_present, uint64_t link_bps);
-// `rounds_at_most`: not those that may be at the speed of now, but all. With auto-converge one that has used up its rounds at full
-// speed is followed by one more, at full speed as well.
+// `rounds_at_most`: not those that may be at the speed of now, but all.
 [[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most);
-// After such a round that another could follow: whether that one is worth what the workload pays. Only where the link needs longer than
-// kRestSeconds for what is left.
+// After such a round that another could follow, or before the workload is slowed down behind it: whether that is worth what the workload
+// pays. Only where the link needs longer than kRestSeconds for what is left.
 [[nodiscard]] bool goes_on_prepared(const RoundFacts& closing);
-// How the rounds end with one that another could have followed; `foreseen` was the verdict of the one before it.
-[[nodiscard]] RoundVerdict without_another(const RoundFacts& last, RoundVerdict foreseen);
+// How the rounds end with one that another could have followed.
+[[nodiscard]] RoundVerdict without_another(const RoundFacts& last);
 
 }  // namespace mose::plan

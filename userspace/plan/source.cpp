@@ -401,13 +401,16 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
-  if (s_.closing && verdict == RoundVerdict::another && !goes_on_prepared(facts)) return end_rounds(facts, without_another(facts, *s_.closing));
+  if (s_.closing && !facts.slowed_now && !goes_on_prepared(facts)) {
+    if (verdict == RoundVerdict::another) return end_rounds(facts, without_another(facts));
+    if (facts.throttle_percent == 0) return end_rounds(facts, verdict);
+  }
   if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
     s_.throttle_percent = *percent;
     s_.slowed_now = true;
     return next_round();
   }
-  if (stats.unprepared && closing_follows(facts, verdict, all_rounds())) return closing_round(verdict);
+  if (stats.unprepared && closing_follows(facts, verdict, all_rounds())) return closing_round();
   if (verdict == RoundVerdict::another) return next_round();
   end_rounds(facts, verdict);
 }
@@ -428,15 +431,15 @@ void SourceMachine::next_round(bool closing) {
   start({.kind = Kind::precopy_round, .round = ++s_.round, .throttle_percent = s_.throttle_percent, .closing = closing});
 }
 
-void SourceMachine::closing_round(RoundVerdict foreseen) {
-  s_.closing = foreseen;
+void SourceMachine::closing_round() {
+  s_.closing = true;
   next_round(true);
 }
 
 // What was written meanwhile goes in a round of its own.
 void SourceMachine::standby_done() {
   s_.phase = Phase::precopy;
-  if (s_.unprepared && s_.round + 1 >= all_rounds()) return closing_round(RoundVerdict::used_up);
+  if (s_.unprepared && s_.round + 1 >= all_rounds()) return closing_round();
   next_round();
 }
 

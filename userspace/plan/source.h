@@ -79,7 +79,7 @@ struct SourceAction {
   Record record{};      // record
   unsigned round = 0;   // precopy_round, wait_retry
   unsigned throttle_percent = 0;  // precopy_round: the workload is slowed down by so much from its beginning on
-  bool closing = false;           // precopy_round: the final scan is prepared in it, and the freeze follows
+  bool closing = false;           // precopy_round: the final scan is prepared in it, and the freeze follows soon
   std::string reason;   // send abort, resume_source: why
   bool operator==(const SourceAction&) const = default;
 };
@@ -145,7 +145,7 @@ struct SourceState {
   uint64_t pages_left = 0;                            // that the destination does not have, after the final scan
   unsigned round = 0;
   unsigned throttle_percent = 0;          // by which the workload is slowed down, or was at the most
-  std::optional<RoundVerdict> closing;    // a round has prepared the final scan, or the one under way does: because of this verdict of the one before
+  bool closing = false;                   // a closing round has prepared the final scan, or the one under way does
   bool unprepared = false;                // the final scan still waits for such a round
   bool slowed_now = false;                // in the round under way by more than in the one before
   std::vector<SourceActionKind> running;  // actions under way

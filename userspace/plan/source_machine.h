@@ -63,7 +63,7 @@ class SourceMachine {
   void round_done(const RoundStats& stats);
   [[nodiscard]] unsigned all_rounds() const;
   void next_round(bool closing = false);
-  void closing_round(RoundVerdict foreseen);
+  void closing_round();
   void standby_done();
   void end_rounds(const RoundFacts& last, RoundVerdict verdict);
   void lose_connection(const std::string& why);

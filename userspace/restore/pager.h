@@ -274,6 +274,7 @@ class Pager {
   uint64_t hoped_pages_ = 0;  // that are on their way, and may be offered still; 0: there are none. The filler's own
   Timestamp hoped_since_{};
   bool hopes_begun_ = false;  // the first of them has come
+  std::optional<Nanoseconds> install_page_;  // at best, by what was staged
   mutable std::mutex offer_mutex_;
   std::vector<StalePages> offered_;                    // under offer_mutex_, and
   std::optional<std::vector<StalePages>> kept_;        // of it: could not be taken out

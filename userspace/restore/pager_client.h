@@ -28,7 +28,7 @@ inline constexpr size_t kPagerOutputMax = 2u << 20;    // requests waiting to be
 // waited for. More come with the rest.
 inline constexpr uint64_t kStandbyRemoteMax = 1024;
 // So many are taken out of it instead, where mosed can and waiting would take too long: fewer cost more to drop than to wait for,
-// more take longer (3 us each) than another restore.
+// more take longer than another restore.
 inline constexpr uint64_t kDiscardPagesMin = 256, kDiscardPagesMax = 32768;
 
 enum class PagerPhase : uint8_t { unknown, listening, restoring, fencing, fenced, running, complete, failed };

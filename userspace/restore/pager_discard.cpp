@@ -14,8 +14,10 @@
 namespace mose::restore {
 namespace {
 
-// To take one out, and to put it in again behind the workload's back: 7 us and 19 on the machine where both were dearest.
-constexpr Nanoseconds kDiscardPage = std::chrono::microseconds(10);
+// To take one out, and to put it in again behind the workload's back: as many times what it takes to put one in, or as here where that
+// was not seen (1 to 12 us).
+constexpr int64_t kDiscardCosts = 2;
+constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
 
 }  // namespace
 
@@ -38,7 +40,7 @@ bool Pager::come_too_late(uint64_t left) const {
   const Nanoseconds waited = now() - hoped_since_;  // since the first of them
   const uint64_t come = hoped_pages_ - left;
   const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
-  if (awaited_) return rest > kDiscardPage * static_cast<int64_t>(left);
+  if (awaited_) return rest > kDiscardCosts * install_page_.value_or(kInstallPage) * static_cast<int64_t>(left);
   return waited >= policy_.fresh_look && rest > kFreshTime - std::min(waited, kFreshTime);
 }
 
@@ -46,9 +48,10 @@ void Pager::judge_remote() {
   if (hoped_pages_ == 0) return;
   uint64_t left = 0;
   for (uint32_t i = 0; i < space_count(); ++i) left += space(i)->stale.pages();
-  if (left == hoped_pages_ && !awaited_ && now() - hoped_since_ < 2 * policy_.fresh_look) return;  // the source has not begun
+  if (left == hoped_pages_ && now() - hoped_since_ < (awaited_ ? policy_.fresh_look / 4 : 2 * policy_.fresh_look)) return;  // none has come
   if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
-  if (left != 0 && !come_too_late(left)) return;
+  const bool ask = awaited_ && left < kDiscardPagesMin;
+  if (left != 0 && !ask && !come_too_late(left)) return;
   hoped_pages_ = 0;
   if (left >= kDiscardPagesMin) return offer();
   stale_remote_ += left;

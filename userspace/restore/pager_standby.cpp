@@ -19,6 +19,8 @@ namespace {
 
 // Between two looks at what has come: each costs a walk over the provider's tables.
 constexpr Nanoseconds kStageEvery = std::chrono::milliseconds(5);
+// Of so many put in with one call the cost of a page is seen.
+constexpr uint64_t kMeasuredPages = 16;
 
 // Pages from `page` on that are not in the set, at most `max`.
 uint64_t absent_from(const PageSet& set, uint64_t page, uint64_t max) {
@@ -163,7 +165,12 @@ bool Pager::stage_fresh(Space& space, PageRun& rest) {
     fail_once(noted.error());
     return false;
   }
+  const Timestamp start = now();
   UffdInstall result = uffd_copy(space.uffd, run.first, bytes);
+  if (result.installed >= kMeasuredPages) {
+    const Nanoseconds page = (now() - start) / static_cast<int64_t>(result.installed);
+    install_page_ = std::min(install_page_.value_or(page), page);
+  }
   if (result.handled != 0) space.touched.add({run.first, result.handled});
   staged_pages_ += result.installed;
   if (result.installed != result.handled) {

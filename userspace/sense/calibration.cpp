@@ -211,13 +211,13 @@ Result<Calibration> calibration_from_text(std::string_view text) {
 }
 
 TrackingChoice choose_tracking(const std::optional<Calibration>& c) {
-  if (!c) return {true, "the cost of a write fault is not known here yet: protected for the last round only"};
+  if (!c) return {true, "the cost of a write fault is not known here yet: protected for the last rounds only"};
   const double read = c->copy_us + c->hash_us;
   if (!c->fault_us)
     return {true, fmt::format("a hashed page costs {:.2f} us here, and pages cannot be protected", read)};
   const bool late = *c->fault_us > read;
   return {late, fmt::format("a write fault costs {:.2f} us here, a hashed page {:.2f} us: protected {}", *c->fault_us,
-                            read, late ? "for the last round only" : "from the first round on")};
+                            read, late ? "for the last rounds only" : "from the first round on")};
 }
 
 std::string describe(const Calibration& c) {

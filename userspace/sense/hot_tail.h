@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 #include "model/dirty_source.h"
 #include "model/page_set.h"
@@ -9,9 +10,9 @@
 
 namespace mose::sense {
 
-// Of the levels of a process, hottest first, those that are worth being read last, without their neighbours, in the round that reads and
-// protects all of its `pages`; none where too few of them have been written since they were sent.
-[[nodiscard]] std::span<const PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages,
-                                                const Hashes& hashes);
+// Of the levels of a process, hottest first, those that are worth being read last, and not protected, in the round that reads and
+// protects all of its other `pages`: those of which enough has been written since they were sent.
+[[nodiscard]] std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages,
+                                            const Hashes& hashes);
 
 }  // namespace mose::sense

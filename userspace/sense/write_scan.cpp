@@ -62,6 +62,7 @@ struct WriteScan::Space {
   uint64_t start_time = 0;
   PageSet added;          // regions in `tracking`, as far as known
   PageSet zero;           // pages that were all zero when last read, since armed
+  PageSet unprotected;    // in the arming round, because they are hot: the final scan compares them
   bool complete = false;  // a whole round has been read and sent since armed: a clean page is as it was sent
   std::string refused;    // why this process is not tracked
   Nanoseconds pin_check{0};  // how long it took to look for pins
@@ -88,7 +89,7 @@ struct WriteScan::Space {
   void disarm() {
     tracking.reset();
     added = {};
-    zero = {};
+    zero = unprotected = {};
     complete = false;
   }
 };
@@ -122,7 +123,7 @@ std::string WriteScan::reason() const {
   if (!text.empty()) return text;
   if (name() == "hash-scan") return "no round was expected to be the last: everything is hashed";
   if (!options_.why.empty()) return options_.why;
-  return options_.late ? "write faults are dear here: armed for the last round only" : "armed from the first round on";
+  return options_.late ? "write faults are dear here: armed for the last rounds only" : "armed from the first round on";
 }
 
 // Makes the process tracked, or leaves the reason why not.
@@ -225,8 +226,12 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   // Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
   // and is not read again in the next round.
   PageSet pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived), skipped, zero;
+  space.unprotected = {};
+  std::vector<PageSet> tail;
   if (!was_complete) {
-    reading.hot = hot_tail(process, reading.hot, pages.pages(), space.hashes);
+    tail = hot_tail(process, reading.hot, pages.pages(), space.hashes);
+    for (const PageSet& level : tail) space.unprotected = space.unprotected.unite(level.intersect(pages));
+    reading.hot = {};
   } else {
     // Protected since they were sent, and not written: as long as that is so they are as they were sent.
     skipped = space.sent_of(before.clean).minus(arrived);
@@ -235,10 +240,16 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
     reading.before_pages = std::min(std::max(pages.pages() / parts, kPartPagesMin), reading.before_pages);
   }
-  ProtectAhead ahead(process.pid, pagemap, before.huge, pages, populated.areas);
+  const PageSet guarded = pages.minus(space.unprotected);
+  ProtectAhead ahead(process.pid, pagemap, before.huge, guarded, populated.areas);
   reading.zero = &zero;
   reading.before = std::ref(ahead);
-  MOSE_TRY(send_changed(process, pages, reading, space.hashes, sink, stop, stats));
+  MOSE_TRY(send_changed(process, guarded, reading, space.hashes, sink, stop, stats));
+  if (!space.unprotected.empty()) {
+    PageSet zero_hot;
+    MOSE_TRY(send_changed(process, space.unprotected, {.threads = reading.threads, .hot = tail, .zero = &zero_hot}, space.hashes, sink, stop, stats));
+    zero = zero.unite(zero_hot);
+  }
   if (const PageSet& again = ahead.again(); !again.empty()) {
     PageSet zero_again;
     ScanStats more;
@@ -261,7 +272,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
   space.zero = space.zero.minus(pages).unite(zero);
-  stats.pages_armed += pages.pages();
+  stats.pages_armed += guarded.pages();
   space.complete = true;
   return {};
 }
@@ -295,6 +306,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
       populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean);
       clean = known(tracked.clean.minus(quick.clean)).unite(quick.clean.minus(tracked.written));
+      tracked.written = tracked.written.minus(space.unprotected);
       if (tracked.written.pages() > kComparedMax) unread_written = std::move(tracked.written);
     }
     unread_zero = clean.intersect(space.zero);

@@ -147,9 +147,10 @@ class HotPages : public ::testing::Test {
     source_.read_last({&heat_, 1});
     source_.expect_last();
   }
-  void close(std::function<void()> act) {
+  void close(std::function<void()> act, const std::function<void()>& behind = [] {}) {
     Meanwhile sink(sent_, std::move(act));
     ASSERT_TRUE(source_.round(actor_->spaces(), sink, {}));
+    behind();
     actor_->freeze();
     auto final = source_.final_scan(actor_->spaces());
     ASSERT_TRUE(final) << final.error().what;
@@ -175,7 +176,30 @@ TEST_F(HotPages, AreNotProtectedWithTheirNeighbours) {
   close([&] { among_cold = protected_pages(); });
   EXPECT_GT(among_cold.pages(), kMany / 3);
   EXPECT_EQ(among_cold.intersect(hot_), PageSet());
+  EXPECT_EQ(protected_pages().intersect(hot_), PageSet()) << "nor by themselves";
+  EXPECT_GT(protected_pages().pages(), kMany - hot_.pages() - 10);
   EXPECT_EQ(remote_.intersect(hot_), PageSet()) << "nobody has written to them since they were sent";
+}
+
+TEST_F(HotPages, AreFoundBehindThoseThatWereHotBefore) {
+  begin(64, [] {});
+  heat_.levels.insert(heat_.levels.begin(), PageSet::from_runs({{first() + 2, 20}}));
+  source_.read_last({&heat_, 1});
+  close([] {});
+  EXPECT_EQ(protected_pages().intersect(hot_), PageSet());
+  EXPECT_EQ(protected_pages().intersect(heat_.levels.front()), heat_.levels.front()) << "nobody has written to them since they were sent";
+}
+
+// More than are compared where the kernel has a record of them.
+TEST_F(HotPages, AreComparedInTheFreezeHoweverMany) {
+  begin(16, [this] {
+    for (uint64_t page = 0; page < kMany; page += 32) region_->at[page * kPage] ^= 3;
+  });
+  PageSet again;
+  for (uint64_t page = 0; page < kMany; page += 32) again.add({first() + page, 1});
+  ASSERT_GT(again.pages(), 1024u);
+  close([] {}, [&] { actor_->step(); });
+  EXPECT_EQ(remote_.intersect(hot_), again);
 }
 
 // There are too many to leave each of them out: their neighbours are protected once more with them, though they were written since.

@@ -85,7 +85,7 @@ TEST(Calibration, DecidesByWhatIsCheaper) {
       choose_tracking(Calibration{.host = "h", .fault_us = 12, .scan_us = 0.01, .copy_us = 0.3, .hash_us = 0.2});
   EXPECT_TRUE(dear.late);
   EXPECT_THAT(dear.reason,
-              HasSubstr("a write fault costs 12.00 us here, a hashed page 0.50 us: protected for the last round only"));
+              HasSubstr("a write fault costs 12.00 us here, a hashed page 0.50 us: protected for the last rounds only"));
   TrackingChoice cheap =
       choose_tracking(Calibration{.host = "h", .fault_us = 0.4, .scan_us = 0.01, .copy_us = 0.3, .hash_us = 0.2});
   EXPECT_FALSE(cheap.late);
