@@ -304,6 +304,8 @@ FaultBed::Started FaultBed::migrate(const std::string& from, const std::string& 
     migrate.set_strategy(wish.strategy);
     migrate.set_max_bandwidth_bps(wish.max_bandwidth_bps);
     migrate.set_standby(wish.standby ? "auto" : "never");
+    migrate.set_tracker(wish.tracker);
+    migrate.set_rounds_max(wish.rounds_max);
     auto response = answer_of(state_, from, request);
     if (!response) return out;
     if (response->has_started()) out.id = response->started().migration_id();

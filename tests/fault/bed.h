@@ -85,6 +85,8 @@ class FaultBed {
     std::string strategy;            // empty: the agent's choice
     uint64_t max_bandwidth_bps = 0;  // 0: unlimited
     bool standby = false;
+    std::string tracker;      // empty: the agent's choice
+    uint32_t rounds_max = 0;  // 0: the default
   };
   [[nodiscard]] Started migrate(const std::string& from, const std::string& to, const Wish& wish);
   [[nodiscard]] Started migrate(const std::string& from, const std::string& to) { return migrate(from, to, Wish()); }
@@ -112,6 +114,9 @@ class FaultBed {
   // Numbers of the node's pagers; the guardians are not among them.
   [[nodiscard]] std::vector<int> pagers(const std::string& node) const { return pager_processes(node, false); }
   [[nodiscard]] std::vector<int> guardians(const std::string& node) const { return pager_processes(node, true); }
+
+  // And of its CRIUs, with the interposer before each.
+  [[nodiscard]] std::vector<int> crius(const std::string& node) const;
 
   // What a node has that it should not have when the workload is elsewhere (`owner` false) or nothing is under way.
   [[nodiscard]] std::vector<std::string> leftovers(const std::string& node, bool owner);
@@ -144,6 +149,7 @@ class FaultBed {
   [[nodiscard]] Status start_proxies();
   [[nodiscard]] Status start_workload();
   [[nodiscard]] std::string fault_dir(const std::string& node) const;
+  [[nodiscard]] std::vector<int> processes(const std::string& node) const;
   [[nodiscard]] std::vector<int> pager_processes(const std::string& node, bool guardians) const;
 
   BedOptions options_;

@@ -315,6 +315,31 @@ TEST_F(Unharmed, CancelWhileFrozen) {
   FAIL() << "in none of " << kMovesMax << " moves was the service back within " << kJudgedMs << " ms";
 }
 
+// It has been started beside the closing round, ahead of the freeze, and waits. Behind a standby the last round that may be is a closing
+// one, and so slow that it may die there.
+TEST_F(Unharmed, ACriuThatWasPreparedAndDiesIsReplaced) {
+  constexpr uint64_t kSlowBps = 40'000'000;
+  constexpr int kPreparedMs = 150, kMovesMax = 4;
+  for (int move = 0; move < kMovesMax; ++move) {
+    if (move > 0) begin_move();
+    start({.max_bandwidth_bps = kSlowBps, .standby = true, .tracker = "wp", .rounds_max = 2});
+    if (HasFatalFailure()) return;
+    ASSERT_TRUE(wait_until([&] { return bed_->round(source_) == 2 && !bed_->crius(source_).empty(); }, kReachBound));
+    pause_ms(kPreparedMs);
+    const bool waits = last_phase(source_) == "precopy";  // else little had been written, and the round was short
+    if (waits)
+      for (int pid : bed_->crius(source_)) (void)::kill(pid, SIGKILL);
+    check_end(Side::destination);
+    if (HasFatalFailure()) return;
+    EXPECT_LT(row_.gap_ms, kGapMaxMs);
+    if (!waits) continue;
+    EXPECT_THAT(bed_->log_since(source_),
+                ::testing::HasSubstr("the CRIU that was prepared ahead has ended: another is started"));
+    return;
+  }
+  FAIL() << "in none of " << kMovesMax << " moves did the closing round last so long";
+}
+
 TEST_F(Unharmed, CtrlCOfTheCommandLine) { interrupt_at(source_, {"dump", "pre-dump", "before", "hold"}); }
 
 TEST_F(Unharmed, CtrlCOfTheCommandLineWhileFrozen) {

@@ -54,19 +54,32 @@ std::string seen_from(const lab::Place& place, std::vector<std::string> command)
 
 }  // namespace
 
-std::vector<int> FaultBed::pager_processes(const std::string& node, bool guardians) const {
+std::vector<int> FaultBed::processes(const std::string& node) const {
   std::vector<int> out;
   for (const fs::path& path : walk(state_.cgroup + "/" + node)) {
     if (path.filename() != "cgroup.procs") continue;
     std::istringstream pids(read_file(path).value_or(""));
-    for (std::string pid; pids >> pid;) {
-      if (comm(pid) != (guardians ? "mose-guardian" : "mose-pager")) continue;
-      std::string stat = read_file("/proc/" + pid + "/stat").value_or("");
-      size_t after = stat.rfind(')');
-      int parent = after == std::string::npos || after + 4 > stat.size() ? 0 : std::atoi(stat.c_str() + after + 4);
-      // A guardian is a clone of its pager, and has its name for a moment.
-      if (guardians || comm(std::to_string(parent)) != "mose-pager") out.push_back(std::atoi(pid.c_str()));
-    }
+    for (int pid; pids >> pid;) out.push_back(pid);
+  }
+  return out;
+}
+
+std::vector<int> FaultBed::crius(const std::string& node) const {
+  std::vector<int> out = processes(node);
+  std::erase_if(out, [](int pid) { return comm(std::to_string(pid)) != "criu"; });
+  return out;
+}
+
+std::vector<int> FaultBed::pager_processes(const std::string& node, bool guardians) const {
+  std::vector<int> out;
+  for (int process : processes(node)) {
+    const std::string pid = std::to_string(process);
+    if (comm(pid) != (guardians ? "mose-guardian" : "mose-pager")) continue;
+    std::string stat = read_file("/proc/" + pid + "/stat").value_or("");
+    size_t after = stat.rfind(')');
+    int parent = after == std::string::npos || after + 4 > stat.size() ? 0 : std::atoi(stat.c_str() + after + 4);
+    // A guardian is a clone of its pager, and has its name for a moment.
+    if (guardians || comm(std::to_string(parent)) != "mose-pager") out.push_back(process);
   }
   return out;
 }

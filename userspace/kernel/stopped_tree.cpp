@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <ranges>
 #include <string>
 #include <utility>
 
@@ -151,7 +152,8 @@ struct StoppedTree::State {
   }
 
   void detach() {
-    for (Thread& thread : threads) {
+    // The first thread of a process last: killed, it cannot be waited for before the others.
+    for (Thread& thread : std::views::reverse(threads)) {
       if (!std::exchange(thread.attached, false)) continue;
       if (trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0) continue;
       (void)next_stop(thread.tid, kStandBound);  // one that does not stand yet
@@ -161,6 +163,7 @@ struct StoppedTree::State {
 
   [[nodiscard]] Status let_go() {
     if (threads.empty()) return {};
+    if (broken) return fail(group.path() + " could not be put back");
     auto back = put_back();
     broken = !back;
     if (back) threads.clear();

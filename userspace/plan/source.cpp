@@ -401,10 +401,8 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
-  if (s_.closing && !facts.slowed_now && !goes_on_prepared(facts)) {
-    if (verdict == RoundVerdict::another) return end_rounds(facts, without_another(facts));
-    if (facts.throttle_percent == 0) return end_rounds(facts, verdict);
-  }
+  if (s_.closing && !facts.slowed_now && !goes_on_prepared(facts))
+    return end_rounds(facts, verdict == RoundVerdict::another ? without_another(facts) : verdict);
   if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {
     s_.throttle_percent = *percent;
     s_.slowed_now = true;

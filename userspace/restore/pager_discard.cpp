@@ -48,7 +48,7 @@ void Pager::judge_remote() {
   if (hoped_pages_ == 0) return;
   uint64_t left = 0;
   for (uint32_t i = 0; i < space_count(); ++i) left += space(i)->stale.pages();
-  if (left == hoped_pages_ && now() - hoped_since_ < (awaited_ ? policy_.fresh_look / 4 : 2 * policy_.fresh_look)) return;  // none has come
+  if (left == hoped_pages_ && now() - hoped_since_ < (awaited_ ? 1 : 2) * policy_.fresh_look) return;  // none has come
   if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
   const bool ask = awaited_ && left < kDiscardPagesMin;
   if (left != 0 && !ask && !come_too_late(left)) return;

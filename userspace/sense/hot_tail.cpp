@@ -7,7 +7,7 @@ namespace mose::sense {
 namespace {
 
 // Of the round that reads everything: what is read last and left unprotected, because it is hot, is no more than this part of all, or so
-// many pages. The final scan reads all of them again (half a microsecond a page where a write fault costs the workload 25).
+// many pages. The final scan reads all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
 constexpr uint64_t kTailPart = 32, kTailPages = 4096;
 // Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
 // is written again in as long as a round takes: each of these pages would cost the workload a fault, and the time that it takes to send
@@ -29,13 +29,14 @@ bool written_again(const SpaceProcess& process, const PageSet& level, const Hash
 
 }  // namespace
 
-std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages, const Hashes& hashes) {
-  uint64_t left = std::max(kTailPages, pages / kTailPart);
+std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages, uint64_t pages_max,
+                              const Hashes& hashes) {
+  uint64_t left = std::min(std::max(kTailPages, pages / kTailPart), pages_max);
   std::vector<PageSet> tail;
   for (const PageSet& level : levels) {
-    if (level.pages() > left) break;
     // Heat is of the past: of a level above one that is written much nothing may be written any more.
     if (!written_again(process, level, hashes)) continue;
+    if (level.pages() > left) break;
     left -= level.pages();
     tail.push_back(level);
   }

@@ -29,7 +29,7 @@ Status ProtectAhead::operator()(const PageSet& next) {
     whole = whole.unite(PageSet::from_runs({{first, end - first}}));
   }
   whole = whole.intersect(huge_);
-  const PageSet due = next.unite(whole).minus(whole_done_);
+  const PageSet due = next.unite(whole).minus(whole_done_).intersect(registered_);
   whole_done_ = whole_done_.unite(whole);
   auto written = pagemap_.protect(due.runs().size() <= kExactMax ? due : left_to_look_at(around_, around_.minus(due)));
   if (!written) return std::unexpected(written.error());

@@ -17,10 +17,11 @@ namespace mose::sense {
 // when the first part of it is read: in parts it would be broken up.
 class ProtectAhead {
  public:
-  // The pages that are read are scattered over `around`: protected in pieces that are worth a system call each, and an
-  // interruption of all threads of the process.
-  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, PageSet around)
-      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), around_(std::move(around)) {}
+  // The pages that are read are scattered over `areas`: protected in pieces that are worth a system call each, and an
+  // interruption of all threads of the process. Only what is `registered` for it: the kernel would protect whatever is for anyone, and
+  // who is between vfork and exec has the pages of another process, which have been read already.
+  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, const PageSet& areas, const PageSet& registered)
+      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), registered_(registered), around_(areas.intersect(registered)) {}
 
   // Those that are read next.
   Status operator()(const PageSet& next);
@@ -34,6 +35,7 @@ class ProtectAhead {
   const Pagemap& pagemap_;
   const PageSet& huge_;
   PageSet planned_;  // of those that are read, the ones whose turn is to come
+  const PageSet& registered_;
   PageSet around_;
   std::optional<std::string> pin_;
   PageSet whole_done_, again_;  // whole_done_: of huge_

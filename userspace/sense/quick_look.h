@@ -19,7 +19,8 @@ struct QuickLook {
   PageSet changed;  // written, or not there: a guard page as well, or one that was given back, which takes the full look
   PageSet clean;    // certainly: protected, and not written since. Pages that are clean may be left out
 };
-// `known` gives those pages of a set that were protected when they were read last; no other is called clean.
+// `known` gives those pages of a set that, if they are protected now, were so when they were read last (what was protected later has been
+// read again, ProtectAhead::again()); no other is called clean.
 [[nodiscard]] Result<QuickLook> look_quickly(const Pagemap& pagemap, std::span<const Vma> vmas,
                                              const std::function<PageSet(const PageSet&)>& known);
 

@@ -229,35 +229,38 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   space.unprotected = {};
   std::vector<PageSet> tail;
   if (!was_complete) {
-    tail = hot_tail(process, reading.hot, pages.pages(), space.hashes);
+    tail = hot_tail(process, reading.hot, pages.pages(), tail_left_, space.hashes);
     for (const PageSet& level : tail) space.unprotected = space.unprotected.unite(level.intersect(pages));
+    tail_left_ -= std::min(tail_left_, space.unprotected.pages());
     reading.hot = {};
   } else {
     // Protected since they were sent, and not written: as long as that is so they are as they were sent.
-    skipped = space.sent_of(before.clean).minus(arrived);
+    skipped = space.sent_of(before.clean.intersect(space.added)).minus(arrived);
     pages = pages.minus(skipped);
     skipped = skipped.unite(quick.clean).minus(pages);
     const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
     reading.before_pages = std::min(std::max(pages.pages() / parts, kPartPagesMin), reading.before_pages);
   }
   const PageSet guarded = pages.minus(space.unprotected);
-  ProtectAhead ahead(process.pid, pagemap, before.huge, guarded, populated.areas);
+  ProtectAhead ahead(process.pid, pagemap, before.huge, guarded, populated.areas, space.added);
   reading.zero = &zero;
   reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, guarded, reading, space.hashes, sink, stop, stats));
-  if (!space.unprotected.empty()) {
+  // Those that have been protected with their neighbours all the same are read again below.
+  const PageSet hot = space.unprotected.minus(ahead.again());
+  if (!hot.empty()) {
     PageSet zero_hot;
-    MOSE_TRY(send_changed(process, space.unprotected, {.threads = reading.threads, .hot = tail, .zero = &zero_hot}, space.hashes, sink, stop, stats));
+    MOSE_TRY(send_changed(process, hot, {.threads = reading.threads, .hot = tail, .zero = &zero_hot}, space.hashes, sink, stop, stats));
     zero = zero.unite(zero_hot);
   }
   if (const PageSet& again = ahead.again(); !again.empty()) {
     PageSet zero_again;
     ScanStats more;
-    MOSE_TRY(send_changed(process, again, {.threads = reading.threads, .zero = &zero_again}, space.hashes, sink, stop, more));
+    MOSE_TRY(send_changed(process, again, {.threads = reading.threads, .hot = tail, .zero = &zero_again}, space.hashes, sink, stop, more));
     zero = zero.minus(again).unite(zero_again);
     stats.pages_read += more.pages_read;
     stats.pages_changed += more.pages_changed;
-    stats.pages_present += again.minus(pages).minus(skipped).pages();
+    stats.pages_present += again.minus(guarded).minus(skipped).pages();
     pages = pages.unite(again);
   }
   stats.pages_present += skipped.minus(space.zero).pages();
@@ -303,9 +306,11 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       if (Pagemap::looks_quickly()) {
         MOSE_ASSIGN(quick, look_quickly(pagemap, populated.vmas, known));
       }
+      // Protected for another process, that is (vfork): its turn of a round was not this one's.
+      quick.clean = quick.clean.intersect(space.added);
       MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
       populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean);
-      clean = known(tracked.clean.minus(quick.clean)).unite(quick.clean.minus(tracked.written));
+      clean = known(tracked.clean.intersect(space.added).minus(quick.clean)).unite(quick.clean.minus(tracked.written));
       tracked.written = tracked.written.minus(space.unprotected);
       if (tracked.written.pages() > kComparedMax) unread_written = std::move(tracked.written);
     }
@@ -325,6 +330,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
 }
 
 Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
+  tail_left_ = kTailMost;
   bool begun = !arming();  // of the objects, which stand behind the processes
   return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
     if (process.object.empty()) return round_of(process, sink, stop, stats);

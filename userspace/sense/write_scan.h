@@ -23,9 +23,9 @@ struct WriteScanOptions {
 
 // Finds changed pages by the kernel's write tracking (kernel/write_tracking.h); what cannot be tracked is hashed.
 //
-// A round until arming hashes everything, as HashScan. The arming round reads all pages and protects them shortly before:
-// tracking begins before a page is read, and of the pages that are hot, which are read last, the workload pays for few
-// writes. Later rounds protect again and read what was written meanwhile. The
+// A round until arming hashes everything, as HashScan. The arming round reads all pages and protects them shortly before: tracking
+// begins before a page is read. But for some of the hottest pages, which are read last, unprotected, and compared by the final
+// scan. Later rounds protect again and read what was written meanwhile. The
 // final scan asks the page tables (1 to 6 ms per GB) and reads only what was written, and of that no more than pays. What was
 // sent is remembered by its hash here too: a page that was read as written but is the same is not sent again.
 //
@@ -76,6 +76,7 @@ class WriteScan final : public DirtySource {
 
   WriteScanOptions options_;
   bool expected_last_ = false;
+  uint64_t tail_left_ = 0;  // hot pages that may be left unprotected in the round under way
   ArmStats arm_;
   std::vector<SpaceHeat> hot_;  // see read_last
   std::map<SpaceId, std::unique_ptr<Space>> spaces_;
