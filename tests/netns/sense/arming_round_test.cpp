@@ -4,15 +4,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "kernel/pagemap.h"
+#include "kernel/procfs.h"
 #include "netns/sense/sense_bed.h"
 #include "sense/write_scan.h"
 
@@ -41,6 +46,25 @@ class Meanwhile final : public PageSink {
 
  private:
   SentPages& sent_;
+  std::function<void()> act_;
+};
+
+// Does something once that page has been sent.
+class Behind final : public PageSink {
+ public:
+  Behind(SentPages& sent, SpaceId space, uint64_t page, std::function<void()> act) : sent_(sent), space_(space), page_(page), act_(std::move(act)) {}
+  Status send_pages(SpaceId space, std::span<const PageRun> runs, std::span<const std::span<const std::byte>> pieces) override {
+    auto status = sent_.send_pages(space, runs, pieces);
+    const bool sent = space == space_ && std::ranges::any_of(runs, [&](const PageRun& run) { return run.first <= page_ && page_ < run.end(); });
+    if (sent && act_) std::exchange(act_, nullptr)();
+    return status;
+  }
+  [[nodiscard]] bool done() const { return !act_; }
+
+ private:
+  SentPages& sent_;
+  const SpaceId space_;
+  const uint64_t page_;
   std::function<void()> act_;
 };
 
@@ -252,6 +276,43 @@ TEST(TheArmingRound, AZeroedPageBesideOneThatIsGoneIsNotWhatWasSentBefore) {
   EXPECT_THAT(sent.wrong_pages(*final, actor.spaces()), testing::IsEmpty());
   const SpacePages& space = final->spaces.front();
   EXPECT_TRUE(space.present.intersect(PageSet::from_runs({{first + 300, 2}})).empty()) << "one is zero, one is gone";
+}
+
+// It has the pages of its parent, which have been read before its turn comes, and the kernel would protect them again.
+TEST(TheArmingRound, WhoIsBetweenVforkAndExecHidesNoWriteOfItsParent) {
+  malloc_trim(0);
+  const Reserved region(kPages * kPage);
+  char* const at = region.at;
+  const uint64_t first = reinterpret_cast<uint64_t>(at) / kPage;
+  auto* const child = static_cast<volatile pid_t*>(::mmap(nullptr, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  Actor actor({[&] {
+                 map_at(at, kPages * kPage);
+                 madvise(at, kPages * kPage, MADV_NOHUGEPAGE);
+                 fill(at, kPages * kPage, 1);
+                 std::thread([child] {
+                   if (::vfork() != 0)
+                     for (;;) ::pause();
+                   *child = ::getpid();
+                   for (;;) ::pause();
+                 }).detach();
+                 while (*child == 0) ::usleep(100);
+               },
+               [&] { at[0] ^= 1; }});
+  actor.step();
+  const std::vector<SpaceProcess> both{actor.spaces().front(), space_of(*child).value()};
+  WriteScan source({.late = false});
+  SentPages sent;
+  Behind sink(sent, both[0].space, first, [&] { actor.step(); });
+  ASSERT_TRUE(source.round(both, sink, {}));
+  ASSERT_TRUE(sink.done());
+  ASSERT_EQ(::kill(*child, SIGKILL), 0);
+  actor.freeze();
+  auto final = source.final_scan(std::span(both).first(1));
+  ASSERT_TRUE(final) << final.error().what;
+  EXPECT_EQ(source.name(), "write-protection") << source.reason();
+  EXPECT_THAT(sent.wrong_pages(*final, std::span(both).first(1)), testing::IsEmpty());
+  EXPECT_FALSE(final->spaces.front().remote.intersect(PageSet::from_runs({{first, 1}})).empty()) << "it was read before it was written";
+  ::munmap(const_cast<pid_t*>(child), kPage);
 }
 
 }  // namespace
