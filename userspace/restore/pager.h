@@ -234,6 +234,8 @@ class Pager {
   void judge_remote();
   [[nodiscard]] bool come_too_late(uint64_t left) const;
   void offer();
+  [[nodiscard]] uint64_t stale_left() const;
+  void wait_for_all(uint64_t pages);
   void wait_for(Space& space, const PageSet& remote);
   void take_discarded();
 

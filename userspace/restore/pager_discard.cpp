@@ -23,15 +23,13 @@ constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
 
 // Once, when the pages of every space are known: what is stale then is remote, the rest is being written.
 void Pager::settle_remote() {
-  uint64_t pages = 0;
-  for (uint32_t i = 0; i < space_count(); ++i) pages += space(i)->stale.pages();
+  const uint64_t pages = stale_left();
   if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) {
     hoped_pages_ = pages;
     hoped_since_ = now();
     return;
   }
-  stale_remote_ += pages;
-  for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), space(i)->stale);
+  wait_for_all(pages);
 }
 
 // By what has come so far. Before the switchover waits for them those that would have it wait for long, then those that cost less to
@@ -46,15 +44,25 @@ bool Pager::come_too_late(uint64_t left) const {
 
 void Pager::judge_remote() {
   if (hoped_pages_ == 0) return;
-  uint64_t left = 0;
-  for (uint32_t i = 0; i < space_count(); ++i) left += space(i)->stale.pages();
+  const uint64_t left = stale_left();
   if (left == hoped_pages_ && now() - hoped_since_ < (awaited_ ? 1 : 2) * policy_.fresh_look) return;  // none has come
   if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
   const bool ask = awaited_ && left < kDiscardPagesMin;
   if (left != 0 && !ask && !come_too_late(left)) return;
   hoped_pages_ = 0;
   if (left >= kDiscardPagesMin) return offer();
-  stale_remote_ += left;
+  wait_for_all(left);
+}
+
+uint64_t Pager::stale_left() const {
+  uint64_t pages = 0;
+  for (uint32_t i = 0; i < space_count(); ++i) pages += space(i)->stale.pages();
+  return pages;
+}
+
+// `pages`: that are stale.
+void Pager::wait_for_all(uint64_t pages) {
+  stale_remote_ += pages;
   for (uint32_t i = 0; i < space_count(); ++i) wait_for(*space(i), space(i)->stale);
 }
 

@@ -140,6 +140,22 @@ class PagerStandby : public testing::Test {
     }
     provider.seal(kSpace, std::move(present), std::move(remote), version);
   }
+  // A standby that has all of round 1, of which so many pages, one of every `stride`, were written since and are remote.
+  void become_stale(PagerRig& rig, StoreProvider& provider, uint64_t stale, double stride) {
+    ASSERT_TRUE(restored_right());
+    fence(rig);
+    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
+    PageSet present, remote;
+    present.add({kToyPage, kPages});
+    for (uint64_t i = 0; i < stale; ++i) {
+      const auto page = static_cast<uint64_t>(static_cast<double>(i) * stride);
+      shared_->truth[page] = 2;
+      remote.add({kToyPage + page, 1});
+    }
+    ASSERT_EQ(remote.pages(), stale);
+    provider.seal(kSpace, std::move(present), std::move(remote), 2);
+    rig.pager().notice_sealed();
+  }
   void thaw(PagerRig& rig) {
     shared_->thawed = 1;
     rig.pager().running();
@@ -158,27 +174,16 @@ TEST_F(PagerStandby, WhatIsTakenOutOfItComesLikeAnyOtherPage) {
     put(provider, {{0, kPages}}, 1);
     PagerRig rig(provider, {.fill_before_resume = keep != 5});
     auto toy = restore(rig, true, true);
-    ASSERT_TRUE(restored_right());
-    fence(rig);
-    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
-    PageSet present, remote;
-    present.add({kToyPage, kPages});
-    for (uint64_t i = 0; i < kStale; ++i) {
-      const uint64_t page = i * kPages / kStale;
-      shared_->truth[page] = 2;
-      remote.add({kToyPage + page, 1});
-    }
-    const uint64_t stale = remote.pages();
-    provider.seal(kSpace, std::move(present), std::move(remote), 2);
-    rig.pager().notice_sealed();
+    become_stale(rig, provider, kStale, kPages / static_cast<double>(kStale));
+    if (HasFatalFailure()) return;
     ASSERT_TRUE(eventually([&] { return rig.offers(); }));
     EXPECT_FALSE(rig.refreshed());
     take_out(rig, keep);
     if (keep == 1) provider.push();  // too many to be asked for
     ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
     auto stats = rig.pager().stats();
-    EXPECT_EQ(stats.standby.discarded_pages + stats.standby.remote_pages, stale);
-    EXPECT_EQ(stats.standby.remote_pages, keep == 0 ? 0 : stale / keep);
+    EXPECT_EQ(stats.standby.discarded_pages + stats.standby.remote_pages, kStale);
+    EXPECT_EQ(stats.standby.remote_pages, keep == 0 ? 0 : kStale / keep);
     EXPECT_TRUE(rig.pager().offered().empty());
     rig.pager().discarded({{.space = kSpace, .runs = {{kToyPage, 1}}}});  // nobody asked: nothing happens
     thaw(rig);
@@ -196,18 +201,8 @@ TEST_F(PagerStandby, WhatComesInTimeIsNotTakenOut) {
     put(provider, {{0, kPages}}, 1);
     PagerRig rig(provider, {.fresh_look = std::chrono::minutes(1)});
     auto toy = restore(rig, true, true);
-    ASSERT_TRUE(restored_right());
-    fence(rig);
-    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
-    PageSet present, remote;
-    present.add({kToyPage, kPages});
-    for (uint64_t i = 0; i < kStale; ++i) {
-      const uint64_t page = i * kPages / kStale;
-      shared_->truth[page] = 2;
-      remote.add({kToyPage + page, 1});
-    }
-    provider.seal(kSpace, std::move(present), std::move(remote), 2);
-    rig.pager().notice_sealed();
+    become_stale(rig, provider, kStale, kPages / static_cast<double>(kStale));
+    if (HasFatalFailure()) return;
     ::usleep(50'000);  // 30 us each are more than it costs to take them out
     EXPECT_FALSE(rig.offers());
     provider.push(come);
@@ -238,17 +233,8 @@ TEST_F(PagerStandby, FewPagesAreWaitedForAndTooManyAreNotTakenOut) {
     PagerRig rig(provider);
     // 1500: who cannot take pages out is not asked to.
     auto toy = restore(rig, true, stale == 200);
-    ASSERT_TRUE(restored_right());
-    fence(rig);
-    ASSERT_TRUE(eventually([&] { return rig.staged(); }));
-    PageSet present, remote;
-    present.add({kToyPage, kPages});
-    for (uint64_t i = 0; i < stale; ++i) {
-      shared_->truth[2 * i] = 2;
-      remote.add({kToyPage + 2 * i, 1});
-    }
-    provider.seal(kSpace, std::move(present), std::move(remote), 2);
-    rig.pager().notice_sealed();
+    become_stale(rig, provider, stale, 2);
+    if (HasFatalFailure()) return;
     if (stale != 200) {
       ::usleep(50'000);
       EXPECT_FALSE(rig.refreshed()) << "the source has not sent them";
