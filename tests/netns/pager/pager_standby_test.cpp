@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include <random>
@@ -156,6 +157,13 @@ class PagerStandby : public testing::Test {
     provider.seal(kSpace, std::move(present), std::move(remote), 2);
     rig.pager().notice_sealed();
   }
+  // Whether the page, seen from outside, is already as it was sent last. All that came before it is then, too.
+  static bool shows(pid_t pid, uint64_t page, uint64_t version) {
+    std::array<std::byte, kPageSize> bytes;
+    const iovec to{bytes.data(), bytes.size()}, from{toy_page(page), kPageSize};
+    return ::process_vm_readv(pid, &to, 1, &from, 1, 0) == static_cast<ssize_t>(kPageSize) &&
+           page_is(version, kToyPage + page, bytes.data());
+  }
   void thaw(PagerRig& rig) {
     shared_->thawed = 1;
     rig.pager().running();
@@ -201,7 +209,8 @@ TEST_F(PagerStandby, WhatComesInTimeIsNotTakenOut) {
     put(provider, {{0, kPages}}, 1);
     PagerRig rig(provider, {.fresh_look = std::chrono::minutes(1)});
     auto toy = restore(rig, true, true);
-    become_stale(rig, provider, kStale, kPages / static_cast<double>(kStale));
+    constexpr double kStride = kPages / static_cast<double>(kStale);
+    become_stale(rig, provider, kStale, kStride);
     if (HasFatalFailure()) return;
     ::usleep(50'000);  // 30 us each are more than it costs to take them out
     EXPECT_FALSE(rig.offers());
@@ -210,6 +219,8 @@ TEST_F(PagerStandby, WhatComesInTimeIsNotTakenOut) {
       ASSERT_TRUE(eventually([&] { return rig.refreshed(); }));
       EXPECT_FALSE(rig.offers());
     } else {
+      const auto last = static_cast<uint64_t>(static_cast<double>(come - 1) * kStride);
+      ASSERT_TRUE(eventually([&] { return shows(toy->pid(), last, 2); }));
       rig.pager().pages_awaited();
       ASSERT_TRUE(eventually([&] { return rig.offers(); }));
       const auto offered = rig.pager().offered();
