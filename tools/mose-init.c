@@ -69,8 +69,9 @@ int main(int argc, char **argv)
 	for (;;) {
 		int signal = sigwaitinfo(&signals, NULL);
 
-		if (signal < 0)
-			continue; /* EINTR: stopped and continued, as a migration does */
+		/* EINTR: stopped and continued. What was never asked for: a borrowed call whose borrower has been killed. */
+		if (signal < 0 || sigismember(&signals, signal) != 1)
+			continue;
 		if (signal != SIGCHLD) {
 			kill(program, signal);
 			continue;

@@ -9,11 +9,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <future>
 #include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
+#include "base/log.h"
+#include "kernel/lock_turns.h"
 #include "kernel/proc_path.h"
 #include "kernel/procfs.h"
 #include "kernel/ptrace_stop.h"
@@ -80,31 +85,50 @@ void pause_shortly() {
   nanosleep(&pause, nullptr);
 }
 
-}  // namespace
-
-struct BorrowedThread::State {
+// A thread that we have seized. It may only be let go from a stop, with the registers that it was found with.
+struct Seized {
   pid_t pid = 0, tid = 0;
-  user_regs_struct registers{};  // as found
+  user_regs_struct registers{};  // as found, once it is `prepared`
   uint64_t signal_mask = 0;
   Timestamp stopped_at{};
-  bool attached = false, blocked = false, at_exit = false;
-
-  ~State() { release(); }
+  bool attached = false, prepared = false;
+  bool standing = false;       // in a stop that we have seen,
+  bool event = false;          // and in one of PTRACE_INTERRUPT's kind
 
   [[nodiscard]] long trace(int request, void* address, void* data) const { return mose::trace(request, tid, address, data); }
-  // Bounded: the thread may have gone into an uninterruptible wait.
-  [[nodiscard]] Result<int> wait_stop() const { return next_stop(tid, kBorrowBound); }
+
+  void stopped(int status) {
+    standing = true;
+    event = is_event_stop(status);
+  }
+  // Bounded: the thread may have gone into an uninterruptible wait, or get no processor.
+  [[nodiscard]] Result<int> wait_stop() {
+    standing = event = false;
+    MOSE_ASSIGN(int status, next_stop(tid, kBorrowBound));
+    stopped(status);
+    return status;
+  }
 
   // Resumes by `request` and waits for a stop of our making; a signal on its way in is passed on.
-  [[nodiscard]] Result<int> go_on(int request, bool (*wanted)(int)) const {
+  [[nodiscard]] Result<int> go_on(int request, bool (*wanted)(int)) {
     int signal = 0;
     for (;;) {
       if (trace(request, nullptr, reinterpret_cast<void*>(static_cast<long>(signal))) != 0) return fail_errno("ptrace");
       MOSE_ASSIGN(int status, wait_stop());
       if (wanted(status)) return status;
-      if (is_event_stop(status)) return fail("the process was stopped by somebody else");
-      signal = static_cast<unsigned>(status) >> 16 == 0 ? WSTOPSIG(status) : 0;
+      if (event) return fail("the process was stopped by somebody else");
+      signal = signal_of(status);
     }
+  }
+  [[nodiscard]] static int signal_of(int status) {
+    return static_cast<unsigned>(status) >> 16 == 0 && !is_call_stop(status) ? WSTOPSIG(status) : 0;
+  }
+  // From another stop, which has cancelled what was asked for before.
+  [[nodiscard]] Status on_to_event(int status) const {
+    if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
+    if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(static_cast<long>(signal_of(status)))) != 0)
+      return fail_errno("PTRACE_CONT");
+    return {};
   }
 
   [[nodiscard]] Status attach(bool seccomp) {
@@ -115,14 +139,13 @@ struct BorrowedThread::State {
     attached = true;
     stopped_at = now();
     if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
-    for (;;) {
-      MOSE_ASSIGN(int status, wait_stop());
-      if (is_interrupt_stop(status)) return {};
-      if (is_event_stop(status)) return fail("the process is stopped");
-      // A signal came first: the stop that we asked for follows before its handler runs.
-      long signal = WSTOPSIG(status);
-      if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(signal)) != 0) return fail_errno("PTRACE_CONT");
+    MOSE_ASSIGN(int status, wait_stop());
+    // A signal came first: the stop that we ask for follows before its handler runs.
+    if (!event) {
+      MOSE_TRY(on_to_event(status));
+      MOSE_ASSIGN(status, wait_stop());
     }
+    return is_interrupt_stop(status) ? Status{} : Status(fail("the process is stopped"));
   }
 
   // Takes down what must be put back. False: the thread does not wait in a call of ours any more.
@@ -143,7 +166,7 @@ struct BorrowedThread::State {
     uint64_t all = kEverySignal;
     if (trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof all), &all) != 0)
       return fail_errno("PTRACE_SETSIGMASK");
-    blocked = true;
+    prepared = true;
     return true;
   }
 
@@ -165,26 +188,85 @@ struct BorrowedThread::State {
   // The thread did not come to a call (its cgroup was frozen, say): back to a stop in which it can be put right. The
   // kernel takes this stop before it freezes.
   void recall() {
-    if (trace(PTRACE_INTERRUPT, nullptr, nullptr) == 0) (void)wait_stop();
-    at_exit = false;
+    if (standing || trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return;
+    (void)wait_stop();
   }
 
-  void release() {
-    if (!attached) return;
-    attached = false;
-    if (blocked) {
-      // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is
-      // decided on the way out of a stop of this kind only.
-      if (at_exit && trace(PTRACE_INTERRUPT, nullptr, nullptr) == 0) {
-        (void)go_on(PTRACE_CONT, is_event_stop);
-      }
+  // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is decided on
+  // the way out of an event stop only. False: it has not come there yet.
+  [[nodiscard]] bool put_back() {
+    if (prepared) {
+      if (!event && on_to_event(0)) (void)wait_stop();
+      if (!event) return false;
       rewind_interrupted();
       (void)trace(PTRACE_SETREGS, nullptr, &registers);
       (void)trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask);
     }
     (void)trace(PTRACE_DETACH, nullptr, nullptr);
+    attached = false;
+    return true;
+  }
+
+  // However long it takes until it stops, or ends.
+  void put_back_late() {
+    if (standing && !event && !on_to_event(0)) return;
+    while (!event) {
+      int status = 0;
+      if (::waitpid(tid, &status, __WALL) < 0) {
+        if (errno == EINTR) continue;
+        return;
+      }
+      if (!WIFSTOPPED(status)) return;
+      stopped(status);
+      if (!event && !on_to_event(status)) return;
+    }
+    // Its wait has been interrupted, and the program is not to see that.
+    if (!prepared) (void)prepare();
+    (void)put_back();
   }
 };
+
+// Of this thread of ours: asked to stop, and not seen to. with_borrowed_threads() stays for them.
+thread_local std::vector<Seized> late;
+// What is to be done once they are right may come too late itself.
+constexpr int kAfterwardsMax = 100;
+
+}  // namespace
+
+struct BorrowedThread::State : Seized {
+  ~State() { release(); }
+  void release() {
+    if (!attached) return;
+    if (!standing || !put_back()) late.push_back(*this);
+    attached = false;
+  }
+};
+
+bool with_borrowed_threads(const std::function<void()>& work, std::function<bool()> afterwards) {
+  auto worked = std::make_shared<std::promise<bool>>();
+  auto in_time = worked->get_future();
+  std::thread thread(log::carried([&work, worked, afterwards = std::move(afterwards)] {
+    {
+      const Unpreempted unpreempted;
+      work();
+    }
+    const bool all_right = late.empty();
+    worked->set_value(all_right);
+    // From here on nothing of the caller's is there any more.
+    for (int i = 0; !all_right && i < kAfterwardsMax; ++i) {
+      for (Seized& one : std::exchange(late, {})) one.put_back_late();
+      const Unpreempted unpreempted;
+      if (!afterwards || afterwards()) break;
+    }
+    for (Seized& one : std::exchange(late, {})) one.put_back_late();
+  }));
+  if (in_time.get()) {
+    thread.join();
+    return true;
+  }
+  thread.detach();
+  return false;
+}
 
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
 BorrowedThread::BorrowedThread(BorrowedThread&&) noexcept = default;
@@ -225,14 +307,12 @@ Result<int64_t> BorrowedThread::call(long number, const std::array<uint64_t, 3>&
   State& s = *state_;
   user_regs_struct registers = call_registers(s.registers, s.registers.rip - kSyscallBytes, number, {arguments[0], arguments[1], arguments[2], 0, 0, 0});
   if (s.trace(PTRACE_SETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_SETREGS");
-  s.at_exit = false;
-  for (bool exit : {false, true}) {
+  for (int stops = 0; stops < 2; ++stops) {
     auto stop = s.go_on(PTRACE_SYSCALL, is_call_stop);
     if (!stop) {
       s.recall();
       return std::unexpected(std::move(stop.error()));
     }
-    s.at_exit = exit;
   }
   if (s.trace(PTRACE_GETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_GETREGS");
   return static_cast<int64_t>(registers.rax);
@@ -246,6 +326,10 @@ Nanoseconds BorrowedThread::give_back() {
 #else  // other architectures: nothing is borrowed
 
 struct BorrowedThread::State {};
+bool with_borrowed_threads(const std::function<void()>& work, std::function<bool()>) {
+  work();
+  return true;
+}
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
 BorrowedThread::BorrowedThread(BorrowedThread&&) noexcept = default;
 BorrowedThread::~BorrowedThread() = default;

@@ -267,7 +267,9 @@ Result<SpaceProcess> space_of(pid_t pid) {
   std::string_view line = take_until(rest, '\n');
   size_t last = line.rfind('\t');
   auto space = parse_number(last == std::string_view::npos ? line : line.substr(last + 1), 10);
-  if (!space || *space == 0) return fail("/proc/PID/status: NSpid is not understood");
+  if (!space) return fail("/proc/PID/status: NSpid is not understood");
+  // It was reaped between the opening of that file and its reading.
+  if (*space == 0) return std::unexpected(Error{ESRCH, "process " + std::to_string(pid) + " has ended"});
   SpaceProcess process;
   process.space = static_cast<SpaceId>(*space);
   process.pid = pid;

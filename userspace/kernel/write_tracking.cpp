@@ -14,7 +14,6 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "base/log.h"
@@ -79,8 +78,8 @@ std::set<int> userfaultfds_of(pid_t pid) {
 }
 
 // A call of a borrowed thread that came back too late, or not at all, may have been carried out, or be the one that should
-// have closed what the first had made: no dump takes a process that keeps it.
-void close_left(pid_t pid, const std::set<int>& theirs) {
+// have closed what the first had made: no dump takes a process that keeps it. False: one is left.
+bool close_left(pid_t pid, const std::set<int>& theirs) {
   constexpr int kTries = 20;
   for (int i = 0; i < kTries; ++i) {
     bool left = false;
@@ -90,15 +89,23 @@ void close_left(pid_t pid, const std::set<int>& theirs) {
       auto thread = BorrowedThread::borrow(pid);
       if (thread) (void)thread->call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
     }
-    if (!left) return;
+    if (!left) return true;
   }
-  log::warn("a process keeps a userfaultfd that was made in it and cannot be dumped", {{"pid", pid}});
+  return false;
 }
 
 Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
   const std::set<int> theirs = userfaultfds_of(pid);
-  auto made = make_once(pid, stop);
-  if (!made) close_left(pid, theirs);
+  Result<Made> made = fail("");
+  bool closed = true;
+  const bool in_time = with_borrowed_threads(
+      [&] {
+        made = make_once(pid, stop);
+        if (!made) closed = close_left(pid, theirs);
+      },
+      [pid, theirs] { return close_left(pid, theirs); });
+  if (!in_time) log::info("a borrowed thread gets no processor: it is put right as soon as it does", {{"pid", pid}});
+  else if (!closed) log::warn("a process keeps a userfaultfd that was made in it and cannot be dumped", {{"pid", pid}});
   return made;
 }
 
@@ -113,16 +120,6 @@ Status close_copy(pid_t pid, int number, int ours) {
   MOSE_ASSIGN(int64_t closed, thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0}));
   if (closed < 0) return fail_errno("close", static_cast<int>(-closed));
   return {};
-}
-
-// On a thread of its own: ptrace belongs to a thread and ends with it whatever happens, and that one may be preferred
-// to everything else for the 0.1 ms that somebody is stopped.
-template <typename Work>
-void on_own_thread(Work work) {
-  std::thread(log::carried([&] {
-    const Unpreempted unpreempted;
-    work();
-  })).join();
 }
 
 // The anonymous regions of a process in pieces of at most kStepPages populated pages; empty space in front of a page
@@ -184,8 +181,7 @@ Result<WriteTracking> WriteTracking::of_self() {
 
 Result<WriteTracking> WriteTracking::take(pid_t pid, Stop* stop) {
   Stop measured;
-  Result<Made> made = fail("");
-  on_own_thread([&] { made = make_inside(pid, measured); });
+  auto made = make_inside(pid, measured);
   if (!made) return std::unexpected(std::move(made.error()));
   WriteTracking tracking(std::move(made->fd), pid, made->number);
   MOSE_TRY(make_asynchronous(tracking.uffd_));
@@ -239,7 +235,7 @@ Result<unsigned> WriteTracking::close_copies() {
   for (const ProcessHandle& child : tree) {
     if (child.pid() == pid_ || !is_copy(child.pid(), number_, uffd_.get())) continue;
     Status status;
-    on_own_thread([&] { status = close_copy(child.pid(), number_, uffd_.get()); });
+    (void)with_borrowed_threads([&] { status = close_copy(child.pid(), number_, uffd_.get()); });
     if (!status && is_copy(child.pid(), number_, uffd_.get())) {
       return context("close the userfaultfd that process " + std::to_string(child.pid()) + " has inherited",
                      status.error());
