@@ -193,21 +193,19 @@ Status WriteScan::round_of_object(const SpaceProcess& object, PageSink& sink, st
   return {};
 }
 
-Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
-  MOSE_TRY(check_same_process(process));
-  Space& space = space_of(process.space);
-  Reading reading{.threads = options_.hash.round_threads, .hot = levels_of(hot_, process.space)};
-  if (arming()) arm(process, space);
-  if (!space.tracking) {
-    MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
-    return send_changed(process, populated.pages, reading, space.hashes, sink, stop, stats);
-  }
-  const bool was_complete = space.complete;
-  space.complete = false;  // until all that is found below has been sent
+// What a round has to do with the pages of a tracked process.
+struct WriteScan::Due {
+  PageSet pages;        // are read,
+  PageSet skipped;      // and these are known to be as they were sent
+  PageSet areas, huge;  // of the process: where its pages lie, and which are in huge ones
+  std::vector<PageSet> tail = {};  // what is hot, and read last; space.unprotected of it is not protected
+};
+
+// `complete`: everything has been read and sent since the process was armed. Nothing is protected here.
+Result<WriteScan::Due> WriteScan::look_at(const SpaceProcess& process, Space& space, const Pagemap& pagemap, bool complete) {
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle, false));
-  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, ScanPace::gentle));
   QuickLook quick;
-  if (was_complete && Pagemap::looks_quickly()) {
+  if (complete && Pagemap::looks_quickly()) {
     MOSE_ASSIGN(quick, look_quickly(pagemap, populated.vmas, [&space](const PageSet& pages) { return space.sent_of(pages); }));
     quick.changed = quick.changed.intersect(space.added);
     quick.clean = quick.clean.intersect(space.added);
@@ -223,59 +221,86 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   quick.clean = quick.clean.minus(arrived);
   MOSE_ASSIGN(Pagemap::Tracked after, pagemap.tracked(began));
   arrived = arrived.unite(after.clean).unite(after.written).unite(after.untracked);
-  // Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
-  // and is not read again in the next round.
-  PageSet pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived), skipped, zero;
-  space.unprotected = {};
-  std::vector<PageSet> tail;
-  if (!was_complete) {
-    tail = hot_tail(process, reading.hot, pages.pages(), tail_left_, space.hashes);
-    for (const PageSet& level : tail) space.unprotected = space.unprotected.unite(level.intersect(pages));
-    tail_left_ -= std::min(tail_left_, space.unprotected.pages());
-    reading.hot = {};
-  } else {
-    // Protected since they were sent, and not written: as long as that is so they are as they were sent.
-    skipped = space.sent_of(before.clean.intersect(space.added)).minus(arrived);
-    pages = pages.minus(skipped);
-    skipped = skipped.unite(quick.clean).minus(pages);
-    const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
-    reading.before_pages = std::min(std::max(pages.pages() / parts, kPartPagesMin), reading.before_pages);
-  }
-  const PageSet guarded = pages.minus(space.unprotected);
-  ProtectAhead ahead(process.pid, pagemap, before.huge, guarded, populated.areas, space.added);
+  Due due{.pages = before.clean.unite(before.written).unite(before.untracked).unite(arrived),
+          .skipped = {},
+          .areas = std::move(populated.areas),
+          .huge = std::move(before.huge)};
+  if (!complete) return due;
+  // Protected since they were sent, and not written: as long as that is so they are as they were sent.
+  const PageSet sent = space.sent_of(before.clean.intersect(space.added)).minus(arrived);
+  due.pages = due.pages.minus(sent);
+  due.skipped = sent.unite(quick.clean).minus(due.pages);
+  return due;
+}
+
+// Pages are protected when their turn has come, or that of a neighbour: one that is written before costs the workload no fault,
+// and is not read again in the next round. Gives why the process cannot be tracked after all.
+Result<std::optional<std::string>> WriteScan::read_due(const SpaceProcess& process, Space& space, const Pagemap& pagemap, const Due& due,
+                                                       Reading reading, PageSink& sink, const std::stop_token& stop, ScanStats& stats) {
+  const PageSet guarded = due.pages.minus(space.unprotected);
+  PageSet pages = due.pages, zero;
+  ProtectAhead ahead(process.pid, pagemap, due.huge, guarded, due.areas, space.added);
   reading.zero = &zero;
   reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, guarded, reading, space.hashes, sink, stop, stats));
+  auto behind = [&](const PageSet& more, ScanStats& counted) -> Result<PageSet> {
+    PageSet zeros;
+    if (!more.empty())
+      MOSE_TRY(send_changed(process, more, {.threads = reading.threads, .hot = due.tail, .zero = &zeros}, space.hashes, sink, stop, counted));
+    return zeros;
+  };
   // Those that have been protected with their neighbours all the same are read again below.
-  const PageSet hot = space.unprotected.minus(ahead.again());
-  if (!hot.empty()) {
-    PageSet zero_hot;
-    MOSE_TRY(send_changed(process, hot, {.threads = reading.threads, .hot = tail, .zero = &zero_hot}, space.hashes, sink, stop, stats));
-    zero = zero.unite(zero_hot);
-  }
+  MOSE_ASSIGN(PageSet zero_hot, behind(space.unprotected.minus(ahead.again()), stats));
+  zero = zero.unite(zero_hot);
   if (const PageSet& again = ahead.again(); !again.empty()) {
-    PageSet zero_again;
     ScanStats more;
-    MOSE_TRY(send_changed(process, again, {.threads = reading.threads, .hot = tail, .zero = &zero_again}, space.hashes, sink, stop, more));
+    MOSE_ASSIGN(PageSet zero_again, behind(again, more));
     zero = zero.minus(again).unite(zero_again);
     stats.pages_read += more.pages_read;
     stats.pages_changed += more.pages_changed;
-    stats.pages_present += again.minus(guarded).minus(skipped).pages();
+    stats.pages_present += again.minus(guarded).minus(due.skipped).pages();
     pages = pages.unite(again);
   }
-  stats.pages_present += skipped.minus(space.zero).pages();
-  stats.pages_zero += skipped.intersect(space.zero).pages();
-  if (ahead.pin()) {
+  stats.pages_present += due.skipped.minus(space.zero).pages();
+  stats.pages_zero += due.skipped.intersect(space.zero).pages();
+  space.zero = space.zero.minus(pages).unite(zero);
+  return ahead.pin();
+}
+
+Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats) {
+  MOSE_TRY(check_same_process(process));
+  Space& space = space_of(process.space);
+  Reading reading{.threads = options_.hash.round_threads, .hot = levels_of(hot_, process.space)};
+  if (arming()) arm(process, space);
+  if (!space.tracking) {
+    MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::gentle));
+    return send_changed(process, populated.pages, reading, space.hashes, sink, stop, stats);
+  }
+  const bool was_complete = space.complete;
+  space.complete = false;  // until all that is found below has been sent
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid, ScanPace::gentle));
+  MOSE_ASSIGN(Due due, look_at(process, space, pagemap, was_complete));
+  space.unprotected = {};
+  if (was_complete) {
+    const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
+    reading.before_pages = std::min(std::max(due.pages.pages() / parts, kPartPagesMin), reading.before_pages);
+  } else {
+    due.tail = hot_tail(process, reading.hot, due.pages.pages(), tail_left_, space.hashes);
+    for (const PageSet& level : due.tail) space.unprotected = space.unprotected.unite(level.intersect(due.pages));
+    tail_left_ -= std::min(tail_left_, space.unprotected.pages());
+    reading.hot = {};
+  }
+  MOSE_ASSIGN(auto pin, read_due(process, space, pagemap, due, reading, sink, stop, stats));
+  if (pin) {
     space.disarm();
-    space.refused = *ahead.pin();
+    space.refused = *pin;
     return {};
   }
   // After the reading, which takes longer than a fork: CRIU dumps nobody who has a userfaultfd.
   if (auto closed = space.tracking->close_copies(); !closed) {
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
-  space.zero = space.zero.minus(pages).unite(zero);
-  stats.pages_armed += guarded.pages();
+  stats.pages_armed += due.pages.minus(space.unprotected).pages();
   space.complete = true;
   return {};
 }

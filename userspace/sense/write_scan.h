@@ -9,6 +9,7 @@
 
 #include "model/dirty_source.h"
 #include "sense/hash_scan.h"
+#include "sense/page_reader.h"
 #include "sense/shared_tracking.h"
 
 namespace mose::sense {
@@ -25,9 +26,8 @@ struct WriteScanOptions {
 //
 // A round until arming hashes everything, as HashScan. The arming round reads all pages and protects them shortly before: tracking
 // begins before a page is read. But for some of the hottest pages, which are read last, unprotected, and compared by the final
-// scan. Later rounds protect again and read what was written meanwhile. The
-// final scan asks the page tables (1 to 6 ms per GB) and reads only what was written, and of that no more than pays. What was
-// sent is remembered by its hash here too: a page that was read as written but is the same is not sent again.
+// scan. Later rounds protect again and read what was written meanwhile. The final scan asks the page tables (1 to 6 ms per GB)
+// and reads only what was written, and of that no more than pays. What was sent is remembered by its hash here too: a page that was read as written but is the same is not sent again.
 //
 // Per process, each exact:
 // * tracked: private anonymous memory, populated or not, growing heaps and stacks, huge pages, across fork (the
@@ -66,8 +66,12 @@ class WriteScan final : public DirtySource {
 
  private:
   struct Space;
+  struct Due;
   Space& space_of(SpaceId id);
   Status round_of(const SpaceProcess& process, PageSink& sink, std::stop_token& stop, ScanStats& stats);
+  Result<Due> look_at(const SpaceProcess& process, Space& space, const Pagemap& pagemap, bool complete);
+  Result<std::optional<std::string>> read_due(const SpaceProcess& process, Space& space, const Pagemap& pagemap, const Due& due,
+                                              Reading reading, PageSink& sink, const std::stop_token& stop, ScanStats& stats);
   Status round_of_object(const SpaceProcess& object, PageSink& sink, std::stop_token& stop, ScanStats& stats);
   Result<SpacePages> final_of(const SpaceProcess& process, ScanStats& stats);
   void arm(const SpaceProcess& process, Space& space);
