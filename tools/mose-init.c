@@ -67,10 +67,11 @@ int main(int argc, char **argv)
 	}
 
 	for (;;) {
-		int signal = sigwaitinfo(&signals, NULL);
+		siginfo_t info = { .si_signo = 0 };
+		int signal = sigwaitinfo(&signals, &info);
 
-		/* EINTR: stopped and continued. What was never asked for: a borrowed call whose borrower has been killed. */
-		if (signal < 0 || sigismember(&signals, signal) != 1)
+		/* EINTR: stopped and continued. What nobody has sent: of a borrowed call whose borrower has been killed. */
+		if (signal < 0 || signal != info.si_signo)
 			continue;
 		if (signal != SIGCHLD) {
 			kill(program, signal);

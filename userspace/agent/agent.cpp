@@ -32,11 +32,13 @@
 #include "agent/requests.h"
 #include "agent/version.h"
 #include "base/log.h"
+#include "kernel/borrowed_thread.h"
 
 namespace mose::agent {
 namespace {
 
 constexpr unsigned kWorkers = 3;
+constexpr Nanoseconds kBorrowedLast = std::chrono::seconds(5);
 constexpr Nanoseconds kDay = std::chrono::hours(24);
 constexpr Nanoseconds kShutDownBound = std::chrono::seconds(15);  // for migrations to abort or park
 
@@ -270,6 +272,14 @@ class Agent {
   bool ending_ = false;
 };
 
+// With this program ends whoever could put right a borrowed thread of a workload.
+struct AtTheEnd {
+  ~AtTheEnd() {
+    if (!wait_for_borrowed_threads(kBorrowedLast))
+      log::error("a borrowed thread of a workload has had no processor: it may see a wrong result of what it waits for");
+  }
+};
+
 }  // namespace
 
 Status run_agent(const Config& config) {
@@ -279,6 +289,7 @@ Status run_agent(const Config& config) {
   MOSE_ASSIGN(InstanceLock lock, lock_instance(config));
   MOSE_ASSIGN(auto loop, EventLoop::create());
   MOSE_ASSIGN(History history, History::open(config.node.state_dir + "/history.jsonl", config.limits.history_max));
+  const AtTheEnd last;
   Agent* running = nullptr;
   // Before the first thread: they inherit the blocked signals.
   MOSE_TRY(loop->on_signals({SIGTERM, SIGINT, SIGHUP}, [&running](int number) {

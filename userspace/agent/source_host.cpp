@@ -18,6 +18,7 @@
 #include "agent/workloads.h"
 #include "base/log.h"
 #include "handover/quiesce.h"
+#include "kernel/borrowed_thread.h"
 #include "kernel/netlink.h"
 #include "kernel/procfs.h"
 #include "kernel/receive_backlog.h"
@@ -34,6 +35,8 @@ namespace mose::agent {
 namespace {
 
 constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
+// For a thread that was borrowed to get some of the processor: a period of its group's quota, as a rule a tenth of a second.
+constexpr Nanoseconds kBorrowedBound = std::chrono::seconds(2);
 // For frames that passed before the hold to reach their sockets; some microseconds are usual.
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
 // New connections wait until the freeze, some ms. An agent that dies here must not keep them out for good.
@@ -330,6 +333,9 @@ Status SourceHost::quiesce() {
 // A debugger that has come since the preflight: CRIU could not take the tree out of its hands, and would find that out
 // while the workload stands still.
 Status SourceHost::check_untraced() {
+  // One of ours, which a dump could not take out of our hands either.
+  if (!wait_for_borrowed_threads(kBorrowedBound))
+    log::warn("a borrowed thread still gets no processor", {{"workload", spec_.name}});
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
   MOSE_ASSIGN(debuggers_, tracers_of(tree));
   if (debuggers_.empty()) {

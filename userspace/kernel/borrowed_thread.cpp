@@ -9,9 +9,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <condition_variable>
 #include <future>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -30,6 +34,7 @@ namespace mose {
 namespace {
 
 constexpr size_t kSyscallBytes = 2;
+constexpr long kLookPauseMaxNs = 1'000'000, kPatientPauseMaxNs = 5'000'000;
 constexpr long kFutexWait = 455, kEpollPwait2 = 441;  // newer than the C library's headers
 
 // Calls that wait and that the kernel restarts by itself after a stop, or that we can (see `returns_eintr`). Earlier
@@ -80,9 +85,22 @@ std::optional<uint64_t> status_number(const std::string& text, std::string_view 
   return value;
 }
 
-void pause_shortly() {
-  timespec pause{0, 20'000};
-  nanosleep(&pause, nullptr);
+// The threads that were asked to stop and have not been seen to, by process; and who waits for there to be none.
+struct LateThreads {
+  std::mutex mutex;
+  std::condition_variable fewer;
+  std::multiset<pid_t> processes;
+};
+LateThreads& late_threads() {
+  static auto* threads = new LateThreads;  // a thread of ours may need it when this program ends
+  return *threads;
+}
+
+// Whether `number` is a userfaultfd in the process: it may have closed it itself, as one that closes all it has.
+bool is_userfaultfd(pid_t pid, int number) {
+  char target[64];
+  const ssize_t length = readlink(proc_path(pid, "fd/" + std::to_string(number)).c_str(), target, sizeof target);
+  return std::string_view(target, length > 0 ? static_cast<size_t>(length) : 0) == "anon_inode:[userfaultfd]";
 }
 
 // A thread that we have seized. It may only be let go from a stop, with the registers that it was found with.
@@ -92,20 +110,43 @@ struct Seized {
   uint64_t signal_mask = 0;
   Timestamp stopped_at{};
   bool attached = false, prepared = false;
-  bool standing = false;       // in a stop that we have seen,
-  bool event = false;          // and in one of PTRACE_INTERRUPT's kind
+  bool standing = false;  // in a stop that we have seen,
+  bool event = false;     // and in one of PTRACE_INTERRUPT's kind
+  bool patient = false;   // waits for a stop as long as it takes
+  bool calling = false, entered = false;  // in a call of ours, and has been seen to enter it
+  long call_number = 0;
+  int made = kNone;  // a userfaultfd that a call has made and none has closed
+
+  static constexpr int kNone = -1;
 
   [[nodiscard]] long trace(int request, void* address, void* data) const { return mose::trace(request, tid, address, data); }
 
-  void stopped(int status) {
-    standing = true;
-    event = is_event_stop(status);
+  [[nodiscard]] Result<int> next() const {
+    if (!patient) return next_stop(tid, kBorrowBound);
+    // The end of a child of ours is for who has started it; and a leader that has ended shows no stop while others of its
+    // process live.
+    for (timespec pause{0, 20'000};; pause.tv_nsec = std::min(2 * pause.tv_nsec, kPatientPauseMaxNs)) {
+      siginfo_t info{};
+      if (::waitid(P_PID, static_cast<id_t>(tid), &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL) != 0 && errno != EINTR)
+        return fail_errno("wait for a borrowed thread");
+      const bool stopped = info.si_pid != 0 && (info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED);
+      if (stopped) return next_stop(tid, kBorrowBound);
+      if (info.si_pid != 0 || has_ended()) return std::unexpected(Error{ESRCH, "a borrowed thread has ended"});
+      nanosleep(&pause, nullptr);
+    }
   }
-  // Bounded: the thread may have gone into an uninterruptible wait, or get no processor.
+  [[nodiscard]] bool has_ended() const {
+    auto stat = read_file(task_path(pid, tid, "stat"), 4096);
+    const size_t at = stat ? stat->rfind(") ") : std::string::npos;
+    return at == std::string::npos || stat->size() < at + 3 || (*stat)[at + 2] == 'Z' || (*stat)[at + 2] == 'X';
+  }
+
+  // Bounded, if it is not patient: the thread may have gone into an uninterruptible wait, or get no processor.
   [[nodiscard]] Result<int> wait_stop() {
     standing = event = false;
-    MOSE_ASSIGN(int status, next_stop(tid, kBorrowBound));
-    stopped(status);
+    MOSE_ASSIGN(int status, next());
+    standing = true;
+    event = is_event_stop(status);
     return status;
   }
 
@@ -123,12 +164,15 @@ struct Seized {
   [[nodiscard]] static int signal_of(int status) {
     return static_cast<unsigned>(status) >> 16 == 0 && !is_call_stop(status) ? WSTOPSIG(status) : 0;
   }
-  // From another stop, which has cancelled what was asked for before.
-  [[nodiscard]] Status on_to_event(int status) const {
-    if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
-    if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(static_cast<long>(signal_of(status)))) != 0)
-      return fail_errno("PTRACE_CONT");
-    return {};
+  // From a stop of another kind, which has cancelled what was asked for before, into one that a thread can be put right in.
+  [[nodiscard]] Result<int> to_event(int status) {
+    while (!event) {
+      if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
+      if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(static_cast<long>(signal_of(status)))) != 0)
+        return fail_errno("PTRACE_CONT");
+      MOSE_ASSIGN(status, wait_stop());
+    }
+    return status;
   }
 
   [[nodiscard]] Status attach(bool seccomp) {
@@ -140,11 +184,8 @@ struct Seized {
     stopped_at = now();
     if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
     MOSE_ASSIGN(int status, wait_stop());
-    // A signal came first: the stop that we ask for follows before its handler runs.
-    if (!event) {
-      MOSE_TRY(on_to_event(status));
-      MOSE_ASSIGN(status, wait_stop());
-    }
+    // Where a signal came first the stop that we ask for follows before its handler runs.
+    MOSE_ASSIGN(status, to_event(status));
     return is_interrupt_stop(status) ? Status{} : Status(fail("the process is stopped"));
   }
 
@@ -170,6 +211,53 @@ struct Seized {
     return true;
   }
 
+  [[nodiscard]] Result<int64_t> call(long number, const std::array<uint64_t, 3>& arguments) {
+    user_regs_struct now_in = call_registers(registers, registers.rip - kSyscallBytes, number, {arguments[0], arguments[1], arguments[2], 0, 0, 0});
+    if (trace(PTRACE_SETREGS, nullptr, &now_in) != 0) return fail_errno("PTRACE_SETREGS");
+    calling = true;
+    entered = false;
+    call_number = number;
+    auto stop = go_on(PTRACE_SYSCALL, is_call_stop);
+    entered = stop.has_value();
+    if (stop) stop = go_on(PTRACE_SYSCALL, is_call_stop);
+    if (!stop) {
+      recall();
+      return std::unexpected(std::move(stop.error()));
+    }
+    calling = false;
+    if (trace(PTRACE_GETREGS, nullptr, &now_in) != 0) return fail_errno("PTRACE_GETREGS");
+    return returned(now_in);
+  }
+  int64_t returned(const user_regs_struct& at_end) {
+    const auto result = static_cast<int64_t>(at_end.rax);
+    if (call_number == SYS_userfaultfd && result >= 0) made = static_cast<int>(result);
+    if (call_number == SYS_close && result == 0) made = kNone;
+    return result;
+  }
+
+  // The thread did not come to the call (its cgroup was frozen, say), or not out of it: back to a stop in which it can be put
+  // right. The kernel takes this stop before it freezes.
+  void recall() {
+    if (!standing) {
+      if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return;
+      if (!wait_stop()) return;
+    }
+    account();
+  }
+  // In the first stop after a call that was too late. One that is only being entered is not made; what another one has done shows in
+  // its result.
+  void account() {
+    if (!std::exchange(calling, false)) return;
+    user_regs_struct here;
+    if (trace(PTRACE_GETREGS, nullptr, &here) != 0) return;
+    if (entered) {
+      (void)returned(here);
+    } else if (!event) {
+      here.orig_rax = ~0ull;
+      (void)trace(PTRACE_SETREGS, nullptr, &here);
+    }
+  }
+
   // A call that answered EINTR to our stop begins again, unless a signal waits: then EINTR is the answer that the
   // program must see.
   void rewind_interrupted() {
@@ -185,19 +273,12 @@ struct Seized {
     registers.orig_rax = ~0ull;
   }
 
-  // The thread did not come to a call (its cgroup was frozen, say): back to a stop in which it can be put right. The
-  // kernel takes this stop before it freezes.
-  void recall() {
-    if (standing || trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return;
-    (void)wait_stop();
-  }
-
   // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is decided on
   // the way out of an event stop only. False: it has not come there yet.
   [[nodiscard]] bool put_back() {
     if (prepared) {
-      if (!event && on_to_event(0)) (void)wait_stop();
-      if (!event) return false;
+      if (made != kNone && is_userfaultfd(pid, made)) (void)call(SYS_close, {static_cast<uint64_t>(made), 0, 0});
+      if (!standing || !to_event(0)) return false;
       rewind_interrupted();
       (void)trace(PTRACE_SETREGS, nullptr, &registers);
       (void)trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask);
@@ -209,16 +290,12 @@ struct Seized {
 
   // However long it takes until it stops, or ends.
   void put_back_late() {
-    if (standing && !event && !on_to_event(0)) return;
-    while (!event) {
-      int status = 0;
-      if (::waitpid(tid, &status, __WALL) < 0) {
-        if (errno == EINTR) continue;
-        return;
-      }
-      if (!WIFSTOPPED(status)) return;
-      stopped(status);
-      if (!event && !on_to_event(status)) return;
+    patient = true;
+    if (!standing) {
+      auto status = wait_stop();
+      if (!status) return;
+      account();
+      if (!to_event(*status)) return;
     }
     // Its wait has been interrupted, and the program is not to see that.
     if (!prepared) (void)prepare();
@@ -226,10 +303,8 @@ struct Seized {
   }
 };
 
-// Of this thread of ours: asked to stop, and not seen to. with_borrowed_threads() stays for them.
-thread_local std::vector<Seized> late;
-// What is to be done once they are right may come too late itself.
-constexpr int kAfterwardsMax = 100;
+// Of this thread of ours; with_borrowed_threads() stays for it.
+thread_local std::optional<Seized> late;
 
 }  // namespace
 
@@ -237,28 +312,32 @@ struct BorrowedThread::State : Seized {
   ~State() { release(); }
   void release() {
     if (!attached) return;
-    if (!standing || !put_back()) late.push_back(*this);
+    if (!standing || !put_back()) {
+      LateThreads& threads = late_threads();
+      std::lock_guard lock(threads.mutex);
+      threads.processes.insert(pid);
+      late = *this;
+    }
     attached = false;
   }
 };
 
-bool with_borrowed_threads(const std::function<void()>& work, std::function<bool()> afterwards) {
+bool with_borrowed_threads(const std::function<void()>& work) {
   auto worked = std::make_shared<std::promise<bool>>();
   auto in_time = worked->get_future();
-  std::thread thread(log::carried([&work, worked, afterwards = std::move(afterwards)] {
+  std::thread thread(log::carried([&work, worked] {
     {
       const Unpreempted unpreempted;
       work();
     }
-    const bool all_right = late.empty();
-    worked->set_value(all_right);
+    worked->set_value(!late);
     // From here on nothing of the caller's is there any more.
-    for (int i = 0; !all_right && i < kAfterwardsMax; ++i) {
-      for (Seized& one : std::exchange(late, {})) one.put_back_late();
-      const Unpreempted unpreempted;
-      if (!afterwards || afterwards()) break;
-    }
-    for (Seized& one : std::exchange(late, {})) one.put_back_late();
+    if (!late) return;
+    late->put_back_late();
+    LateThreads& threads = late_threads();
+    std::lock_guard lock(threads.mutex);
+    threads.processes.extract(late->pid);
+    threads.fewer.notify_all();
   }));
   if (in_time.get()) {
     thread.join();
@@ -266,6 +345,12 @@ bool with_borrowed_threads(const std::function<void()>& work, std::function<bool
   }
   thread.detach();
   return false;
+}
+
+bool wait_for_borrowed_threads(Nanoseconds bound) {
+  LateThreads& threads = late_threads();
+  std::unique_lock lock(threads.mutex);
+  return threads.fewer.wait_for(lock, bound, [&] { return threads.processes.empty(); });
 }
 
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -277,9 +362,15 @@ pid_t BorrowedThread::tid() const {
 }
 
 Result<BorrowedThread> BorrowedThread::borrow(pid_t pid) {
+  {
+    LateThreads& threads = late_threads();
+    std::lock_guard lock(threads.mutex);
+    // It may be in a call of ours.
+    if (threads.processes.contains(pid)) return std::unexpected(Error{EBUSY, "a thread of it that was borrowed before gets no processor"});
+  }
   const Timestamp end = now() + kBorrowBound;
   std::optional<Error> refused;
-  do {
+  for (timespec pause{0, 20'000}; now() < end; pause.tv_nsec = std::min(2 * pause.tv_nsec, kLookPauseMaxNs)) {
     for (const Candidate& candidate : waiting_threads(pid)) {
       auto status = read_file(task_path(pid, candidate.tid, "status"), 1u << 16);
       if (!status) continue;
@@ -289,7 +380,8 @@ Result<BorrowedThread> BorrowedThread::borrow(pid_t pid) {
       state->tid = candidate.tid;
       if (Status attached = state->attach(seccomp); !attached) {
         refused = attached.error();
-        if (refused->code == EPERM) return std::unexpected(std::move(*refused));
+        state.reset();
+        if (refused->code == EPERM || late) return std::unexpected(std::move(*refused));
         continue;
       }
       auto ready = state->prepare();
@@ -297,25 +389,23 @@ Result<BorrowedThread> BorrowedThread::borrow(pid_t pid) {
       if (*ready) return BorrowedThread(std::move(state));
     }
     MOSE_TRY(process_start_time(pid));
-    pause_shortly();
-  } while (now() < end);
+    nanosleep(&pause, nullptr);
+  }
   if (refused) return std::unexpected(std::move(*refused));
   return std::unexpected(Error{EBUSY, "no thread of the process waits in a system call"});
 }
 
-Result<int64_t> BorrowedThread::call(long number, const std::array<uint64_t, 3>& arguments) {
-  State& s = *state_;
-  user_regs_struct registers = call_registers(s.registers, s.registers.rip - kSyscallBytes, number, {arguments[0], arguments[1], arguments[2], 0, 0, 0});
-  if (s.trace(PTRACE_SETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_SETREGS");
-  for (int stops = 0; stops < 2; ++stops) {
-    auto stop = s.go_on(PTRACE_SYSCALL, is_call_stop);
-    if (!stop) {
-      s.recall();
-      return std::unexpected(std::move(stop.error()));
-    }
-  }
-  if (s.trace(PTRACE_GETREGS, nullptr, &registers) != 0) return fail_errno("PTRACE_GETREGS");
-  return static_cast<int64_t>(registers.rax);
+Result<int> BorrowedThread::make_userfaultfd(int flags) {
+  MOSE_ASSIGN(int64_t number, state_->call(SYS_userfaultfd, {static_cast<uint64_t>(flags), 0, 0}));
+  if (number < 0) return fail_errno("userfaultfd in the process", static_cast<int>(-number));
+  return static_cast<int>(number);
+}
+
+Status BorrowedThread::close_userfaultfd(int number) {
+  state_->made = number;
+  MOSE_ASSIGN(int64_t closed, state_->call(SYS_close, {static_cast<uint64_t>(number), 0, 0}));
+  if (closed < 0) return fail_errno("close the userfaultfd in the process", static_cast<int>(-closed));
+  return {};
 }
 
 Nanoseconds BorrowedThread::give_back() {
@@ -326,8 +416,11 @@ Nanoseconds BorrowedThread::give_back() {
 #else  // other architectures: nothing is borrowed
 
 struct BorrowedThread::State {};
-bool with_borrowed_threads(const std::function<void()>& work, std::function<bool()>) {
+bool with_borrowed_threads(const std::function<void()>& work) {
   work();
+  return true;
+}
+bool wait_for_borrowed_threads(Nanoseconds) {
   return true;
 }
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -339,7 +432,10 @@ pid_t BorrowedThread::tid() const {
 Result<BorrowedThread> BorrowedThread::borrow(pid_t) {
   return std::unexpected(Error{ENOTSUP, "system calls in another process are not supported on this architecture"});
 }
-Result<int64_t> BorrowedThread::call(long, const std::array<uint64_t, 3>&) {
+Result<int> BorrowedThread::make_userfaultfd(int) {
+  return fail("not supported");
+}
+Status BorrowedThread::close_userfaultfd(int) {
   return fail("not supported");
 }
 Nanoseconds BorrowedThread::give_back() {

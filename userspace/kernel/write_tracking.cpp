@@ -11,9 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
-#include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/log.h"
@@ -30,7 +28,7 @@ namespace {
 
 // Newer than the C library's kernel headers (Linux 6.7).
 constexpr uint64_t kFeatureWpAsync = 1ull << 15;
-constexpr uint64_t kUserModeOnly = 1;
+constexpr int kUserModeOnly = 1;
 constexpr int kOwnDescriptor = -1;  // in place of a number in another process
 constexpr unsigned kPidfdThread = 0200;  // O_EXCL; Linux 6.9
 
@@ -54,58 +52,20 @@ struct Made {
 Result<Made> make_once(pid_t pid, WriteTracking::Stop& stop) {
   MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
   // Non-blocking and close-on-exec; asynchronous protection needs no right to handle faults of the kernel.
-  MOSE_ASSIGN(int64_t number, thread.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | kUserModeOnly, 0, 0}));
-  if (number < 0) return fail_errno("userfaultfd in the process", static_cast<int>(-number));
-  auto fd = fetch_descriptor(pid, thread.tid(), static_cast<int>(number));
-  auto closed = thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
+  MOSE_ASSIGN(int number, thread.make_userfaultfd(O_CLOEXEC | O_NONBLOCK | kUserModeOnly));
+  auto fd = fetch_descriptor(pid, thread.tid(), number);
+  auto closed = thread.close_userfaultfd(number);
   stop.borrowed = thread.give_back();
   if (!fd) return std::unexpected(std::move(fd.error()));
-  MOSE_TRY(closed);
-  if (*closed < 0) return fail_errno("close the userfaultfd in the process", static_cast<int>(-*closed));
-  return Made{std::move(*fd), static_cast<int>(number)};
-}
-
-std::set<int> userfaultfds_of(pid_t pid) {
-  std::set<int> found;
-  const std::string directory = proc_path(pid, "fd");
-  for (int number : numbers_in(directory)) {
-    char target[64];
-    const ssize_t length = readlink((directory + "/" + std::to_string(number)).c_str(), target, sizeof target);
-    if (std::string_view(target, length > 0 ? static_cast<size_t>(length) : 0) == "anon_inode:[userfaultfd]")
-      found.insert(number);
-  }
-  return found;
-}
-
-// A call of a borrowed thread that came back too late, or not at all, may have been carried out, or be the one that should
-// have closed what the first had made: no dump takes a process that keeps it. False: one is left.
-bool close_left(pid_t pid, const std::set<int>& theirs) {
-  constexpr int kTries = 20;
-  for (int i = 0; i < kTries; ++i) {
-    bool left = false;
-    for (int number : userfaultfds_of(pid)) {
-      if (theirs.contains(number)) continue;
-      left = true;
-      auto thread = BorrowedThread::borrow(pid);
-      if (thread) (void)thread->call(SYS_close, {static_cast<uint64_t>(number), 0, 0});
-    }
-    if (!left) return true;
-  }
-  return false;
+  // What comes too late to close it does so as soon as it can.
+  if (!closed && closed.error().code != ETIMEDOUT) return std::unexpected(std::move(closed.error()));
+  return Made{std::move(*fd), number};
 }
 
 Result<Made> make_inside(pid_t pid, WriteTracking::Stop& stop) {
-  const std::set<int> theirs = userfaultfds_of(pid);
   Result<Made> made = fail("");
-  bool closed = true;
-  const bool in_time = with_borrowed_threads(
-      [&] {
-        made = make_once(pid, stop);
-        if (!made) closed = close_left(pid, theirs);
-      },
-      [pid, theirs] { return close_left(pid, theirs); });
-  if (!in_time) log::info("a borrowed thread gets no processor: it is put right as soon as it does", {{"pid", pid}});
-  else if (!closed) log::warn("a process keeps a userfaultfd that was made in it and cannot be dumped", {{"pid", pid}});
+  if (!with_borrowed_threads([&] { made = make_once(pid, stop); }))
+    log::info("a borrowed thread gets no processor: it is put right as soon as it does", {{"pid", pid}});
   return made;
 }
 
@@ -117,9 +77,7 @@ bool is_copy(pid_t pid, int number, int ours) {
 Status close_copy(pid_t pid, int number, int ours) {
   MOSE_ASSIGN(BorrowedThread thread, BorrowedThread::borrow(pid));
   if (!is_copy(pid, number, ours)) return {};  // closed meanwhile, by exec
-  MOSE_ASSIGN(int64_t closed, thread.call(SYS_close, {static_cast<uint64_t>(number), 0, 0}));
-  if (closed < 0) return fail_errno("close", static_cast<int>(-closed));
-  return {};
+  return thread.close_userfaultfd(number);
 }
 
 // The anonymous regions of a process in pieces of at most kStepPages populated pages; empty space in front of a page

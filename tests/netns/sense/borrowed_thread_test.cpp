@@ -30,7 +30,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kTries = 12;
-constexpr int kPeriodUs = 200'000, kQuotaUs = 4'000;  // kept away for longer than a borrower waits
+constexpr int kPeriodUs = 600'000, kQuotaUs = 12'000;  // kept away for longer than a borrower waits
 constexpr Nanoseconds kPutRightBound = std::chrono::seconds(10);
 
 // A group with a little of the processor (version 1 of control groups, or 2); none where neither has the controller.
@@ -76,7 +76,8 @@ enum class Wait { signal, futex, epoll, poll, read };
 struct Told {
   std::atomic<int> waits, returns;
   std::atomic<long> first;
-  std::atomic<int> go;  // the call is meant to come back: for a futex its word
+  std::atomic<int> lost;  // descriptors of the other thread that somebody else has closed
+  std::atomic<int> go;    // the call is meant to come back: for a futex its word
 };
 
 struct Ends {
@@ -136,7 +137,7 @@ class Borrowed : public ::testing::TestWithParam<Wait> {
     if (told_ != nullptr) ::munmap(told_, sizeof(Told));
   }
 
-  // One thread waits, the other one uses up what there is.
+  // One thread waits, the other one uses up what there is, with descriptors of its own.
   [[noreturn]] void live() {
     sigset_t set;
     sigemptyset(&set);
@@ -145,8 +146,11 @@ class Borrowed : public ::testing::TestWithParam<Wait> {
     const int epoll = ::epoll_create1(EPOLL_CLOEXEC);
     epoll_event event{.events = EPOLLIN, .data = {}};
     ::epoll_ctl(epoll, EPOLL_CTL_ADD, pipe_.read, &event);
-    std::thread([] {
-      for (std::atomic<uint64_t> i = 0;; ++i) {
+    std::thread([this] {
+      for (;;) {
+        const int own = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+        for (int i = 0; i < 1000; ++i) told_->lost += ::fcntl(own, F_GETFD) < 0 ? 1 : 0;
+        if (own >= 0) told_->lost += ::close(own) == 0 ? 0 : 1;
       }
     }).detach();
     for (;;) {
@@ -197,15 +201,15 @@ TEST_P(Borrowed, GoesOnWithItsCallHoweverLateItComes) {
   for (int i = 0; i < kTries; ++i) {
     auto tracking = WriteTracking::take(pid_);
     taken += tracking ? 1 : 0;
-    ::usleep(static_cast<useconds_t>(i) * 7'000);
+    ::usleep(static_cast<useconds_t>(i) * 20'000);
   }
   std::printf("%d of %d were taken\n", taken, kTries);
-  const Timestamp start = now();
-  while (!put_right() && now() - start < kPutRightBound) ::usleep(5000);
+  EXPECT_TRUE(wait_for_borrowed_threads(kPutRightBound));
   EXPECT_TRUE(put_right());
   limited_.unlimit();
-  ::usleep(300'000);
+  ::usleep(700'000);
   EXPECT_EQ(::waitpid(pid_, nullptr, WNOHANG), 0) << "it has died";
+  EXPECT_EQ(told_->lost, 0);
   EXPECT_EQ(told_->returns, 0) << "its call has come back with " << told_->first;
   let_return();
   const Timestamp asked = now();
