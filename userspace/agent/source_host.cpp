@@ -333,10 +333,14 @@ Status SourceHost::quiesce() {
 // A debugger that has come since the preflight: CRIU could not take the tree out of its hands, and would find that out
 // while the workload stands still.
 Status SourceHost::check_untraced() {
-  // One of ours, which a dump could not take out of our hands either.
-  if (!wait_for_borrowed_threads(kBorrowedBound))
-    log::warn("a borrowed thread still gets no processor", {{"workload", spec_.name}});
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
+  std::vector<pid_t> pids;
+  for (const ProcessHandle& process : tree) pids.push_back(process.pid());
+  if (!wait_for_borrowed_threads(kBorrowedBound, pids)) {
+    return fail(fmt::format("a thread of {} that was borrowed to track what it writes has had no processor for {:.0f} s: give it more of the "
+                            "processor, or migrate with --tracker hash",
+                            spec_.name, to_ms(kBorrowedBound) / 1000));
+  }
   MOSE_ASSIGN(debuggers_, tracers_of(tree));
   if (debuggers_.empty()) {
     MOSE_ASSIGN(pid_t traced, first_traced(tree));

@@ -34,6 +34,7 @@ namespace mose {
 namespace {
 
 constexpr size_t kSyscallBytes = 2;
+constexpr int kCloseTries = 1000;
 constexpr long kLookPauseMaxNs = 1'000'000, kPatientPauseMaxNs = 5'000'000;
 constexpr long kFutexWait = 455, kEpollPwait2 = 441;  // newer than the C library's headers
 
@@ -96,10 +97,10 @@ LateThreads& late_threads() {
   return *threads;
 }
 
-// Whether `number` is a userfaultfd in the process: it may have closed it itself, as one that closes all it has.
-bool is_userfaultfd(pid_t pid, int number) {
+// Whether `number` is a userfaultfd of the thread: its process may have closed it itself, as one that closes all it has.
+bool is_userfaultfd(pid_t pid, pid_t tid, int number) {
   char target[64];
-  const ssize_t length = readlink(proc_path(pid, "fd/" + std::to_string(number)).c_str(), target, sizeof target);
+  const ssize_t length = readlink(task_path(pid, tid, ("fd/" + std::to_string(number)).c_str()).c_str(), target, sizeof target);
   return std::string_view(target, length > 0 ? static_cast<size_t>(length) : 0) == "anon_inode:[userfaultfd]";
 }
 
@@ -112,6 +113,7 @@ struct Seized {
   bool attached = false, prepared = false;
   bool standing = false;  // in a stop that we have seen,
   bool event = false;     // and in one of PTRACE_INTERRUPT's kind
+  int seen = 0;           // that stop, as waitpid's status
   bool patient = false;   // waits for a stop as long as it takes
   bool calling = false, entered = false;  // in a call of ours, and has been seen to enter it
   long call_number = 0;
@@ -122,7 +124,7 @@ struct Seized {
   [[nodiscard]] long trace(int request, void* address, void* data) const { return mose::trace(request, tid, address, data); }
 
   [[nodiscard]] Result<int> next() const {
-    if (!patient) return next_stop(tid, kBorrowBound);
+    if (!patient) return next_stop(tid, kStopBound);
     // The end of a child of ours is for who has started it; and a leader that has ended shows no stop while others of its
     // process live.
     for (timespec pause{0, 20'000};; pause.tv_nsec = std::min(2 * pause.tv_nsec, kPatientPauseMaxNs)) {
@@ -130,49 +132,47 @@ struct Seized {
       if (::waitid(P_PID, static_cast<id_t>(tid), &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL) != 0 && errno != EINTR)
         return fail_errno("wait for a borrowed thread");
       const bool stopped = info.si_pid != 0 && (info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED);
-      if (stopped) return next_stop(tid, kBorrowBound);
+      if (stopped) return next_stop(tid, kStopBound);
       if (info.si_pid != 0 || has_ended()) return std::unexpected(Error{ESRCH, "a borrowed thread has ended"});
       nanosleep(&pause, nullptr);
     }
   }
   [[nodiscard]] bool has_ended() const {
     auto stat = read_file(task_path(pid, tid, "stat"), 4096);
-    const size_t at = stat ? stat->rfind(") ") : std::string::npos;
-    return at == std::string::npos || stat->size() < at + 3 || (*stat)[at + 2] == 'Z' || (*stat)[at + 2] == 'X';
+    if (!stat) return stat.error().code == ENOENT || stat.error().code == ESRCH;
+    const size_t at = stat->rfind(") ");
+    return at != std::string::npos && at + 2 < stat->size() && ((*stat)[at + 2] == 'Z' || (*stat)[at + 2] == 'X');
   }
 
   // Bounded, if it is not patient: the thread may have gone into an uninterruptible wait, or get no processor.
-  [[nodiscard]] Result<int> wait_stop() {
+  [[nodiscard]] Status wait_stop() {
     standing = event = false;
-    MOSE_ASSIGN(int status, next());
+    MOSE_ASSIGN(seen, next());
     standing = true;
-    event = is_event_stop(status);
-    return status;
+    event = is_event_stop(seen);
+    return {};
   }
 
-  // Resumes by `request` and waits for a stop of our making; a signal on its way in is passed on.
-  [[nodiscard]] Result<int> go_on(int request, bool (*wanted)(int)) {
-    int signal = 0;
-    for (;;) {
-      if (trace(request, nullptr, reinterpret_cast<void*>(static_cast<long>(signal))) != 0) return fail_errno("ptrace");
-      MOSE_ASSIGN(int status, wait_stop());
-      if (wanted(status)) return status;
+  // The signal with which the thread stands, which it must get.
+  [[nodiscard]] long signal() const { return static_cast<unsigned>(seen) >> 16 == 0 && !is_call_stop(seen) ? WSTOPSIG(seen) : 0; }
+  [[nodiscard]] bool resume(int request) const { return trace(request, nullptr, reinterpret_cast<void*>(signal())) == 0; }
+  // To the next stop at the beginning or the end of a call.
+  [[nodiscard]] Status to_call() {
+    do {
+      if (!resume(PTRACE_SYSCALL)) return fail_errno("PTRACE_SYSCALL");
+      MOSE_TRY(wait_stop());
       if (event) return fail("the process was stopped by somebody else");
-      signal = signal_of(status);
-    }
-  }
-  [[nodiscard]] static int signal_of(int status) {
-    return static_cast<unsigned>(status) >> 16 == 0 && !is_call_stop(status) ? WSTOPSIG(status) : 0;
+    } while (!is_call_stop(seen));
+    return {};
   }
   // From a stop of another kind, which has cancelled what was asked for before, into one that a thread can be put right in.
-  [[nodiscard]] Result<int> to_event(int status) {
+  [[nodiscard]] Status to_event() {
     while (!event) {
       if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
-      if (trace(PTRACE_CONT, nullptr, reinterpret_cast<void*>(static_cast<long>(signal_of(status)))) != 0)
-        return fail_errno("PTRACE_CONT");
-      MOSE_ASSIGN(status, wait_stop());
+      if (!resume(PTRACE_CONT)) return fail_errno("PTRACE_CONT");
+      MOSE_TRY(wait_stop());
     }
-    return status;
+    return {};
   }
 
   [[nodiscard]] Status attach(bool seccomp) {
@@ -183,10 +183,10 @@ struct Seized {
     attached = true;
     stopped_at = now();
     if (trace(PTRACE_INTERRUPT, nullptr, nullptr) != 0) return fail_errno("PTRACE_INTERRUPT");
-    MOSE_ASSIGN(int status, wait_stop());
+    MOSE_TRY(wait_stop());
     // Where a signal came first the stop that we ask for follows before its handler runs.
-    MOSE_ASSIGN(status, to_event(status));
-    return is_interrupt_stop(status) ? Status{} : Status(fail("the process is stopped"));
+    MOSE_TRY(to_event());
+    return is_interrupt_stop(seen) ? Status{} : Status(fail("the process is stopped"));
   }
 
   // Takes down what must be put back. False: the thread does not wait in a call of ours any more.
@@ -198,7 +198,7 @@ struct Seized {
     unsigned char code[kSyscallBytes];
     iovec local{code, sizeof code};
     iovec remote{reinterpret_cast<void*>(registers.rip - kSyscallBytes), sizeof code};
-    if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != sizeof code || code[0] != 0x0f || code[1] != 0x05)
+    if (process_vm_readv(tid, &local, 1, &remote, 1, 0) != sizeof code || code[0] != 0x0f || code[1] != 0x05)
       return false;
     if (trace(PTRACE_GETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask) != 0) {
       return fail_errno("PTRACE_GETSIGMASK");
@@ -217,12 +217,12 @@ struct Seized {
     calling = true;
     entered = false;
     call_number = number;
-    auto stop = go_on(PTRACE_SYSCALL, is_call_stop);
-    entered = stop.has_value();
-    if (stop) stop = go_on(PTRACE_SYSCALL, is_call_stop);
-    if (!stop) {
+    Status made_it = to_call();
+    entered = made_it.has_value();
+    if (entered) made_it = to_call();
+    if (!made_it) {
       recall();
-      return std::unexpected(std::move(stop.error()));
+      return std::unexpected(std::move(made_it.error()));
     }
     calling = false;
     if (trace(PTRACE_GETREGS, nullptr, &now_in) != 0) return fail_errno("PTRACE_GETREGS");
@@ -273,12 +273,26 @@ struct Seized {
     registers.orig_rax = ~0ull;
   }
 
+  // False: it has not done so yet.
+  [[nodiscard]] bool close_made() {
+    for (int tries = 0; made != kNone && is_userfaultfd(pid, tid, made); ++tries) {
+      if (tries == kCloseTries) {
+        log::warn("a process keeps a userfaultfd that was made in it and cannot be dumped", {{"pid", pid}});
+        return true;
+      }
+      // From the beginning of a call that was not made its end would be taken for the beginning of this one.
+      if (standing && to_event()) (void)call(SYS_close, {static_cast<uint64_t>(made), 0, 0});
+      if (!standing || (made != kNone && !patient)) return false;
+    }
+    return true;
+  }
+
   // From the end of a call the kernel would go straight to the program; the restart of the interrupted call is decided on
-  // the way out of an event stop only. False: it has not come there yet.
+  // the way out of an event stop only. False: it has not come there yet, or has something open that it is to close.
   [[nodiscard]] bool put_back() {
     if (prepared) {
-      if (made != kNone && is_userfaultfd(pid, made)) (void)call(SYS_close, {static_cast<uint64_t>(made), 0, 0});
-      if (!standing || !to_event(0)) return false;
+      if (!close_made()) return false;
+      if (!standing || !to_event()) return false;
       rewind_interrupted();
       (void)trace(PTRACE_SETREGS, nullptr, &registers);
       (void)trace(PTRACE_SETSIGMASK, reinterpret_cast<void*>(sizeof signal_mask), &signal_mask);
@@ -292,11 +306,10 @@ struct Seized {
   void put_back_late() {
     patient = true;
     if (!standing) {
-      auto status = wait_stop();
-      if (!status) return;
+      if (!wait_stop()) return;
       account();
-      if (!to_event(*status)) return;
     }
+    if (!to_event()) return;
     // Its wait has been interrupted, and the program is not to see that.
     if (!prepared) (void)prepare();
     (void)put_back();
@@ -351,6 +364,13 @@ bool wait_for_borrowed_threads(Nanoseconds bound) {
   LateThreads& threads = late_threads();
   std::unique_lock lock(threads.mutex);
   return threads.fewer.wait_for(lock, bound, [&] { return threads.processes.empty(); });
+}
+bool wait_for_borrowed_threads(Nanoseconds bound, std::span<const pid_t> processes) {
+  LateThreads& threads = late_threads();
+  std::unique_lock lock(threads.mutex);
+  return threads.fewer.wait_for(lock, bound, [&] {
+    return std::ranges::none_of(processes, [&](pid_t pid) { return threads.processes.contains(pid); });
+  });
 }
 
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -421,6 +441,9 @@ bool with_borrowed_threads(const std::function<void()>& work) {
   return true;
 }
 bool wait_for_borrowed_threads(Nanoseconds) {
+  return true;
+}
+bool wait_for_borrowed_threads(Nanoseconds, std::span<const pid_t>) {
   return true;
 }
 BorrowedThread::BorrowedThread(std::unique_ptr<State> state) : state_(std::move(state)) {}

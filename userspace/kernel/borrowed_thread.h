@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -46,16 +47,18 @@ class BorrowedThread {
 
 // Runs `work`, which borrows one thread after the other, on a thread of ours that is preferred to everything else, for the 0.1 ms that
 // somebody is stopped, and waits for it. ptrace belongs to that thread of ours, and when it ends the kernel lets go whatever it has
-// seized, as it is. So it stays where a borrowed thread does not come to a stop within kBorrowBound, because its group has used up its
+// seized, as it is. So it stays where a borrowed thread does not come to a stop within kStopBound, because its group has used up its
 // share of the processor, say, or the machine is busy: until that can be put right. Nobody waits for that, and until then no
 // thread of that process is borrowed. False: that is so.
 bool with_borrowed_threads(const std::function<void()>& work);
-// Until all of them are right: before a tree is stopped, whose thread would be stopped in our hands, and before this program ends. False:
-// not within `bound`.
+// Until all of them are right, before this program ends, or those of these processes, before they are stopped: theirs would be stopped in
+// our hands. False: not within `bound`.
 [[nodiscard]] bool wait_for_borrowed_threads(Nanoseconds bound);
+[[nodiscard]] bool wait_for_borrowed_threads(Nanoseconds bound, std::span<const pid_t> processes);
 
-// How long a thread is looked for that waits, and how long one may take to stop, which waits for nothing but a processor: 5 to 20 ms
-// now and then on a busy machine, 70 seen.
-inline constexpr Nanoseconds kBorrowBound = std::chrono::milliseconds(250);
+// How long a thread is looked for that waits.
+inline constexpr Nanoseconds kBorrowBound = std::chrono::milliseconds(50);
+// How long one may take to stop, which waits for nothing but a processor: 5 to 20 ms now and then on a busy machine, 70 seen.
+inline constexpr Nanoseconds kStopBound = std::chrono::milliseconds(250);
 
 }  // namespace mose
