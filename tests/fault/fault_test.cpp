@@ -381,5 +381,31 @@ TEST_F(Unharmed, DestinationVanishesInPreCopy) { vanish_after(FrameType::prepare
 
 TEST_F(Unharmed, DestinationVanishesWhileFrozen) { vanish_after(FrameType::images, Direction::to_target); }
 
+// ---- The workload's own end
+
+class OfItself : public Faults {
+ protected:
+  void TearDown() override {
+    Faults::TearDown();
+    Stage::drop();  // its workload is gone
+  }
+};
+
+TEST_F(OfItself, AWorkloadThatEndsInPreCopyIsSaidToHaveEndedAndHow) {
+  constexpr uint64_t kSlowBps = 40'000'000;
+  start({.max_bandwidth_bps = kSlowBps});
+  if (HasFatalFailure()) return;
+  ASSERT_TRUE(wait_until([&] { return last_phase(source_) == "precopy"; }, kReachBound));
+  auto pids = read_file(bed_->cgroup(source_) + "/cgroup.procs");
+  ASSERT_TRUE(pids);
+  const int program = std::atoi(pids->substr(pids->find('\n') + 1).c_str());  // behind process 1
+  ASSERT_GT(program, 0);
+  ASSERT_EQ(::kill(program, SIGKILL), 0);
+  EXPECT_TRUE(wait_until([&] { return said(source_, {"status"}).contains("no migration is under way"); }, kSettleBound));
+  constexpr const char* kEnd = "workload redis has ended: exit status 137";
+  EXPECT_THAT(said(source_, {"show", id_}), ::testing::HasSubstr(kEnd));
+  EXPECT_THAT(said(source_, {"workloads"}), ::testing::HasSubstr("exit status 137 during a migration"));
+}
+
 }  // namespace
 }  // namespace mose::test

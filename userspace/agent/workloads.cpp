@@ -160,6 +160,7 @@ Status Workloads::begin_change(Entry& entry, WorkloadState state, const std::str
 
 void Workloads::watch(Entry& entry) {
   MOSE_CHECK(entry.workload.init && !entry.watched, "watch a process once");
+  entry.end.clear();
   std::string name = entry.workload.spec.name;
   const log::ForMigration of_none({});  // it outlives the one that has brought it here
   auto status = loop_.watch(entry.workload.init->fd(), EPOLLIN, [this, name](uint32_t) { init_ended(name); });
@@ -175,15 +176,28 @@ void Workloads::unwatch(Entry& entry) {
   entry.watched = false;
 }
 
+std::string Workloads::end_of(Entry& entry) {
+  if (!entry.end.empty() || !entry.workload.init) return entry.end;
+  auto exit = entry.workload.init->reap(Nanoseconds(0));  // ours when this agent started it or is its reaper
+  entry.end = exit ? describe(*exit) : "unknown";
+  return entry.end;
+}
+
+std::optional<std::string> Workloads::ended(const std::string& name) {
+  Entry* present = entry(name);
+  if (present == nullptr || !present->workload.init || present->workload.init->alive()) return std::nullopt;
+  return end_of(*present);
+}
+
 void Workloads::init_ended(const std::string& name) {
   Entry* ended = entry(name);
   if (ended == nullptr) return;
   unwatch(*ended);
   Workload& workload = ended->workload;
-  auto exit = workload.init->reap(Nanoseconds(0));  // ours when this agent started it or is its reaper
+  const std::string end = end_of(*ended);
   // While it moves its end is the migration's business (it kills the source's tree itself), while it stops stop()'s.
   if (workload.state != WorkloadState::running) return;
-  workload.exit_status = exit ? describe(*exit) : "unknown";
+  workload.exit_status = end;
   workload.init.reset();
   change(*ended, workload.origin == WorkloadOrigin::described ? WorkloadState::waiting : WorkloadState::exited,
          fmt::format("workload {} has ended: {}", name, workload.exit_status));

@@ -88,6 +88,9 @@ class Workloads {
   // Nothing of these names begins here until the next call: what is nobody's is being removed. It has one caller at a time.
   void hold_names(std::vector<std::string> names) { held_names_ = std::move(names); }
 
+  // How its process 1 has ended, if it has: "exit status 3", "signal 9", or "unknown" of one that is no child of this agent.
+  [[nodiscard]] std::optional<std::string> ended(const std::string& name);
+
   // For migrations, in the loop thread. Each change is durable before it returns. One whose record cannot be written is refused
   // where it begins something; what has happened has happened: it is an error, and written again until it is there.
   [[nodiscard]] Answer<void> begin_move(const std::string& name, const MigrationId& id);      // running -> moving
@@ -108,6 +111,7 @@ class Workloads {
   [[nodiscard]] Status begin_change(Entry& entry, WorkloadState state, const std::string& sentence);
   void watch(Entry& entry);
   void unwatch(Entry& entry);
+  std::string end_of(Entry& entry);
   void init_ended(const std::string& name);
   void load_one(const std::string& path);
   void load_descriptions();

@@ -15,6 +15,7 @@ struct Workloads::Entry {
   bool busy = false;  // a worker starts or stops it
   bool unsaved = false;  // its record on the disk is not what is known of it
   std::optional<WorkloadDescription> description;
+  std::string end;  // of its process 1, once that has been looked for
 };
 
 }  // namespace mose::agent

@@ -35,9 +35,9 @@ Status Workloads::stay(const std::string& name) {
     return change(*present, WorkloadState::running, fmt::format("workload {} stays here", name));
   }
   unwatch(*present);
+  workload.exit_status = end_of(*present) + " during a migration";
   workload.init.reset();
-  workload.exit_status = "ended during a migration";
-  return change(*present, WorkloadState::exited, fmt::format("workload {} ended during a migration", name));
+  return change(*present, WorkloadState::exited, fmt::format("workload {} has ended: {}", name, workload.exit_status));
 }
 
 Status Workloads::leave(const std::string& name, const std::string& node) {

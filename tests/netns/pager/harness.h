@@ -29,6 +29,7 @@ class PagerRig {
   ~PagerRig() {
     pager().stop();
     pager().close_all();
+    lazy_.reset();  // its socket lies there
     ::rmdir(directory_.c_str());
   }
   // Takes in `tasks` userfaultfds.
