@@ -6,22 +6,30 @@
 
 #include <cstdio>
 
+namespace {
+
+constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 1'000'000};
+
+// By itself: what a caller keeps in registers is not certain behind vfork().
+[[gnu::noinline]] bool one_ends_well() {
+  const pid_t pid = ::vfork();
+  if (pid == 0) {
+    ::nanosleep(&kPause, nullptr);
+    ::execl("/bin/true", "true", nullptr);
+    ::_exit(1);
+  }
+  int status = 0;
+  return pid > 0 && ::waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+}  // namespace
+
 int main() {
-  const timespec pause{.tv_sec = 0, .tv_nsec = 1'000'000};
-  for (unsigned long i = 1;; ++i) {
-    const pid_t pid = ::vfork();
-    if (pid == 0) {
-      ::nanosleep(&pause, nullptr);
-      ::execl("/bin/true", "true", nullptr);
-      ::_exit(1);
-    }
-    int status = 0;
-    if (pid < 0 || ::waitpid(pid, &status, 0) != pid || status != 0) {
-      std::printf("failed\n");
-      return 1;
-    }
+  for (unsigned long i = 1; one_ends_well(); ++i) {
     std::printf("%lu\n", i);
     std::fflush(stdout);
-    ::nanosleep(&pause, nullptr);
+    ::nanosleep(&kPause, nullptr);
   }
+  std::printf("failed\n");
+  return 1;
 }
