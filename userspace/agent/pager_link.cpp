@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "restore/guardian.h"
 #include "restore/last_word.h"
 
 namespace mose::agent {
@@ -135,7 +136,10 @@ void PagerLink::retry() {
   timer_ = loop_.after(kRetryPause, [this] { connect(); });
 }
 
+// Two of them would read from the same userfaultfds. One that was started a second ago may not listen yet.
 void PagerLink::replace_dead_pager() {
+  if (replacement_.valid() && replacement_.alive()) return;
+  if (auto list = restore::read_guardians(launch_.socket); list && restore::pager_lives(*list)) return;
   auto guardian = restore::read_guardian_file(launch_.socket);
   if (!guardian) {
     if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"reason", guardian.error().what}});
@@ -147,6 +151,7 @@ void PagerLink::replace_dead_pager() {
   launch.adopt = guardian->pid;
   auto pager = restore::launch_pager(launch);
   if (pager) {
+    replacement_ = std::move(*pager);
     log::warn("a dead pager was replaced; its guardian kept everything", {{"guardian", guardian->pid}});
     failures_ = 0;
   } else {

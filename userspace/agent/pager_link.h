@@ -68,6 +68,7 @@ class PagerLink {
   std::optional<restore::PagerClient> client_;
   restore::PagerStatus status_;
   EventLoop::TimerId timer_ = 0;
+  ProcessHandle replacement_;  // of a dead pager
   unsigned failures_ = 0, connection_ = 0;
   bool thawed_ = false;
   bool fenced_ = false;

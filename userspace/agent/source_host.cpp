@@ -299,6 +299,7 @@ Status SourceHost::arm_dump() {
   if (!before_) {
     MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   }
+  MOSE_TRY(wait_for_borrowed());
   // As late as can be, because new connections wait from here on. While CRIU prepares itself, or else in quiesce(), what has begun to
   // connect is let in.
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));
@@ -330,17 +331,19 @@ Status SourceHost::quiesce() {
   return {};
 }
 
+// A thread of the workload in our hands is one that no dump could take out of them. Before anybody has to wait.
+Status SourceHost::wait_for_borrowed() const {
+  MOSE_ASSIGN(std::vector<pid_t> pids, cgroup_.procs());
+  if (wait_for_borrowed_threads(kBorrowedBound, pids)) return {};
+  return fail(fmt::format("a thread of {} that was borrowed to track what it writes has had no processor for {:.0f} s: give it more of the "
+                          "processor, or migrate with --tracker hash",
+                          spec_.name, to_ms(kBorrowedBound) / 1000));
+}
+
 // A debugger that has come since the preflight: CRIU could not take the tree out of its hands, and would find that out
 // while the workload stands still.
 Status SourceHost::check_untraced() {
   MOSE_ASSIGN(std::vector<ProcessHandle> tree, process_tree(*init_));
-  std::vector<pid_t> pids;
-  for (const ProcessHandle& process : tree) pids.push_back(process.pid());
-  if (!wait_for_borrowed_threads(kBorrowedBound, pids)) {
-    return fail(fmt::format("a thread of {} that was borrowed to track what it writes has had no processor for {:.0f} s: give it more of the "
-                            "processor, or migrate with --tracker hash",
-                            spec_.name, to_ms(kBorrowedBound) / 1000));
-  }
   MOSE_ASSIGN(debuggers_, tracers_of(tree));
   if (debuggers_.empty()) {
     MOSE_ASSIGN(pid_t traced, first_traced(tree));

@@ -110,6 +110,7 @@ class SourceHost {
   [[nodiscard]] Status wait_hook(const std::string& name, const std::string& phase);
   [[nodiscard]] Status full_speed();
   [[nodiscard]] Status note_stopped();
+  [[nodiscard]] Status wait_for_borrowed() const;
   [[nodiscard]] Status check_untraced();
   void tell_mappings();
   [[nodiscard]] Status dump_tree();

@@ -27,6 +27,14 @@ Result<std::vector<MacAddress>> probe_address(const std::string& device, const S
   std::vector<uint8_t> probe = address_probe(address, link.mac);
   std::vector<uint8_t> buffer(kFrameMax);
   std::vector<MacAddress> found;
+  auto take_answers = [&]() -> Status {
+    for (bool outgoing = false;;) {
+      MOSE_ASSIGN(size_t size, receive_frame(socket.get(), buffer, &outgoing));
+      if (size == 0) return {};
+      auto mac = outgoing ? std::nullopt : claimed_by(std::span(buffer).first(std::min(size, buffer.size())), address);
+      if (mac && std::find(found.begin(), found.end(), *mac) == found.end()) found.push_back(*mac);
+    }
+  };
   Timestamp begin = now();
   unsigned sent = 0;
   for (Timestamp time = begin; time < begin + bound; time = now()) {
@@ -40,14 +48,10 @@ Result<std::vector<MacAddress>> probe_address(const std::string& device, const S
     pollfd wait{.fd = socket.get(), .events = POLLIN};
     auto left = std::chrono::ceil<std::chrono::milliseconds>(next - time);
     if (poll(&wait, 1, static_cast<int>(left.count())) < 0 && errno != EINTR) return fail_errno("wait for answers");
-    bool outgoing = false;
-    for (;;) {
-      MOSE_ASSIGN(size_t size, receive_frame(socket.get(), buffer, &outgoing));
-      if (size == 0) break;
-      auto mac = outgoing ? std::nullopt : claimed_by(std::span(buffer).first(std::min(size, buffer.size())), address);
-      if (mac && std::find(found.begin(), found.end(), *mac) == found.end()) found.push_back(*mac);
-    }
+    MOSE_TRY(take_answers());
   }
+  // What has come while this thread had no processor.
+  MOSE_TRY(take_answers());
   return found;
 }
 

@@ -9,12 +9,14 @@
 // (WorkloadNetwork::hold_new), and what has begun to connect is let in by the running workload.
 namespace mose::handover {
 
-// A workload that serves at all accepts within that time. New connections wait this much longer at worst, established
-// ones not at all.
-inline constexpr Nanoseconds kQuiesceMax = std::chrono::milliseconds(60);
+// How long half-open connections are waited for: what a client sends to finish its handshake is on its way, or never comes. And
+// how long those that the workload has to accept: it may have used up its share of the processor for a period or more of its
+// quota (some 100 ms). New connections wait this much longer at worst, established ones not at all.
+inline constexpr Nanoseconds kHalfOpenMax = std::chrono::milliseconds(60);
+inline constexpr Nanoseconds kAcceptMax = std::chrono::seconds(1);
 
-// With new requests held: returns as soon as nothing waits, or what still waits when `bound` is over. One look when
+// With new requests held: returns as soon as nothing waits, or what still waits when its time is over. One look when
 // nothing waits.
-[[nodiscard]] Result<WaitingConnections> quiesce(const ListenQueues& queues, Nanoseconds bound = kQuiesceMax);
+[[nodiscard]] Result<WaitingConnections> quiesce(const ListenQueues& queues);
 
 }  // namespace mose::handover

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -156,6 +157,8 @@ Result<ProcessHandle> ProcessHandle::share() const {
   MOSE_ASSIGN(Fd copy, duplicate(pidfd_.get()));
   return ProcessHandle(std::move(copy), pid_, start_time_);
 }
+
+bool share_descriptors(pid_t a, pid_t b) { return ::syscall(SYS_kcmp, a, b, KCMP_FILES, 0, 0) == 0; }
 
 std::string describe(const ProcessHandle::Exit& exit) {
   return (exit.signalled ? "signal " : "exit status ") + std::to_string(exit.value);

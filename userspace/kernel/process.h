@@ -73,6 +73,9 @@ struct EndedChild {
 // False: it is none of ours, or not ended.
 bool reap_child(const EndedChild& child);
 
+// Whether they have one descriptor table (clone with CLONE_FILES). False where that cannot be seen.
+[[nodiscard]] bool share_descriptors(pid_t a, pid_t b);
+
 // "exit status 3" or "signal 9".
 [[nodiscard]] std::string describe(const ProcessHandle::Exit& exit);
 

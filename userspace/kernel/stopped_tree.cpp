@@ -74,7 +74,7 @@ struct StoppedTree::State {
     log::warn("a group of stopped processes does not freeze again: it is killed", {{"cgroup", group.path()}});
     // Nobody may go on from here: what is thawed would run.
     if (!group.kill()) for (const Thread& thread : threads) (void)::kill(thread.tid, SIGKILL);
-    detach();
+    (void)detach();
   }
 
   // Into a call, or out of it.
@@ -151,14 +151,18 @@ struct StoppedTree::State {
     return {};
   }
 
-  void detach() {
+  // An error: a thread of the group stays in our hands, and its process would be killed when they let go of it.
+  Status detach() {
+    Status all;
     // The first thread of a process last: killed, it cannot be waited for before the others.
     for (Thread& thread : std::views::reverse(threads)) {
       if (!std::exchange(thread.attached, false)) continue;
       if (trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0) continue;
-      (void)next_stop(thread.tid, kStandBound);  // one that does not stand yet
+      auto stands = next_stop(thread.tid, kStandBound);  // one that does not stand yet
+      if (!stands && stands.error().code == ETIMEDOUT) all = std::unexpected(stands.error());
       (void)trace(PTRACE_DETACH, thread.tid, nullptr, nullptr);
     }
+    return all;
   }
 
   [[nodiscard]] Status let_go() {
@@ -174,7 +178,7 @@ struct StoppedTree::State {
     for (auto& [process, caller] : std::exchange(callers, {})) MOSE_TRY(restore(caller));
     if (thawed) MOSE_TRY(group.freeze(kStandBound));
     thawed = false;
-    detach();
+    MOSE_TRY(detach());
     // Each goes from one stop to the other, and does not count as frozen on its way.
     return group.wait_frozen(kStandBound);
   }

@@ -64,6 +64,18 @@ void Guardian::stop() {
   process_ = ProcessHandle();
 }
 
+// It shares its descriptor table with its pager, and with nobody who takes in a dead one's children.
+bool pager_lives(const GuardianList& guardians) {
+  std::vector<GuardianName> all = guardians.stale;
+  all.push_back(guardians.current);
+  return std::ranges::any_of(all, [](const GuardianName& name) {
+    auto guardian = ProcessHandle::open_same(static_cast<pid_t>(name.pid), name.start_time);
+    if (!guardian) return false;
+    auto parent = status_field(*guardian, "PPid");
+    return parent && share_descriptors(guardian->pid(), std::atoi(parent->c_str()));
+  });
+}
+
 Result<Takeover> Takeover::begin(pid_t guardian, const std::string& socket_path, const Guardian& mine) {
   Takeover takeover;
   takeover.socket_path_ = socket_path;

@@ -17,6 +17,9 @@ namespace mose::restore {
 
 class PagerState;
 
+// Whether one of them still has the pager that has started it: nobody may take over then.
+[[nodiscard]] bool pager_lives(const GuardianList& guardians);
+
 // The guardian keeps every descriptor of the pager alive when the pager dies: a child that shares the pager's
 // descriptor table (clone with CLONE_FILES, without CLONE_VM) and only sleeps. So a userfaultfd that a fork event has
 // just put into the table is never in one hand only, and the workload of a dead pager waits instead of reading zero

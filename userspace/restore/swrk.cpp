@@ -47,6 +47,7 @@ std::string activity_of(const ProcessHandle& process) {
   return out;
 }
 bool is_running(const std::string& activity) { return activity.starts_with('R'); }
+bool is_stopped(const std::string& activity) { return activity.starts_with('T') || activity.starts_with('t'); }
 
 // Complaints that say nothing of why CRIU failed: harmless ones of its start, summaries and echoes of its end.
 bool tells_nothing(std::string_view line) {
@@ -277,7 +278,7 @@ void Swrk::end() {
 }
 
 Result<ProcessHandle::Exit> Swrk::reap_broken_off() {
-  const Timestamp deadline = now() + kBreakBound;
+  const Timestamp deadline = now() + kBreakMost;
   Timestamp moved = now();
   std::string before;
   for (;;) {
@@ -285,7 +286,7 @@ Result<ProcessHandle::Exit> Swrk::reap_broken_off() {
     if (exit || exit.error().code != ETIMEDOUT || now() >= deadline) return exit;
     std::string doing = activity_of(process_);
     if (is_running(doing) || doing != before) moved = now();
-    if (now() - moved >= kStillMax) return exit;
+    if (now() - moved >= (is_stopped(doing) ? kStillMax : kBreakBound)) return exit;
     before = std::move(doing);
   }
 }

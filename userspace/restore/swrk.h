@@ -102,8 +102,9 @@ class Swrk {
   [[nodiscard]] Status answer(bool ok);
   // After Done: waits until the process has gone, so that nothing of CRIU holds the tree any more.
   [[nodiscard]] Status wait_exit(Nanoseconds bound);
-  // Ends CRIU, whatever it is doing. A dump under way is broken off and given kBreakBound to clean up, and killed only
-  // after that, or when it has not moved for kStillMax; everything else is killed at once.
+  // Ends CRIU, whatever it is doing. A dump under way is broken off and given time to clean up, because a workload
+  // may not survive its death: it is killed when it has not moved for kBreakBound, for kStillMax where somebody has stopped it, and after
+  // kBreakMost. Everything else is killed at once.
   void end();
   // SIGKILL and reap. Harmless for the workload in a hook of a dump, not between two of them.
   void kill();
@@ -147,9 +148,11 @@ class Swrk {
   std::vector<std::string> externals_;
 };
 
+// It waits for a thread of the workload that gets no processor, say, or for a disk.
 inline constexpr Nanoseconds kBreakBound{10'000'000'000};
-// One that somebody has stopped, or that waits for what never comes, cleans nothing up; its workload stands still meanwhile.
+// One that is stopped cleans nothing up; its workload stands still meanwhile.
 inline constexpr Nanoseconds kStillMax{2'000'000'000};
+inline constexpr Nanoseconds kBreakMost{60'000'000'000};
 
 // The lines of a CRIU log that tell why it failed, at most three, joined by "; ".
 [[nodiscard]] std::string meaningful_log_lines(std::string_view log);

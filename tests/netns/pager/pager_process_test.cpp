@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "restore/guardian.h"
 #include "netns/pager/process_bed.h"
 
 namespace mose::test {
@@ -81,8 +82,10 @@ TEST_F(PagerProcessTest, AKilledPagerStallsTheWorkloadAndASecondOneGoesOn) {
   ASSERT_TRUE(client_->thawed());
   ASSERT_TRUE(until([&] { return client_->status().progress.remote_faults != 0; }));
   uint32_t guardian = client_->status().guardian_pid;
+  EXPECT_TRUE(restore::pager_lives(restore::read_guardians(socket_).value()));
   ASSERT_TRUE(pager_.signal(SIGKILL));
   ASSERT_TRUE(pager_.reap(std::chrono::seconds(5)));
+  EXPECT_FALSE(restore::pager_lives(restore::read_guardians(socket_).value()));
   EXPECT_TRUE(until([&] { return lost_; })) << "the guardian keeps the dead pager's connection";
   EXPECT_FALSE(PagerClient::connect(socket_));
   EXPECT_EQ(restore::read_guardian_file(socket_)->pid, guardian);

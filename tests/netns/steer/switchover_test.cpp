@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
+#include <thread>
 
 #include "handover.h"
 #include "handover/quiesce.h"
@@ -199,6 +201,15 @@ TEST(Quiesce, NamesTheConnectionsThatNobodyAccepts) {
   left = handover::quiesce(*queues);
   ASSERT_TRUE(left.has_value());
   EXPECT_EQ(left->not_accepted, 2u);
+  // A server whose share of the processor is used up comes to it later.
+  std::thread late([&] {
+    ::usleep(200'000);
+    Fd rest[] = {Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)), Fd(accept4(other.get(), nullptr, nullptr, SOCK_CLOEXEC))};
+  });
+  left = handover::quiesce(*queues);
+  late.join();
+  ASSERT_TRUE(left.has_value());
+  EXPECT_TRUE(left->none()) << left->not_accepted;
 }
 
 // A client that never finishes its handshake.
