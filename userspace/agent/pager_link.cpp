@@ -138,8 +138,12 @@ void PagerLink::retry() {
 
 // Two of them would read from the same userfaultfds. One that was started a second ago may not listen yet.
 void PagerLink::replace_dead_pager() {
-  if (replacement_.valid() && replacement_.alive()) return;
-  if (auto list = restore::read_guardians(launch_.socket); list && restore::pager_lives(*list)) return;
+  auto list = restore::read_guardians(launch_.socket);
+  if ((replacement_.valid() && replacement_.alive()) || (list && restore::pager_lives(*list))) {
+    if (!std::exchange(slow_told_, true)) log::warn("a pager lives and does not listen: it is waited for");
+    return;
+  }
+  slow_told_ = false;
   auto guardian = restore::read_guardian_file(launch_.socket);
   if (!guardian) {
     if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"reason", guardian.error().what}});

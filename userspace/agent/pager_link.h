@@ -73,7 +73,7 @@ class PagerLink {
   bool thawed_ = false;
   bool fenced_ = false;
   bool standby_asked_ = false, discards_ = false, stale_told_ = false, staged_ = false, refreshed_ = false, dropping_ = false, filled_ = false, awaited_ = false;
-  bool complete_ = false, nobody_told_ = false;
+  bool complete_ = false, nobody_told_ = false, slow_told_ = false;
 };
 
 // Blocking: makes the pager of a dead tree leave, its guardian too; nothing of them is left when it returns.

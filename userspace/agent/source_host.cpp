@@ -280,6 +280,7 @@ Result<bool> SourceHost::has_segments() const {
 
 Status SourceHost::arm_dump() {
   Timeline::Span span(timeline_, "arm");
+  MOSE_TRY(wait_for_borrowed());
   may_be_held_ = true;
   // One that was prepared ahead may know nothing of a segment that has come since, and may have died.
   if (dump_ready_ && !swrk_->process().alive()) {
@@ -299,7 +300,6 @@ Status SourceHost::arm_dump() {
   if (!before_) {
     MOSE_ASSIGN(before_, network_->steering().counters(handover::Direction::ingress));
   }
-  MOSE_TRY(wait_for_borrowed());
   // As late as can be, because new connections wait from here on. While CRIU prepares itself, or else in quiesce(), what has begun to
   // connect is let in.
   MOSE_ASSIGN(auto listen_queues, ListenQueues::open(netns_.get()));

@@ -236,9 +236,9 @@ void SourceMigration::done(SourceActionKind kind, const Status& status, plan::Ro
   std::string error;
   if (!status) {
     error = status.error().what.empty() ? "failed" : status.error().what;
-    // Whatever has failed for it.
+    // What has failed for that, or together with it.
     if (auto end = plan::before_commit(driver_.state()) ? context_.core.workloads.ended(spec_.name) : std::nullopt)
-      error = fmt::format("workload {} has ended: {}", spec_.name, *end);
+      error = fmt::format("workload {} has ended: {} ({})", spec_.name, *end, error);
     log::warn("an action failed", {{"workload", spec_.name}, {"action", plan::to_string(kind)}, {"reason", error}});
   }
   note_trouble(kind, error);

@@ -19,6 +19,7 @@ constexpr timespec kPause{0, 20'000};
 Result<int> next_stop(pid_t tid, Nanoseconds bound) {
   const Timestamp since = now();
   for (;;) {
+    const Nanoseconds waited = now() - since;  // before the look that is judged by it
     int status = 0;
     const pid_t got = ::waitpid(tid, &status, __WALL | WNOHANG);
     if (got < 0 && errno != EINTR) return fail_errno("wait for a stop of thread " + std::to_string(tid));
@@ -26,7 +27,6 @@ Result<int> next_stop(pid_t tid, Nanoseconds bound) {
       if (!WIFSTOPPED(status)) return std::unexpected(Error{ESRCH, "thread " + std::to_string(tid) + " has ended"});
       return status;
     }
-    const Nanoseconds waited = now() - since;
     if (waited > bound) return std::unexpected(Error{ETIMEDOUT, "thread " + std::to_string(tid) + " does not stop"});
     if (waited < kYield)
       ::sched_yield();

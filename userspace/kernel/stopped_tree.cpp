@@ -156,11 +156,14 @@ struct StoppedTree::State {
     Status all;
     // The first thread of a process last: killed, it cannot be waited for before the others.
     for (Thread& thread : std::views::reverse(threads)) {
-      if (!std::exchange(thread.attached, false)) continue;
-      if (trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0) continue;
-      auto stands = next_stop(thread.tid, kStandBound);  // one that does not stand yet
-      if (!stands && stands.error().code == ETIMEDOUT) all = std::unexpected(stands.error());
-      (void)trace(PTRACE_DETACH, thread.tid, nullptr, nullptr);
+      if (!thread.attached) continue;
+      bool gone = trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0;
+      if (!gone) {
+        auto stands = next_stop(thread.tid, kStandBound);  // one that does not stand yet
+        gone = trace(PTRACE_DETACH, thread.tid, nullptr, nullptr) == 0 || (!stands && stands.error().code != ETIMEDOUT);
+        if (!gone) all = fail("thread " + std::to_string(thread.tid) + " does not stop to be let go");
+      }
+      thread.attached = !gone;
     }
     return all;
   }

@@ -149,7 +149,7 @@ class Swrk {
 };
 
 // It waits for a thread of the workload that gets no processor, say, or for a disk.
-inline constexpr Nanoseconds kBreakBound{10'000'000'000};
+inline constexpr Nanoseconds kBreakBound{5'000'000'000};
 // One that is stopped cleans nothing up; its workload stands still meanwhile.
 inline constexpr Nanoseconds kStillMax{2'000'000'000};
 inline constexpr Nanoseconds kBreakMost{60'000'000'000};
