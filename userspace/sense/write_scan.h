@@ -27,7 +27,8 @@ struct WriteScanOptions {
 // A round until arming hashes everything, as HashScan. The arming round reads all pages and protects them shortly before: tracking
 // begins before a page is read. But for some of the hottest pages, which are read last, unprotected, and compared by the final
 // scan. Later rounds protect again and read what was written meanwhile. The final scan asks the page tables (1 to 6 ms per GB)
-// and reads only what was written, and of that no more than pays. What was sent is remembered by its hash here too: a page that was read as written but is the same is not sent again.
+// and reads only what was written, and of that no more than pays. What was sent is remembered by its hash here too: a page that
+// was read as written but is the same is not sent again.
 //
 // Per process, each exact:
 // * tracked: private anonymous memory, populated or not, growing heaps and stacks, huge pages, across fork (the

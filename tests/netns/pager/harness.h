@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <memory>
 
 #include "netns/pager/support.h"
@@ -29,8 +30,7 @@ class PagerRig {
   ~PagerRig() {
     pager().stop();
     pager().close_all();
-    lazy_.reset();  // its socket lies there
-    ::rmdir(directory_.c_str());
+    std::filesystem::remove_all(directory_);  // with the socket, of which listen_again() leaves one
   }
   // Takes in `tasks` userfaultfds.
   void take_tasks(size_t tasks) {
