@@ -138,25 +138,24 @@ void PagerLink::retry() {
 
 // Two of them would read from the same userfaultfds. One that was started a second ago may not listen yet.
 void PagerLink::replace_dead_pager() {
-  auto list = restore::read_guardians(launch_.socket);
-  if ((replacement_.valid() && replacement_.alive()) || (list && restore::pager_lives(*list))) {
+  auto guardians = restore::read_guardians(launch_.socket);
+  if ((replacement_.valid() && replacement_.alive()) || (guardians && restore::pager_lives(*guardians))) {
     if (!std::exchange(slow_told_, true)) log::warn("a pager lives and does not listen: it is waited for");
     return;
   }
   slow_told_ = false;
-  auto guardian = restore::read_guardian_file(launch_.socket);
-  if (!guardian) {
-    if (guardian.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"reason", guardian.error().what}});
-    if (guardian.error().code == ENOENT && !std::exchange(nobody_told_, true))
+  if (!guardians) {
+    if (guardians.error().code != ENOENT) log::error("a dead pager cannot be replaced", {{"reason", guardians.error().what}});
+    if (guardians.error().code == ENOENT && !std::exchange(nobody_told_, true))
       handlers_.on_failed("it has died, its guardian too, and nothing says that every page had come");
     return;
   }
   restore::PagerLaunch launch = launch_;
-  launch.adopt = guardian->pid;
+  launch.adopt = guardians->current.pid;
   auto pager = restore::launch_pager(launch);
   if (pager) {
     replacement_ = std::move(*pager);
-    log::warn("a dead pager was replaced; its guardian kept everything", {{"guardian", guardian->pid}});
+    log::warn("a dead pager was replaced; its guardian kept everything", {{"guardian", guardians->current.pid}});
     failures_ = 0;
   } else {
     log::error("a dead pager could not be replaced", {{"reason", pager.error().what}});
