@@ -9,6 +9,8 @@ if(NOT MOSE_SANITIZE MATCHES "address")
     SOURCES sense/shared_tracking_test.cpp sense/sense_bed.cpp)
   mose_test(arming_round_test LABEL netns DEPS sense kernel
     SOURCES sense/arming_round_test.cpp sense/sense_bed.cpp)
+  mose_test(remote_writes_test LABEL netns DEPS sense kernel
+    SOURCES sense/remote_writes_test.cpp sense/sense_bed.cpp)
   mose_test(fault_monitor_test LABEL netns DEPS sense kernel
     SOURCES sense/fault_monitor_test.cpp sense/sense_bed.cpp)
   mose_test(write_forecast_test LABEL netns DEPS sense kernel plan

@@ -91,6 +91,8 @@ enum class XdpMode : uint8_t { native, generic };
 
 // What an iterator over tasks writes about one process: of each of its threads, one after the other.
 [[nodiscard]] Result<std::string> iterate_process(int program, pid_t pid);
+// And of all threads of the host.
+[[nodiscard]] Result<std::string> iterate_threads(int program);
 
 // The program behind a link.
 [[nodiscard]] Result<Fd> program_of_link(int link);

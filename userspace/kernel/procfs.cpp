@@ -258,20 +258,28 @@ bool is_zombie(pid_t pid) {
   return stat && (stat->state == 'Z' || stat->state == 'X');
 }
 
-Result<SpaceProcess> space_of(pid_t pid) {
+Result<std::vector<pid_t>> numbers_of(pid_t pid) {
   MOSE_ASSIGN(std::string status, read_proc(pid, "status"));
   constexpr std::string_view kField = "\nNSpid:\t";
   size_t at = status.find(kField);
   if (at == std::string::npos) return fail("/proc/PID/status has no NSpid");
   std::string_view rest = std::string_view(status).substr(at + kField.size());
   std::string_view line = take_until(rest, '\n');
-  size_t last = line.rfind('\t');
-  auto space = parse_number(last == std::string_view::npos ? line : line.substr(last + 1), 10);
-  if (!space) return fail("/proc/PID/status: NSpid is not understood");
+  std::vector<pid_t> numbers;
+  do {
+    auto number = parse_number(take_until(line, '\t'), 10);
+    if (!number) return fail("/proc/PID/status: NSpid is not understood");
+    numbers.push_back(static_cast<pid_t>(*number));
+  } while (!line.empty());
   // It was reaped between the opening of that file and its reading.
-  if (*space == 0) return std::unexpected(Error{ESRCH, "process " + std::to_string(pid) + " has ended"});
+  if (numbers.back() == 0) return std::unexpected(Error{ESRCH, "process " + std::to_string(pid) + " has ended"});
+  return numbers;
+}
+
+Result<SpaceProcess> space_of(pid_t pid) {
+  MOSE_ASSIGN(std::vector<pid_t> numbers, numbers_of(pid));
   SpaceProcess process;
-  process.space = static_cast<SpaceId>(*space);
+  process.space = static_cast<SpaceId>(numbers.back());
   process.pid = pid;
   MOSE_ASSIGN(process.start_time, process_start_time(pid));
   return process;

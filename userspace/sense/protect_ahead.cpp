@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "sense/protect_ahead.h"
 
-#include <chrono>
-#include <thread>
-
-#include "kernel/pins.h"
 #include "sense/quick_look.h"
 
 namespace mose::sense {
 namespace {
-
-// Between protecting a page and reading it.
-constexpr auto kSettle = std::chrono::milliseconds(1);
 
 constexpr uint64_t kHugePages = 512;
 // System calls, and interruptions of all threads, for one part: more are for pieces that have other pages between them.
@@ -35,10 +28,7 @@ Status ProtectAhead::operator()(const PageSet& next) {
   if (!written) return std::unexpected(written.error());
   planned_ = planned_.minus(next);
   again_ = again_.unite(written->minus(next).minus(planned_));
-  // What a device, or another process, was let at before the protection is written behind the page tables. Either that
-  // is over before these pages are read, or its cause is seen now.
-  std::this_thread::sleep_for(kSettle);
-  pin_ = pinned_memory(pid_);
+  pin_ = settle_({&pid_, 1});
   return {};
 }
 

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "kernel/pagemap.h"
 #include "model/page_set.h"
+#include "sense/settle.h"
 
 namespace mose::sense {
 
@@ -20,8 +21,9 @@ class ProtectAhead {
   // The pages that are read are scattered over `areas`: protected in pieces that are worth a system call each, and an
   // interruption of all threads of the process. Only what is `registered` for it: the kernel would protect whatever is for anyone, and
   // who is between vfork and exec has the pages of another process, which have been read already.
-  ProtectAhead(pid_t pid, const Pagemap& pagemap, const PageSet& huge, PageSet planned, const PageSet& areas, const PageSet& registered)
-      : pid_(pid), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), registered_(registered), around_(areas.intersect(registered)) {}
+  ProtectAhead(pid_t pid, Settle& settle, const Pagemap& pagemap, const PageSet& huge, PageSet planned, const PageSet& areas,
+               const PageSet& registered)
+      : pid_(pid), settle_(settle), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), registered_(registered), around_(areas.intersect(registered)) {}
 
   // Those that are read next.
   Status operator()(const PageSet& next);
@@ -32,6 +34,7 @@ class ProtectAhead {
 
  private:
   pid_t pid_;
+  Settle& settle_;
   const Pagemap& pagemap_;
   const PageSet& huge_;
   PageSet planned_;  // of those that are read, the ones whose turn is to come

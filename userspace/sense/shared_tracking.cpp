@@ -4,12 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <set>
-#include <thread>
 #include <utility>
 
-#include "kernel/pins.h"
 #include "kernel/process.h"
 #include "kernel/procfs.h"
 
@@ -21,8 +18,6 @@ namespace {
 constexpr unsigned kBrokenMax = 2;
 // Looking at the page tables costs about a fifth of reading and hashing.
 constexpr uint64_t kMappingsWorth = 4;
-// Between the protection and the look for pins: a write through one that was let go meanwhile is over.
-constexpr auto kSettle = std::chrono::milliseconds(1);
 
 bool is_process(const SpaceProcess& place) { return place.object.empty(); }
 
@@ -166,7 +161,7 @@ std::string SharedTracking::refused(SpaceId object) const {
 
 bool SharedTracking::holds(SpaceId object) const { return tracks(object) && objects_.at(object).holds; }
 
-void SharedTracking::protect(SpaceId object, const PageSet& pages, const TrackingOf& tracking_of) {
+void SharedTracking::protect(SpaceId object, const PageSet& pages, const TrackingOf& tracking_of, Settle& settle) {
   auto it = objects_.find(object);
   if (it == objects_.end() || !it->second.refused.empty()) return;
   Object& shared = it->second;
@@ -180,10 +175,8 @@ void SharedTracking::protect(SpaceId object, const PageSet& pages, const Trackin
     }
     pids.insert(one.process.pid);
   }
-  std::this_thread::sleep_for(kSettle);
-  for (int pid : pids) {
-    if (auto pin = pinned_memory(pid)) shared.refused = *pin;
-  }
+  const std::vector<pid_t> processes(pids.begin(), pids.end());
+  if (auto pin = settle(processes)) shared.refused = *pin;
 }
 
 Result<PageSet> SharedTracking::clean(SpaceId object, const PageSet& among, ScanPace pace) const {

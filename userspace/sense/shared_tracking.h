@@ -13,6 +13,7 @@
 #include "kernel/shared_objects.h"
 #include "kernel/write_tracking.h"
 #include "model/dirty_source.h"
+#include "sense/settle.h"
 
 namespace mose::sense {
 
@@ -41,7 +42,7 @@ class SharedTracking {
   // Whether what was protected before this round still counts.
   [[nodiscard]] bool holds(SpaceId object) const;
   // After an error, or where it turns out that pages are pinned, the object is not tracked.
-  void protect(SpaceId object, const PageSet& pages, const TrackingOf& tracking_of);
+  void protect(SpaceId object, const PageSet& pages, const TrackingOf& tracking_of, Settle& settle);
   // Pages of `among` that nobody has written since they were protected.
   [[nodiscard]] Result<PageSet> clean(SpaceId object, const PageSet& among, ScanPace pace) const;
   void tree_stopped(std::span<const SpaceProcess> processes);

@@ -181,7 +181,7 @@ Status WriteScan::round_of_object(const SpaceProcess& object, PageSink& sink, st
   auto tracking = [this](SpaceId process) { return tracking_of(process); };
   reading.zero = &zero;
   reading.before = [&](const PageSet& next) -> Status {
-    shared_.protect(object.space, next, tracking);
+    shared_.protect(object.space, next, tracking, settle_);
     return {};
   };
   MOSE_TRY(send_changed(object, pages, reading, space.hashes, sink, stop, stats));
@@ -239,7 +239,7 @@ Result<std::optional<std::string>> WriteScan::read_due(const SpaceProcess& proce
                                                        Reading reading, PageSink& sink, const std::stop_token& stop, ScanStats& stats) {
   const PageSet guarded = due.pages.minus(space.unprotected);
   PageSet pages = due.pages, zero;
-  ProtectAhead ahead(process.pid, pagemap, due.huge, guarded, due.areas, space.added);
+  ProtectAhead ahead(process.pid, settle_, pagemap, due.huge, guarded, due.areas, space.added);
   reading.zero = &zero;
   reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, guarded, reading, space.hashes, sink, stop, stats));

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR MIT */
+/*
+ * Who is in process_vm_writev(2). /proc/TID/syscall tells it only of threads that sleep. The contract is
+ * include/mose/bpf/remote_writes.h.
+ */
+#include "vmlinux.h"
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "mose/bpf/remote_writes.h"
+
+/* Of x86-64 and of its 32-bit calls; that one means nothing in the other table. */
+#define PROCESS_VM_WRITEV	311
+#define PROCESS_VM_WRITEV_32	348
+
+SEC("iter/task")
+int mose_remote_writes(struct bpf_iter__task *ctx)
+{
+#ifdef __TARGET_ARCH_x86 /* elsewhere no memory is tracked so far, see kernel/borrowed_thread.h */
+	struct task_struct *task = ctx->task;
+	struct mose_remote_write out = {};
+	struct pt_regs *regs;
+	long number;
+
+	if (!task || !BPF_CORE_READ(task, mm))
+		return 0;
+	/*
+	 * The registers of its last way into the kernel. They stay behind when it has left; the next call, fault or interrupt
+	 * replaces them.
+	 */
+	regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	number = BPF_CORE_READ(regs, orig_ax);
+	if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_32)
+		return 0;
+	out.thread = BPF_CORE_READ(task, pid);
+	out.target = number == PROCESS_VM_WRITEV ? BPF_CORE_READ(regs, di) : BPF_CORE_READ(regs, bx);
+	bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
+#endif
+	return 0;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";

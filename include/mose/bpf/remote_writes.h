@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef MOSE_BPF_REMOTE_WRITES_H
+#define MOSE_BPF_REMOTE_WRITES_H
+/*
+ * Contract between remote_writes.bpf.c and the agent: the iterator gives one record a thread that writes into the memory of another
+ * process.
+ */
+#ifndef __VMLINUX_H__
+#include <linux/types.h>
+#endif
+
+struct mose_remote_write {
+	__u32 thread; /* as the host numbers it */
+	__u32 target; /* as the thread itself numbers it */
+};
+
+#endif

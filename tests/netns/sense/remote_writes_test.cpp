@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// A process that is about to write into the memory of another: it has taken hold of the pages, which marks them as written, and waits
+// for what it is to put there. What is protected and read meanwhile changes without a trace.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <malloc.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "kernel/remote_writes.h"
+#include "kernel/shared_objects.h"
+#include "kernel/userfaultfd.h"
+#include "netns/sense/sense_bed.h"
+#include "sense/write_scan.h"
+
+namespace mose::sense {
+namespace {
+
+using test::Actor;
+using test::fill;
+using test::map_at;
+using test::Reserved;
+using test::SentPages;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr size_t kPage = 4096;
+constexpr size_t kPages = 512;
+constexpr size_t kBytes = kPages * kPage;
+
+// Stands in process_vm_writev() with a page of `process` in its hands, until it is let go.
+class HeldWrite {
+ public:
+  HeldWrite(pid_t process, char* to) : page_(map_at(nullptr, kPage)) {
+    uffd_ = uffd_open().value();
+    EXPECT_TRUE(uffd_register(uffd_.get(), own()));
+    thread_ = std::thread([this, process, to] {
+      tid_ = gettid();
+      iovec local{page_, kPage}, remote{to, kPage};
+      written_ = process_vm_writev(process, &local, 1, &remote, 1, 0);
+    });
+    UffdMessage message;
+    pollfd ready{uffd_.get(), POLLIN, 0};
+    EXPECT_EQ(::poll(&ready, 1, 10'000), 1) << "it does not wait for its memory";
+    EXPECT_TRUE(uffd_read(uffd_.get(), message).value());
+    EXPECT_EQ(decode(message).kind, UffdEvent::Kind::fault);
+  }
+  ~HeldWrite() {
+    finish();
+    uffd_ = Fd();  // or it would have to hear of the next step
+    munmap(page_, kPage);
+  }
+  HeldWrite(const HeldWrite&) = delete;
+  HeldWrite& operator=(const HeldWrite&) = delete;
+
+  [[nodiscard]] pid_t tid() const { return tid_; }
+  // It writes this now, and has done so.
+  void finish() {
+    if (!thread_.joinable()) return;
+    const std::vector<std::byte> bytes(kPage, std::byte{0x5a});
+    EXPECT_EQ(uffd_copy(uffd_.get(), own().first, bytes).end, UffdInstall::End::done);
+    thread_.join();
+    EXPECT_EQ(written_, static_cast<ssize_t>(kPage));
+  }
+
+ private:
+  [[nodiscard]] PageRun own() const { return {reinterpret_cast<uint64_t>(page_) / kPage, 1}; }
+
+  char* page_;
+  Fd uffd_;
+  std::thread thread_;
+  pid_t tid_ = 0;
+  ssize_t written_ = 0;
+};
+
+class RemoteWriting : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+    if (auto prepared = RemoteWrites::prepare(); !prepared) GTEST_SKIP() << prepared.error().what;
+    malloc_trim(0);
+  }
+  Reserved region_{kBytes};
+  char* const at_ = region_.at;
+  Actor actor_{{[this] {
+                  if (GetParam()) {
+                    mmap(at_, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+                  } else {
+                    map_at(at_, kBytes);
+                  }
+                  fill(at_, kBytes, 1);
+                },
+                [this] { at_[3 * kPage] ^= 1; }}};
+  [[nodiscard]] std::vector<SpaceProcess> tree() const { return with_shared_objects(actor_.spaces()).value(); }
+};
+INSTANTIATE_TEST_SUITE_P(Of, RemoteWriting, testing::Bool(),
+                         [](const testing::TestParamInfo<bool>& shared) { return shared.param ? "SharedMemory" : "PrivateMemory"; });
+
+TEST_P(RemoteWriting, IsSeenWhileItLasts) {
+  actor_.step();
+  Actor other({});
+  auto writes = RemoteWrites::prepare().value();
+  const std::vector<pid_t> into{other.pid(), actor_.pid()}, elsewhere{other.pid()};
+  EXPECT_EQ(writes.into(into).value(), std::nullopt);
+  HeldWrite held(actor_.pid(), at_ + 7 * kPage);
+  EXPECT_EQ(writes.into(into).value(), held.tid());
+  EXPECT_EQ(writes.into(elsewhere).value(), std::nullopt);
+  held.finish();
+  EXPECT_EQ(writes.into(into).value(), std::nullopt);
+}
+
+TEST_P(RemoteWriting, ThatIsUnderWayLeavesNoPageStale) {
+  actor_.step();
+  WriteScan source({.late = false});
+  SentPages sent;
+  HeldWrite held(actor_.pid(), at_ + 7 * kPage);
+  auto armed = source.round(tree(), sent, {});
+  ASSERT_TRUE(armed) << armed.error().what;
+  EXPECT_THAT(source.reason(), HasSubstr("process_vm_writev"));
+  held.finish();
+  actor_.freeze();
+  source.tree_stopped(actor_.spaces());
+  auto final = source.final_scan(tree());
+  ASSERT_TRUE(final) << final.error().what;
+  EXPECT_THAT(sent.wrong_pages(*final, tree()), IsEmpty());
+  actor_.thaw();
+}
+
+// One that ends within the time that is given to it costs nothing but that time.
+TEST_P(RemoteWriting, ThatEndsInTimeIsWaitedFor) {
+  actor_.step();
+  WriteScan source({.late = false});
+  SentPages sent;
+  HeldWrite held(actor_.pid(), at_ + 7 * kPage);
+  std::jthread ends([&held] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    held.finish();
+  });
+  auto armed = source.round(tree(), sent, {});
+  ASSERT_TRUE(armed) << armed.error().what;
+  ends.join();
+  actor_.step();
+  actor_.freeze();
+  source.tree_stopped(actor_.spaces());
+  auto final = source.final_scan(tree());
+  ASSERT_TRUE(final) << final.error().what;
+  EXPECT_THAT(sent.wrong_pages(*final, tree()), IsEmpty());
+  actor_.thaw();
+}
+
+}  // namespace
+}  // namespace mose::sense

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace mose {
+class RemoteWrites;
+}
+
+namespace mose::sense {
+
+// Between protecting pages and reading them. Whoever took hold of pages before the protection, a device or another process,
+// writes them behind the page tables: either that is over before they are read, or its cause is seen now. A call like
+// process_vm_writev() may be kept from going on for long, by its own memory or by a busy machine, so time alone proves nothing.
+class Settle {
+ public:
+  Settle();
+  ~Settle();
+
+  // Waits for what goes by, some milliseconds at most. Why pages of these processes may still be written so; nothing: they may be read.
+  [[nodiscard]] std::optional<std::string> operator()(std::span<const pid_t> processes);
+
+ private:
+  std::unique_ptr<RemoteWrites> writes_;
+  bool prepared_ = false;
+};
+
+}  // namespace mose::sense
