@@ -147,7 +147,9 @@ void PeerConnection::check_life() {
   // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
   if (!pinged_ && waiting < unacknowledged_) heard_ = time;
   unacknowledged_ = waiting;
-  Nanoseconds limit = pinged_ && waiting == 0 ? silence_max_ * kPatience : silence_max_;
+  // What waits may wait for room at a peer that does not read just now.
+  const bool there = waiting == 0 ? pinged_ : all_sent_acknowledged(socket_.fd()).value_or(false);
+  Nanoseconds limit = there ? silence_max_ * kPatience : silence_max_;
   if (time - heard_ >= limit) {
     auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(limit).count();
     return close("no sign of life for " + std::to_string(ms) + " ms");

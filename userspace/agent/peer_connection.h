@@ -52,7 +52,7 @@ class PeerConnection {
   [[nodiscard]] uint64_t bytes_sent() const { return bytes_sent_; }
   // From now on the peer must show that it is there: silence for `silence_max` closes the connection. PINGs are sent as
   // needed; a peer whose kernel still takes data (a long frame on a slow link) is not silent, and one whose kernel has
-  // acknowledged the PING has several times as long to answer it. 0: no longer.
+  // acknowledged the PING, or all that it has room for, has several times as long to answer. 0: no longer.
   void expect_life(Nanoseconds silence_max);
   // As the kernel measures it; 0: not known.
   [[nodiscard]] Nanoseconds round_trip() const;

@@ -159,11 +159,25 @@ Result<size_t> unacknowledged_bytes(int socket) {
   return static_cast<size_t>(bytes);
 }
 
-Result<Nanoseconds> round_trip_time(int socket) {
+namespace {
+
+Result<tcp_info> tcp_state(int socket) {
   tcp_info info{};
   socklen_t length = sizeof info;
-  if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return fail_errno("ask for the round-trip time");
+  if (::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return fail_errno("ask for the state of a connection");
+  return info;
+}
+
+}  // namespace
+
+Result<Nanoseconds> round_trip_time(int socket) {
+  MOSE_ASSIGN(tcp_info info, tcp_state(socket));
   return std::chrono::microseconds(info.tcpi_rtt);
+}
+
+Result<bool> all_sent_acknowledged(int socket) {
+  MOSE_ASSIGN(tcp_info info, tcp_state(socket));
+  return info.tcpi_unacked == 0;
 }
 
 // Of Linux 6.15; older headers do not name it.

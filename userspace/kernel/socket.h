@@ -29,6 +29,8 @@ struct Accepted {
 [[nodiscard]] Status set_blocking(int socket, bool blocking);
 // Bytes that were written and that the peer's kernel has not acknowledged yet.
 [[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);
+// Whether it has acknowledged all that has left this host; more may wait here, for room there.
+[[nodiscard]] Result<bool> all_sent_acknowledged(int socket);
 
 // Smoothed, as TCP measures it.
 [[nodiscard]] Result<Nanoseconds> round_trip_time(int socket);

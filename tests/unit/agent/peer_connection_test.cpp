@@ -2,12 +2,15 @@
 // A control connection in the event loop, with a peer that does what honest ones hardly do.
 #include "agent/peer_connection.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
 #include <thread>
 
+#include "kernel/socket.h"
 #include "move/codec.h"
 #include "support/fleet.h"
 
@@ -60,6 +63,32 @@ TEST_F(PeerConnections, GiveOthersTheirTurnWhateverAPeerSends) {
   EXPECT_EQ(frames_, kFrames) << "nothing more comes, and all that came is read";
   EXPECT_GE(turns, 10);
   EXPECT_EQ(closed_, "");
+}
+
+// Its kernel has taken what it has room for, and says so: it is busy, not gone.
+TEST_F(PeerConnections, GiveAPeerTimeThatDoesNotReadWhatItsKernelHasTaken) {
+  constexpr auto kSilence = 50ms;
+  const Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  ours_ = Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(connect(ours_.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+  peers_ = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  open(move::StreamSocket(Fd(fcntl(ours_.get(), F_DUPFD_CLOEXEC, 0))));
+  ASSERT_EQ(fcntl(ours_.get(), F_SETFL, O_NONBLOCK), 0);
+  connection_->send(wire::FrameType::images, std::string(32u << 20, 'i'));
+  for (const Timestamp end = now() + 5s; now() < end && !all_sent_acknowledged(ours_.get()).value();) loop_->run_once(1ms);
+  ASSERT_GT(unacknowledged_bytes(ours_.get()).value(), 0u) << "there is room for all of it";
+  const Timestamp begin = now();
+  connection_->expect_life(kSilence);
+  while (closed_.empty() && now() < begin + 10s) loop_->run_once(10ms);
+  EXPECT_NE(closed_, "") << "for ever it does not wait";
+  EXPECT_GE(now() - begin, 5 * kSilence) << closed_;
 }
 
 // New keys are answered by TLS alone, whatever the agent has to say: an answer for which the socket had no room must leave as soon
