@@ -47,7 +47,7 @@ class BorrowedThread {
 
 // Runs `work`, which borrows one thread after the other, on a thread of ours that is preferred to everything else, for the 0.1 ms that
 // somebody is stopped, and waits for it. ptrace belongs to that thread of ours, and when it ends the kernel lets go whatever it has
-// seized, as it is. So it stays where a borrowed thread does not come to a stop within kStopBound, because its group has used up its
+// seized, as it is. So it stays where a borrowed thread does not come to a stop in time (kernel/seized_thread.h), because its group has used up its
 // share of the processor, say, or the machine is busy: until that can be put right. Nobody waits for that, and until then no
 // thread of that process is borrowed. False: that is so.
 bool with_borrowed_threads(const std::function<void()>& work);
@@ -58,7 +58,5 @@ bool with_borrowed_threads(const std::function<void()>& work);
 
 // How long a thread is looked for that waits.
 inline constexpr Nanoseconds kBorrowBound = std::chrono::milliseconds(50);
-// How long one may take to stop, which waits for nothing but a processor: 5 to 20 ms now and then on a busy machine, 70 seen.
-inline constexpr Nanoseconds kStopBound = std::chrono::milliseconds(250);
 
 }  // namespace mose

@@ -13,6 +13,11 @@ namespace mose {
   return "/proc/" + std::to_string(pid) + "/" + std::string(leaf);
 }
 
+// Of a thread, as long as it is one of that process.
+[[nodiscard]] inline std::string thread_path(pid_t pid, pid_t tid, std::string_view leaf) {
+  return proc_path(pid, "task/" + std::to_string(tid) + "/" + std::string(leaf));
+}
+
 // The numbers in a directory of /proc, ascending: processes, threads or descriptors. None where it cannot be read.
 [[nodiscard]] std::vector<int> numbers_in(const std::string& directory);
 

@@ -17,6 +17,7 @@
 
 #include "base/directory.h"
 #include "kernel/proc_path.h"
+#include "kernel/proc_status.h"
 #include "kernel/tracers.h"
 
 namespace mose {
@@ -188,22 +189,15 @@ Result<std::string> status_field(const ProcessHandle& process, const std::string
   MOSE_ASSIGN(std::string text, read_file(proc_path(process.pid(), "status"), 65536));
   if (!process.valid() || reaped(process.fd()))
     return fail_errno("process " + std::to_string(process.pid()), ESRCH);
-  size_t at = text.rfind("\n" + name + ":");
-  if (at == std::string::npos) return fail("no field " + name + " in /proc/PID/status");
-  at += name.size() + 2;
-  size_t end = text.find('\n', at);
-  size_t first = text.find_first_not_of(" \t", at);
-  if (first == std::string::npos || first > end) return std::string();
-  return text.substr(first, end - first);
+  auto value = status_value(text, name);
+  if (!value) return fail("no field " + name + " in /proc/PID/status");
+  return std::string(*value);
 }
 
 Result<pid_t> virtual_pid(const ProcessHandle& process) {
-  MOSE_ASSIGN(std::string text, status_field(process, "NSpid"));
-  size_t at = text.find_last_of(" \t");
-  const char* begin = text.data() + (at == std::string::npos ? 0 : at + 1);
-  pid_t pid = 0;
-  if (std::from_chars(begin, text.data() + text.size(), pid).ec != std::errc{} || pid <= 0) return fail("NSpid holds no number");
-  return pid;
+  MOSE_ASSIGN(std::vector<pid_t> numbers, numbers_of(process.pid()));
+  if (!process.valid() || reaped(process.fd())) return fail_errno("process " + std::to_string(process.pid()), ESRCH);
+  return numbers.back();
 }
 
 std::vector<EndedChild> ended_children() {

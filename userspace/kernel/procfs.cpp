@@ -14,6 +14,7 @@
 #include "base/directory.h"
 #include "base/fd.h"
 #include "kernel/proc_path.h"
+#include "kernel/proc_status.h"
 
 namespace mose {
 namespace {
@@ -98,17 +99,6 @@ struct Stat {
   uint64_t start_time = 0;
 };
 constexpr uint64_t kFlagExiting = 0x4;  // PF_EXITING, which no header of user space has
-
-// A signal that is on its way to the process, or to its first thread.
-bool is_pending(std::string_view status, int number) {
-  for (std::string_view field : {"\nSigPnd:\t", "\nShdPnd:\t"}) {
-    size_t at = status.find(field);
-    if (at == std::string_view::npos) continue;
-    std::string_view rest = status.substr(at + field.size());
-    if ((parse_number(take_until(rest, '\n'), 16).value_or(0) >> (number - 1) & 1) != 0) return true;
-  }
-  return false;
-}
 
 // The command name may hold anything, so fields are counted from behind the last parenthesis.
 Result<Stat> read_stat(pid_t pid) {
@@ -248,7 +238,7 @@ Status check_not_ending(const SpaceProcess& process) {
   MOSE_ASSIGN(Stat stat, read_stat(process.pid));
   MOSE_TRY(check_same(process, stat));
   MOSE_ASSIGN(std::string status, read_proc(process.pid, "status"));
-  const bool ending = (stat.flags & kFlagExiting) != 0 || stat.state == 'Z' || stat.state == 'X' || is_pending(status, SIGKILL);
+  const bool ending = (stat.flags & kFlagExiting) != 0 || stat.state == 'Z' || stat.state == 'X' || (pending_signals(status) >> (SIGKILL - 1) & 1) != 0;
   if (!ending) return {};
   return std::unexpected(Error{ESRCH, "process " + std::to_string(process.pid) + " is ending"});
 }
@@ -256,24 +246,6 @@ Status check_not_ending(const SpaceProcess& process) {
 bool is_zombie(pid_t pid) {
   auto stat = read_stat(pid);
   return stat && (stat->state == 'Z' || stat->state == 'X');
-}
-
-Result<std::vector<pid_t>> numbers_of(pid_t pid) {
-  MOSE_ASSIGN(std::string status, read_proc(pid, "status"));
-  constexpr std::string_view kField = "\nNSpid:\t";
-  size_t at = status.find(kField);
-  if (at == std::string::npos) return fail("/proc/PID/status has no NSpid");
-  std::string_view rest = std::string_view(status).substr(at + kField.size());
-  std::string_view line = take_until(rest, '\n');
-  std::vector<pid_t> numbers;
-  do {
-    auto number = parse_number(take_until(line, '\t'), 10);
-    if (!number) return fail("/proc/PID/status: NSpid is not understood");
-    numbers.push_back(static_cast<pid_t>(*number));
-  } while (!line.empty());
-  // It was reaped between the opening of that file and its reading.
-  if (numbers.back() == 0) return std::unexpected(Error{ESRCH, "process " + std::to_string(pid) + " has ended"});
-  return numbers;
 }
 
 Result<SpaceProcess> space_of(pid_t pid) {

@@ -60,8 +60,6 @@ void for_each_flags(std::string_view smaps, const std::function<void(PageRun, st
 // The processes of a cgroup directory with their spaces, ascending by space. Processes that end meanwhile are left out.
 [[nodiscard]] Result<std::vector<SpaceProcess>> cgroup_spaces(const std::string& cgroup_dir);
 [[nodiscard]] Result<SpaceProcess> space_of(pid_t pid);
-// What it is called in its pid namespaces, from that of this program to its own; ESRCH when there is no such process.
-[[nodiscard]] Result<std::vector<pid_t>> numbers_of(pid_t pid);
 
 // Pages that the threads of a stopped process touch first when they go on: around their stack pointers and, where the
 // thread library keeps its block, at the top of those regions. A hint: what cannot be read is left out.

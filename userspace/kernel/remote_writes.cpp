@@ -11,7 +11,7 @@
 
 #include "kernel/bpf_object.h"
 #include "kernel/proc_path.h"
-#include "kernel/procfs.h"
+#include "kernel/proc_status.h"
 #include "mose/bpf/remote_writes.h"
 
 #include "remote_writes.skel.h"  // uses the contract

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "kernel/proc_path.h"
+#include "kernel/proc_status.h"
 #include "kernel/procfs.h"
 #include "kernel/ptrace_stop.h"
 
@@ -50,7 +51,7 @@ Result<uint64_t> call_instruction(pid_t pid) {
 
 bool has_filter(pid_t tid) {
   auto status = read_file(proc_path(tid, "status"), 1u << 16);
-  return !status || status->find("\nSeccomp:\t0") == std::string::npos;
+  return !status || has_seccomp_filter(*status);
 }
 
 }  // namespace

@@ -17,20 +17,11 @@
 #include "base/directory.h"
 #include "base/fd.h"
 #include "kernel/proc_path.h"
+#include "kernel/proc_status.h"
 
 namespace mose {
 
 namespace {
-
-// The kernel refuses both a thread that is traced and one that has ended and waits for its parent.
-bool has_ended(const std::string& directory) {
-  constexpr std::string_view kField = "\nState:\t";
-  auto text = read_file(directory + "/status", 65536);
-  size_t at = text ? text->find(kField) : std::string::npos;
-  if (at == std::string::npos || at + kField.size() >= text->size()) return true;
-  char state = (*text)[at + kField.size()];
-  return state == 'Z' || state == 'X';
-}
 
 // visit(directory of the thread in /proc, its number) for each thread, until it gives false.
 template <typename Visit>
@@ -51,15 +42,12 @@ Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit)
 }  // namespace
 
 Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) {
-  constexpr std::string_view kField = "\nTracerPid:\t";
   std::set<pid_t> tracers;
   MOSE_TRY(for_each_thread(processes, [&](const std::string& directory, pid_t) {
     auto text = read_file(directory + "/status", 65536);
     if (!text) return true;
-    size_t at = text->find(kField);
-    pid_t tracer = at == std::string::npos
-                       ? 0
-                       : static_cast<pid_t>(std::strtol(text->c_str() + at + kField.size(), nullptr, 10));
+    const std::string value(status_value(*text, "TracerPid").value_or("0"));
+    const auto tracer = static_cast<pid_t>(std::strtol(value.c_str(), nullptr, 10));
     if (tracer != 0) tracers.insert(tracer);
     return true;
   }));
@@ -72,9 +60,10 @@ Result<pid_t> first_traced(const std::vector<ProcessHandle>& processes) {
   // A thread of its own: what it traces is free again when it has ended.
   std::thread([&] {
     looker = ::gettid();
-    looked = for_each_thread(processes, [&](const std::string& directory, pid_t thread) {
+    looked = for_each_thread(processes, [&](const std::string&, pid_t thread) {
       bool refused = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM;
-      if (refused && !has_ended(directory)) traced = thread;
+      // The kernel refuses both a thread that is traced and one that has ended and waits for its parent.
+      if (refused && !has_ended(thread)) traced = thread;
       return traced == 0;
     });
   }).join();

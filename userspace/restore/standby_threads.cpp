@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "kernel/proc_status.h"
 #include "kernel/ptrace_stop.h"
 #include "restore/standby_actions.h"
 
@@ -27,12 +28,7 @@ Result<uint32_t> virtual_tid(int task_dir, const char* name) {
   char text[4096];
   ssize_t n = ::read(fd.get(), text, sizeof text);
   if (n < 0) return fail_errno("read the status of a thread");
-  std::string_view status(text, static_cast<size_t>(n));
-  constexpr std::string_view kKey = "\nNSpid:";
-  size_t at = status.find(kKey);
-  if (at == std::string_view::npos) return fail("a thread has no number");
-  std::string_view line = status.substr(at + kKey.size());
-  line = line.substr(0, line.find('\n'));
+  std::string_view line = status_value({text, static_cast<size_t>(n)}, "NSpid").value_or("");
   line.remove_prefix(line.find_last_of("\t ") + 1);
   uint32_t number = 0;
   if (std::from_chars(line.data(), line.data() + line.size(), number).ec != std::errc{})
