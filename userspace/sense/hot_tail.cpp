@@ -27,6 +27,17 @@ bool written_again(const SpaceProcess& process, const PageSet& level, const Hash
   return static_cast<double>(sample.changed) >= static_cast<double>(sample.read) * kTailWritten;
 }
 
+// Any of a level are as good as any others.
+PageSet first_of(const PageSet& level, uint64_t pages) {
+  PageSet out;
+  for (const PageRun& run : level.runs()) {
+    if (pages == 0) break;
+    out.add({run.first, std::min(run.count, pages)});
+    pages -= std::min(run.count, pages);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages, uint64_t pages_max,
@@ -36,9 +47,9 @@ std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageS
   for (const PageSet& level : levels) {
     // Heat is of the past: of a level above one that is written much nothing may be written any more.
     if (!written_again(process, level, hashes)) continue;
-    if (level.pages() > left) break;
-    left -= level.pages();
-    tail.push_back(level);
+    tail.push_back(first_of(level, left));
+    left -= tail.back().pages();
+    if (left == 0) break;
   }
   return tail;
 }
