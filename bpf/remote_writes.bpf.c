@@ -11,8 +11,9 @@
 
 #include "mose/bpf/remote_writes.h"
 
-/* Of x86-64 and of its 32-bit calls; that one means nothing in the other table. */
+/* Of x86-64, x32 and the 32-bit calls; each means nothing in the other tables. */
 #define PROCESS_VM_WRITEV	311
+#define PROCESS_VM_WRITEV_X32	(0x40000000 | 540)
 #define PROCESS_VM_WRITEV_32	348
 
 SEC("iter/task")
@@ -22,7 +23,7 @@ int mose_remote_writes(struct bpf_iter__task *ctx)
 	struct task_struct *task = ctx->task;
 	struct mose_remote_write out = {};
 	struct pt_regs *regs;
-	long number;
+	__u32 number; /* no more of it counts */
 
 	if (!task || !BPF_CORE_READ(task, mm))
 		return 0;
@@ -32,10 +33,9 @@ int mose_remote_writes(struct bpf_iter__task *ctx)
 	 */
 	regs = (struct pt_regs *)bpf_task_pt_regs(task);
 	number = BPF_CORE_READ(regs, orig_ax);
-	if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_32)
+	if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_X32 && number != PROCESS_VM_WRITEV_32)
 		return 0;
 	out.thread = BPF_CORE_READ(task, pid);
-	out.target = number == PROCESS_VM_WRITEV ? BPF_CORE_READ(regs, di) : BPF_CORE_READ(regs, bx);
 	bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
 #endif
 	return 0;

@@ -4,19 +4,16 @@
 #include <bpf/libbpf.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <vector>
+#include <set>
 
 #include "kernel/bpf_object.h"
-#include "kernel/proc_path.h"
-#include "kernel/proc_status.h"
 #include "mose/bpf/remote_writes.h"
 
 #include "remote_writes.skel.h"  // uses the contract
 
-static_assert(sizeof(mose_remote_write) == 8);
+static_assert(sizeof(mose_remote_write) == 4);
 
 namespace mose {
 namespace {
@@ -33,22 +30,10 @@ bool in_first_pid_namespace() {
   return ::stat("/proc/self/ns/pid", &info) == 0 && info.st_ino == kFirstPidNamespace;
 }
 
-// By any of them the call takes its target. Of what has ended: none.
-std::vector<pid_t> numbers_of_threads(std::span<const pid_t> processes) {
-  std::vector<pid_t> numbers;
-  for (pid_t process : processes) {
-    for (pid_t thread : numbers_in(proc_path(process, "task"))) {
-      if (auto some = numbers_of(thread)) numbers.insert(numbers.end(), some->begin(), some->end());
-    }
-  }
-  return numbers;
-}
-
 }  // namespace
 
 struct RemoteWrites::Kernel {
   std::unique_ptr<remote_writes, RemoteWritesSkeletonFree> skeleton;
-  bool all_numbers = in_first_pid_namespace();  // that a process has are known
 };
 
 RemoteWrites::RemoteWrites(std::unique_ptr<Kernel> kernel) : kernel_(std::move(kernel)) {}
@@ -57,6 +42,7 @@ RemoteWrites& RemoteWrites::operator=(RemoteWrites&&) noexcept = default;
 RemoteWrites::~RemoteWrites() = default;
 
 Result<RemoteWrites> RemoteWrites::prepare() {
+  if (!in_first_pid_namespace()) return fail("not all threads of the host can be looked at from this pid namespace");
   bpf::capture_libbpf_log();
   auto kernel = std::make_unique<Kernel>();
   kernel->skeleton.reset(remote_writes__open());
@@ -66,17 +52,15 @@ Result<RemoteWrites> RemoteWrites::prepare() {
   return RemoteWrites(std::move(kernel));
 }
 
-Result<std::optional<pid_t>> RemoteWrites::into(std::span<const pid_t> processes) const {
+Result<std::set<pid_t>> RemoteWrites::under_way() const {
   MOSE_ASSIGN(std::string bytes, bpf::iterate_threads(bpf_program__fd(kernel_->skeleton->progs.mose_remote_writes)));
-  if (bytes.empty()) return std::nullopt;
-  const std::vector<pid_t> numbers = numbers_of_threads(processes);
+  std::set<pid_t> threads;
   for (size_t at = 0; at + sizeof(mose_remote_write) <= bytes.size(); at += sizeof(mose_remote_write)) {
     mose_remote_write one{};
     std::memcpy(&one, bytes.data() + at, sizeof one);
-    const bool into_one = std::ranges::find(numbers, static_cast<pid_t>(one.target)) != numbers.end();
-    if (into_one || !kernel_->all_numbers) return static_cast<pid_t>(one.thread);
+    threads.insert(static_cast<pid_t>(one.thread));
   }
-  return std::nullopt;
+  return threads;
 }
 
 }  // namespace mose

@@ -4,28 +4,28 @@
 #include <sys/types.h>
 
 #include <memory>
-#include <optional>
-#include <span>
+#include <set>
 
 #include "base/result.h"
 
-// Whether somebody is writing into the memory of a process by process_vm_writev(2). Such a call takes hold of up to 4 MiB of its
+// Who is writing into the memory of another process by process_vm_writev(2). Such a call takes hold of up to 4 MiB of its
 // pages first, which marks them as written, and fills them afterwards, from memory that it may have to wait for: what is protected in
 // between is written without a trace. A BPF iterator looks at the last call of every thread; /proc tells it of sleeping ones only.
 namespace mose {
 
 class RemoteWrites {
  public:
-  // Loads the iterator: some milliseconds. Fails where the kernel has no iterators (5.15 has what it takes).
+  // Loads the iterator: some milliseconds. Fails where the kernel has no iterators (5.15 has what it takes), and outside of the
+  // host's first pid namespace, from which they do not see every thread.
   [[nodiscard]] static Result<RemoteWrites> prepare();
   RemoteWrites(RemoteWrites&&) noexcept;
   RemoteWrites& operator=(RemoteWrites&&) noexcept;
   ~RemoteWrites();
 
-  // A thread of the host that is in such a call into one of these, or has been and made no other call, fault or interruption since. None
-  // is missed; one that names a process by the same number in another pid namespace may be taken for one. Some 0.1 us a thread of the
-  // host.
-  [[nodiscard]] Result<std::optional<pid_t>> into(std::span<const pid_t> processes) const;
+  // The threads of the host that are in such a call, into whatever process: the kernel has looked up which one at its beginning, and what
+  // it was called by may name another one by now. One that has left it counts until its next call, fault or interruption. Some
+  // 0.1 us a thread of the host.
+  [[nodiscard]] Result<std::set<pid_t>> under_way() const;
 
  private:
   struct Kernel;

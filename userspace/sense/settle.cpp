@@ -5,8 +5,6 @@
 #include <chrono>
 #include <thread>
 
-#include "base/clock.h"
-#include "base/log.h"
 #include "kernel/pins.h"
 #include "kernel/remote_writes.h"
 
@@ -15,35 +13,38 @@ namespace {
 
 // For what a device or the kernel has been let at and nothing shows any more.
 constexpr Nanoseconds kSettle = std::chrono::milliseconds(1);
-// For calls into the memory: 4 MiB at a time take a millisecond, where nothing keeps them.
-constexpr Nanoseconds kCallsMax = std::chrono::milliseconds(50);
 
 }  // namespace
 
-Settle::Settle() = default;
+Settle::Settle(Nanoseconds calls_max) : calls_max_(calls_max) {}
 Settle::~Settle() = default;
 
 std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) {
-  if (!std::exchange(prepared_, true)) {
-    if (auto writes = RemoteWrites::prepare()) {
-      writes_ = std::make_unique<RemoteWrites>(std::move(*writes));
-    } else {
-      log::warn("whether another process writes into the memory that is tracked is not known", {{"reason", writes.error().what}});
-    }
-  }
-  const Timestamp end = now() + kCallsMax;
-  for (Nanoseconds pause = kSettle;; pause = std::min(2 * pause, end - now())) {
-    std::this_thread::sleep_for(pause);
-    if (!writes_) break;
-    auto writer = writes_->into(processes);
-    if (!writer) return writer.error().what;
-    if (!*writer) break;
-    if (now() >= end) return "thread " + std::to_string(**writer) + " of the host writes into its memory (process_vm_writev)";
-  }
+  std::this_thread::sleep_for(kSettle);
+  if (auto calls = wait_for_calls()) return calls;
   for (pid_t process : processes) {
     if (auto pin = pinned_memory(process)) return pin;
   }
   return std::nullopt;
+}
+
+// Those that began before: who is in one at each look.
+std::optional<std::string> Settle::wait_for_calls() {
+  if (!writes_) {
+    auto prepared = RemoteWrites::prepare();
+    if (!prepared) return "whether another process writes into its memory is not known: " + prepared.error().what;
+    writes_ = std::make_unique<RemoteWrites>(std::move(*prepared));
+  }
+  auto before = writes_->under_way();
+  const Timestamp end = now() + calls_max_;
+  for (Nanoseconds pause = kSettle; before && !before->empty(); pause = std::min(2 * pause, end - now())) {
+    if (now() >= end) return "thread " + std::to_string(*before->begin()) + " of the host writes into other processes' memory (process_vm_writev)";
+    std::this_thread::sleep_for(pause);
+    auto still = writes_->under_way();
+    if (!still) return still.error().what;
+    std::erase_if(*before, [&](pid_t thread) { return !still->contains(thread); });
+  }
+  return before ? std::nullopt : std::optional(before.error().what);
 }
 
 }  // namespace mose::sense

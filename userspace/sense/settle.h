@@ -8,6 +8,8 @@
 #include <span>
 #include <string>
 
+#include "base/clock.h"
+
 namespace mose {
 class RemoteWrites;
 }
@@ -19,15 +21,18 @@ namespace mose::sense {
 // process_vm_writev() may be kept from going on for long, by its own memory or by a busy machine, so time alone proves nothing.
 class Settle {
  public:
-  Settle();
+  // `calls_max`: for calls into the memory, of which 4 MiB take a millisecond where nothing keeps them.
+  explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50));
   ~Settle();
 
-  // Waits for what goes by, some milliseconds at most. Why pages of these processes may still be written so; nothing: they may be read.
+  // Waits for what goes by. Why pages of these processes may still be written so; nothing: they may be read.
   [[nodiscard]] std::optional<std::string> operator()(std::span<const pid_t> processes);
 
  private:
+  [[nodiscard]] std::optional<std::string> wait_for_calls();
+
+  Nanoseconds calls_max_;
   std::unique_ptr<RemoteWrites> writes_;
-  bool prepared_ = false;
 };
 
 }  // namespace mose::sense

@@ -11,7 +11,6 @@
 
 struct mose_remote_write {
 	__u32 thread; /* as the host numbers it */
-	__u32 target; /* as the thread itself numbers it */
 };
 
 #endif
