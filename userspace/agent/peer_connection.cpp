@@ -147,8 +147,10 @@ void PeerConnection::check_life() {
   // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
   if (!pinged_ && waiting < unacknowledged_) heard_ = time;
   unacknowledged_ = waiting;
-  // What waits may wait for room at a peer that does not read just now.
-  const bool there = waiting == 0 ? pinged_ : all_sent_acknowledged(socket_.fd()).value_or(false);
+  // What waits may wait for room at a peer that does not read just now; once there is some, the rest is on its way.
+  const bool no_room = waiting > 0 && all_sent_acknowledged(socket_.fd()).value_or(false);
+  if (std::exchange(no_room_, no_room) && !no_room) heard_ = time;
+  const bool there = no_room || (waiting == 0 && pinged_);
   Nanoseconds limit = there ? silence_max_ * kPatience : silence_max_;
   if (time - heard_ >= limit) {
     auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(limit).count();

@@ -81,6 +81,7 @@ class PeerConnection {
   EventLoop::TimerId life_timer_ = 0;
   Timestamp heard_{}, checked_{};
   size_t unacknowledged_ = 0;
+  bool no_room_ = false;  // at the peer, when that was last looked at
   bool pinged_ = false;  // and not answered yet
   unsigned pongs_waiting_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

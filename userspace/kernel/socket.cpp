@@ -177,7 +177,8 @@ Result<Nanoseconds> round_trip_time(int socket) {
 
 Result<bool> all_sent_acknowledged(int socket) {
   MOSE_ASSIGN(tcp_info info, tcp_state(socket));
-  return info.tcpi_unacked == 0;
+  // One probe of a full window is under way as a rule; a second one says that the first was not answered.
+  return info.tcpi_unacked == 0 && info.tcpi_probes <= 1;
 }
 
 // Of Linux 6.15; older headers do not name it.

@@ -29,7 +29,7 @@ struct Accepted {
 [[nodiscard]] Status set_blocking(int socket, bool blocking);
 // Bytes that were written and that the peer's kernel has not acknowledged yet.
 [[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);
-// Whether it has acknowledged all that has left this host; more may wait here, for room there.
+// Whether it has acknowledged all that has left this host, and answers what asks it for room; more may wait here for that.
 [[nodiscard]] Result<bool> all_sent_acknowledged(int socket);
 
 // Smoothed, as TCP measures it.

@@ -8,7 +8,9 @@
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <thread>
+#include <vector>
 
 #include "kernel/socket.h"
 #include "move/codec.h"
@@ -39,6 +41,22 @@ class PeerConnections : public testing::Test {
     handlers.on_closed = [this](const std::string& reason) { closed_ = reason; };
     ASSERT_TRUE(connection_->open(std::move(handlers)));
   }
+  // ours_: the socket of the connection once more.
+  void connect_by_tcp() {
+    const Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+    ASSERT_EQ(listen(listener.get(), 1), 0);
+    ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+    ours_ = Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(ours_.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
+    peers_ = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    open(move::StreamSocket(Fd(fcntl(ours_.get(), F_DUPFD_CLOEXEC, 0))));
+    ASSERT_EQ(fcntl(ours_.get(), F_SETFL, O_NONBLOCK), 0);
+  }
 
   std::unique_ptr<EventLoop> loop_;
   Fd ours_, peers_;
@@ -68,19 +86,7 @@ TEST_F(PeerConnections, GiveOthersTheirTurnWhateverAPeerSends) {
 // Its kernel has taken what it has room for, and says so: it is busy, not gone.
 TEST_F(PeerConnections, GiveAPeerTimeThatDoesNotReadWhatItsKernelHasTaken) {
   constexpr auto kSilence = 50ms;
-  const Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
-  ASSERT_EQ(listen(listener.get(), 1), 0);
-  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-  ours_ = Fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ASSERT_EQ(connect(ours_.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
-  peers_ = Fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  open(move::StreamSocket(Fd(fcntl(ours_.get(), F_DUPFD_CLOEXEC, 0))));
-  ASSERT_EQ(fcntl(ours_.get(), F_SETFL, O_NONBLOCK), 0);
+  connect_by_tcp();
   connection_->send(wire::FrameType::images, std::string(32u << 20, 'i'));
   for (const Timestamp end = now() + 5s; now() < end && !all_sent_acknowledged(ours_.get()).value();) loop_->run_once(1ms);
   ASSERT_GT(unacknowledged_bytes(ours_.get()).value(), 0u) << "there is room for all of it";
@@ -89,6 +95,27 @@ TEST_F(PeerConnections, GiveAPeerTimeThatDoesNotReadWhatItsKernelHasTaken) {
   while (closed_.empty() && now() < begin + 10s) loop_->run_once(10ms);
   EXPECT_NE(closed_, "") << "for ever it does not wait";
   EXPECT_GE(now() - begin, 5 * kSilence) << closed_;
+}
+
+TEST_F(PeerConnections, GoOnWithAPeerThatReadsAgain) {
+  constexpr auto kSilence = 50ms;
+  constexpr size_t kBytes = 32u << 20;
+  connect_by_tcp();
+  connection_->send(wire::FrameType::images, std::string(kBytes, 'i'));
+  for (const Timestamp end = now() + 5s; now() < end && !all_sent_acknowledged(ours_.get()).value();) loop_->run_once(1ms);
+  connection_->expect_life(kSilence);
+  for (const Timestamp end = now() + 3 * kSilence; now() < end;) loop_->run_once(10ms);
+  ASSERT_EQ(closed_, "");
+  std::atomic<size_t> read = 0;
+  std::jthread peer([&] {
+    std::vector<char> bytes(1u << 20);
+    for (ssize_t got = 1; got > 0 && read < kBytes; read += got > 0 ? static_cast<size_t>(got) : 0) got = ::recv(peers_.get(), bytes.data(), bytes.size(), 0);
+  });
+  for (const Timestamp end = now() + 10s; read < kBytes && closed_.empty() && now() < end;) loop_->run_once(1ms);
+  EXPECT_GE(read, kBytes);
+  EXPECT_EQ(closed_, "");
+  connection_.reset();  // or the peer would wait for more
+  ours_ = Fd();
 }
 
 // New keys are answered by TLS alone, whatever the agent has to say: an answer for which the socket had no room must leave as soon
