@@ -376,8 +376,9 @@ void DestinationHost::end_egress_queue() {
 Status DestinationHost::settle() {
   end_egress_queue();
   // Every page is in and every userfaultfd closed: the pager only waits for this.
-  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
-  if (pager_) (void)pager_.reap(kExitBound);
+  const Nanoseconds bound = kExitBound + time_to_free(payload_.memory_bytes);
+  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, bound));
+  if (pager_) (void)pager_.reap(bound);
   tell_refused_calls(payload_.spec.name, migration_paths(config_, id_).pager_log);
   // The workload runs, whatever becomes of that.
   if (auto removed = remove_wiped(migration_paths(config_, id_).dir); !removed) {
@@ -417,8 +418,7 @@ Status DestinationHost::discard() {
   if (auto found = Cgroup::open(workload_paths(config_, name).cgroup); found) cgroup_ = std::move(*found);
   else if (found.error().code == ENOENT) cgroup_ = {};
   if (cgroup_.valid()) {
-    MOSE_TRY(cgroup_.kill());
-    MOSE_TRY(cgroup_.wait_empty(kExitBound));
+    MOSE_TRY(cgroup_.end(kExitBound));
     MOSE_TRY(cgroup_.remove(kExitBound));
   }
   egress_queue_.reset();
@@ -429,10 +429,11 @@ Status DestinationHost::discard() {
   utsns_.reset();
   MOSE_TRY(handover::WorkloadNetwork::destroy(name, bpffs));
   // The tree is dead: nothing can fault any more.
-  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, kExitBound));
+  const Nanoseconds bound = kExitBound + time_to_free(payload_.memory_bytes);
+  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, bound));
   if (pager_) {
     (void)pager_.signal(SIGKILL);
-    (void)pager_.reap(kExitBound);
+    (void)pager_.reap(bound);
   }
   tell_refused_calls(name, paths.pager_log);
   (void)remove_wiped(paths.dir);

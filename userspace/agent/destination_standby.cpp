@@ -185,8 +185,7 @@ Status DestinationHost::drop_standby() {
   // those of a tree that has died with its CRIU: they are ended below.
   std::vector<ProcessHandle> handles;
   if (auto tree = standby_tree(handles)) (void)set_tcp_repair(handles, true);
-  MOSE_TRY(cgroup_.kill());
-  MOSE_TRY(cgroup_.wait_empty(kExitBound));
+  MOSE_TRY(cgroup_.end(kExitBound));
   MOSE_TRY(cgroup_.thaw());
   MOSE_ASSIGN(SockDiag sockets, SockDiag::open(netns_.get()));
   if (auto ended = sockets.destroy_connections(); !ended) {

@@ -643,8 +643,7 @@ Status SourceHost::kill_tree() {
   // No FIN and no RST; whatever of the kind there is, egress is shut for it as well.
   if (auto repaired = init_ ? repair_sockets() : Status{}; !repaired)
     log::info("sockets of the tree that has moved die as they are", {{"workload", spec_.name}, {"reason", repaired.error().what}});
-  MOSE_TRY(cgroup_.kill());
-  return cgroup_.wait_empty(kExitBound);
+  return cgroup_.end(kExitBound);
 }
 
 Status SourceHost::release_network() {

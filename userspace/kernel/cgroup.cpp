@@ -13,6 +13,8 @@
 #include <charconv>
 #include <sstream>
 
+#include "kernel/proc_status.h"
+
 namespace mose {
 namespace {
 
@@ -189,6 +191,20 @@ Status Cgroup::kill() const {
 }
 
 Status Cgroup::wait_empty(Nanoseconds bound) const { return wait_event("populated", false, bound); }
+
+Status Cgroup::end(Nanoseconds bound) const {
+  uint64_t resident = 0;
+  if (auto processes = procs()) {
+    for (pid_t process : *processes) resident += resident_bytes(process);
+  }
+  MOSE_TRY(kill());
+  return wait_empty(bound + time_to_free(resident));
+}
+
+Nanoseconds time_to_free(uint64_t bytes) {
+  constexpr uint64_t kGib = 1u << 30, kSecondsMax = 3600;
+  return std::chrono::seconds(std::min(1 + bytes / kGib, kSecondsMax));
+}
 
 Status Cgroup::remove(Nanoseconds bound) {
   Status status = wait_empty(bound);

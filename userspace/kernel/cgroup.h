@@ -56,6 +56,8 @@ class Cgroup {
   // SIGKILL to every process in it, frozen or not; returns before they have gone.
   [[nodiscard]] Status kill() const;
   [[nodiscard]] Status wait_empty(Nanoseconds bound) const;
+  // Kills, and waits until it is empty: for `bound`, and for what the kernel needs to free the memory of its processes.
+  [[nodiscard]] Status end(Nanoseconds bound) const;
   // Waits until it is empty and removes the directory. The object is invalid afterwards, whatever the result.
   [[nodiscard]] Status remove(Nanoseconds bound);
 
@@ -67,6 +69,9 @@ class Cgroup {
   Fd dir_;
   std::string path_;
 };
+
+// What the kernel may take to free so much memory of who ends: 0.1 to 0.2 s a GiB, and more where others want the processor.
+[[nodiscard]] Nanoseconds time_to_free(uint64_t bytes);
 
 // Where version 2 is mounted here: /sys/fs/cgroup, or /sys/fs/cgroup/unified on hybrid hosts.
 [[nodiscard]] Result<std::string> cgroup_mount();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/proc_status.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <string>
@@ -60,6 +61,12 @@ Result<std::vector<pid_t>> numbers_of(pid_t thread) {
   // It was reaped between the opening of that file and its reading.
   if (numbers.back() == 0) return std::unexpected(Error{ESRCH, "thread " + std::to_string(thread) + " has ended"});
   return numbers;
+}
+
+uint64_t resident_bytes(pid_t process) {
+  auto status = read_file(proc_path(process, "status"), kBytesMax);
+  if (!status) return 0;
+  return number<uint64_t>(status_value(*status, "VmRSS").value_or(""), 10).value_or(0) * 1024;
 }
 
 bool has_ended(pid_t thread) {
