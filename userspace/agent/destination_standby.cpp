@@ -35,8 +35,13 @@ constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
 constexpr Nanoseconds kAnnounceBound = std::chrono::seconds(1);
 constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
 // For pages of the standby that only the source has: a lazy restore goes on without them, but to end the standby and to
-// restore takes as long as this.
-constexpr Nanoseconds kFreshBound = std::chrono::milliseconds(300);
+// restore takes as long as this, more where there is much memory to free (400 ms of 4 GiB).
+constexpr Nanoseconds kFreshLeast = std::chrono::milliseconds(300), kFreshGib = std::chrono::milliseconds(100),
+                      kFreshMost = std::chrono::seconds(2);
+
+Nanoseconds fresh_bound(uint64_t memory_bytes) {
+  return std::min(kFreshLeast + kFreshGib * static_cast<int64_t>(std::min<uint64_t>(memory_bytes >> 30, 100)), kFreshMost);
+}
 
 // As long as it takes where it is dear, and half as long again; shorter than the source waits for the standby.
 constexpr Nanoseconds kWarmBound = std::chrono::seconds(1), kWarmPage = std::chrono::microseconds(12);
@@ -332,11 +337,11 @@ void DestinationMigration::discarded(const Status& status, const std::vector<res
   drop_standby(status.error().what);
 }
 
-// What can come within kFreshBound at the rate of the whole migration so far.
+// What can come within that time at the rate of the whole migration so far.
 uint64_t DestinationMigration::fresh_pages_max() const {
   const double seconds = std::chrono::duration<double>(now() - started_).count();
   const double rate = static_cast<double>(pager_->status().progress.bytes_received) / std::max(seconds, 1e-3);
-  const auto pages = static_cast<uint64_t>(rate * std::chrono::duration<double>(kFreshBound).count()) / kPageSize;
+  const auto pages = static_cast<uint64_t>(rate * std::chrono::duration<double>(fresh_bound(payload_.memory_bytes)).count()) / kPageSize;
   return std::max(pages, restore::kStandbyRemoteMax);
 }
 
@@ -346,7 +351,7 @@ void DestinationMigration::await_fresh_memory() {
   if (payload_.memory_first) return;  // every page is waited for, and nothing is gained without the standby
   pager_->pages_awaited();
   judge_stale_memory();
-  timers_.push_back(context_.core.loop.after(kFreshBound, [this] { without_standby("its memory did not become up to date in time"); }));
+  timers_.push_back(context_.core.loop.after(fresh_bound(payload_.memory_bytes), [this] { without_standby("its memory did not become up to date in time"); }));
 }
 
 // Again whenever the pager has told of itself: how many pages are stale it knows only some time after the seal.

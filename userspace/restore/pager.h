@@ -233,6 +233,7 @@ class Pager {
   void settle_remote();
   void judge_remote();
   [[nodiscard]] bool come_too_late(uint64_t left) const;
+  [[nodiscard]] static Nanoseconds table_cost();
   void offer();
   [[nodiscard]] uint64_t stale_left() const;
   void wait_for_all(uint64_t pages);

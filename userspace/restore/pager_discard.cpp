@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: MIT
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "restore/pager.h"
@@ -19,7 +23,53 @@ namespace {
 constexpr int64_t kDiscardCosts = 2;
 constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
 
+constexpr uint64_t kTablePages = 512;
+constexpr uint64_t kTablesTried = 16;
+constexpr int kTableTries = 4;
+
+// A page that comes into each of some page tables that are there, and goes again.
+std::optional<Nanoseconds> try_tables() {
+  constexpr size_t kBytes = kTablesTried * kTablePages * kPageSize;
+  void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return std::nullopt;
+  auto* bytes = static_cast<volatile char*>(memory);
+  auto touch = [&](size_t page) {
+    for (uint64_t table = 0; table < kTablesTried; ++table) bytes[(table * kTablePages + page) * kPageSize] = 1;
+  };
+  (void)::madvise(memory, kBytes, MADV_NOHUGEPAGE);
+  touch(0);
+  const Timestamp start = now();
+  touch(1);
+  const bool gone = ::madvise(memory, kBytes, MADV_DONTNEED) == 0;
+  const Nanoseconds took = now() - start;
+  ::munmap(memory, kBytes);
+  return gone ? std::optional(took / static_cast<int64_t>(kTablesTried)) : std::nullopt;
+}
+
+// Of pages in as many page tables.
+uint64_t tables_of(const PageSet& pages) {
+  uint64_t tables = 0, next = 0;
+  for (const PageRun& run : pages.runs()) {
+    const uint64_t first = std::max(run.first / kTablePages, next);
+    next = (run.end() - 1) / kTablePages + 1;
+    tables += next - std::min(first, next);
+  }
+  return tables;
+}
+
 }  // namespace
+
+// A hypervisor that keeps page tables of its own is told of each table that is changed: some 20 us to take pages out of one, 40 to put
+// one in again, where it takes less than one elsewhere. The least of some tries, once.
+Nanoseconds Pager::table_cost() {
+  static const Nanoseconds cost = [] {
+    std::optional<Nanoseconds> least;
+    for (int i = 0; i < kTableTries; ++i)
+      if (auto took = try_tables()) least = std::min(least.value_or(*took), *took);
+    return least.value_or(Nanoseconds(0));
+  }();
+  return cost;
+}
 
 // Once, when the pages of every space are known: what is stale then is remote, the rest is being written.
 void Pager::settle_remote() {
@@ -38,7 +88,11 @@ bool Pager::come_too_late(uint64_t left) const {
   const Nanoseconds waited = now() - hoped_since_;  // since the first of them
   const uint64_t come = hoped_pages_ - left;
   const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
-  if (awaited_) return rest > kDiscardCosts * install_page_.value_or(kInstallPage) * static_cast<int64_t>(left);
+  if (awaited_) {
+    uint64_t tables = 0;
+    for (uint32_t i = 0; i < space_count(); ++i) tables += tables_of(space(i)->stale);
+    return rest > kDiscardCosts * install_page_.value_or(kInstallPage) * static_cast<int64_t>(left) + table_cost() * static_cast<int64_t>(tables);
+  }
   return waited >= policy_.fresh_look && rest > kFreshTime - std::min(waited, kFreshTime);
 }
 

@@ -41,6 +41,7 @@ Status Pager::standby(bool discards) {
   state_.header().refreshed = 0;
   state_.header().standby = 1;
   discards_ = discards;
+  if (discards) (void)table_cost();  // some milliseconds, which nobody waits for now
   standby_ = true;
   return {};
 }
