@@ -144,11 +144,12 @@ Result<plan::RoundStats> SourceMemory::round(plan::RoundAhead ahead, bool closin
   MOSE_TRY(send_heat(sender));
   const size_t waiting = unacknowledged_bytes(channel->fd()).value_or(0);
   const Timestamp start = now();
-  // Its faults show all that is written. In the round that begins with it they do not, of what it leaves unprotected in particular.
-  const bool tracked = source_->name() == "write-protection";
+  // Its faults show all that is written; in the round that begins with it, and where some pages were left unprotected, they do not.
+  const bool tracked = source_->name() == "write-protection" && !left_unprotected_;
   MOSE_ASSIGN(auto sent, sender.run_round(number, *source_, processes));
   const uint64_t link_bps = note_link(sent, waiting, unacknowledged_bytes(channel->fd()).value_or(0));
   writes_.end_round(number, start, now(), sent.pages, sent.scan.pages_present, tracked);
+  left_unprotected_ = sent.scan.pages_unprotected != 0;
   std::lock_guard lock(mutex_);
   tracking_ = {std::string(source_->name()), source_->reason()};
   totals_.rounds += 1;

@@ -119,6 +119,7 @@ class SourceMemory {
   std::stop_source stop_;
   move::UrgentGate gate_;
   std::atomic<bool> peer_takes_heat_{false};
+  bool left_unprotected_ = false;  // pages, in the round before
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;

@@ -6,8 +6,7 @@
 namespace mose::sense {
 namespace {
 
-// Of the round that reads everything: what is read last and left unprotected, because it is hot, is no more than this part of all, or so
-// many pages. The final scan reads all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
+// What is read last and left unprotected, because it is hot, is no more than this part of all, or so many pages. The final scan reads all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
 constexpr uint64_t kTailPart = 32, kTailPages = 4096;
 // Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
 // is written again in as long as a round takes: each of these pages would cost the workload a fault, and the time that it takes to send
@@ -40,16 +39,17 @@ PageSet first_of(const PageSet& level, uint64_t pages) {
 
 }  // namespace
 
-std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages, uint64_t pages_max,
-                              const Hashes& hashes) {
+std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, const PageSet& due, uint64_t pages,
+                              uint64_t pages_max, const Hashes& hashes) {
   uint64_t left = std::min(std::max(kTailPages, pages / kTailPart), pages_max);
   std::vector<PageSet> tail;
-  for (const PageSet& level : levels) {
+  for (const PageSet& all : levels) {
+    if (left == 0) break;
+    const PageSet level = all.intersect(due);
     // Heat is of the past: of a level above one that is written much nothing may be written any more.
-    if (!written_again(process, level, hashes)) continue;
+    if (level.empty() || !written_again(process, level, hashes)) continue;
     tail.push_back(first_of(level, left));
     left -= tail.back().pages();
-    if (left == 0) break;
   }
   return tail;
 }

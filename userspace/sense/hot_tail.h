@@ -10,11 +10,11 @@
 
 namespace mose::sense {
 
-// Of the levels of a process, hottest first, those that are worth being read last, and not protected, in the round that reads and
-// protects all of its other `pages`: those of which enough has been written since they were sent,
-// `pages_max` at most. The final scan reads all of them: kTailMost of all processes together.
+// Of the levels of a process, hottest first, and of what is `due` in a round that protects what it reads: those pages that are worth being
+// read last, and not protected. They are of levels of which enough has been written since they were sent; part of `pages`, which
+// the process has, and `pages_max` at most. The final scan reads all of them, 2 us each: kTailMost of all processes together.
 inline constexpr uint64_t kTailMost = 32768;
-[[nodiscard]] std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, uint64_t pages, uint64_t pages_max,
-                                            const Hashes& hashes);
+[[nodiscard]] std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageSet> levels, const PageSet& due, uint64_t pages,
+                                            uint64_t pages_max, const Hashes& hashes);
 
 }  // namespace mose::sense

@@ -62,7 +62,7 @@ struct WriteScan::Space {
   uint64_t start_time = 0;
   PageSet added;          // regions in `tracking`, as far as known
   PageSet zero;           // pages that were all zero when last read, since armed
-  PageSet unprotected;    // in the arming round, because they are hot: the final scan compares them
+  PageSet unprotected;    // in the last armed round, because they are hot: the final scan compares them
   bool complete = false;  // a whole round has been read and sent since armed: a clean page is as it was sent
   std::string refused;    // why this process is not tracked
   Nanoseconds pin_check{0};  // how long it took to look for pins
@@ -284,9 +284,11 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   if (was_complete) {
     const uint64_t parts = std::clamp<int64_t>(kPinChecksMax / std::max(space.pin_check, Nanoseconds(1)), 1, kParts);
     reading.before_pages = std::min(std::max(due.pages.pages() / parts, kPartPagesMin), reading.before_pages);
-  } else {
-    due.tail = hot_tail(process, reading.hot, due.pages.pages(), tail_left_, space.hashes);
-    for (const PageSet& level : due.tail) space.unprotected = space.unprotected.unite(level.intersect(due.pages));
+  }
+  // Where faults are dear, in a round behind the one that reads everything as well: it would protect what is hot at the worst moment.
+  if (options_.late || !was_complete) {
+    due.tail = hot_tail(process, reading.hot, due.pages, due.pages.pages() + due.skipped.pages(), tail_left_, space.hashes);
+    for (const PageSet& level : due.tail) space.unprotected = space.unprotected.unite(level);
     tail_left_ -= std::min(tail_left_, space.unprotected.pages());
     reading.hot = {};
   }
@@ -301,6 +303,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
   stats.pages_armed += due.pages.minus(space.unprotected).pages();
+  stats.pages_unprotected += space.unprotected.pages();
   space.complete = true;
   return {};
 }

@@ -205,6 +205,21 @@ TEST_F(HotPages, AreNotProtectedWithTheirNeighbours) {
   EXPECT_EQ(remote_.intersect(hot_), PageSet()) << "nobody has written to them since they were sent";
 }
 
+// It would have the workload pay for all of them, shortly before the freeze.
+TEST_F(HotPages, AreLeftUnprotectedInARoundBehindAsWell) {
+  auto write_again = [this] {
+    for (const PageRun& run : hot_.runs()) *reinterpret_cast<char*>(run.first * kPage) ^= 3;
+    region_->at[kPage] ^= 3;
+  };
+  begin(64, write_again);
+  ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
+  actor_->step();
+  close([] {});
+  EXPECT_EQ(protected_pages().intersect(hot_), PageSet());
+  EXPECT_GT(protected_pages().pages(), kMany - hot_.pages() - 10);
+  EXPECT_EQ(remote_.intersect(hot_), PageSet());
+}
+
 TEST_F(HotPages, AreFoundBehindThoseThatWereHotBefore) {
   begin(64, [] {});
   heat_.levels.insert(heat_.levels.begin(), PageSet::from_runs({{first() + 2, 20}}));
