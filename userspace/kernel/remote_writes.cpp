@@ -2,7 +2,6 @@
 #include "kernel/remote_writes.h"
 
 #include <bpf/libbpf.h>
-#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -22,14 +21,6 @@ struct RemoteWritesSkeletonFree {
   void operator()(remote_writes* skeleton) const { remote_writes__destroy(skeleton); }
 };
 
-// The number that the kernel gives to the namespace it begins with (PROC_PID_INIT_INO).
-constexpr ino_t kFirstPidNamespace = 0xEFFFFFFC;
-
-bool in_first_pid_namespace() {
-  struct stat info{};
-  return ::stat("/proc/self/ns/pid", &info) == 0 && info.st_ino == kFirstPidNamespace;
-}
-
 }  // namespace
 
 struct RemoteWrites::Kernel {
@@ -42,7 +33,6 @@ RemoteWrites& RemoteWrites::operator=(RemoteWrites&&) noexcept = default;
 RemoteWrites::~RemoteWrites() = default;
 
 Result<RemoteWrites> RemoteWrites::prepare() {
-  if (!in_first_pid_namespace()) return fail("not all threads of the host can be looked at from this pid namespace");
   bpf::capture_libbpf_log();
   auto kernel = std::make_unique<Kernel>();
   kernel->skeleton.reset(remote_writes__open());

@@ -15,14 +15,13 @@ namespace mose {
 
 class RemoteWrites {
  public:
-  // Loads the iterator: some milliseconds. Fails where the kernel has no iterators (5.15 has what it takes), and outside of the
-  // host's first pid namespace, from which they do not see every thread.
+  // Loads the iterator: some milliseconds. Fails where the kernel has no iterators (5.15 has what it takes).
   [[nodiscard]] static Result<RemoteWrites> prepare();
   RemoteWrites(RemoteWrites&&) noexcept;
   RemoteWrites& operator=(RemoteWrites&&) noexcept;
   ~RemoteWrites();
 
-  // The threads of the host that are in such a call, into whatever process: the kernel has looked up which one at its beginning, and what
+  // The threads in the pid namespace of this program, and below it, that are in such a call, into whatever process: the kernel has looked up which one at its beginning, and what
   // it was called by may name another one by now. One that has left it counts until its next call, fault or interruption. Some
   // 0.1 us a thread of the host.
   [[nodiscard]] Result<std::set<pid_t>> under_way() const;

@@ -10,7 +10,7 @@
 #endif
 
 struct mose_remote_write {
-	__u32 thread; /* as the host numbers it */
+	__u32 thread; /* as the host's first pid namespace numbers it */
 };
 
 #endif
