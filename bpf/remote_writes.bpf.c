@@ -11,7 +11,7 @@
 
 #include "mose/bpf/remote_writes.h"
 
-/* Of x86-64, x32 and the 32-bit calls; each means nothing in the other tables. */
+/* Of x86-64, x32 and the 32-bit calls. To the last of these the first is another call, which is short. */
 #define PROCESS_VM_WRITEV	311
 #define PROCESS_VM_WRITEV_X32	(0x40000000 | 540)
 #define PROCESS_VM_WRITEV_32	348

@@ -35,9 +35,9 @@ constexpr Nanoseconds kPagerAnswerBound = std::chrono::seconds(5);
 constexpr Nanoseconds kAnnounceBound = std::chrono::seconds(1);
 constexpr Nanoseconds kBuildBound = std::chrono::seconds(3);
 // For pages of the standby that only the source has: a lazy restore goes on without them, but to end the standby and to
-// restore takes as long as this, more where there is much memory to free (400 ms of 4 GiB).
+// restore takes as long as this, and longer where there is much memory to free (4 GiB: 400 ms).
 constexpr Nanoseconds kFreshLeast = std::chrono::milliseconds(300), kFreshGib = std::chrono::milliseconds(100),
-                      kFreshMost = std::chrono::seconds(2);
+                      kFreshMost = std::chrono::seconds(1);
 
 Nanoseconds fresh_bound(uint64_t memory_bytes) {
   return std::min(kFreshLeast + kFreshGib * static_cast<int64_t>(std::min<uint64_t>(memory_bytes >> 30, 100)), kFreshMost);

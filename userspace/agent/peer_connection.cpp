@@ -131,7 +131,7 @@ void PeerConnection::expect_life(Nanoseconds silence_max) {
   life_timer_ = 0;
   if (silence_max_.count() == 0) return;
   heard_ = checked_ = now();
-  pinged_ = false;
+  pinged_ = no_room_ = false;
   unacknowledged_ = 0;
   life_timer_ = loop_.after(silence_max_ / kLooks, [this] { check_life(); });
 }
@@ -147,9 +147,10 @@ void PeerConnection::check_life() {
   // The acknowledgement of a PING says that a kernel is there, its answer that an agent is.
   if (!pinged_ && waiting < unacknowledged_) heard_ = time;
   unacknowledged_ = waiting;
-  // What waits may wait for room at a peer that does not read just now; once there is some, the rest is on its way.
-  const bool no_room = waiting > 0 && all_sent_acknowledged(socket_.fd()).value_or(false);
-  if (std::exchange(no_room_, no_room) && !no_room) heard_ = time;
+  // What waits may wait for room at a peer that does not read just now; once there is some, it is on its way.
+  const Unanswered sent = unanswered(socket_.fd()).value_or(Unanswered{.data = true});
+  const bool no_room = waiting > 0 && !sent.data && !sent.room;
+  if (std::exchange(no_room_, no_room) && sent.data) heard_ = time;
   const bool there = no_room || (waiting == 0 && pinged_);
   Nanoseconds limit = there ? silence_max_ * kPatience : silence_max_;
   if (time - heard_ >= limit) {

@@ -192,18 +192,24 @@ Status Cgroup::kill() const {
 
 Status Cgroup::wait_empty(Nanoseconds bound) const { return wait_event("populated", false, bound); }
 
-Status Cgroup::end(Nanoseconds bound) const {
-  uint64_t resident = 0;
+Status Cgroup::end(Nanoseconds bound) {
+  uint64_t own = 0, shared = 0;
   if (auto processes = procs()) {
-    for (pid_t process : *processes) resident += resident_bytes(process);
+    for (pid_t process : *processes) {
+      const Resident resident = resident_bytes(process);
+      own += resident.own;
+      shared = std::max(shared, resident.shared);
+    }
   }
+  held_ = std::max(held_, own + shared);
   MOSE_TRY(kill());
-  return wait_empty(bound + time_to_free(resident));
+  return wait_empty(bound + time_to_free(held_));
 }
 
 Nanoseconds time_to_free(uint64_t bytes) {
-  constexpr uint64_t kGib = 1u << 30, kSecondsMax = 3600;
-  return std::chrono::seconds(std::min(1 + bytes / kGib, kSecondsMax));
+  constexpr uint64_t kGib = 1u << 30, kGibMax = 4096;
+  constexpr Nanoseconds kFreeGib = std::chrono::milliseconds(400);
+  return kFreeGib * static_cast<int64_t>(std::min(1 + bytes / kGib, kGibMax));
 }
 
 Status Cgroup::remove(Nanoseconds bound) {

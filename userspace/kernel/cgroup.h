@@ -56,8 +56,9 @@ class Cgroup {
   // SIGKILL to every process in it, frozen or not; returns before they have gone.
   [[nodiscard]] Status kill() const;
   [[nodiscard]] Status wait_empty(Nanoseconds bound) const;
-  // Kills, and waits until it is empty: for `bound`, and for what the kernel needs to free the memory of its processes.
-  [[nodiscard]] Status end(Nanoseconds bound) const;
+  // Kills, and waits until it is empty: for `bound`, and for what the kernel needs to free the memory of its processes, as far as this
+  // object has seen it: who is ending already shows none.
+  [[nodiscard]] Status end(Nanoseconds bound);
   // Waits until it is empty and removes the directory. The object is invalid afterwards, whatever the result.
   [[nodiscard]] Status remove(Nanoseconds bound);
 
@@ -68,9 +69,10 @@ class Cgroup {
 
   Fd dir_;
   std::string path_;
+  uint64_t held_ = 0;  // bytes, see end()
 };
 
-// What the kernel may take to free so much memory of who ends: 0.1 to 0.2 s a GiB, and more where others want the processor.
+// What the kernel may take to free so much memory of who ends: 0.1 to 0.2 s a GiB, and as much again where others want the processor.
 [[nodiscard]] Nanoseconds time_to_free(uint64_t bytes);
 
 // Where version 2 is mounted here: /sys/fs/cgroup, or /sys/fs/cgroup/unified on hybrid hosts.

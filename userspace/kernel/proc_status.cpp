@@ -63,10 +63,11 @@ Result<std::vector<pid_t>> numbers_of(pid_t thread) {
   return numbers;
 }
 
-uint64_t resident_bytes(pid_t process) {
+Resident resident_bytes(pid_t process) {
   auto status = read_file(proc_path(process, "status"), kBytesMax);
-  if (!status) return 0;
-  return number<uint64_t>(status_value(*status, "VmRSS").value_or(""), 10).value_or(0) * 1024;
+  if (!status) return {};
+  auto bytes = [&](std::string_view field) { return number<uint64_t>(status_value(*status, field).value_or(""), 10).value_or(0) * 1024; };
+  return {bytes("RssAnon"), bytes("RssShmem")};
 }
 
 bool has_ended(pid_t thread) {

@@ -21,8 +21,11 @@ namespace mose {
 
 // What it is called in its pid namespaces, from that of this program to its own; ESRCH when there is no such thread.
 [[nodiscard]] Result<std::vector<pid_t>> numbers_of(pid_t thread);
-// Of memory, shared with others or not; 0 when it has ended.
-[[nodiscard]] uint64_t resident_bytes(pid_t process);
+// Of memory that is no file's; none when it has ended, or is about to.
+struct Resident {
+  uint64_t own = 0, shared = 0;
+};
+[[nodiscard]] Resident resident_bytes(pid_t process);
 // There is no such thread any more, or nothing of it but its number.
 [[nodiscard]] bool has_ended(pid_t thread);
 

@@ -23,7 +23,7 @@ class RemoteWrites {
 
   // The threads in the pid namespace of this program, and below it, that are in such a call, into whatever process: the kernel has
   // looked up which one at its beginning, and what it was called by may name another one by now. One that has left it counts until
-  // its next call, fault or interruption. Some 0.1 us a thread.
+  // its next call, fault or interruption. By their numbers in the host's first pid namespace. Some 0.1 us a thread.
   [[nodiscard]] Result<std::set<pid_t>> under_way() const;
 
  private:

@@ -175,10 +175,10 @@ Result<Nanoseconds> round_trip_time(int socket) {
   return std::chrono::microseconds(info.tcpi_rtt);
 }
 
-Result<bool> all_sent_acknowledged(int socket) {
+Result<Unanswered> unanswered(int socket) {
   MOSE_ASSIGN(tcp_info info, tcp_state(socket));
-  // One probe of a full window is under way as a rule; a second one says that the first was not answered.
-  return info.tcpi_unacked == 0 && info.tcpi_probes <= 1;
+  // One probe of a full window may be under way; a second one says that the first was not answered.
+  return Unanswered{.data = info.tcpi_unacked != 0, .room = info.tcpi_probes > 1};
 }
 
 // Of Linux 6.15; older headers do not name it.

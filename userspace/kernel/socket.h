@@ -29,8 +29,12 @@ struct Accepted {
 [[nodiscard]] Status set_blocking(int socket, bool blocking);
 // Bytes that were written and that the peer's kernel has not acknowledged yet.
 [[nodiscard]] Result<size_t> unacknowledged_bytes(int socket);
-// Whether it has acknowledged all that has left this host, and answers what asks it for room; more may wait here for that.
-[[nodiscard]] Result<bool> all_sent_acknowledged(int socket);
+// What has left this host and was not acknowledged yet. More may wait here for room at the peer, which is asked for it in intervals.
+struct Unanswered {
+  bool data = false;
+  bool room = false;  // more than once
+};
+[[nodiscard]] Result<Unanswered> unanswered(int socket);
 
 // Smoothed, as TCP measures it.
 [[nodiscard]] Result<Nanoseconds> round_trip_time(int socket);

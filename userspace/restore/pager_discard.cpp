@@ -29,10 +29,11 @@ constexpr int kTableTries = 4;
 
 // A page that comes into each of some page tables that are there, and goes again.
 std::optional<Nanoseconds> try_tables() {
-  constexpr size_t kBytes = kTablesTried * kTablePages * kPageSize;
+  constexpr size_t kTableBytes = kTablePages * kPageSize, kBytes = (kTablesTried + 1) * kTableBytes;
   void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return std::nullopt;
-  auto* bytes = static_cast<volatile char*>(memory);
+  const uint64_t first = (reinterpret_cast<uintptr_t>(memory) + kTableBytes - 1) / kTableBytes * kTableBytes;
+  auto* bytes = reinterpret_cast<volatile char*>(first);
   auto touch = [&](size_t page) {
     for (uint64_t table = 0; table < kTablesTried; ++table) bytes[(table * kTablePages + page) * kPageSize] = 1;
   };

@@ -6,7 +6,8 @@
 namespace mose::sense {
 namespace {
 
-// What is read last and left unprotected, because it is hot, is no more than this part of all, or so many pages. The final scan reads all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
+// What is read last and left unprotected, because it is hot, is no more than this part of all, or so many pages. The final scan reads
+// all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
 constexpr uint64_t kTailPart = 32, kTailPages = 4096;
 // Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
 // is written again in as long as a round takes: each of these pages would cost the workload a fault, and the time that it takes to send
@@ -14,8 +15,8 @@ constexpr uint64_t kTailPart = 32, kTailPages = 4096;
 constexpr double kTailWritten = 0.25;
 constexpr uint64_t kTailSample = 256;
 
-// Whether enough of it has been written since it was sent.
-bool written_again(const SpaceProcess& process, const PageSet& level, const Hashes& hashes) {
+// Whether enough of the level has been written since it was sent. `level`: those of its pages that may have been, for all that is known.
+bool written_again(const SpaceProcess& process, const PageSet& level, uint64_t of, const Hashes& hashes) {
   Picking picking{.every = std::max<uint64_t>(level.pages() / kTailSample, 1)};
   PageSet picked;
   for (const PageRun& run : level.runs())
@@ -23,7 +24,9 @@ bool written_again(const SpaceProcess& process, const PageSet& level, const Hash
       if (picking.pick()) picked.add({page, 1});
   Sample sample;
   if (!look_for_changes(process, picked, hashes, sample)) return false;
-  return static_cast<double>(sample.changed) >= static_cast<double>(sample.read) * kTailWritten;
+  if (sample.read == 0) return false;
+  const double written = static_cast<double>(sample.changed) / static_cast<double>(sample.read) * static_cast<double>(level.pages());
+  return written >= static_cast<double>(of) * kTailWritten;
 }
 
 // Any of a level are as good as any others.
@@ -47,7 +50,7 @@ std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageS
     if (left == 0) break;
     const PageSet level = all.intersect(due);
     // Heat is of the past: of a level above one that is written much nothing may be written any more.
-    if (level.empty() || !written_again(process, level, hashes)) continue;
+    if (level.empty() || !written_again(process, level, all.pages(), hashes)) continue;
     tail.push_back(first_of(level, left));
     left -= tail.back().pages();
   }

@@ -20,8 +20,10 @@ Settle::Settle(Nanoseconds calls_max) : calls_max_(calls_max) {}
 Settle::~Settle() = default;
 
 std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) {
+  if (calls_) return calls_;
   std::this_thread::sleep_for(kSettle);
-  if (auto calls = wait_for_calls()) return calls;
+  calls_ = wait_for_calls();
+  if (calls_) return calls_;
   for (pid_t process : processes) {
     if (auto pin = pinned_memory(process)) return pin;
   }
@@ -30,11 +32,11 @@ std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) 
 
 // Those that began before: who is in one at each look.
 std::optional<std::string> Settle::wait_for_calls() {
-  if (!writes_) {
-    auto prepared = RemoteWrites::prepare();
-    if (!prepared) return "whether another process writes into its memory is not known: " + prepared.error().what;
-    writes_ = std::make_unique<RemoteWrites>(std::move(*prepared));
+  if (!writes_ && !unknown_) {
+    if (auto prepared = RemoteWrites::prepare()) writes_ = std::make_unique<RemoteWrites>(std::move(*prepared));
+    else unknown_ = "whether another process writes into its memory is not known: " + prepared.error().what;
   }
+  if (unknown_) return unknown_;
   auto before = writes_->under_way();
   const Timestamp end = now() + calls_max_;
   for (Nanoseconds pause = kSettle; before && !before->empty(); pause = std::min(2 * pause, end - now())) {

@@ -25,6 +25,10 @@ class Settle {
   explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50));
   ~Settle();
 
+  // What was said of the round before about calls into the memory counts no more.
+  void begin_round() { calls_.reset(); }
+  // Why nobody's pages can be trusted in this round, as far as known.
+  [[nodiscard]] const std::optional<std::string>& refused() const { return calls_; }
   // Waits for what goes by. Why pages of these processes may still be written so; nothing: they may be read.
   [[nodiscard]] std::optional<std::string> operator()(std::span<const pid_t> processes);
 
@@ -33,6 +37,8 @@ class Settle {
 
   Nanoseconds calls_max_;
   std::unique_ptr<RemoteWrites> writes_;
+  std::optional<std::string> unknown_;  // why they cannot be seen
+  std::optional<std::string> calls_;
 };
 
 }  // namespace mose::sense

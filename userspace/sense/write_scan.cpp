@@ -131,7 +131,7 @@ void WriteScan::arm(const SpaceProcess& process, Space& space) {
   if (space.tracking && (space.pid != process.pid || space.start_time != process.start_time)) space.disarm();
   // A pin that exists now may still be written through after the protection is on.
   const Timestamp begun = now();
-  auto pin = pinned_memory(process.pid);
+  auto pin = settle_.refused() ? settle_.refused() : pinned_memory(process.pid);
   space.pin_check = now() - begun;
   if (pin) {
     space.disarm();
@@ -359,6 +359,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
 
 Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
   tail_left_ = kTailMost;
+  settle_.begin_round();
   bool begun = !arming();  // of the objects, which stand behind the processes
   return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
     if (process.object.empty()) return round_of(process, sink, stop, stats);

@@ -220,6 +220,19 @@ TEST_F(HotPages, AreLeftUnprotectedInARoundBehindAsWell) {
   EXPECT_EQ(remote_.intersect(hot_), PageSet());
 }
 
+// What is read in such a round has been written, all of it.
+TEST_F(HotPages, OfALevelThatIsHardlyWrittenAreProtectedInARoundBehind) {
+  begin(64, [this] {
+    for (const PageRun& run : hot_.runs()) *reinterpret_cast<char*>(run.first * kPage) ^= 3;
+  });
+  heat_.levels = {PageSet::from_runs({{first(), kMany}})};
+  source_.read_last({&heat_, 1});
+  ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
+  actor_->step();
+  close([] {});
+  EXPECT_EQ(protected_pages().intersect(hot_), hot_);
+}
+
 TEST_F(HotPages, AreFoundBehindThoseThatWereHotBefore) {
   begin(64, [] {});
   heat_.levels.insert(heat_.levels.begin(), PageSet::from_runs({{first() + 2, 20}}));
