@@ -40,7 +40,7 @@ constexpr Nanoseconds kFreshLeast = std::chrono::milliseconds(300), kFreshGib = 
                       kFreshMost = std::chrono::seconds(1);
 
 Nanoseconds fresh_bound(uint64_t memory_bytes) {
-  return std::min(kFreshLeast + kFreshGib * static_cast<int64_t>(std::min<uint64_t>(memory_bytes >> 30, 100)), kFreshMost);
+  return std::min(kFreshLeast + kFreshGib * static_cast<int64_t>(memory_bytes >> 30), kFreshMost);
 }
 
 // As long as it takes where it is dear, and half as long again; shorter than the source waits for the standby.

@@ -53,7 +53,7 @@ uint64_t tables_of(const PageSet& pages) {
   for (const PageRun& run : pages.runs()) {
     const uint64_t first = std::max(run.first / kTablePages, next);
     next = (run.end() - 1) / kTablePages + 1;
-    tables += next - std::min(first, next);
+    tables += next - first;
   }
   return tables;
 }

@@ -6,7 +6,6 @@
 #include <thread>
 
 #include "kernel/pins.h"
-#include "kernel/remote_writes.h"
 
 namespace mose::sense {
 namespace {
@@ -15,9 +14,6 @@ namespace {
 constexpr Nanoseconds kSettle = std::chrono::milliseconds(1);
 
 }  // namespace
-
-Settle::Settle(Nanoseconds calls_max) : calls_max_(calls_max) {}
-Settle::~Settle() = default;
 
 std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) {
   if (calls_) return calls_;
@@ -32,17 +28,14 @@ std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) 
 
 // Those that began before: who is in one at each look.
 std::optional<std::string> Settle::wait_for_calls() {
-  if (!writes_ && !unknown_) {
-    if (auto prepared = RemoteWrites::prepare()) writes_ = std::make_unique<RemoteWrites>(std::move(*prepared));
-    else unknown_ = "whether another process writes into its memory is not known: " + prepared.error().what;
-  }
-  if (unknown_) return unknown_;
-  auto before = writes_->under_way();
+  if (!writes_) writes_ = RemoteWrites::prepare();
+  if (!*writes_) return "whether another process writes into its memory is not known: " + writes_->error().what;
+  auto before = (*writes_)->under_way();
   const Timestamp end = now() + calls_max_;
   for (Nanoseconds pause = kSettle; before && !before->empty(); pause = std::min(2 * pause, end - now())) {
     if (now() >= end) return "thread " + std::to_string(*before->begin()) + " of the host writes into other processes' memory (process_vm_writev)";
     std::this_thread::sleep_for(pause);
-    auto still = writes_->under_way();
+    auto still = (*writes_)->under_way();
     if (!still) return still.error().what;
     std::erase_if(*before, [&](pid_t thread) { return !still->contains(thread); });
   }

@@ -3,16 +3,13 @@
 
 #include <sys/types.h>
 
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 
 #include "base/clock.h"
-
-namespace mose {
-class RemoteWrites;
-}
+#include "base/result.h"
+#include "kernel/remote_writes.h"
 
 namespace mose::sense {
 
@@ -22,8 +19,7 @@ namespace mose::sense {
 class Settle {
  public:
   // `calls_max`: for calls into the memory, of which 4 MiB take a millisecond where nothing keeps them.
-  explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50));
-  ~Settle();
+  explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50)) : calls_max_(calls_max) {}
 
   // What was said of the round before about calls into the memory counts no more.
   void begin_round() { calls_.reset(); }
@@ -36,8 +32,7 @@ class Settle {
   [[nodiscard]] std::optional<std::string> wait_for_calls();
 
   Nanoseconds calls_max_;
-  std::unique_ptr<RemoteWrites> writes_;
-  std::optional<std::string> unknown_;  // why they cannot be seen
+  std::optional<Result<RemoteWrites>> writes_;  // once asked for, and why they cannot be seen
   std::optional<std::string> calls_;
 };
 

@@ -36,8 +36,8 @@ struct WriteScanOptions {
 // parent).
 // * read in full each time: regions that appeared since the last round or were moved (mremap), children of a fork and
 //   whatever an exec brings until the next round arms them; processes that cannot be tracked, with the reason in
-//   reason(): no thread to borrow, a page that may be written behind the page tables, by a device (direct I/O, asynchronous I/O) or by another process that
-//   is in process_vm_writev().
+//   reason(): no thread to borrow, a page that may be written behind the page tables, by a device (direct I/O, asynchronous I/O)
+//   or by another process that is in process_vm_writev().
 // * tracked where it is certain (sense/shared_tracking.h), else read in full: objects of shared memory.
 // * absent: pages given back (MADV_DONTNEED, munmap).
 //

@@ -57,7 +57,14 @@ class PeerConnections : public testing::Test {
     open(move::StreamSocket(Fd(fcntl(ours_.get(), F_DUPFD_CLOEXEC, 0))));
     ASSERT_EQ(fcntl(ours_.get(), F_SETFL, O_NONBLOCK), 0);
   }
+  // And waits until its kernel has taken what it takes.
+  void send_more_than_it_has_room_for() {
+    connection_->send(wire::FrameType::images, std::string(kBytes, 'i'));
+    for (const Timestamp end = now() + 5s; now() < end && unanswered(ours_.get()).value().data;) loop_->run_once(1ms);
+    ASSERT_GT(unacknowledged_bytes(ours_.get()).value(), 0u) << "there is room for all of it";
+  }
 
+  static constexpr size_t kBytes = 32u << 20;
   std::unique_ptr<EventLoop> loop_;
   Fd ours_, peers_;
   std::unique_ptr<PeerConnection> connection_;
@@ -87,9 +94,7 @@ TEST_F(PeerConnections, GiveOthersTheirTurnWhateverAPeerSends) {
 TEST_F(PeerConnections, GiveAPeerTimeThatDoesNotReadWhatItsKernelHasTaken) {
   constexpr auto kSilence = 50ms;
   connect_by_tcp();
-  connection_->send(wire::FrameType::images, std::string(32u << 20, 'i'));
-  for (const Timestamp end = now() + 5s; now() < end && unanswered(ours_.get()).value().data;) loop_->run_once(1ms);
-  ASSERT_GT(unacknowledged_bytes(ours_.get()).value(), 0u) << "there is room for all of it";
+  send_more_than_it_has_room_for();
   const Timestamp begin = now();
   connection_->expect_life(kSilence);
   while (closed_.empty() && now() < begin + 10s) loop_->run_once(10ms);
@@ -99,10 +104,8 @@ TEST_F(PeerConnections, GiveAPeerTimeThatDoesNotReadWhatItsKernelHasTaken) {
 
 TEST_F(PeerConnections, GoOnWithAPeerThatReadsAgain) {
   constexpr auto kSilence = 50ms;
-  constexpr size_t kBytes = 32u << 20;
   connect_by_tcp();
-  connection_->send(wire::FrameType::images, std::string(kBytes, 'i'));
-  for (const Timestamp end = now() + 5s; now() < end && unanswered(ours_.get()).value().data;) loop_->run_once(1ms);
+  send_more_than_it_has_room_for();
   connection_->expect_life(kSilence);
   for (const Timestamp end = now() + 3 * kSilence; now() < end;) loop_->run_once(10ms);
   ASSERT_EQ(closed_, "");
