@@ -16,27 +16,45 @@
 #define PROCESS_VM_WRITEV_X32	(0x40000000 | 540)
 #define PROCESS_VM_WRITEV_32	348
 
+/* Of the kernel, since 6.7. With these flags it begins at the first thread of the host, whatever thread is given. */
+extern int bpf_iter_task_new(struct bpf_iter_task *it, struct task_struct *task, unsigned int flags) __ksym;
+extern struct task_struct *bpf_iter_task_next(struct bpf_iter_task *it) __ksym;
+extern void bpf_iter_task_destroy(struct bpf_iter_task *it) __ksym;
+#define ALL_THREADS	1
+
+/*
+ * Is called for one thread, the reader, and walks over all of the host itself: an iterator shows those of the reader's pid namespace
+ * and below only, and who writes from outside of it is no better.
+ */
 SEC("iter/task")
 int mose_remote_writes(struct bpf_iter__task *ctx)
 {
 #ifdef __TARGET_ARCH_x86 /* elsewhere no memory is tracked so far, see kernel/borrowed_thread.h */
-	struct task_struct *task = ctx->task;
+	struct task_struct *reader = ctx->task, *task;
 	struct mose_remote_write out = {};
-	struct pt_regs *regs;
-	__u32 number; /* no more of it counts */
+	struct bpf_iter_task threads;
 
-	if (!task || !BPF_CORE_READ(task, mm))
+	if (!reader)
 		return 0;
-	/*
-	 * The registers of its last way into the kernel. They stay behind when it has left; the next call, fault or interrupt
-	 * replaces them.
-	 */
-	regs = (struct pt_regs *)bpf_task_pt_regs(task);
-	number = BPF_CORE_READ(regs, orig_ax);
-	if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_X32 && number != PROCESS_VM_WRITEV_32)
-		return 0;
-	out.thread = BPF_CORE_READ(task, pid);
-	bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
+	bpf_iter_task_new(&threads, reader, ALL_THREADS);
+	while ((task = bpf_iter_task_next(&threads))) {
+		struct pt_regs *regs;
+		__u32 number; /* no more of it counts */
+
+		if (!BPF_CORE_READ(task, mm))
+			continue;
+		/*
+		 * The registers of its last way into the kernel. They stay behind when it has left; the next call, fault or
+		 * interrupt replaces them.
+		 */
+		regs = (struct pt_regs *)bpf_task_pt_regs(task);
+		number = BPF_CORE_READ(regs, orig_ax);
+		if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_X32 && number != PROCESS_VM_WRITEV_32)
+			continue;
+		out.thread = BPF_CORE_READ(task, pid);
+		bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
+	}
+	bpf_iter_task_destroy(&threads);
 #endif
 	return 0;
 }

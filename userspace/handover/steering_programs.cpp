@@ -4,7 +4,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
@@ -58,23 +57,21 @@ std::vector<int> programs_of(const steer_tc& skeleton, const SteeringConfig& con
 }
 
 Result<Skeleton> load_programs(const SteeringConfig& config, const GivenMaps& given) {
-  bpf::capture_libbpf_log();
-  Skeleton skeleton(steer_tc__open());
-  if (!skeleton) return bpf::fail_libbpf("open the steering programs", errno);
-  // The read-only section is ours until loaded; the skeleton declares it const.
-  mose_steer_config fixed{};
-  MOSE_TRY(fill_config(fixed, config));
-  std::memcpy(const_cast<mose_steer_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
-  for (auto [map, fd] : {std::pair{skeleton->maps.mose_services, given.services},
-                         {skeleton->maps.mose_queues, given.queues},
-                         {skeleton->maps.mose_drained, given.drained},
-                         {skeleton->maps.mose_drained_bytes, given.drained_bytes},
-                         {skeleton->maps.mose_counts, given.counts}}) {
-    if (fd < 0) continue;
-    if (int code = bpf_map__reuse_fd(map, fd); code < 0) return bpf::fail_libbpf("give the programs a map", code);
-  }
-  if (int code = steer_tc__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load the steering programs", code);
-  return skeleton;
+  return bpf::load_skeleton<steer_tc>("the steering programs", [&](steer_tc& skeleton) -> Status {
+    mose_steer_config fixed{};
+    MOSE_TRY(fill_config(fixed, config));
+    // The read-only section is ours until loaded; the skeleton declares it const.
+    std::memcpy(const_cast<mose_steer_config*>(&skeleton.rodata->mose_config), &fixed, sizeof fixed);
+    for (auto [map, fd] : {std::pair{skeleton.maps.mose_services, given.services},
+                           {skeleton.maps.mose_queues, given.queues},
+                           {skeleton.maps.mose_drained, given.drained},
+                           {skeleton.maps.mose_drained_bytes, given.drained_bytes},
+                           {skeleton.maps.mose_counts, given.counts}}) {
+      if (fd < 0) continue;
+      if (int code = bpf_map__reuse_fd(map, fd); code < 0) return bpf::fail_libbpf("give the programs a map", code);
+    }
+    return {};
+  });
 }
 
 Result<SteeringConfig> pinned_config(const std::string& bpffs, const std::string& workload) {

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "base/result.h"
 #include "handover/steering.h"
 #include "kernel/bpf_object.h"
+#include "kernel/bpf_skeleton.h"
 #include "mose/bpf/steer.h"
 #include "steer_tc.skel.h"
 
 // The programs themselves: loaded for one workload, and where each of them sits.
 namespace mose::handover {
 
-struct SkeletonFree {
-  void operator()(steer_tc* skeleton) const { steer_tc__destroy(skeleton); }
-};
-using Skeleton = std::unique_ptr<steer_tc, SkeletonFree>;
+using Skeleton = bpf::Skeleton<steer_tc>;
 
 // Of the programs' maps by the names of their pins, those that are given instead of new ones; -1: a new one.
 struct GivenMaps {

@@ -2,7 +2,6 @@
 #include "handover/uplink_programs.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -26,31 +25,25 @@ UplinkSteeringConfig from_kernel(const mose_uplink_config& in, const std::string
   return config;
 }
 
-void UplinkPrograms::Free::operator()(steer_xdp* skeleton) const {
-  steer_xdp__destroy(skeleton);
-}
-
 Result<UplinkPrograms> UplinkPrograms::load(const UplinkSteeringConfig& config) {
   if (config.entries_max == 0 || config.entries_max > kUplinkEntriesMax) {
     return fail("an uplink takes 1 to " + std::to_string(kUplinkEntriesMax) + " addresses");
   }
-  bpf::capture_libbpf_log();
   UplinkPrograms programs;
-  programs.skeleton_.reset(steer_xdp__open());
-  if (!programs.skeleton_) return bpf::fail_libbpf("open the uplink's program", errno);
-  steer_xdp* skeleton = programs.skeleton_.get();
-  mose_uplink_config fixed{};
-  fixed.version = MOSE_STEER_VERSION;
-  fixed.ifindex = config.ifindex;
-  std::copy(config.mac.begin(), config.mac.end(), fixed.mac);
-  fixed.mode = config.mode == bpf::XdpMode::generic ? MOSE_UPLINK_GENERIC : MOSE_UPLINK_NATIVE;
-  // The read-only section is ours until loaded; the skeleton declares it const.
-  std::memcpy(const_cast<mose_uplink_config*>(&skeleton->rodata->mose_config), &fixed, sizeof fixed);
-  for (auto [map, size] : {std::pair{skeleton->maps.mose_uplink, config.entries_max},
-                           std::pair{skeleton->maps.mose_uplink_counts, config.entries_max + 1}}) {
-    if (int code = bpf_map__set_max_entries(map, size); code < 0) return bpf::fail_libbpf("size a map", code);
-  }
-  if (int code = steer_xdp__load(skeleton); code < 0) return bpf::fail_libbpf("load the uplink's program", code);
+  MOSE_ASSIGN(programs.skeleton_, bpf::load_skeleton<steer_xdp>("the uplink's program", [&](steer_xdp& skeleton) -> Status {
+    mose_uplink_config fixed{};
+    fixed.version = MOSE_STEER_VERSION;
+    fixed.ifindex = config.ifindex;
+    std::copy(config.mac.begin(), config.mac.end(), fixed.mac);
+    fixed.mode = config.mode == bpf::XdpMode::generic ? MOSE_UPLINK_GENERIC : MOSE_UPLINK_NATIVE;
+    // The read-only section is ours until loaded; the skeleton declares it const.
+    std::memcpy(const_cast<mose_uplink_config*>(&skeleton.rodata->mose_config), &fixed, sizeof fixed);
+    for (auto [map, size] : {std::pair{skeleton.maps.mose_uplink, config.entries_max},
+                             std::pair{skeleton.maps.mose_uplink_counts, config.entries_max + 1}}) {
+      if (int code = bpf_map__set_max_entries(map, size); code < 0) return bpf::fail_libbpf("size a map", code);
+    }
+    return {};
+  }));
   MOSE_ASSIGN(unsigned cpus, bpf::possible_cpus());
   const mose_steer_service nobody{};
   const std::vector<mose_uplink_counts> zero(cpus);

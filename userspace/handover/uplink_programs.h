@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <memory>
 #include <string>
 #include <string_view>
 
 #include "base/result.h"
 #include "handover/uplink_steering.h"
+#include "kernel/bpf_skeleton.h"
 #include "mose/bpf/steer.h"
 
 struct steer_xdp;
@@ -33,10 +33,7 @@ class UplinkPrograms {
   [[nodiscard]] int config() const;
 
  private:
-  struct Free {
-    void operator()(steer_xdp* skeleton) const;
-  };
-  std::unique_ptr<steer_xdp, Free> skeleton_;
+  bpf::Skeleton<steer_xdp> skeleton_;
 };
 
 }  // namespace mose::handover

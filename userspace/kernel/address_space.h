@@ -4,9 +4,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <memory>
+#include <utility>
 
 #include "base/result.h"
+#include "kernel/bpf_iterator.h"
 
 // Whether the mappings of a process have been changed between two looks, by whomever and however shortly: a mapping that came
 // and went, a fork, a move. The kernel counts how often it locks an address space for such a change (Linux 6.4 with locks for each
@@ -27,18 +28,14 @@ class AddressSpaces {
  public:
   // Loads the iterator: some milliseconds. Fails where the kernel has no iterators.
   [[nodiscard]] static Result<AddressSpaces> prepare();
-  AddressSpaces(AddressSpaces&&) noexcept;
-  AddressSpaces& operator=(AddressSpaces&&) noexcept;
-  ~AddressSpaces();
 
   // Some 20 us. An error for a process without memory, or where the kernel does not count. What is under way at that moment
   // counts as a change that is still to come.
   [[nodiscard]] Result<AddressSpaceState> of(pid_t pid) const;
 
  private:
-  struct Kernel;
-  explicit AddressSpaces(std::unique_ptr<Kernel> kernel);
-  std::unique_ptr<Kernel> kernel_;
+  explicit AddressSpaces(bpf::Iterator iterator) : iterator_(std::move(iterator)) {}
+  bpf::Iterator iterator_;
 };
 
 }  // namespace mose

@@ -244,33 +244,6 @@ Result<uint64_t> program_misses(int program) {
   return info.recursion_misses;
 }
 
-namespace {
-
-Result<std::string> iterate(int program, const bpf_link_create_opts& options, const std::string& over) {
-  constexpr size_t kBytesMax = 64u << 20;
-  Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
-  if (!link) return fail_errno("attach an iterator over " + over);
-  Fd reader(bpf_iter_create(link.get()));
-  if (!reader) return fail_errno("begin an iterator over " + over);
-  return read_all(reader.get(), kBytesMax);
-}
-
-}  // namespace
-
-Result<std::string> iterate_process(int program, pid_t pid) {
-  bpf_iter_link_info only{};
-  only.task.pid = static_cast<__u32>(pid);
-  LIBBPF_OPTS(bpf_link_create_opts, options);
-  options.iter_info = &only;
-  options.iter_info_len = sizeof only;
-  return iterate(program, options, "process " + std::to_string(pid));
-}
-
-Result<std::string> iterate_threads(int program) {
-  LIBBPF_OPTS(bpf_link_create_opts, options);
-  return iterate(program, options, "all threads");
-}
-
 Result<Fd> program_of_link(int link) {
   bpf_link_info info{};
   uint32_t size = sizeof info;

@@ -15,8 +15,8 @@
 #include "base/result.h"
 
 // What the owners of BPF programs share: libbpf's voice in our log, errors with the verifier's last words, pins, plain
-// map access by descriptor, and whether TCX links work here. Skeletons themselves are the business of the stage that
-// owns the program.
+// map access by descriptor, and whether TCX links work here. Skeletons are loaded by the stage that owns the
+// program (bpf_skeleton.h).
 namespace mose::bpf {
 
 // From now on libbpf's output goes to our log at debug. Call before the first use of libbpf; repeated calls are
@@ -88,11 +88,6 @@ enum class XdpMode : uint8_t { native, generic };
 
 // How often a tracing program was skipped because it ran already on that CPU.
 [[nodiscard]] Result<uint64_t> program_misses(int program);
-
-// What an iterator over tasks writes about one process: of each of its threads, one after the other.
-[[nodiscard]] Result<std::string> iterate_process(int program, pid_t pid);
-// And of all threads of the host.
-[[nodiscard]] Result<std::string> iterate_threads(int program);
 
 // The program behind a link.
 [[nodiscard]] Result<Fd> program_of_link(int link);

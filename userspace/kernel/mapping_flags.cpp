@@ -15,7 +15,7 @@
 #include <sstream>
 
 #include "base/fd.h"
-#include "kernel/bpf_object.h"
+#include "kernel/bpf_skeleton.h"
 #include "kernel/procfs.h"
 #include "mose/bpf/mappings.h"
 
@@ -27,19 +27,6 @@ namespace mose {
 namespace {
 
 constexpr size_t kBytesMax = 64u << 20;
-
-struct SkeletonFree {
-  void operator()(mappings* skeleton) const { mappings__destroy(skeleton); }
-};
-using Skeleton = std::unique_ptr<mappings, SkeletonFree>;
-
-Result<std::vector<mose_mapping>> iterate(int program, pid_t pid) {
-  MOSE_ASSIGN(std::string bytes, bpf::iterate_process(program, pid));
-  if (bytes.size() % sizeof(mose_mapping) != 0) return fail("the iterator of mappings gave part of a record");
-  std::vector<mose_mapping> out(bytes.size() / sizeof(mose_mapping));
-  std::memcpy(out.data(), bytes.data(), bytes.size());
-  return out;
-}
 
 // Mappings of every kind that programs ask for, for as long as the names of their flags are learned. What the kernel or the
 // limits of this process do not grant is not there.
@@ -114,21 +101,13 @@ std::optional<std::string> FlagNames::words(uint64_t bits) const {
   return out;
 }
 
-struct MappingFlags::Kernel {
-  Skeleton skeleton;
-  FlagNames names;
-  std::vector<MappingWords> everywhere;  // that no iterator shows: the page for old system calls
-
-  [[nodiscard]] int program() const { return bpf_program__fd(skeleton->progs.mose_mappings); }
-};
-
 namespace {
 
 // Also what smaps has and the iterator has not.
-Status learn_names(int program, FlagNames& names, std::vector<MappingWords>& everywhere) {
+Status learn_names(const bpf::Iterator& iterator, FlagNames& names, std::vector<MappingWords>& everywhere) {
   Samples samples;
   MOSE_ASSIGN(std::string smaps, read_file("/proc/self/smaps", kBytesMax));
-  MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(program, ::getpid()));
+  MOSE_ASSIGN(auto bits, iterator.of_process<mose_mapping>(::getpid()));
   std::map<uint64_t, MappingWords> told;
   for_each_flags(smaps, [&](PageRun pages, std::string_view words) {
     const uint64_t start = pages.first * kPageSize;
@@ -162,40 +141,32 @@ Status learn_names(int program, FlagNames& names, std::vector<MappingWords>& eve
 
 }  // namespace
 
-MappingFlags::MappingFlags(std::unique_ptr<Kernel> kernel) : kernel_(std::move(kernel)) {}
-MappingFlags::MappingFlags(MappingFlags&&) noexcept = default;
-MappingFlags& MappingFlags::operator=(MappingFlags&&) noexcept = default;
-MappingFlags::~MappingFlags() = default;
-
 Result<MappingFlags> MappingFlags::prepare() {
-  bpf::capture_libbpf_log();
-  auto kernel = std::make_unique<Kernel>();
-  kernel->skeleton.reset(mappings__open());
-  if (!kernel->skeleton) return bpf::fail_libbpf("open the iterator of mappings", errno);
-  if (int code = mappings__load(kernel->skeleton.get()); code < 0) return bpf::fail_libbpf("load the iterator of mappings", code);
-  bpf::forget_libbpf_words();
+  MOSE_ASSIGN(auto skeleton, bpf::load_skeleton<mappings>("the iterator of mappings"));
+  const int program = bpf_program__fd(skeleton->progs.mose_mappings);
+  MappingFlags flags(bpf::Iterator(std::move(skeleton), program));
   // Another thread of ours may change a mapping between two looks at it.
   constexpr int kTries = 3;
   Status learned;
   for (int i = 0; i < kTries; ++i) {
-    kernel->names = {};
-    kernel->everywhere.clear();
-    learned = learn_names(kernel->program(), kernel->names, kernel->everywhere);
-    if (learned) return MappingFlags(std::move(kernel));
+    flags.names_ = {};
+    flags.everywhere_.clear();
+    learned = learn_names(flags.iterator_, flags.names_, flags.everywhere_);
+    if (learned) return flags;
   }
   return std::unexpected(learned.error());
 }
 
 Result<std::vector<MappingWords>> MappingFlags::of(pid_t pid) const {
-  MOSE_ASSIGN(std::vector<mose_mapping> bits, iterate(kernel_->program(), pid));
+  MOSE_ASSIGN(auto bits, iterator_.of_process<mose_mapping>(pid));
   std::vector<MappingWords> out;
-  out.reserve(bits.size() + kernel_->everywhere.size());
+  out.reserve(bits.size() + everywhere_.size());
   for (const mose_mapping& mapping : bits) {
-    auto words = kernel_->names.words(mapping.flags);
+    auto words = names_.words(mapping.flags);
     if (!words) return fail("a mapping of process " + std::to_string(pid) + " has a flag whose name is not known");
     out.push_back({mapping.start, mapping.end, std::move(*words)});
   }
-  out.insert(out.end(), kernel_->everywhere.begin(), kernel_->everywhere.end());
+  out.insert(out.end(), everywhere_.begin(), everywhere_.end());
   return out;
 }
 

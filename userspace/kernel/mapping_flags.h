@@ -5,13 +5,14 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "kernel/bpf_iterator.h"
 
 // The flags of a process' mappings as CRIU wants to read them, without /proc/PID/smaps. The kernel walks every page of a
 // mapping before smaps tells its flags: 24 ms a gigabyte here, half of the time that the tree is frozen for a dump. A BPF
@@ -42,18 +43,17 @@ class MappingFlags {
   // Loads the iterator and learns from mappings of this process, among them some made for it. Fails where the kernel has no
   // such iterator, or where what was learned does not give back what smaps says of one of them.
   [[nodiscard]] static Result<MappingFlags> prepare();
-  MappingFlags(MappingFlags&&) noexcept;
-  MappingFlags& operator=(MappingFlags&&) noexcept;
-  ~MappingFlags();
 
   // Of every mapping, in the order of addresses, as /proc/PID/maps has them. For a process that cannot change meanwhile. An error
   // where a mapping has a flag whose name is not known.
   [[nodiscard]] Result<std::vector<MappingWords>> of(pid_t pid) const;
 
  private:
-  struct Kernel;
-  explicit MappingFlags(std::unique_ptr<Kernel> kernel);
-  std::unique_ptr<Kernel> kernel_;
+  explicit MappingFlags(bpf::Iterator iterator) : iterator_(std::move(iterator)) {}
+
+  bpf::Iterator iterator_;
+  FlagNames names_;
+  std::vector<MappingWords> everywhere_;  // that no iterator shows: the page for old system calls
 };
 
 }  // namespace mose

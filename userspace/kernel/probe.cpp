@@ -23,6 +23,7 @@
 #include "kernel/netns.h"
 #include "kernel/pagemap.h"
 #include "kernel/process.h"
+#include "kernel/remote_writes.h"
 #include "kernel/tap.h"
 
 namespace mose {
@@ -111,6 +112,14 @@ ProbeResult probe_page_fault_tracepoints() {
     if (!link) return from_errno(std::string("attach to ") + name);
   }
   return yes("programs can be attached to page_fault_user and page_fault_kernel");
+}
+
+ProbeResult probe_bpf_task_iterator() {
+  auto writes = RemoteWrites::prepare();
+  if (!writes) return from_error(writes.error());
+  auto threads = writes->under_way();
+  if (!threads) return from_error(threads.error());
+  return yes("a program can look at the calls of all threads");
 }
 
 ProbeResult probe_bpffs() {
@@ -284,6 +293,9 @@ const std::vector<Entry>& entries() {
        probe_page_fault_tracepoints},
       {{"uffd-wp-async", "written pages are found by comparing contents, not by write protection", false},
        probe_uffd_wp_async},
+      {{"bpf-task-iterator",
+        "who writes into other processes' memory (process_vm_writev) is not seen: written pages are found by comparing contents", false},
+       probe_bpf_task_iterator},
       {{"soft-dirty", "nothing: written pages are found by write protection or by comparing contents", false},
        probe_soft_dirty},
       {{"cap-sys-resource",

@@ -3,11 +3,7 @@
 
 #include <bpf/libbpf.h>
 
-#include <cerrno>
-#include <cstring>
-#include <set>
-
-#include "kernel/bpf_object.h"
+#include "kernel/bpf_skeleton.h"
 #include "mose/bpf/remote_writes.h"
 
 #include "remote_writes.skel.h"  // uses the contract
@@ -15,41 +11,17 @@
 static_assert(sizeof(mose_remote_write) == 4);
 
 namespace mose {
-namespace {
-
-struct RemoteWritesSkeletonFree {
-  void operator()(remote_writes* skeleton) const { remote_writes__destroy(skeleton); }
-};
-
-}  // namespace
-
-struct RemoteWrites::Kernel {
-  std::unique_ptr<remote_writes, RemoteWritesSkeletonFree> skeleton;
-};
-
-RemoteWrites::RemoteWrites(std::unique_ptr<Kernel> kernel) : kernel_(std::move(kernel)) {}
-RemoteWrites::RemoteWrites(RemoteWrites&&) noexcept = default;
-RemoteWrites& RemoteWrites::operator=(RemoteWrites&&) noexcept = default;
-RemoteWrites::~RemoteWrites() = default;
 
 Result<RemoteWrites> RemoteWrites::prepare() {
-  bpf::capture_libbpf_log();
-  auto kernel = std::make_unique<Kernel>();
-  kernel->skeleton.reset(remote_writes__open());
-  if (!kernel->skeleton) return bpf::fail_libbpf("open the iterator over threads", errno);
-  if (int code = remote_writes__load(kernel->skeleton.get()); code < 0) return bpf::fail_libbpf("load the iterator over threads", code);
-  bpf::forget_libbpf_words();
-  return RemoteWrites(std::move(kernel));
+  MOSE_ASSIGN(auto skeleton, bpf::load_skeleton<remote_writes>("the program that looks at the calls of threads"));
+  const int program = bpf_program__fd(skeleton->progs.mose_remote_writes);
+  return RemoteWrites(bpf::Iterator(std::move(skeleton), program));
 }
 
 Result<std::set<pid_t>> RemoteWrites::under_way() const {
-  MOSE_ASSIGN(std::string bytes, bpf::iterate_threads(bpf_program__fd(kernel_->skeleton->progs.mose_remote_writes)));
+  MOSE_ASSIGN(auto records, iterator_.once<mose_remote_write>());
   std::set<pid_t> threads;
-  for (size_t at = 0; at + sizeof(mose_remote_write) <= bytes.size(); at += sizeof(mose_remote_write)) {
-    mose_remote_write one{};
-    std::memcpy(&one, bytes.data() + at, sizeof one);
-    threads.insert(static_cast<pid_t>(one.thread));
-  }
+  for (const mose_remote_write& record : records) threads.insert(static_cast<pid_t>(record.thread));
   return threads;
 }
 

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/fd.h"
 #include "kernel/bpf_object.h"
+#include "kernel/bpf_skeleton.h"
 #include "mose/bpf/dirty.h"
 
 #include "dirty.skel.h"  // uses the contract
@@ -36,29 +37,22 @@ const char* to_string(Form form) {
   return "?";
 }
 
-struct SkeletonFree {
-  void operator()(dirty* skeleton) const { dirty__destroy(skeleton); }
-};
-using Skeleton = std::unique_ptr<dirty, SkeletonFree>;
+using Skeleton = bpf::Skeleton<dirty>;
 
 Result<Skeleton> load(const FaultMonitorOptions& options, Form form) {
-  bpf::capture_libbpf_log();
-  Skeleton skeleton(dirty__open());
-  if (!skeleton) return bpf::fail_libbpf("open", errno);
-  bpf_program__set_autoload(skeleton->progs.btf_user, form == Form::tp_btf);
-  bpf_program__set_autoload(skeleton->progs.btf_kernel, form == Form::tp_btf);
-  bpf_program__set_autoload(skeleton->progs.raw_user, form == Form::raw_tp);
-  bpf_program__set_autoload(skeleton->progs.raw_kernel, form == Form::raw_tp);
-  for (auto [map, size] : {std::pair{skeleton->maps.mose_processes, options.processes_max},
-                           std::pair{skeleton->maps.mose_threads, options.threads_max},
-                           std::pair{skeleton->maps.mose_regions, options.regions_max}}) {
-    if (int code = bpf_map__set_max_entries(map, std::max(size, 1u)); code < 0) {
-      return bpf::fail_libbpf("size a map", code);
+  return bpf::load_skeleton<dirty>("the programs at page faults", [&](dirty& skeleton) -> Status {
+    bpf_program__set_autoload(skeleton.progs.btf_user, form == Form::tp_btf);
+    bpf_program__set_autoload(skeleton.progs.btf_kernel, form == Form::tp_btf);
+    bpf_program__set_autoload(skeleton.progs.raw_user, form == Form::raw_tp);
+    bpf_program__set_autoload(skeleton.progs.raw_kernel, form == Form::raw_tp);
+    for (auto [map, size] : {std::pair{skeleton.maps.mose_processes, options.processes_max},
+                             std::pair{skeleton.maps.mose_threads, options.threads_max},
+                             std::pair{skeleton.maps.mose_regions, options.regions_max}}) {
+      if (int code = bpf_map__set_max_entries(map, std::max(size, 1u)); code < 0) return bpf::fail_libbpf("size a map", code);
     }
-  }
-  skeleton->bss->mose_control.epoch = 1;
-  if (int code = dirty__load(skeleton.get()); code < 0) return bpf::fail_libbpf("load", code);
-  return skeleton;
+    skeleton.bss->mose_control.epoch = 1;
+    return {};
+  });
 }
 
 Result<Skeleton> load_and_attach(const std::string& cgroup, const FaultMonitorOptions& options, Form form) {
@@ -67,7 +61,7 @@ Result<Skeleton> load_and_attach(const std::string& cgroup, const FaultMonitorOp
   const uint32_t zero = 0;
   const int group_fd = group.get();
   MOSE_TRY(bpf::map_update(bpf_map__fd(skeleton->maps.mose_group), &zero, &group_fd));
-  if (int code = dirty__attach(skeleton.get()); code < 0) return bpf::fail_libbpf("attach", code);
+  if (int code = dirty__attach(skeleton.get()); code < 0) return bpf::fail_libbpf("attach the programs at page faults", code);
   return skeleton;
 }
 

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "kernel/pins.h"
+#include "kernel/probe.h"
 
 namespace mose::sense {
 namespace {
@@ -28,7 +29,10 @@ std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) 
 
 // Those that began before: who is in one at each look.
 std::optional<std::string> Settle::wait_for_calls() {
-  if (!writes_) writes_ = RemoteWrites::prepare();
+  if (!writes_) {
+    const ProbeResult can = probe("bpf-task-iterator");
+    writes_ = can.state == ProbeState::yes ? RemoteWrites::prepare() : fail(can.detail);
+  }
   if (!*writes_) return "whether another process writes into its memory is not known: " + writes_->error().what;
   auto before = (*writes_)->under_way();
   const Timestamp end = now() + calls_max_;

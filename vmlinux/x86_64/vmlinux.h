@@ -602,6 +602,10 @@ struct bpf_iter_meta {
 	u64 seq_num;
 };
 
+struct bpf_iter_task {
+	__u64 __opaque[3];
+};
+
 struct vm_area_struct {
 	long unsigned int vm_start;
 	long unsigned int vm_end;

@@ -2,8 +2,8 @@
 #ifndef MOSE_BPF_REMOTE_WRITES_H
 #define MOSE_BPF_REMOTE_WRITES_H
 /*
- * Contract between remote_writes.bpf.c and the agent: the iterator gives one record a thread that writes into the memory of another
- * process.
+ * Contract between remote_writes.bpf.c and the agent: the program writes one record for each thread of the host that writes into the
+ * memory of another process.
  */
 #ifndef __VMLINUX_H__
 #include <linux/types.h>

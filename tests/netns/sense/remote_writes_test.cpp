@@ -3,11 +3,14 @@
 // for what it is to put there. What is protected and read meanwhile changes without a trace.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernel/probe.h"
 #include "kernel/remote_writes.h"
 #include "kernel/shared_objects.h"
 #include "kernel/userfaultfd.h"
@@ -88,11 +92,12 @@ class HeldWrite {
 class RemoteWriting : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
-    auto prepared = RemoteWrites::prepare();
-    if (!prepared && ::access("/sys/kernel/btf/vmlinux", R_OK) != 0) GTEST_SKIP() << prepared.error().what;
-    ASSERT_TRUE(prepared) << prepared.error().what;
+    const ProbeResult can = probe("bpf-task-iterator");
+    if (can.state != ProbeState::yes && ::access("/sys/kernel/btf/vmlinux", R_OK) != 0) GTEST_SKIP() << can.detail;
+    ASSERT_EQ(can.state, ProbeState::yes) << can.detail;
     malloc_trim(0);
   }
+  Fd own_pids_{open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC)};
   Reserved region_{kBytes};
   char* const at_ = region_.at;
   Actor actor_{{[this] {
@@ -119,6 +124,42 @@ TEST_P(RemoteWriting, IsSeenWhileItLasts) {
   EXPECT_THAT(writes.under_way().value(), Contains(held.tid()));
   held.finish();
   EXPECT_THAT(writes.under_way().value(), Not(Contains(held.tid())));
+}
+
+// As an agent in a container would be that looks after another one's service.
+TEST_P(RemoteWriting, IsSeenFromAPidNamespaceThatTheWriterIsNotIn) {
+  actor_.step();
+  int go[2];
+  ASSERT_EQ(pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(unshare(CLONE_NEWPID), 0);
+  const pid_t looker = fork();
+  if (looker == 0) {
+    char byte = 0;
+    if (read(go[0], &byte, 1) != 1) _exit(3);
+    auto writes = RemoteWrites::prepare();
+    auto found = writes ? writes->under_way() : Result<std::set<pid_t>>(std::unexpected(writes.error()));
+    _exit(found && !found->empty() ? 0 : found ? 1 : 2);
+  }
+  ASSERT_GT(looker, 0);
+  EXPECT_EQ(setns(own_pids_.get(), CLONE_NEWPID), 0);
+  HeldWrite held(actor_.pid(), at_ + 7 * kPage);
+  EXPECT_EQ(write(go[1], "", 1), 1);
+  close(go[0]);
+  close(go[1]);
+  int status = 0;
+  ASSERT_EQ(waitpid(looker, &status, 0), looker);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+}
+
+TEST_P(RemoteWriting, ThatCannotBeSeenIsAReasonToHash) {
+  actor_.step();
+  force_probe("bpf-task-iterator", ProbeState::no);
+  WriteScan source({.late = false});
+  SentPages sent;
+  auto round = source.round(tree(), sent, {});
+  unforce_probes();
+  ASSERT_TRUE(round) << round.error().what;
+  EXPECT_THAT(source.reason(), HasSubstr("forced for a test"));
 }
 
 TEST_P(RemoteWriting, ThatIsUnderWayLeavesNoPageStale) {
