@@ -35,7 +35,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr Nanoseconds kFreezeBound = std::chrono::seconds(2);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
 constexpr Nanoseconds kPagerStartBound = std::chrono::seconds(5);
 
@@ -373,13 +372,22 @@ void DestinationHost::end_egress_queue() {
   egress_queue_.reset();
 }
 
+Status DestinationHost::end_own_pager() {
+  const MigrationPaths paths = migration_paths(config_, id_);
+  const Nanoseconds bound = kExitBound + time_to_free(payload_.memory_bytes);
+  MOSE_TRY(end_pager(paths.pager_socket, bound));
+  if (pager_) {
+    (void)pager_.signal(SIGKILL);  // one that never listened
+    (void)pager_.reap(bound);
+  }
+  tell_refused_calls(payload_.spec.name, paths.pager_log);
+  return {};
+}
+
 Status DestinationHost::settle() {
   end_egress_queue();
   // Every page is in and every userfaultfd closed: the pager only waits for this.
-  const Nanoseconds bound = kExitBound + time_to_free(payload_.memory_bytes);
-  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, bound));
-  if (pager_) (void)pager_.reap(bound);
-  tell_refused_calls(payload_.spec.name, migration_paths(config_, id_).pager_log);
+  MOSE_TRY(end_own_pager());
   // The workload runs, whatever becomes of that.
   if (auto removed = remove_wiped(migration_paths(config_, id_).dir); !removed) {
     log::warn("files of a migration are left", {{"workload", payload_.spec.name}, {"reason", removed.error().what}});
@@ -429,13 +437,7 @@ Status DestinationHost::discard() {
   utsns_.reset();
   MOSE_TRY(handover::WorkloadNetwork::destroy(name, bpffs));
   // The tree is dead: nothing can fault any more.
-  const Nanoseconds bound = kExitBound + time_to_free(payload_.memory_bytes);
-  MOSE_TRY(end_pager(migration_paths(config_, id_).pager_socket, bound));
-  if (pager_) {
-    (void)pager_.signal(SIGKILL);
-    (void)pager_.reap(bound);
-  }
-  tell_refused_calls(name, paths.pager_log);
+  MOSE_TRY(end_own_pager());
   (void)remove_wiped(paths.dir);
   return {};
 }

@@ -22,6 +22,7 @@
 #include "kernel/process.h"
 #include "restore/pager_client.h"
 #include "restore/standby_refresh.h"
+#include "restore/standby_warm.h"
 #include "restore/swrk.h"
 
 namespace mose::agent {
@@ -50,6 +51,8 @@ class DestinationHost {
   // So that its processes find at hand what was put into them (restore/standby_warm.h); ends early once hurry() was called. An
   // error: drop_standby().
   [[nodiscard]] Status warm_standby();
+  // And find it so when they run: does not come back before hurry() was called, where that matters. An error: drop_standby().
+  [[nodiscard]] Status keep_standby_warm();
   void hurry() { hurried_ = true; }  // any thread
   // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.
   [[nodiscard]] Status refresh_standby(std::shared_ptr<const ImagesPayload> images);
@@ -72,7 +75,7 @@ class DestinationHost {
   [[nodiscard]] Status settle();
   // One more announcement; the caller's timer decides when.
   void announce();
-  // Egress dropped, tree killed, network, cgroup and directories removed; idempotent. The pager is the caller's.
+  // Egress dropped, tree killed, network, cgroup, pager and directories removed; idempotent.
   [[nodiscard]] Status discard();
 
   // No process of it is left; where that cannot be told: false.
@@ -107,6 +110,8 @@ class DestinationHost {
   [[nodiscard]] Status adopt_egress_queue();
   [[nodiscard]] Status open_announcer();
   [[nodiscard]] Status start_pager();
+  [[nodiscard]] Status end_own_pager();
+  [[nodiscard]] std::vector<restore::WarmTarget> warm_targets(const std::vector<restore::StandbyProcess>& tree) const;
   [[nodiscard]] Status start_restore_process();
   // `at_start`: when CRIU has read what it needs to begin, and waits before it makes the first task.
   [[nodiscard]] Status run_restore(Nanoseconds bound, const std::function<Status()>& at_start = {});
@@ -142,6 +147,7 @@ class DestinationHost {
   std::atomic<int64_t> thawed_us_ = 0;  // 0: not by this agent
   std::atomic<uint64_t> egress_lost_ = 0;
   std::atomic<bool> hurried_ = false;
+  bool warmth_matters_ = false;  // first touches are dear here
   std::atomic<size_t> processes_ = 1;   // at least: of the frozen tree
   bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours
 };

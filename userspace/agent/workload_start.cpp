@@ -233,8 +233,9 @@ Result<ProcessHandle> start_workload(const Config& config, const WorkloadSpec& s
 
   MOSE_ASSIGN(Cgroup cgroup, Cgroup::create(paths.cgroup));
   rollback.push([&] {
-    (void)cgroup.end(kExitBound);
-    if (auto status = cgroup.remove(kExitBound); !status) {
+    Status status = cgroup.end(kExitBound);
+    if (status) status = cgroup.remove(kExitBound);
+    if (!status) {
       log::warn("a cgroup is left", {{"cgroup", paths.cgroup}, {"reason", status.error().what}});
     }
   });
@@ -291,9 +292,10 @@ Status remove_workload_resources(const Config& config, const WorkloadSpec& spec,
   // The processes first: nothing may use a network that is half removed.
   auto cgroup = Cgroup::open(paths.cgroup);
   if (cgroup) {
-    keep(cgroup->end(bound));
+    const Status ended = cgroup->end(bound);
+    keep(ended);
     keep(cgroup->thaw());  // killed while frozen: it goes, but a group that is used again must not be frozen
-    keep(cgroup->remove(bound));
+    if (ended) keep(cgroup->remove(bound));
   } else if (cgroup.error().code != ENOENT) {
     keep(std::unexpected(cgroup.error()));
   }

@@ -211,25 +211,24 @@ namespace {
 // Of three page tables: some pages that are there and protected, of which one is written and one given back after that;
 // nothing; and pages of which all is given back after they were protected.
 Result<bool> try_quick_look() {
-  constexpr uint64_t kTable = 512;
-  constexpr size_t kBytes = 4 * kTable * kPageSize;
+  constexpr size_t kBytes = 4 * kTablePages * kPageSize;
   void* at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (at == MAP_FAILED) return fail_errno("mmap");
   const auto unmap = [](void* memory) { ::munmap(memory, kBytes); };
   const std::unique_ptr<void, decltype(unmap)> owner(at, unmap);
-  const uint64_t first = (reinterpret_cast<uintptr_t>(at) / kPageSize + kTable - 1) / kTable * kTable;
+  const uint64_t first = (reinterpret_cast<uintptr_t>(at) / kPageSize + kTablePages - 1) / kTablePages * kTablePages;
   auto* bytes = reinterpret_cast<char*>(first * kPageSize);
   // Small pages, of which some are there.
   if (::madvise(at, kBytes, MADV_NOHUGEPAGE) != 0) return fail_errno("madvise");
   for (uint64_t page : {0, 1, 2, 1024, 1535}) *reinterpret_cast<volatile char*>(bytes + page * kPageSize) = 1;
-  const PageRun run{first, 3 * kTable};
+  const PageRun run{first, 3 * kTablePages};
   MOSE_ASSIGN(WriteTracking tracking, WriteTracking::of_self());
   MOSE_TRY(tracking.add(run));
   MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(::getpid()));
   MOSE_ASSIGN(PageSet protected_now, pagemap.protect(PageSet::from_runs({run})));
   *reinterpret_cast<volatile char*>(bytes + kPageSize) = 2;
   if (::madvise(bytes + 2 * kPageSize, kPageSize, MADV_DONTNEED) != 0 ||
-      ::madvise(bytes + 2 * kTable * kPageSize, kTable * kPageSize, MADV_DONTNEED) != 0) {
+      ::madvise(bytes + 2 * kTablePages * kPageSize, kTablePages * kPageSize, MADV_DONTNEED) != 0) {
     return fail_errno("madvise");
   }
   MOSE_ASSIGN(PageSet found, pagemap.not_protected(PageSet::from_runs({run})));

@@ -70,6 +70,11 @@ Resident resident_bytes(pid_t process) {
   return {bytes("RssAnon"), bytes("RssShmem")};
 }
 
+pid_t tracer_of(pid_t thread) {
+  auto status = read_file(proc_path(thread, "status"), kBytesMax);
+  return status ? number<pid_t>(status_value(*status, "TracerPid").value_or("0"), 10).value_or(0) : 0;
+}
+
 bool has_ended(pid_t thread) {
   auto status = read_file(proc_path(thread, "status"), kBytesMax);
   if (!status) return status.error().code == ENOENT || status.error().code == ESRCH;

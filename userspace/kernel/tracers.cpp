@@ -11,11 +11,9 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <thread>
 
 #include "base/directory.h"
-#include "base/fd.h"
 #include "kernel/proc_path.h"
 #include "kernel/proc_status.h"
 
@@ -23,17 +21,16 @@ namespace mose {
 
 namespace {
 
-// visit(directory of the thread in /proc, its number) for each thread, until it gives false.
+// visit(its number) for each thread, until it gives false.
 template <typename Visit>
 Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit) {
   for (const ProcessHandle& process : processes) {
-    const std::string tasks = proc_path(process.pid(), "task");
-    Directory dir = open_directory(tasks);
+    Directory dir = open_directory(proc_path(process.pid(), "task"));
     if (!dir && !process.alive()) continue;
     if (!dir) return fail_errno("list threads of process " + std::to_string(process.pid()));
     while (dirent* entry = ::readdir(dir.get())) {
       if (entry->d_name[0] == '.') continue;
-      if (!visit(tasks + "/" + entry->d_name, static_cast<pid_t>(std::atoi(entry->d_name)))) return {};
+      if (!visit(static_cast<pid_t>(std::atoi(entry->d_name)))) return {};
     }
   }
   return {};
@@ -43,12 +40,8 @@ Status for_each_thread(const std::vector<ProcessHandle>& processes, Visit visit)
 
 Result<std::set<pid_t>> tracers_of(const std::vector<ProcessHandle>& processes) {
   std::set<pid_t> tracers;
-  MOSE_TRY(for_each_thread(processes, [&](const std::string& directory, pid_t) {
-    auto text = read_file(directory + "/status", 65536);
-    if (!text) return true;
-    const std::string value(status_value(*text, "TracerPid").value_or("0"));
-    const auto tracer = static_cast<pid_t>(std::strtol(value.c_str(), nullptr, 10));
-    if (tracer != 0) tracers.insert(tracer);
+  MOSE_TRY(for_each_thread(processes, [&](pid_t thread) {
+    if (pid_t tracer = tracer_of(thread); tracer != 0) tracers.insert(tracer);
     return true;
   }));
   return tracers;
@@ -60,7 +53,7 @@ Result<pid_t> first_traced(const std::vector<ProcessHandle>& processes) {
   // A thread of its own: what it traces is free again when it has ended.
   std::thread([&] {
     looker = ::gettid();
-    looked = for_each_thread(processes, [&](const std::string&, pid_t thread) {
+    looked = for_each_thread(processes, [&](pid_t thread) {
       bool refused = ::ptrace(PTRACE_SEIZE, thread, nullptr, nullptr) != 0 && errno == EPERM;
       // The kernel refuses both a thread that is traced and one that has ended and waits for its parent.
       if (refused && !has_ended(thread)) traced = thread;

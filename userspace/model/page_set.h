@@ -9,6 +9,7 @@ namespace mose {
 inline constexpr uint64_t kPageSize = 4096;
 inline constexpr uint64_t kPageBits = kPageSize * 8;  // on a wire
 inline constexpr unsigned kPageShift = 12;
+inline constexpr uint64_t kTablePages = 512;  // that one page table maps, or a huge page in its place
 inline constexpr uint64_t kUserPages = (uint64_t{1} << 47) >> kPageShift;  // of a process's address space
 
 // A run of neighbouring pages of one address space: page index = virtual address / 4096.

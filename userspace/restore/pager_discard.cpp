@@ -23,7 +23,6 @@ namespace {
 constexpr int64_t kDiscardCosts = 2;
 constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
 
-constexpr uint64_t kTablePages = 512;
 constexpr uint64_t kTablesTried = 16;
 constexpr int kTableTries = 4;
 

@@ -7,9 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
+#include <cstdlib>
 #include <cstring>
 
+#include "base/directory.h"
+#include "kernel/proc_path.h"
 #include "kernel/proc_status.h"
 #include "kernel/ptrace_stop.h"
 #include "restore/standby_actions.h"
@@ -21,20 +23,6 @@ constexpr Nanoseconds kStopBound = std::chrono::seconds(1);
 constexpr size_t kOriginalAx = 15;  // its place among the registers
 constexpr size_t kXstateBytesMax = 32768, kHeaderOffset = 512, kExtendedOffset = 576, kSoftwareBytes = 464;
 constexpr unsigned kComponentsMax = 63;
-
-// The number that a thread has in its innermost pid namespace.
-Result<uint32_t> virtual_tid(int task_dir, const char* name) {
-  MOSE_ASSIGN(Fd fd, open_at(task_dir, std::string(name) + "/status", O_RDONLY));
-  char text[4096];
-  ssize_t n = ::read(fd.get(), text, sizeof text);
-  if (n < 0) return fail_errno("read the status of a thread");
-  std::string_view line = status_value({text, static_cast<size_t>(n)}, "NSpid").value_or("");
-  line.remove_prefix(line.find_last_of("\t ") + 1);
-  uint32_t number = 0;
-  if (std::from_chars(line.data(), line.data() + line.size(), number).ec != std::errc{})
-    return fail("a thread has no number");
-  return number;
-}
 
 struct Place {
   unsigned offset = 0, size = 0;
@@ -94,35 +82,20 @@ Status wait_stop(pid_t tid, Timestamp end) {
 }  // namespace
 
 Status StandbyThreads::seize_process(const StandbyProcess& process, uint32_t threads) {
-  MOSE_ASSIGN(Fd dir, open_file("/proc/" + std::to_string(process.process->pid()) + "/task", O_RDONLY | O_DIRECTORY));
-  DIR* stream = ::fdopendir(dir.get());
-  if (!stream) return fail_errno("list the threads of the standby");
-  const int fd = dir.release();
-  Status status;
+  Directory tasks = open_directory(proc_path(process.process->pid(), "task"));
+  if (!tasks) return fail_errno("list the threads of the standby");
   uint32_t count = 0;
-  while (const dirent* entry = ::readdir(stream)) {
+  while (const dirent* entry = ::readdir(tasks.get())) {
     if (entry->d_name[0] == '.') continue;
-    auto tid = virtual_tid(fd, entry->d_name);
-    if (!tid) {
-      status = std::unexpected(std::move(tid).error());
-      break;
-    }
-    Thread thread{process.space, *tid, static_cast<pid_t>(std::atoi(entry->d_name)), false};
-    if (trace(PTRACE_SEIZE, thread.host_tid, nullptr, nullptr) < 0) {
-      status = fail_errno("seize a thread of the standby");
-      break;
-    }
-    thread.attached = true;
-    threads_.push_back(thread);
+    const auto thread = static_cast<pid_t>(std::atoi(entry->d_name));
+    MOSE_ASSIGN(std::vector<pid_t> numbers, numbers_of(thread));
+    if (trace(PTRACE_SEIZE, thread, nullptr, nullptr) < 0) return fail_errno("seize a thread of the standby");
+    threads_.push_back({process.space, static_cast<uint32_t>(numbers.back()), thread, true});
     ++count;
-    if (trace(PTRACE_INTERRUPT, thread.host_tid, nullptr, nullptr) < 0) {
-      status = fail_errno("interrupt a thread of the standby");
-      break;
-    }
+    if (trace(PTRACE_INTERRUPT, thread, nullptr, nullptr) < 0) return fail_errno("interrupt a thread of the standby");
   }
-  ::closedir(stream);
-  if (status && count != threads) return fail("the standby has another number of threads than the images");
-  return status;
+  if (count != threads) return fail("the standby has another number of threads than the images");
+  return {};
 }
 
 Status StandbyThreads::seize(const StandbyDelta& delta, std::span<const StandbyProcess> tree) {

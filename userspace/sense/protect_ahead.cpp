@@ -6,7 +6,6 @@
 namespace mose::sense {
 namespace {
 
-constexpr uint64_t kHugePages = 512;
 // System calls, and interruptions of all threads, for one part: more are for pieces that have other pages between them.
 constexpr size_t kExactMax = 1024;
 
@@ -17,8 +16,8 @@ Status ProtectAhead::operator()(const PageSet& next) {
   const PageSet touched = next.intersect(huge_);
   PageSet whole;
   for (const PageRun& run : touched.runs()) {
-    const uint64_t first = run.first / kHugePages * kHugePages;
-    const uint64_t end = (run.end() + kHugePages - 1) / kHugePages * kHugePages;
+    const uint64_t first = run.first / kTablePages * kTablePages;
+    const uint64_t end = (run.end() + kTablePages - 1) / kTablePages * kTablePages;
     whole = whole.unite(PageSet::from_runs({{first, end - first}}));
   }
   whole = whole.intersect(huge_);
