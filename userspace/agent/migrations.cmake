@@ -24,9 +24,11 @@ target_sources(mose_agent PRIVATE
   peer_query.cpp
   peer_server.cpp
   refusal_log.cpp
+  source_dump.cpp
   source_host.cpp
   source_memory.cpp
   source_migration.cpp
+  source_report.cpp
   source_rounds.cpp
   source_standby.cpp
   steer_requests.cpp
