@@ -19,7 +19,6 @@
 #include <sstream>
 #include <tuple>
 
-#include "bed.h"
 #include "checker_client.h"
 #include "kernel/cgroup.h"
 #include "kernel/netns.h"
@@ -28,9 +27,7 @@
 #include "kernel/spawn.h"
 #include "kernel/system_v.h"
 #include "lab/agent.h"
-#include "lab/child_process.h"
-#include "lab/lab.h"
-#include "lab/node.h"
+#include "live_lab.h"
 
 namespace mose::test {
 namespace {
@@ -43,8 +40,6 @@ constexpr const char* kWorkload = "checker";
 constexpr const char* kProgram = "/usr/bin/memory-checker";
 constexpr const char* kDataDirectory = "/srv/memory";  // at both nodes; the workload sees it as /mnt
 constexpr uint16_t kPort = 7070;
-constexpr Nanoseconds kCommandBound = std::chrono::minutes(2);
-constexpr int kLockSeconds = 60;
 constexpr unsigned kMovesDefault = 3, kMovesFull = 100;
 // What cannot be moved, and is rested around a move; and what changes the shape of the tree, which no standby survives.
 constexpr const char* kRings = "ring,ring-fixed";
@@ -61,24 +56,12 @@ std::string more_words() {
   return text == nullptr ? "" : text;
 }
 
-class MemoryMoves : public ::testing::TestWithParam<const char*> {
+class MemoryMoves : public LiveLab, public ::testing::WithParamInterface<const char*> {
  protected:
-  MemoryMoves() : turn_(take_turn(kLab)), names_(kLab) {
-    need_criu_and_redis();
-    if (auto lock = lab::LabLock::acquire(names_, kLockSeconds)) lock_.emplace(std::move(*lock));
-    EXPECT_TRUE(lab::down(names_));
-  }
-  ~MemoryMoves() override {
-    client_.reset();
-    EXPECT_TRUE(lab::down(names_));
-  }
+  MemoryMoves() : LiveLab(kLab) {}
 
   void SetUp() override {
-    lab::LabOptions options;
-    options.lab = kLab;
-    auto state = lab::up(options);
-    ASSERT_TRUE(state) << state.error().what;
-    state_ = *state;
+    ASSERT_NO_FATAL_FAILURE(make_lab());
     auto program = helper_path("memory-checker");
     ASSERT_TRUE(program) << program.error().what;
     for (const char* node : lab::kNodes) {
@@ -109,22 +92,7 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     connect();
   }
 
-  [[nodiscard]] std::string root(const std::string& node) const {
-    return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root";
-  }
 
-  lab::ProgramResult run(const std::string& node, std::vector<std::string> words) {
-    auto place = lab::open_node(state_, node);
-    EXPECT_TRUE(place);
-    if (!place) return {};
-    lab::ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = lab::run_program(spec, "", kCommandBound);
-    EXPECT_TRUE(result) << result.error().what;
-    return result ? *result : lab::ProgramResult{};
-  }
   lab::ProgramResult migrate(const std::vector<std::string>& options) {
     std::vector<std::string> words = {"/usr/bin/mose", "migrate",   kWorkload,  "--to",
                                       peer(),          "--tracker", GetParam(), "--json"};
@@ -228,10 +196,6 @@ class MemoryMoves : public ::testing::TestWithParam<const char*> {
     for (const auto& [kind, counts] : end["kinds"].items()) checks_ += counts["checks"].get<uint64_t>();
   }
 
-  Fd turn_;
-  lab::Names names_;
-  std::optional<lab::LabLock> lock_;
-  lab::LabState state_;
   std::string node_ = "a";
   std::optional<CheckerClient> client_;
   unsigned standbys_ = 0;

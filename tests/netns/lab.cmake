@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # The lab itself: made, taken down without a trace, killed half-way, and CRIU's own move in it.
 
-mose_test_library(mose_lab_bed DEPS lab client kernel LIBS nlohmann_json::nlohmann_json SOURCES lab/bed.cpp)
+mose_test_library(mose_lab_bed DEPS lab client kernel LIBS nlohmann_json::nlohmann_json SOURCES lab/bed.cpp lab/live_lab.cpp)
 target_include_directories(mose_lab_bed PUBLIC lab)
 mose_test_library(mose_lab_scenario LIBS mose_lab_bed mose_json_schema SOURCES lab/scenario_report.cpp)
 

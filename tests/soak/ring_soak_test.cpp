@@ -14,14 +14,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "bed.h"
 #include "client/commands.h"
 #include "gauges.h"
 #include "lab/agent.h"
 #include "lab/inventory.h"
 #include "lab/load_process.h"
-#include "lab/node.h"
-#include "lab/stock_end.h"
+#include "live_lab.h"
 #include "support/support.h"
 
 namespace mose::lab {
@@ -37,7 +35,7 @@ constexpr size_t kWarmMoves = 20;
 // hold is growth.
 constexpr size_t kHistoryMax = 8;
 constexpr uint32_t kRate = 2000;
-constexpr Nanoseconds kCommandBound = std::chrono::minutes(1), kReadyBound = std::chrono::seconds(15);
+constexpr Nanoseconds kReadyBound = std::chrono::seconds(15);
 constexpr Nanoseconds kGoneBound = std::chrono::seconds(10);
 constexpr useconds_t kBetweenUs = 200'000, kPollUs = 100'000;
 constexpr size_t kLogShown = 4000;
@@ -74,25 +72,11 @@ class Tally {
   std::map<std::string, std::vector<double>> downtimes_, gaps_;
 };
 
-class Ring : public ::testing::Test {
+class Ring : public test::LiveLab {
  protected:
-  Ring() : turn_(test::take_turn(kRing)), names_(kRing) {
-    test::need_criu_and_redis();
-    constexpr int kLockSeconds = 60;
-    auto lock = LabLock::acquire(names_, kLockSeconds);
-    EXPECT_TRUE(lock) << lock.error().what;
-    if (lock) lock_.emplace(std::move(*lock));
-    EXPECT_TRUE(down(names_));
-  }
-  ~Ring() override {
-    load_.reset();
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-    lock_.reset();  // its file goes with it
-    EXPECT_THAT(test::traces(kRing), ::testing::IsEmpty());
-  }
+  Ring() : LiveLab(kRing) {}
 
-  Status make_lab() {
+  Status make_ring() {
     LabOptions options;
     options.lab = kRing;
     options.agents = false;  // not before their history has its bound
@@ -110,9 +94,7 @@ class Ring : public ::testing::Test {
   }
 
   Status start_service() {
-    std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength, "--"};
-    for (const std::string& word : redis_command()) words.push_back(word);
-    MOSE_ASSIGN(auto started, mose("a", words));
+    auto started = start_redis();
     if (started.exit_code != 0) return fail("mose run: " + started.err);
     LoadRequest request;
     request.server = kServiceAddress;
@@ -126,15 +108,11 @@ class Ring : public ::testing::Test {
     return load_->resume();
   }
 
-  Result<ProgramResult> mose(const std::string& node, std::vector<std::string> words) const {
-    return test::run_mose(state_, node, std::move(words), kCommandBound);
-  }
-
   // The report of a move that is complete.
   Result<Json> migrate(const std::string& strategy) {
     const std::string to = peer_of(node_);
     for (const Timestamp deadline = now() + kReadyBound;; ::usleep(kPollUs)) {
-      MOSE_ASSIGN(auto result, mose(node_, {"migrate", kWorkload, "--to", to, "--strategy", strategy, "--json"}));
+      auto result = mose(node_, {"migrate", kWorkload, "--to", to, "--strategy", strategy, "--json"});
       // An agent that has just started proves its CRIU first.
       if (result.exit_code != 0 && result.err.find("being prepared") != std::string::npos && now() < deadline) continue;
       Json report = Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
@@ -191,8 +169,7 @@ class Ring : public ::testing::Test {
   void judge_leftovers() {
     load_.reset();
     auto stopped = mose(node_, {"stop", kWorkload});
-    ASSERT_TRUE(stopped) << stopped.error().what;
-    EXPECT_EQ(stopped->exit_code, 0) << stopped->err;
+    EXPECT_EQ(stopped.exit_code, 0) << stopped.err;
     Inventory found;
     for (const Timestamp deadline = now() + kGoneBound;; ::usleep(kPollUs)) {
       auto after = take_inventory(state_);
@@ -217,10 +194,6 @@ class Ring : public ::testing::Test {
     return out;
   }
 
-  Fd turn_;
-  Names names_;
-  std::optional<LabLock> lock_;
-  LabState state_;
   Inventory before_;
   std::optional<LoadProcess> load_;
   std::string node_ = "a";
@@ -231,7 +204,7 @@ class Ring : public ::testing::Test {
 };
 
 TEST_F(Ring, EveryMoveWorksAndNothingGrows) {
-  auto made = make_lab();
+  auto made = make_ring();
   ASSERT_TRUE(made) << made.error().what;
   auto started = start_service();
   ASSERT_TRUE(started) << started.error().what << "\n" << logs();

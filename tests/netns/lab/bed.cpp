@@ -80,9 +80,8 @@ lab::LabOptions bare_lab(const std::string& lab) {
   return options;
 }
 
-Result<lab::ProgramResult> run_mose(const lab::LabState& state, const std::string& node, std::vector<std::string> words, Nanoseconds bound) {
+Result<lab::ProgramResult> run_on(const lab::LabState& state, const std::string& node, std::vector<std::string> words, Nanoseconds bound) {
   MOSE_ASSIGN(auto place, lab::open_node(state, node));
-  words.insert(words.begin(), "/usr/bin/mose");
   lab::ProgramSpec spec;
   spec.argv = std::move(words);
   spec.place = &place.place;

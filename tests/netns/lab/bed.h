@@ -23,8 +23,7 @@ void need_criu_and_redis();
 // Options of a lab without agents: what is tested here is the lab.
 [[nodiscard]] lab::LabOptions bare_lab(const std::string& lab);
 
-// `mose WORDS...` on a node, as who is logged in there types it.
-[[nodiscard]] Result<lab::ProgramResult> run_mose(const lab::LabState& state, const std::string& node, std::vector<std::string> words,
-                                                  Nanoseconds bound = std::chrono::seconds(60));
+// A program on a node, as who is logged in there starts it.
+[[nodiscard]] Result<lab::ProgramResult> run_on(const lab::LabState& state, const std::string& node, std::vector<std::string> words, Nanoseconds bound);
 
 }  // namespace mose::test

@@ -12,12 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "bed.h"
 #include "kernel/process.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
-#include "lab/stock_end.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 
 namespace mose::lab {
 namespace {
@@ -27,44 +23,26 @@ using testing::HasSubstr;
 constexpr const char* kLab = "t-lab-log";
 constexpr Nanoseconds kReadyBound = std::chrono::seconds(60);
 
-class Logged : public ::testing::Test {
+class Logged : public test::LiveLab {
  protected:
-  Logged() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    (void)down(names_);
-  }
-  ~Logged() override {
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-  }
+  Logged() : LiveLab(kLab) {}
+
   // Two agents that log all that they can, and a Redis on a.
   void SetUp() override {
-    LabOptions options;
-    options.lab = kLab;
-    auto made = up(options);
-    ASSERT_TRUE(made) << made.error().what;
-    state_ = std::move(*made);
+    ASSERT_NO_FATAL_FAILURE(make_lab());
     for (const char* node : kNodes) {
       std::filesystem::create_directories(root(node) + "/etc/mose/conf.d");
       std::ofstream(root(node) + "/etc/mose/conf.d/log.toml") << "[log]\nlevel = \"debug\"\n";
-      seen_[node] = log(node).size();
+      seen_[node] = agent_log(node).size();
       auto again = restart_agent(names_, state_, node);
       ASSERT_TRUE(again) << again.error().what;
     }
-    for (const char* node : kNodes) ASSERT_TRUE(wait_until([&] { return log(node).find("CRIU is ready", seen_[node]) != std::string::npos; })) << log(node);
-    std::vector<std::string> run = {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--"};
-    for (const std::string& word : redis_command()) run.push_back(word);
-    auto started = mose("a", run);
-    ASSERT_EQ(started.exit_code, 0) << started.err << log("a");
-    for (const char* node : kNodes) seen_[node] = log(node).size();
+    for (const char* node : kNodes) ASSERT_TRUE(wait_until([&] { return agent_log(node).find("CRIU is ready", seen_[node]) != std::string::npos; })) << agent_log(node);
+    auto started = start_redis();
+    ASSERT_EQ(started.exit_code, 0) << started.err << agent_log("a");
+    for (const char* node : kNodes) seen_[node] = agent_log(node).size();
   }
 
-  [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
-  [[nodiscard]] std::string log(const std::string& node) const { return read_file(names_.agent_log(node)).value_or(""); }
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words));
-    return result ? *result : ProgramResult{-1, "", result.error().what};
-  }
   template <typename Condition>
   static bool wait_until(Condition condition) {
     for (const Timestamp deadline = now() + kReadyBound; now() < deadline; ::usleep(20'000)) {
@@ -83,7 +61,7 @@ class Logged : public ::testing::Test {
   }
   // Nothing else happens here: from the first line of a migration to its last all are its own.
   void expect_all_of(const std::string& node, const std::string& id) {
-    const std::vector<std::string> lines = lines_of(log(node).substr(seen_[node]));
+    const std::vector<std::string> lines = lines_of(agent_log(node).substr(seen_[node]));
     auto of_it = [&](const std::string& line) { return line.find(" migration=" + id) != std::string::npos; };
     const auto first = std::ranges::find_if(lines, of_it);
     const auto last = std::ranges::find_if(lines.rbegin(), lines.rend(), of_it).base();
@@ -96,12 +74,9 @@ class Logged : public ::testing::Test {
         EXPECT_THAT(*line, testing::Not(HasSubstr("redis"))) << node;
       }
     }
-    seen_[node] = log(node).size();
+    seen_[node] = agent_log(node).size();
   }
 
-  Fd turn_;
-  Names names_;
-  LabState state_;
   std::map<std::string, size_t> seen_;
 };
 
@@ -131,14 +106,14 @@ TEST_F(Logged, EveryLineOfOneThatIsInterruptedNamesIt) {
   ASSERT_TRUE(again) << again.error().what;
   for (const char* node : kNodes) ASSERT_TRUE(idle(node));
   size_t spoken_of = 0;
-  for (const std::string& line : lines_of(log("a").substr(seen_["a"]))) {
+  for (const std::string& line : lines_of(agent_log("a").substr(seen_["a"]))) {
     const bool of_it = line.find("interrupted") != std::string::npos || line.find("moving") != std::string::npos || line.find("stays here") != std::string::npos;
     spoken_of += of_it;
     if (of_it) {
       EXPECT_THAT(line, HasSubstr(" migration=" + id));
     }
   }
-  EXPECT_GE(spoken_of, 2u) << log("a");
+  EXPECT_GE(spoken_of, 2u) << agent_log("a");
   expect_all_of("b", id);
 }
 

@@ -15,11 +15,8 @@
 #include <random>
 #include <thread>
 
-#include "bed.h"
 #include "kernel/netns.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 #include "support/exposition.h"
 #include "support/http_client.h"
 
@@ -73,25 +70,13 @@ class Asker {
   Fd socket_;
 };
 
-class MetricsOfAMove : public testing::Test {
+class MetricsOfAMove : public test::LiveLab {
  protected:
-  MetricsOfAMove() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    (void)down(names_);
-  }
-  ~MetricsOfAMove() override {
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-  }
+  MetricsOfAMove() : LiveLab(kLab) {}
+
   void SetUp() override {
-    LabOptions options;
-    options.lab = kLab;
-    options.tls = true;
-    auto made = up(options);
-    ASSERT_TRUE(made) << made.error().what;
-    state_ = std::move(*made);
-    const ProgramResult started = mose("a", {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--", "/usr/bin/redis-server", "--save", "",
-                                             "--protected-mode", "no"});
+    ASSERT_NO_FATAL_FAILURE(make_lab());
+    const ProgramResult started = start_redis();
     ASSERT_EQ(started.exit_code, 0) << started.err;
     client_.emplace(names_.netns_path("client"));
     std::mt19937_64 noise(7);
@@ -104,10 +89,6 @@ class MetricsOfAMove : public testing::Test {
       const std::string key = "key" + std::to_string(i);
       ASSERT_EQ(client_->ask("*3\r\n$3\r\nSET\r\n$" + std::to_string(key.size()) + "\r\n" + key + "\r\n$1000000\r\n" + value + "\r\n"), "+OK\r\n");
     }
-  }
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words));
-    return result ? *result : ProgramResult{-1, "", result.error().what};
   }
   Exposition figures(const std::string& node) {
     auto place = open_node(state_, node);
@@ -164,9 +145,6 @@ class MetricsOfAMove : public testing::Test {
     EXPECT_EQ(destination.value("mose_migrations_in_running_phase"), 0);
   }
 
-  Fd turn_;
-  Names names_;
-  LabState state_;
   std::optional<Asker> client_;
 };
 

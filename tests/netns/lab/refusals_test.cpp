@@ -18,14 +18,11 @@
 #include <sstream>
 #include <thread>
 
-#include "bed.h"
 #include "kernel/netns.h"
 #include "kernel/socket.h"
 #include "lab/agent.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
 #include "lab/stock_end.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 #include "move/frame_buffer.h"
 #include "move/hello.h"
 
@@ -39,8 +36,6 @@ constexpr const char* kLab = "t-refuse";
 constexpr const char* kWorkload = "redis";
 constexpr const char* kCopied = "/srv/mose-copied";  // at both nodes; the workload sees it as kTarget
 constexpr const char* kTarget = "/mnt";
-constexpr Nanoseconds kCommandBound = std::chrono::seconds(30);
-constexpr int kLockSeconds = 60;
 
 // A node of another version, in whose place no mosed of this build can stand: it answers HELLO and nothing else.
 class NodeOfAnotherVersion {
@@ -136,34 +131,19 @@ class Debugger {
   int seized_ = -1;
 };
 
-class Refusals : public ::testing::Test {
+class Refusals : public test::LiveLab {
  protected:
-  Refusals() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    auto lock = LabLock::acquire(names_, kLockSeconds);
-    EXPECT_TRUE(lock);
-    if (lock) lock_.emplace(std::move(*lock));
-    EXPECT_TRUE(down(names_));
-  }
-  ~Refusals() override { EXPECT_TRUE(down(names_)); }
+  Refusals() : LiveLab(kLab) {}
 
   void SetUp() override {
     LabOptions options;
-    options.lab = kLab;
     options.tls = false;  // a test's node that stands in for another version has no certificate
-    auto state = up(options);
-    ASSERT_TRUE(state) << state.error().what;
-    state_ = *state;
+    ASSERT_NO_FATAL_FAILURE(make_lab(options));
     for (const char* node : kNodes) fs::create_directories(root(node) + kCopied);
-    auto run = start_redis();
+    auto run = start_with_a_copy();
     ASSERT_EQ(run.exit_code, 0) << run.err;
   }
-  ProgramResult start_redis() {
-    std::vector<std::string> words = {"run", kWorkload, "--address", std::string(kServiceAddress) + "/" + kPrefixLength,
-                                      "--mount", std::string(kCopied) + ":" + kTarget + ":copy", "--"};
-    for (const std::string& word : redis_command()) words.push_back(word);
-    return mose("a", words);
-  }
+  ProgramResult start_with_a_copy() { return start_redis({"--mount", std::string(kCopied) + ":" + kTarget + ":copy"}); }
   // Whether a client gets through to it.
   [[nodiscard]] bool answers() const {
     auto client = Place::of_netns(names_.netns_path("client"));
@@ -177,13 +157,7 @@ class Refusals : public ::testing::Test {
     return result && result->out.find("PONG") != std::string::npos;
   }
 
-  [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
 
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words), kCommandBound);
-    EXPECT_TRUE(result) << result.error().what;
-    return result ? *result : ProgramResult{};
-  }
   ProgramResult migrate(const std::vector<std::string>& options = {}, const std::string& workload = kWorkload) {
     std::vector<std::string> words = {"migrate", workload, "--to", "b"};
     words.insert(words.end(), options.begin(), options.end());
@@ -273,10 +247,6 @@ class Refusals : public ::testing::Test {
     EXPECT_TRUE(answers());
   }
 
-  Fd turn_;
-  Names names_;
-  std::optional<LabLock> lock_;
-  LabState state_;
 };
 
 // /proc/cpuinfo of processors that lack `flag`.
@@ -384,7 +354,7 @@ TEST_F(Refusals, ComeWithTheirReasonAndTouchNothing) {
   EXPECT_THAT(mose("a", {"cleanup"}).out, HasSubstr("workload redis forgotten"));
 
   // What the one that has ended has left at b is not this one's.
-  auto again = start_redis();
+  auto again = start_with_a_copy();
   ASSERT_EQ(again.exit_code, 0) << again.err;
   expect_refused(3, std::string(kCopied) + " holds files here that the copy of mount " + kTarget + " would replace");
   EXPECT_EQ(read_file(root("b") + kCopied + "/file").value_or(""), "of the workload\n");
@@ -451,7 +421,7 @@ TEST_F(Refusals, OneThatHasJustLeftCanBeStartedAgainAtOnce) {
   auto moved = migrate();
   ASSERT_EQ(moved.exit_code, 0) << moved.err;
   ASSERT_EQ(mose("b", {"stop", kWorkload, "--grace", "1ms"}).exit_code, 0);
-  auto again = start_redis();
+  auto again = start_with_a_copy();
   EXPECT_EQ(again.exit_code, 0) << again.err;
   ::usleep(1'000'000);  // longer than the source lingers
   EXPECT_THAT(mose("a", {"workloads"}).out, HasSubstr("running"));

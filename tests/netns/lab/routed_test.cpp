@@ -6,13 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "bed.h"
 #include "counting.h"
 #include "kernel/netns.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
-#include "lab/stock_end.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 
 namespace mose::lab {
 namespace {
@@ -63,42 +59,22 @@ Status widen(const Names& names) {
   return {};
 }
 
-class Routed : public ::testing::Test {
+class Routed : public test::LiveLab {
  protected:
-  Routed() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    (void)down(names_);
-  }
-  ~Routed() override {
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-  }
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words));
-    return result ? *result : ProgramResult{-1, "", result.error().what};
-  }
+  Routed() : LiveLab(kLab) {}
+
   void expect_goes_on(const Counting& client, const std::string& when) {
     const uint64_t from = client.count();
     for (int i = 0; i < 500 && client.count() < from + 500; ++i) ::usleep(10'000);
     EXPECT_GE(client.count(), from + 500) << when;
   }
-
-  Fd turn_;
-  Names names_;
-  LabState state_;
 };
 
 TEST_F(Routed, AClientGoesOnForAsLongAsTheOldPlaceRedirects) {
-  LabOptions options;
-  options.lab = kLab;
-  auto made = up(options);
-  ASSERT_TRUE(made) << made.error().what;
-  state_ = std::move(*made);
+  ASSERT_NO_FATAL_FAILURE(make_lab());
   auto routed = put_router_between(names_);
   ASSERT_TRUE(routed) << routed.error().what;
-  std::vector<std::string> run = {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--"};
-  for (const std::string& word : redis_command()) run.push_back(word);
-  auto started = mose("a", run);
+  auto started = start_redis();
   ASSERT_EQ(started.exit_code, 0) << started.err;
   Counting client(names_.netns_path("client"));
   expect_goes_on(client, "before the move");

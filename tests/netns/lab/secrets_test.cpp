@@ -19,13 +19,9 @@
 #include <sstream>
 #include <thread>
 
-#include "bed.h"
 #include "kernel/cgroup.h"
 #include "kernel/process.h"
-#include "lab/child_process.h"
-#include "lab/lab.h"
-#include "lab/names.h"
-#include "lab/node.h"
+#include "live_lab.h"
 
 namespace mose::test {
 namespace {
@@ -35,7 +31,6 @@ using ::testing::HasSubstr;
 
 constexpr const char* kLab = "t-lab-secrets";
 constexpr const char* kWorkload = "peek";
-constexpr Nanoseconds kCommandBound = std::chrono::minutes(1);
 constexpr Nanoseconds kCriuBound = std::chrono::seconds(15);
 constexpr uid_t kStranger = 65534;
 
@@ -56,42 +51,11 @@ constexpr const char* kWriteScript =
     "echo read $(cat /proc/sys/net/core/somaxconn /proc/sys/vm/overcommit_memory 2>&1); echo looked; done";
 constexpr const char* kOpenScript = "while (exec sleep 0.1); do (: >> /proc/sys/kernel/core_pattern) && echo opened core_pattern; echo looked; done";
 
-class Secrets : public ::testing::Test {
+class Secrets : public LiveLab {
  protected:
-  Secrets() : turn_(take_turn(kLab)), names_(kLab) {
-    need_criu_and_redis();
-    if (auto lock = lab::LabLock::acquire(names_, 60)) lock_.emplace(std::move(*lock));
-    EXPECT_TRUE(lab::down(names_));
-  }
-  ~Secrets() override {
-    EXPECT_TRUE(lab::down(names_));
-    lock_.reset();
-    EXPECT_THAT(traces(kLab), ::testing::IsEmpty());
-  }
-  void SetUp() override {
-    lab::LabOptions options;
-    options.lab = kLab;
-    options.tls = true;
-    auto state = lab::up(options);
-    ASSERT_TRUE(state) << state.error().what;
-    state_ = *state;
-  }
+  Secrets() : LiveLab(kLab) {}
+  void SetUp() override { ASSERT_NO_FATAL_FAILURE(make_lab()); }
 
-  [[nodiscard]] std::string root(const std::string& node) const {
-    return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root";
-  }
-  lab::ProgramResult run(const std::string& node, std::vector<std::string> words) {
-    auto place = lab::open_node(state_, node);
-    EXPECT_TRUE(place);
-    if (!place) return {};
-    lab::ProgramSpec spec;
-    spec.argv = std::move(words);
-    spec.place = &place->place;
-    spec.cgroup = place->cgroup;
-    auto result = lab::run_program(spec, "", kCommandBound);
-    EXPECT_TRUE(result) << result.error().what;
-    return result ? *result : lab::ProgramResult{};
-  }
   lab::ProgramResult start_peeking(std::vector<std::string> options, const char* script = kScript) {
     std::vector<std::string> words = {"/usr/bin/mose", "run", kWorkload, "--address", std::string(lab::kServiceAddress) + "/" + lab::kPrefixLength};
     words.insert(words.end(), options.begin(), options.end());
@@ -166,10 +130,6 @@ class Secrets : public ::testing::Test {
     EXPECT_NE(bound_of(node) & 1ull << CAP_SETUID, 0u);
   }
 
-  Fd turn_;
-  lab::Names names_;
-  std::optional<lab::LabLock> lock_;
-  lab::LabState state_;
   nlohmann::json report_;  // of the last move
 };
 

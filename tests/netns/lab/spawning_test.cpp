@@ -7,11 +7,8 @@
 #include <filesystem>
 #include <sstream>
 
-#include "bed.h"
 #include "kernel/spawn.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 
 namespace mose::lab {
 namespace {
@@ -22,23 +19,12 @@ constexpr const char* kWorkload = "vforker";
 constexpr const char* kProgram = "/usr/bin/mlab-vforker";
 constexpr Nanoseconds kReadyBound = std::chrono::seconds(60);
 
-class Spawning : public ::testing::Test {
+class Spawning : public test::LiveLab {
  protected:
-  Spawning() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    (void)down(names_);
-  }
-  ~Spawning() override {
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-    EXPECT_THAT(test::traces(kLab), ::testing::IsEmpty());
-  }
+  Spawning() : LiveLab(kLab) {}
+
   void SetUp() override {
-    LabOptions options;
-    options.lab = kLab;
-    auto made = up(options);
-    ASSERT_TRUE(made) << made.error().what;
-    state_ = std::move(*made);
+    ASSERT_NO_FATAL_FAILURE(make_lab());
     auto program = helper_path("mlab-vforker");
     ASSERT_TRUE(program) << program.error().what;
     for (const char* node : kNodes) {
@@ -48,11 +34,6 @@ class Spawning : public ::testing::Test {
     }
     auto started = mose("a", {"run", kWorkload, "--address", std::string(kServiceAddress) + "/24", "--", kProgram});
     ASSERT_EQ(started.exit_code, 0) << started.err;
-  }
-  [[nodiscard]] std::string root(const std::string& node) const { return "/proc/" + std::to_string(state_.keepers.at(node).pid) + "/root"; }
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words));
-    return result ? *result : ProgramResult{-1, "", result.error().what};
   }
   // Its output goes along.
   [[nodiscard]] std::vector<std::string> said(const std::string& node) const {
@@ -71,10 +52,6 @@ class Spawning : public ::testing::Test {
     auto moved = mose(from, {"migrate", kWorkload, "--to", to, "--standby", standby});
     ASSERT_EQ(moved.exit_code, 0) << "--standby " << standby << ": " << moved.err;
   }
-
-  Fd turn_;
-  Names names_;
-  LabState state_;
 };
 
 TEST_F(Spawning, EachMoveFindsAMomentBetweenTwoPrograms) {

@@ -8,14 +8,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "bed.h"
 #include "counting.h"
 #include "kernel/netlink.h"
 #include "kernel/netns.h"
-#include "lab/child_process.h"
-#include "lab/node.h"
-#include "lab/stock_end.h"
-#include "lab/topology.h"
+#include "live_lab.h"
 #include "model/workload.h"
 
 namespace mose::lab {
@@ -25,27 +21,14 @@ using Json = nlohmann::ordered_json;
 using testing::HasSubstr;
 constexpr const char* kLab = "t-lab-xdp";
 
-class Xdp : public ::testing::Test {
+class Xdp : public test::LiveLab {
  protected:
-  Xdp() : turn_(test::take_turn(kLab)), names_(kLab) {
-    test::need_criu_and_redis();
-    (void)down(names_);
-  }
-  ~Xdp() override {
-    auto clean = down(names_);
-    EXPECT_TRUE(clean) << clean.error().what;
-  }
-  ProgramResult mose(const std::string& node, std::vector<std::string> words) {
-    auto result = test::run_mose(state_, node, std::move(words));
-    return result ? *result : ProgramResult{-1, "", result.error().what};
-  }
-  [[nodiscard]] std::string log(const std::string& node) const {
-    return read_file(names_.agent_log(node)).value_or("");
-  }
+  Xdp() : LiveLab(kLab) {}
+
   // Frames that the agent says it has redirected at XDP when that ended; waits for the end.
   [[nodiscard]] std::optional<uint64_t> redirected(const std::string& node) const {
     for (int i = 0; i < 500; ++i, ::usleep(20'000)) {
-      std::string text = log(node);
+      std::string text = agent_log(node);
       size_t at = text.find("the redirection at XDP ends"), end = text.find('\n', at);
       if (at == std::string::npos || end == std::string::npos) continue;
       size_t frames = text.find("frames", at);
@@ -54,23 +37,14 @@ class Xdp : public ::testing::Test {
     }
     return std::nullopt;
   }
-
-  Fd turn_;
-  Names names_;
-  LabState state_;
 };
 
 TEST_F(Xdp, AClientWithAStaleEntryLosesNothing) {
   LabOptions options;
-  options.lab = kLab;
   options.steer = "xdp";
-  auto made = up(options);
-  ASSERT_TRUE(made) << made.error().what;
-  state_ = std::move(*made);
-  std::vector<std::string> run = {"run", "redis", "--address", std::string(kServiceAddress) + "/24", "--"};
-  for (const std::string& word : redis_command()) run.push_back(word);
-  auto started = mose("a", run);
-  ASSERT_EQ(started.exit_code, 0) << started.err << log("a");
+  ASSERT_NO_FATAL_FAILURE(make_lab(options));
+  auto started = start_redis();
+  ASSERT_EQ(started.exit_code, 0) << started.err << agent_log("a");
 
   // Whatever it is told, the client sends to the uplink of a.
   std::string mac;
@@ -108,7 +82,7 @@ TEST_F(Xdp, AClientWithAStaleEntryLosesNothing) {
   EXPECT_EQ(client.problem(), "");
   EXPECT_GT(moved_at, 100u);
   auto at_xdp = redirected("a");
-  ASSERT_TRUE(at_xdp) << log("a");
+  ASSERT_TRUE(at_xdp) << agent_log("a");
   EXPECT_GT(*at_xdp, 0u);
 
   // b knows the service as its own; what a has left of it is nothing.
@@ -132,7 +106,7 @@ TEST_F(Xdp, AClientWithAStaleEntryLosesNothing) {
   EXPECT_EQ(here[0]["uplink"]["state"], "local");
   auto again = restart_agent(names_, state_, "a");
   ASSERT_TRUE(again) << again.error().what;
-  EXPECT_THAT(log("a"), HasSubstr("the uplink's XDP program was adopted"));
+  EXPECT_THAT(agent_log("a"), HasSubstr("the uplink's XDP program was adopted"));
   here = Json::parse(mose("a", {"steer", "show", "--json"}).out, nullptr, false);
   EXPECT_EQ(here[0]["uplink"]["state"], "local") << "the entry is there after a restart";
   ProgramResult last{3, "", ""};
