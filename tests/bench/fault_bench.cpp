@@ -21,6 +21,7 @@
 #include <optional>
 #include <sstream>
 
+#include "bench.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "kernel/cgroup.h"
@@ -31,19 +32,6 @@
 
 namespace mose::test {
 namespace {
-
-[[noreturn]] void die(const std::string& what) {
-  fmt::print(stderr, "fault_bench: {}\n", what);
-  exit(1);
-}
-template <typename T>
-T value(Result<T> result) {
-  if (!result) die(result.error().what);
-  return std::move(*result);
-}
-void ok(const Status& status) {
-  if (!status) die(status.error().what);
-}
 
 // Writes on demand and says how long it took; waits in read(2) in between.
 class Writer {
@@ -98,11 +86,6 @@ struct Way {
   bool own_group;
   std::vector<double> absent, tracked;
 };
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 // Kernel memory of the BPF maps that this process holds, or of one.
 uint64_t map_bytes(int only = -1) {

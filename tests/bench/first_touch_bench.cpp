@@ -16,16 +16,12 @@
 #include <random>
 #include <vector>
 
+#include "bench.h"
 #include "base/clock.h"
 #include "model/page_set.h"
 
 namespace mose::test {
 namespace {
-
-[[noreturn]] void die(const char* what) {
-  fmt::print(stderr, "first_touch_bench: {}\n", what);
-  std::exit(1);
-}
 
 // By another process, which the memory is none of.
 void fill(char* at, size_t pages) {
@@ -50,11 +46,6 @@ double touch(const char* at, const std::vector<size_t>& order) {
   const Nanoseconds took = now() - start;
   if (sum != static_cast<long>(order.size()) * 'x') die("a page is not what was put in");
   return to_ms(took) * 1000 / static_cast<double>(order.size());
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
 }
 
 int run(int rounds, size_t pages, size_t touched) {

@@ -2,16 +2,14 @@
 // How fast pages are found, sent, received and served. Medians of several repetitions on a quiet machine count:
 //   memory_bench --benchmark_repetitions=7 --benchmark_report_aggregates_only=true
 #include <benchmark/benchmark.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <thread>
 
+#include "bench.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
 #include "move/page_receiver.h"
@@ -26,41 +24,8 @@ using namespace move;
 const StreamId kStream{MigrationId{{1}}, 1};
 constexpr uint64_t kMegabytes = 256;
 
-// A stopped child with that much memory, every page different.
-class Target {
- public:
-  explicit Target(uint64_t megabytes) {
-    int fds[2];
-    if (pipe(fds) != 0) abort();
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      size_t bytes = megabytes << 20;
-      auto* at = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-      madvise(at, bytes, MADV_NOHUGEPAGE);
-      for (uint64_t i = 0; i < bytes; i += 8) memcpy(at + i, &i, 8);
-      static_cast<void>(!write(fds[1], "r", 1));
-      raise(SIGSTOP);
-      for (;;) pause();
-    }
-    char byte;
-    static_cast<void>(!read(fds[0], &byte, 1));
-    close(fds[0]);
-    close(fds[1]);
-    processes = {space_of(pid_).value()};
-  }
-  ~Target() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  std::vector<SpaceProcess> processes;
-
- private:
-  pid_t pid_;
-};
-
-Target& target() {
-  static Target target(kMegabytes);
+test::WrittenChild& target() {
+  static test::WrittenChild target(kMegabytes << 20, test::WrittenChild::Pages::small);
   return target;
 }
 

@@ -27,6 +27,7 @@
 #include <functional>
 #include <memory>
 
+#include "bench.h"
 #include "frames.h"
 #include "kernel/bpf_object.h"
 #include "kernel/netlink.h"
@@ -41,19 +42,6 @@ namespace {
 constexpr Mac kIn{2, 0, 0, 0, 0, 0x10}, kClient{2, 0, 0, 0, 0, 2}, kSink{2, 0, 0, 0, 1, 2}, kOwn{2, 0, 0, 0, 1, 1};
 constexpr V4 kClient4{192, 0, 2, 2}, kService4{198, 51, 100, 10}, kOther4{198, 51, 100, 99};
 constexpr unsigned kFrameSize = 60;  // 64 with the check sequence that a wire adds
-
-[[noreturn]] void die(const std::string& what) {
-  fmt::print(stderr, "steer_bench: {}\n", what);
-  exit(1);
-}
-template <typename T>
-T value(Result<T> result) {
-  if (!result) die(result.error().what);
-  return std::move(*result);
-}
-void ok(const Status& status) {
-  if (!status) die(status.error().what);
-}
 
 Bytes frame_to(const V4& address) {
   Bytes frame = eth(kIn, kClient, kIpv4) | ipv4(kClient4, address, kUdp) | be16(40000) | be16(53) | be16(26) | be16(0);
@@ -257,11 +245,6 @@ class Bed {
   unsigned end_ = 0;
   Fd sink_, source_;
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 void forwarding(unsigned rounds, unsigned frames) {
   Bed bed;

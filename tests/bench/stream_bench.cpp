@@ -24,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench.h"
 #include "base/units.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
@@ -37,49 +38,14 @@ namespace mose {
 namespace {
 
 using namespace move;
+using test::median;
+using test::WrittenChild;
 const StreamId kStream{MigrationId{{1}}, 1};
 constexpr size_t kPlainBytes = 1'000'000;
 
 double seconds_since(Timestamp start) {
   return std::chrono::duration<double>(now() - start).count();
 }
-
-// A child that has written so much, every page different, and sleeps.
-class Target {
- public:
-  explicit Target(uint64_t bytes) {
-    int fds[2];
-    if (pipe(fds) != 0) abort();
-    pid_ = fork();
-    if (pid_ == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
-      void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      auto* words = static_cast<uint64_t*>(at);
-      uint64_t state = 1;
-      for (uint64_t i = 0; i < bytes / 8; ++i) {
-        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-        words[i] = state;
-      }
-      static_cast<void>(!write(fds[1], "r", 1));
-      for (;;) pause();
-    }
-    char byte;
-    static_cast<void>(!read(fds[0], &byte, 1));
-    close(fds[0]);
-    close(fds[1]);
-    processes = {space_of(pid_).value()};
-  }
-  ~Target() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  Target(const Target&) = delete;
-  Target& operator=(const Target&) = delete;
-  std::vector<SpaceProcess> processes;
-
- private:
-  pid_t pid_;
-};
 
 struct TcpPair {
   TcpPair() {
@@ -141,7 +107,7 @@ double plain(uint64_t bytes) {
 constexpr auto kPreparing = std::chrono::milliseconds(200);
 
 // Bytes per second of a first round into a page store that takes its memory before and beside it, as the pager's does.
-double precopy(Target& target, uint64_t bytes, StreamStats& stats, Tls* tls = nullptr) {
+double precopy(WrittenChild& target, uint64_t bytes, StreamStats& stats, Tls* tls = nullptr) {
   TcpPair tcp;
   StreamSocket client = tls ? tls->connect(std::move(tcp.client), "bench").value() : StreamSocket(std::move(tcp.client));
   StreamSocket server = tls ? tls->accept(std::move(tcp.server)).value() : StreamSocket(std::move(tcp.server));
@@ -227,15 +193,10 @@ class Identity {
   char directory_[32] = "/tmp/mose-bench-XXXXXX";
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 // The same first round plain and under TLS by turns.
 int tls_throughput(uint64_t megabytes, unsigned repeats) {
   const uint64_t bytes = megabytes << 20;
-  Target target(bytes);
+  WrittenChild target(bytes);
   const Identity identity;
   StreamStats stats;
   static_cast<void>(precopy(target, bytes, stats));  // not counted, as below
@@ -253,7 +214,7 @@ int tls_throughput(uint64_t megabytes, unsigned repeats) {
 
 int throughput(uint64_t megabytes, unsigned repeats) {
   const uint64_t bytes = megabytes << 20;
-  Target target(bytes);
+  WrittenChild target(bytes);
   std::vector<double> ratios;
   std::string runs;
   // Memory that nobody has looked at yet is read more slowly, once: not counted.
