@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -220,7 +221,9 @@ class Pager {
   // pager_refresh.cpp
   bool refresh();
   using StaleParts = std::vector<std::pair<PageRun, PagePlace>>;  // whose contents are here
-  [[nodiscard]] StaleParts split_stale(Space& space) const;
+  using ComeRuns = std::map<SpaceId, std::vector<PageRun>>;
+  [[nodiscard]] ComeRuns take_come();
+  [[nodiscard]] StaleParts split_stale(Space& space, const ComeRuns& come) const;
   void rewrite_parts(Space& space, const StaleParts& parts);
   [[nodiscard]] Status collect(Space& space, PageRun run, PagePlace place, Writes& writes);
   [[nodiscard]] Status rewrite(Space& space, Writes& writes);
@@ -268,6 +271,7 @@ class Pager {
   std::condition_variable fill_wake_;
   bool fill_woken_ = false;
   std::vector<std::pair<SpaceId, PageRun>> arrivals_;  // under fill_mutex_
+  ComeRuns come_;                                      // likewise: of a standby, since refresh() looked last
   std::deque<Piece> pieces_;                           // the filler's own
   std::vector<Piece> deferred_;                        // not registered yet
   std::deque<Piece> to_stage_;                         // the filler's own

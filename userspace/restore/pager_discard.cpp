@@ -182,6 +182,7 @@ void Pager::take_discarded() {
     const PageSet gone = one.offered.minus(stay);
     one.offered = {};
     one.stale = one.stale.unite(stay);
+    one.stale_looked_up = false;  // some have come meanwhile
     wait_for(one, stay);
     std::lock_guard lock(one.lock);
     for (const PageRun& run : gone.runs()) {

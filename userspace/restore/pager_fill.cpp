@@ -17,8 +17,10 @@ constexpr Nanoseconds kUrgentPause = std::chrono::microseconds(20);
 
 }  // namespace
 
+// In a standby the switchover waits for its stale pages: before they are in nothing else is, and nothing else is thought about.
 bool Pager::fill_allowed() const {
-  return !paused_ && !offering_ && provider_.sealed() && (policy_.fill_before_resume || running_);
+  if (paused_ || offering_ || !provider_.sealed() || (standby_ && !refreshed_)) return false;
+  return policy_.fill_before_resume || running_;
 }
 
 void Pager::wake_filler() {

@@ -49,9 +49,10 @@ bool Pager::refresh() {
     }
   }
   take_discarded();
+  const ComeRuns come = take_come();
   std::vector<StaleParts> here(space_count());
   for (uint32_t i = 0; i < here.size(); ++i)
-    if (!space(i)->forgotten) here[i] = split_stale(*space(i));
+    if (!space(i)->forgotten) here[i] = split_stale(*space(i), come);
   // Before anything is written: the source works meanwhile.
   if (!std::exchange(remote_settled_, true)) settle_remote();
   judge_remote();
@@ -77,21 +78,33 @@ bool Pager::refresh() {
   return true;
 }
 
-// The remote ones stay in space.stale.
-Pager::StaleParts Pager::split_stale(Space& space) const {
+Pager::ComeRuns Pager::take_come() {
+  std::lock_guard lock(fill_mutex_);
+  return std::exchange(come_, {});
+}
+
+// The remote ones stay in space.stale. Every one is looked up once; after that only what has come: there may be thousands, and
+// whoever sends and receives them, and dumps, needs the processor.
+Pager::StaleParts Pager::split_stale(Space& space, const ComeRuns& come) const {
+  PageSet look;
+  if (!std::exchange(space.stale_looked_up, true)) {
+    look = space.stale;
+  } else if (auto runs = come.find(space.source); runs != come.end()) {
+    look = PageSet::from_runs(runs->second).intersect(space.stale);
+  }
   StaleParts here;
-  std::vector<PageRun> remote;
-  for (const PageRun& run : space.stale.runs())
+  std::vector<PageRun> found;
+  for (const PageRun& run : look.runs())
     for (PageRun rest = run; rest.count != 0;) {
       auto extent = provider_.place(space.source, rest.first, rest.count);
       PageRun part{rest.first, std::min(extent.count, rest.count)};
-      if (extent.place == PagePlace::remote || extent.place == PagePlace::unknown)
-        remote.push_back(part);
-      else
+      if (extent.place == PagePlace::zero || extent.place == PagePlace::local) {
         here.emplace_back(part, extent.place);
+        found.push_back(part);
+      }
       rest = {part.end(), rest.count - part.count};
     }
-  space.stale = PageSet::from_runs(std::move(remote));
+  if (!found.empty()) space.stale = space.stale.minus(PageSet::from_runs(std::move(found)));
   return here;
 }
 

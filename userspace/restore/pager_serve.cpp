@@ -332,6 +332,7 @@ void Pager::arrived(SpaceId source, PageRun run) {
   {
     std::lock_guard lock(fill_mutex_);
     arrivals_.emplace_back(source, run);
+    if (standby_ && !refreshed_) come_[source].push_back(run);
   }
   wake_filler();
 }

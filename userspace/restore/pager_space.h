@@ -69,6 +69,7 @@ struct Pager::Space {
   // The filler's own:
   bool planned = false;
   PageSet stale;       // of a standby, once its pages are known: to be rewritten
+  bool stale_looked_up = false;  // where each of them is; since then some have come, no more
   PageSet offered;     // likewise, and to be taken out of it by who can
   PageSet unstageable; // in the provider, and in no mapping that is registered
   SpaceMemory memory;
