@@ -107,6 +107,7 @@ class DestinationMigration {
   void standby_announced(const std::string& refusal);
   void standby_built(const Status& status);
   void standby_staged();
+  void keep_standby_warm();
   void drop_standby(const std::string& why);
   void standby_let_go();
   void standby_gone(const Status& status);

@@ -122,24 +122,36 @@ Status DestinationHost::refresh_standby(std::shared_ptr<const ImagesPayload> pay
   return {};
 }
 
+std::vector<restore::WarmTarget> DestinationHost::warm_targets(const std::vector<restore::StandbyProcess>& tree) const {
+  std::vector<restore::WarmTarget> targets;
+  for (const restore::StandbyProcess& process : tree)
+    if (auto areas = standby_areas_.find(process.space); areas != standby_areas_.end()) targets.push_back({process.process, areas->second});
+  return targets;
+}
+
 Status DestinationHost::warm_standby() {
   Timeline::Span span(timeline_, "warm");
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
-  std::vector<restore::WarmTarget> targets;
-  for (const restore::StandbyProcess& process : tree) {
-    auto areas = standby_areas_.find(process.space);
-    if (areas == standby_areas_.end()) continue;
-    targets.push_back({process.process, areas->second});
-  }
+  const auto targets = warm_targets(tree);
   const Nanoseconds bound = kWarmBound + static_cast<int64_t>(payload_.memory_bytes / kPageSize) * kWarmPage;
   MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, hurried_));
   if (warmed.pages == 0) return {};
+  warmth_matters_ = warmed.worth;
   log::info("the standby is warmed up", {{"workload", payload_.spec.name},
                                           {"pages", warmed.pages},
                                           {"of", warmed.pages_all},
                                           {"worth", warmed.worth},
                                           {"ms", to_ms(warmed.took)}});
+  return {};
+}
+
+Status DestinationHost::keep_standby_warm() {
+  if (!warmth_matters_) return {};
+  std::vector<ProcessHandle> handles;
+  MOSE_ASSIGN(auto tree, standby_tree(handles));
+  MOSE_ASSIGN(uint64_t calls, restore::keep_warm(cgroup_, warm_targets(tree), hurried_));
+  log::debug("the standby was kept warm", {{"workload", payload_.spec.name}, {"calls", calls}});
   return {};
 }
 
@@ -252,6 +264,15 @@ void DestinationMigration::standby_staged() {
                    if (standby_ != Standby::standing) return;
                    if (!status) return drop_standby(status.error().what);
                    if (connection_) connection_->send(wire::FrameType::standing, encode_standing({}));
+                   keep_standby_warm();
+                 });
+}
+
+// On the lane of all that is done with it: who has something to do there says host_->hurry() first.
+void DestinationMigration::keep_standby_warm() {
+  criu_lane_.run([this] { return host_->keep_standby_warm(); },
+                 [this](const Status& status) {
+                   if (!status && standby_ == Standby::standing) drop_standby(status.error().what);
                  });
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "base/fd.h"
@@ -53,6 +54,10 @@ constexpr uint64_t kTableBytes = kBatchPages * sizeof(TableEntry);
 // What one page costs where nothing is to be gained. 7 us against 0.05 on the machine that this was found on.
 constexpr Nanoseconds kWorth = std::chrono::nanoseconds(500);
 constexpr uint64_t kTrialPages = 32 * kBatchPages;
+// Between two rounds of calls: with 10 ms 15 of 18 wakes of 4 GiB took less than 0.4 ms after 50 to 200 ms more, without any 27 to 50 ms.
+// And not more than a twentieth of the time where there are many processes.
+constexpr Nanoseconds kKeepEvery = std::chrono::milliseconds(10), kKeepLook = std::chrono::milliseconds(2);
+constexpr int64_t kKeepShare = 20;
 
 // While it lives another thread leaves most of the processors to whoever wants them; not so much that it would not come to its turn
 // within the time that StoppedTree gives it.
@@ -135,6 +140,10 @@ class Batches {
   uint64_t done_ = 0;
 };
 
+void tell_left_alone(const Cgroup& group, const Error& why) {
+  log::info("the standby is not warmed up", {{"cgroup", group.path()}, {"reason", why.what}});
+}
+
 }  // namespace
 
 Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targets, Nanoseconds bound, const std::atomic<bool>& stop,
@@ -142,7 +151,7 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
   Warmed out;
   const Timestamp start = now();
   auto left_alone = [&](const Error& why) {
-    log::info("the standby is not warmed up", {{"cgroup", group.path()}, {"reason", why.what}});
+    tell_left_alone(group, why);
     return out;
   };
   std::vector<PageSet> there;
@@ -190,8 +199,35 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
   return out;
 }
 
+Result<uint64_t> keep_warm(const Cgroup& group, std::span<const WarmTarget> targets, const std::atomic<bool>& stop) {
+  if (stop) return 0;
+  auto stopped = StoppedTree::stop(group);
+  if (!stopped && stopped.error().code == EOWNERDEAD) return std::unexpected(stopped.error());
+  if (!stopped) {
+    tell_left_alone(group, stopped.error());
+    return 0;
+  }
+  std::vector<pid_t> able;
+  for (const WarmTarget& target : targets) {
+    const pid_t pid = target.process->pid();
+    if (auto employed = stopped->employ(pid)) able.push_back(pid);
+    else tell_left_alone(group, employed.error());
+  }
+  uint64_t calls = 0;
+  while (!stop && !able.empty()) {
+    const Timestamp began = now();
+    for (pid_t pid : able) MOSE_TRY(stopped->call(pid, SYS_getpid, {}));
+    calls += able.size();
+    const Timestamp next = now() + std::max(kKeepEvery, kKeepShare * (now() - began));
+    while (!stop && now() < next) std::this_thread::sleep_for(std::min(kKeepLook, next - now()));
+  }
+  MOSE_TRY(stopped->let_go());
+  return calls;
+}
+
 #else
 Result<Warmed> warm_pages(const Cgroup&, std::span<const WarmTarget>, Nanoseconds, const std::atomic<bool>&, Warming) { return Warmed{}; }
+Result<uint64_t> keep_warm(const Cgroup&, std::span<const WarmTarget>, const std::atomic<bool>&) { return 0; }
 #endif
 
 }  // namespace mose::restore

@@ -7,6 +7,8 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "base/fd.h"
 #include "kernel/stopped_tree.h"
@@ -149,8 +151,30 @@ TEST_F(StandbyWarm, GoesOnOnlyWhereItIsWorthIt) {
   look();
 }
 
+TEST_F(StandbyWarm, IsKeptSoByCallsAndNothingElseRuns) {
+  begin();
+  ASSERT_TRUE(group_.freeze(kLong));
+  ASSERT_TRUE(open_processes());
+  const std::vector<WarmTarget> targets = {{&processes_[0], {}}, {&processes_[1], {}}};
+  Result<uint64_t> calls = 0;
+  const uint64_t beats = shared_->beats;
+  std::thread keeper([&] { calls = keep_warm(group_, targets, stop_); });
+  ::usleep(200'000);
+  EXPECT_EQ(shared_->beats, beats) << "it runs";
+  stop_ = true;
+  keeper.join();
+  ASSERT_TRUE(calls) << calls.error().what;
+  EXPECT_GE(*calls, 4u);
+  EXPECT_EQ(*calls % 2, 0u) << "one of them was left out";
+  EXPECT_TRUE(*group_.frozen());
+  EXPECT_EQ(keep_warm(group_, targets, stop_).value(), 0u) << "it was to end at once";
+  ASSERT_TRUE(group_.thaw());
+  look();
+}
+
 TEST_F(StandbyWarm, WhatRunsIsLeftAlone) {
   begin();
+  EXPECT_EQ(keep_warm(group_, {}, stop_).value(), 0u);
   auto warmed = warm();
   ASSERT_TRUE(warmed) << warmed.error().what;
   EXPECT_EQ(warmed->pages, 0u);
