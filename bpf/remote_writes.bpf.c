@@ -23,20 +23,20 @@ extern void bpf_iter_task_destroy(struct bpf_iter_task *it) __ksym;
 #define ALL_THREADS	1
 
 /*
- * Is called for one thread, the reader, and walks over all of the host itself: an iterator shows those of the reader's pid namespace
- * and below only, and who writes from outside of it is no better.
+ * Is called for one thread and walks over all of the host itself: an iterator shows those of its reader's pid namespace and below
+ * only, and who writes from outside of it is no better. The last record is of no thread: the walk has taken place.
  */
 SEC("iter/task")
 int mose_remote_writes(struct bpf_iter__task *ctx)
 {
 #ifdef __TARGET_ARCH_x86 /* elsewhere no memory is tracked so far, see kernel/borrowed_thread.h */
-	struct task_struct *reader = ctx->task, *task;
+	struct task_struct *one = ctx->task, *task;
 	struct mose_remote_write out = {};
 	struct bpf_iter_task threads;
 
-	if (!reader)
+	if (!one)
 		return 0;
-	bpf_iter_task_new(&threads, reader, ALL_THREADS);
+	bpf_iter_task_new(&threads, one, ALL_THREADS);
 	while ((task = bpf_iter_task_next(&threads))) {
 		struct pt_regs *regs;
 		__u32 number; /* no more of it counts */
@@ -52,9 +52,12 @@ int mose_remote_writes(struct bpf_iter__task *ctx)
 		if (number != PROCESS_VM_WRITEV && number != PROCESS_VM_WRITEV_X32 && number != PROCESS_VM_WRITEV_32)
 			continue;
 		out.thread = BPF_CORE_READ(task, pid);
-		bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
+		if (bpf_seq_write(ctx->meta->seq, &out, sizeof(out)))
+			break; /* the reader gets an error */
 	}
 	bpf_iter_task_destroy(&threads);
+	out.thread = 0;
+	bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
 #endif
 	return 0;
 }

@@ -137,7 +137,7 @@ Status DestinationHost::warm_standby() {
   const Nanoseconds bound = kWarmBound + static_cast<int64_t>(payload_.memory_bytes / kPageSize) * kWarmPage;
   MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, hurried_));
   if (warmed.pages == 0) return {};
-  warmth_matters_ = warmed.worth;
+  warmth_matters_ = warmed.worth && warmed.judged;
   log::info("the standby is warmed up", {{"workload", payload_.spec.name},
                                           {"pages", warmed.pages},
                                           {"of", warmed.pages_all},

@@ -295,7 +295,7 @@ Status remove_workload_resources(const Config& config, const WorkloadSpec& spec,
     const Status ended = cgroup->end(bound);
     keep(ended);
     keep(cgroup->thaw());  // killed while frozen: it goes, but a group that is used again must not be frozen
-    if (ended) keep(cgroup->remove(bound));
+    keep(cgroup->remove(ended ? bound : Nanoseconds{}));
   } else if (cgroup.error().code != ENOENT) {
     keep(std::unexpected(cgroup.error()));
   }

@@ -27,7 +27,7 @@ class Iterator {
     MOSE_ASSIGN(std::string bytes, read(Over::process, pid));
     return records<Record>(bytes);
   }
-  // Called once, for the thread that asks: of a program that walks by itself.
+  // Called once, for the first thread of this process: of a program that walks by itself.
   template <class Record>
   [[nodiscard]] Result<std::vector<Record>> once() const {
     MOSE_ASSIGN(std::string bytes, read(Over::one_thread, 0));

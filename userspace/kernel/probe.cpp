@@ -273,6 +273,7 @@ ProbeResult probe_soft_dirty() {
 struct Entry {
   Probe probe;
   ProbeResult (*run)();
+  bool may_pass = false;  // a failure may be of this moment: memory, descriptors
 };
 
 const std::vector<Entry>& entries() {
@@ -295,7 +296,7 @@ const std::vector<Entry>& entries() {
        probe_uffd_wp_async},
       {{"bpf-task-iterator",
         "who writes into other processes' memory (process_vm_writev) is not seen: written pages are found by comparing contents", false},
-       probe_bpf_task_iterator},
+       probe_bpf_task_iterator, true},
       {{"soft-dirty", "nothing: written pages are found by write protection or by comparing contents", false},
        probe_soft_dirty},
       {{"cap-sys-resource",
@@ -337,7 +338,10 @@ ProbeResult probe(std::string_view name) {
   if (auto it = forced.find(name); it != forced.end()) return it->second;
   if (auto it = cache.find(name); it != cache.end()) return it->second;
   for (const Entry& entry : entries()) {
-    if (entry.probe.name == name) return cache[std::string(name)] = entry.run();
+    if (entry.probe.name != name) continue;
+    ProbeResult result = entry.run();
+    if (result.state == ProbeState::yes || !entry.may_pass) cache[std::string(name)] = result;
+    return result;
   }
   return {ProbeState::unknown, "no such probe"};
 }

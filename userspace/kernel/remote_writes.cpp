@@ -20,6 +20,8 @@ Result<RemoteWrites> RemoteWrites::prepare() {
 
 Result<std::set<pid_t>> RemoteWrites::under_way() const {
   MOSE_ASSIGN(auto records, iterator_.once<mose_remote_write>());
+  if (records.empty() || records.back().thread != 0) return fail("who writes into other processes' memory was not looked at: the kernel did not call the program");
+  records.pop_back();
   std::set<pid_t> threads;
   for (const mose_remote_write& record : records) threads.insert(static_cast<pid_t>(record.thread));
   return threads;

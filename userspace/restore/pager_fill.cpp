@@ -17,9 +17,11 @@ constexpr Nanoseconds kUrgentPause = std::chrono::microseconds(20);
 
 }  // namespace
 
-// In a standby the switchover waits for its stale pages: before they are in nothing else is, and nothing else is thought about.
+// In a standby the switchover waits for its stale pages: before they are in nothing else is, and nothing else is thought about. But
+// where it waits for every page, and only the source is waited for, the time is there.
 bool Pager::fill_allowed() const {
-  if (paused_ || offering_ || !provider_.sealed() || (standby_ && !refreshed_)) return false;
+  if (paused_ || offering_ || !provider_.sealed()) return false;
+  if (standby_ && !refreshed_ && (discards_ || !remote_settled_ || hoped_pages_ != 0)) return false;
   return policy_.fill_before_resume || running_;
 }
 
@@ -39,8 +41,8 @@ void Pager::filler_main() {
     if (!standby_ && !shared_done_ && restore_ended_ && !paused_ && !failed_ && provider_.sealed())
       work |= finish_shared();
     if (fill_allowed()) {
+      take_arrivals();  // of spaces that are planned: a plan has what has come before it
       work |= plan_new_spaces();
-      take_arrivals();
       if (!pieces_.empty()) {
         Piece piece = pieces_.front();
         pieces_.pop_front();

@@ -307,6 +307,7 @@ bool Pager::forget_standby() {
     offered_.clear();
     kept_.reset();
   }
+  (void)take_come();
   restore_ended_ = running_ = paused_ = failed_ = false;
   staged_ = refreshed_ = doubt_ = filled_ = false;
   standby_ = false;

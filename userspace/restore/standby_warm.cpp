@@ -195,6 +195,7 @@ Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targe
     MOSE_TRY(toucher->remove());
   }
   MOSE_TRY(stopped->let_go());
+  out.judged = tried;
   out.took = now() - start;
   return out;
 }

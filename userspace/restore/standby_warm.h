@@ -26,6 +26,7 @@ struct Warmed {
   uint64_t pages = 0, pages_all = 0;  // read; that are there
   Nanoseconds took{};
   bool worth = true;  // false: the first of them cost next to nothing, and the others were left alone
+  bool judged = false;  // there were enough of them to tell
 };
 
 enum class Warming : uint8_t { where_worth, always };

@@ -7,7 +7,9 @@
 #include <malloc.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -97,6 +99,7 @@ class RemoteWriting : public testing::TestWithParam<bool> {
     ASSERT_EQ(can.state, ProbeState::yes) << can.detail;
     malloc_trim(0);
   }
+  ~RemoteWriting() override { unforce_probes(); }
   Fd own_pids_{open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC)};
   Reserved region_{kBytes};
   char* const at_ = region_.at;
@@ -122,6 +125,7 @@ TEST_P(RemoteWriting, IsSeenWhileItLasts) {
   auto writes = RemoteWrites::prepare().value();
   HeldWrite held(actor_.pid(), at_ + 7 * kPage);
   EXPECT_THAT(writes.under_way().value(), Contains(held.tid()));
+  std::jthread([&] { EXPECT_THAT(writes.under_way().value(), Contains(held.tid())) << "by another thread than the first"; }).join();
   held.finish();
   EXPECT_THAT(writes.under_way().value(), Not(Contains(held.tid())));
 }
@@ -134,10 +138,12 @@ TEST_P(RemoteWriting, IsSeenFromAPidNamespaceThatTheWriterIsNotIn) {
   ASSERT_EQ(unshare(CLONE_NEWPID), 0);
   const pid_t looker = fork();
   if (looker == 0) {
-    char byte = 0;
-    if (read(go[0], &byte, 1) != 1) _exit(3);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(go[1]);
     auto writes = RemoteWrites::prepare();
-    auto found = writes ? writes->under_way() : Result<std::set<pid_t>>(std::unexpected(writes.error()));
+    char byte = 0;
+    if (!writes || read(go[0], &byte, 1) != 1) _exit(3);
+    auto found = writes->under_way();
     _exit(found && !found->empty() ? 0 : found ? 1 : 2);
   }
   ASSERT_GT(looker, 0);
@@ -157,7 +163,6 @@ TEST_P(RemoteWriting, ThatCannotBeSeenIsAReasonToHash) {
   WriteScan source({.late = false});
   SentPages sent;
   auto round = source.round(tree(), sent, {});
-  unforce_probes();
   ASSERT_TRUE(round) << round.error().what;
   EXPECT_THAT(source.reason(), HasSubstr("forced for a test"));
 }
