@@ -21,9 +21,9 @@
 #include <optional>
 #include <sstream>
 
-#include "bench.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "bench.h"
 #include "kernel/cgroup.h"
 #include "kernel/pagemap.h"
 #include "kernel/write_tracking.h"

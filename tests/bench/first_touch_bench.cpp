@@ -16,8 +16,8 @@
 #include <random>
 #include <vector>
 
-#include "bench.h"
 #include "base/clock.h"
+#include "bench.h"
 #include "model/page_set.h"
 
 namespace mose::test {

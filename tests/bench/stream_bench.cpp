@@ -24,8 +24,8 @@
 #include <thread>
 #include <vector>
 
-#include "bench.h"
 #include "base/units.h"
+#include "bench.h"
 #include "kernel/procfs.h"
 #include "kernel/socket.h"
 #include "move/authority.h"

@@ -40,6 +40,7 @@ constexpr const char* kWorkload = "checker";
 constexpr const char* kProgram = "/usr/bin/memory-checker";
 constexpr const char* kDataDirectory = "/srv/memory";  // at both nodes; the workload sees it as /mnt
 constexpr uint16_t kPort = 7070;
+constexpr Nanoseconds kCommandBound = std::chrono::minutes(2);
 constexpr unsigned kMovesDefault = 3, kMovesFull = 100;
 // What cannot be moved, and is rested around a move; and what changes the shape of the tree, which no standby survives.
 constexpr const char* kRings = "ring,ring-fixed";
@@ -58,7 +59,7 @@ std::string more_words() {
 
 class MemoryMoves : public LiveLab, public ::testing::WithParamInterface<const char*> {
  protected:
-  MemoryMoves() : LiveLab(kLab) {}
+  MemoryMoves() : LiveLab(kLab, kCommandBound) {}
 
   void SetUp() override {
     ASSERT_NO_FATAL_FAILURE(make_lab());

@@ -12,7 +12,8 @@ constexpr int kLockSeconds = 60;
 
 }  // namespace
 
-LiveLab::LiveLab(const std::string& lab) : lab_(lab), turn_(take_turn(lab)), names_(lab) {
+LiveLab::LiveLab(const std::string& lab, Nanoseconds command_bound)
+    : lab_(lab), command_bound_(command_bound), turn_(take_turn(lab)), names_(lab) {
   need_criu_and_redis();
   auto lock = lab::LabLock::acquire(names_, kLockSeconds);
   EXPECT_TRUE(lock) << lock.error().what;
@@ -47,14 +48,14 @@ std::string LiveLab::root(const std::string& node) const { return "/proc/" + std
 
 std::string LiveLab::agent_log(const std::string& node) const { return read_file(names_.agent_log(node)).value_or(""); }
 
-lab::ProgramResult LiveLab::run(const std::string& node, std::vector<std::string> words, Nanoseconds bound) const {
-  auto result = run_on(state_, node, std::move(words), bound);
+lab::ProgramResult LiveLab::run(const std::string& node, std::vector<std::string> words) const {
+  auto result = run_on(state_, node, std::move(words), command_bound_);
   return result ? *result : lab::ProgramResult{-1, "", result.error().what};
 }
 
-lab::ProgramResult LiveLab::mose(const std::string& node, std::vector<std::string> words, Nanoseconds bound) const {
+lab::ProgramResult LiveLab::mose(const std::string& node, std::vector<std::string> words) const {
   words.insert(words.begin(), "/usr/bin/mose");
-  return run(node, std::move(words), bound);
+  return run(node, std::move(words));
 }
 
 }  // namespace mose::test

@@ -20,9 +20,8 @@ namespace mose::test {
 // A lab with agents, of a test's own: nothing of its name before the test, and no trace of it afterwards.
 class LiveLab : public testing::Test {
  protected:
-  static constexpr Nanoseconds kCommandBound = std::chrono::minutes(2);
-
-  explicit LiveLab(const std::string& lab);
+  // `command_bound`: what one command on a node may take.
+  explicit LiveLab(const std::string& lab, Nanoseconds command_bound = std::chrono::minutes(1));
   ~LiveLab() override;
 
   // The name is filled in. Fails the test where it cannot be made: call it by ASSERT_NO_FATAL_FAILURE.
@@ -34,11 +33,12 @@ class LiveLab : public testing::Test {
   [[nodiscard]] std::string root(const std::string& node) const;
   [[nodiscard]] std::string agent_log(const std::string& node) const;
   // A program on a node, and `mose WORDS...` there. What could not be run has the exit code -1 and says why.
-  lab::ProgramResult run(const std::string& node, std::vector<std::string> words, Nanoseconds bound = kCommandBound) const;
-  lab::ProgramResult mose(const std::string& node, std::vector<std::string> words, Nanoseconds bound = kCommandBound) const;
+  lab::ProgramResult run(const std::string& node, std::vector<std::string> words) const;
+  lab::ProgramResult mose(const std::string& node, std::vector<std::string> words) const;
 
  private:
   std::string lab_;
+  Nanoseconds command_bound_;
   Fd turn_;
 
  protected:

@@ -36,6 +36,7 @@ constexpr const char* kLab = "t-refuse";
 constexpr const char* kWorkload = "redis";
 constexpr const char* kCopied = "/srv/mose-copied";  // at both nodes; the workload sees it as kTarget
 constexpr const char* kTarget = "/mnt";
+constexpr Nanoseconds kCommandBound = std::chrono::seconds(30);
 
 // A node of another version, in whose place no mosed of this build can stand: it answers HELLO and nothing else.
 class NodeOfAnotherVersion {
@@ -133,7 +134,7 @@ class Debugger {
 
 class Refusals : public test::LiveLab {
  protected:
-  Refusals() : LiveLab(kLab) {}
+  Refusals() : LiveLab(kLab, kCommandBound) {}
 
   void SetUp() override {
     LabOptions options;
@@ -156,7 +157,6 @@ class Refusals : public test::LiveLab {
     auto result = run_program(spec, "", kCommandBound);
     return result && result->out.find("PONG") != std::string::npos;
   }
-
 
   ProgramResult migrate(const std::vector<std::string>& options = {}, const std::string& workload = kWorkload) {
     std::vector<std::string> words = {"migrate", workload, "--to", "b"};
