@@ -75,11 +75,16 @@ pid_t tracer_of(pid_t thread) {
   return status ? number<pid_t>(status_value(*status, "TracerPid").value_or("0"), 10).value_or(0) : 0;
 }
 
-bool has_ended(pid_t thread) {
+char state_of(pid_t thread) {
   auto status = read_file(proc_path(thread, "status"), kBytesMax);
-  if (!status) return status.error().code == ENOENT || status.error().code == ESRCH;
-  const std::string_view state = status_value(*status, "State").value_or("X");
-  return state.starts_with('Z') || state.starts_with('X');
+  if (!status) return status.error().code == ENOENT || status.error().code == ESRCH ? 'X' : '?';
+  const std::string_view state = status_value(*status, "State").value_or("");
+  return state.empty() ? '?' : state.front();
+}
+
+bool has_ended(pid_t thread) {
+  const char state = state_of(thread);
+  return state == 'Z' || state == 'X';
 }
 
 }  // namespace mose

@@ -28,6 +28,8 @@ struct Resident {
 [[nodiscard]] Resident resident_bytes(pid_t process);
 // Who traces it; 0: nobody, or there is no such thread.
 [[nodiscard]] pid_t tracer_of(pid_t thread);
+// The letter of its state, as in proc(5); X: there is no such thread.
+[[nodiscard]] char state_of(pid_t thread);
 // There is no such thread any more, or nothing of it but its number.
 [[nodiscard]] bool has_ended(pid_t thread);
 

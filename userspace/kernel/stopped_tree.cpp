@@ -8,6 +8,7 @@
 #include <map>
 #include <ranges>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/log.h"
@@ -24,6 +25,7 @@ namespace {
 
 // They are frozen: nothing but a busy machine keeps them from standing. A call may take as long as it has pages to free.
 constexpr Nanoseconds kStandBound = std::chrono::seconds(1);
+constexpr Nanoseconds kFreezePause = std::chrono::microseconds(50);  // the kernel has no event for one thread
 constexpr int kGetRseqConfiguration = 0x420f;
 constexpr size_t kVdsoBytesMax = 16384;
 
@@ -183,8 +185,19 @@ struct StoppedTree::State {
     if (thawed) MOSE_TRY(group.freeze(kStandBound));
     thawed = false;
     MOSE_TRY(detach());
-    // Each goes from one stop to the other, and does not count as frozen on its way.
-    return group.wait_frozen(kStandBound);
+    return wait_frozen();
+  }
+
+  // Each goes from our stop to that of the freezer and does not count as frozen on its way: while one has not begun to, the group does.
+  [[nodiscard]] Status wait_frozen() const {
+    const Timestamp deadline = now() + kStandBound;
+    for (const Thread& thread : threads) {
+      for (char state = state_of(thread.tid); state == 't' || state == 'R'; state = state_of(thread.tid)) {
+        if (now() >= deadline) return fail_errno("wait until thread " + std::to_string(thread.tid) + " is frozen again", ETIMEDOUT);
+        std::this_thread::sleep_for(kFreezePause);
+      }
+    }
+    return group.wait_frozen(std::max(deadline - now(), Nanoseconds{0}));
   }
 
   const Cgroup& group;

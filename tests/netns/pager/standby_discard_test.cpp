@@ -1,14 +1,31 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_discard.h"
 
+#include <algorithm>
+#include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "kernel/stopped_tree.h"
 #include "netns/pager/frozen_pair.h"
 
 // Pages are taken out of frozen processes that never notice: what they find afterwards says which.
 namespace mose::restore {
 namespace {
+
+// Threads that leave nobody a processor for longer than they must.
+class ProcessorsTaken {
+ public:
+  ProcessorsTaken() {
+    for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i)
+      threads_.emplace_back([](const std::stop_token& end) {
+        while (!end.stop_requested()) continue;
+      });
+  }
+
+ private:
+  std::vector<std::jthread> threads_;
+};
 
 class StandbyDiscard : public FrozenPair {
  protected:
@@ -109,6 +126,21 @@ TEST_F(StandbyDiscard, ACallReturnsWhatTheKernelSays) {
   EXPECT_FALSE(stopped->call(::getpid(), SYS_getpid, {})) << "not in the group";
   ASSERT_TRUE(stopped->let_go());
   EXPECT_TRUE(*group_.frozen());
+  ASSERT_TRUE(group_.thaw());
+  look();
+}
+
+// Each of its threads counts as frozen in our hands, not on its way out of them, and again in those of the freezer.
+TEST_F(StandbyDiscard, WhoHasBeenLetGoStaysFrozen) {
+  begin();
+  ASSERT_TRUE(group_.freeze(std::chrono::seconds(5)));
+  ProcessorsTaken taken;
+  for (int i = 0; i < 50; ++i) {
+    auto stopped = StoppedTree::stop(group_);
+    ASSERT_TRUE(stopped) << i << ": " << stopped.error().what;
+    ASSERT_TRUE(stopped->let_go());
+    for (const Timestamp end = now() + std::chrono::milliseconds(5); now() < end;) ASSERT_TRUE(*group_.frozen()) << i;
+  }
   ASSERT_TRUE(group_.thaw());
   look();
 }
