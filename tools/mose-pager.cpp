@@ -2,7 +2,6 @@
 // mose-pager: the destination's memory server of one migration. It owns CRIU's lazy-pages socket, the userfaultfds, the
 // page store and the page streams from the source, and it outlives the mosed that started it (restore/pager_process.h).
 
-#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "kernel/in_background.h"
 #include "model/migration.h"
 #include "move/hello.h"
 #include "move/page_receiver.h"
@@ -113,11 +113,12 @@ Result<Memory> adopt_memory(const MigrationId& id, uint32_t epoch, const restore
   return memory;
 }
 
-// The workload has its pages; nobody waits for this.
-void wipe(move::PageStore& store, const std::stop_token& stop) {
-  sched_param parameter{};
-  (void)::sched_setscheduler(0, SCHED_BATCH, &parameter);
-  if (uint64_t left = store.wipe(stop); left != 0) log::info("the page store was not wiped to its end", {{"bytes", left}});
+// The workload has its pages and begins to run; nobody waits for this until `hurry`.
+void wipe(move::PageStore& store, const std::stop_token& hurry, const std::stop_token& enough) {
+  InBackground background;
+  background.begin();
+  const std::stop_callback hurried(hurry, [&] { background.end(); });
+  if (uint64_t left = store.wipe(enough); left != 0) log::info("the page store was not wiped to its end", {{"bytes", left}});
 }
 
 Status run(const Options& options) {
@@ -157,11 +158,11 @@ Status run(const Options& options) {
     auto stats = receiver.stats();
     return restore::PagerProcessOptions::Source{stats.bytes, stats.missing_pages, std::move(stats.trouble)};
   };
-  std::stop_source enough;
+  std::stop_source hurry, enough;
   std::future<void> wiped;
   process_options.on_pages_complete = [&] {
     receiver.stop();
-    wiped = std::async(std::launch::async, [&] { wipe(*memory.store, enough.get_token()); });
+    wiped = std::async(std::launch::async, [&] { wipe(*memory.store, hurry.get_token(), enough.get_token()); });
   };
   MOSE_ASSIGN(auto process, restore::PagerProcess::start(std::move(process_options), *memory.state, receiver,
                                                          std::move(guardian)));
@@ -178,6 +179,7 @@ Status run(const Options& options) {
   process->run();
   receiver.stop();
   // mosed waits for the end of this process.
+  hurry.request_stop();
   if (wiped.valid() && wiped.wait_for(kWipeBound) != std::future_status::ready) enough.request_stop();
   return {};
 }

@@ -3,6 +3,7 @@
 # AddressSanitizer they carry its shadow memory with them, and reading that takes more memory than a machine has.
 if(NOT MOSE_SANITIZE MATCHES "address")
   mose_test(borrowed_thread_test LABEL netns TIMEOUT 120 DEPS kernel SOURCES sense/borrowed_thread_test.cpp)
+  mose_test(tree_memory_test LABEL netns DEPS base model kernel SOURCES sense/tree_memory_test.cpp)
   mose_test(dirty_table_test LABEL netns TIMEOUT 180 DEPS sense kernel
     SOURCES sense/dirty_table_test.cpp sense/sense_bed.cpp)
   mose_test(shared_tracking_test LABEL netns DEPS sense kernel

@@ -24,6 +24,7 @@
 #include "kernel/shared_objects.h"
 #include "kernel/tcp_repair.h"
 #include "kernel/tracers.h"
+#include "kernel/tree_memory.h"
 #include "kernel/vfork.h"
 
 namespace mose::agent {
@@ -34,6 +35,8 @@ constexpr Nanoseconds kBorrowedBound = std::chrono::seconds(2);
 // For frames that passed before the hold to reach their sockets; some microseconds are usual.
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
+// 30 GiB where it is dear.
+constexpr Nanoseconds kGiveBackBound = std::chrono::seconds(5);
 // Between vfork() and exec: some 100 us, longer for a program whose pages come from another node. Clients' packets wait meanwhile.
 constexpr Nanoseconds kVforkFirst = std::chrono::milliseconds(1);
 constexpr Nanoseconds kVforkMax = std::chrono::milliseconds(20);
@@ -385,6 +388,8 @@ Status SourceHost::kill_tree() {
   // No FIN and no RST; whatever of the kind there is, egress is shut for it as well.
   if (auto repaired = init_ ? repair_sockets() : Status{}; !repaired)
     log::info("sockets of the tree that has moved die as they are", {{"workload", spec_.name}, {"reason", repaired.error().what}});
+  if (auto given = give_memory_back(cgroup_, kGiveBackBound); !given)
+    log::info("the memory of the tree that has moved is freed at one go", {{"workload", spec_.name}, {"reason", given.error().what}});
   return cgroup_.end(kExitBound);
 }
 

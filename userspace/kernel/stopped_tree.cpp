@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "kernel/stopped_tree.h"
 
+#include <fmt/format.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -84,7 +85,7 @@ struct StoppedTree::State {
   [[nodiscard]] static Status to_call_stop(pid_t tid) {
     if (trace(PTRACE_SYSCALL, tid, nullptr, nullptr) != 0) return fail_errno("let a thread go on with a call");
     MOSE_ASSIGN(int status, next_stop(tid, kStandBound));
-    return is_call_stop(status) ? Status{} : Status(fail("a thread was stopped by something else in a call"));
+    return is_call_stop(status) ? Status{} : Status(fail(fmt::format("thread {} was stopped by something else in a call ({:#x})", tid, status)));
   }
 
   [[nodiscard]] Status seize(pid_t process) {
