@@ -22,6 +22,11 @@ namespace {
 // was not seen (1 to 12 us).
 constexpr int64_t kDiscardCosts = 2;
 constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
+// And whoever takes them out has to run for that: such a hypervisor puts up page tables of its own again for a process that has not run
+// for some tenths of a second, 23 ms for 4 GiB. As many of its tables as cost as much as one that is changed.
+constexpr uint64_t kTablesPutUp = 3;
+
+constexpr Nanoseconds kAwaitedLook = std::chrono::milliseconds(10);
 
 constexpr uint64_t kTablesTried = 16;
 constexpr int kTableTries = 4;
@@ -83,23 +88,22 @@ void Pager::settle_remote() {
 }
 
 // By what has come so far. Before the switchover waits for them those that would have it wait for long, then those that cost less to
-// take out than to wait for.
+// take out than to wait for. Early pages say little of the rest: they come while the source is still dumping and we rebuild.
 bool Pager::come_too_late(uint64_t left) const {
   const Nanoseconds waited = now() - hoped_since_;  // since the first of them
   const uint64_t come = hoped_pages_ - left;
+  if (waited < (!awaited_ ? 3 * policy_.fresh_look : come == 0 ? 2 * policy_.fresh_look : kAwaitedLook)) return false;
   const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
-  if (awaited_) {
-    uint64_t tables = 0;
-    for (uint32_t i = 0; i < space_count(); ++i) tables += tables_of(space(i)->stale);
-    return rest > kDiscardCosts * install_page_.value_or(kInstallPage) * static_cast<int64_t>(left) + table_cost() * static_cast<int64_t>(tables);
-  }
-  return waited >= policy_.fresh_look && rest > kFreshTime - std::min(waited, kFreshTime);
+  if (!awaited_) return rest > kFreshTime - std::min(waited, kFreshTime);
+  uint64_t tables = 0;
+  for (uint32_t i = 0; i < space_count(); ++i)
+    if (const Space& one = *space(i); !one.stale.empty()) tables += tables_of(one.stale) + one.pages / kTablePages / kTablesPutUp;
+  return rest > kDiscardCosts * install_page_.value_or(kInstallPage) * static_cast<int64_t>(left) + table_cost() * static_cast<int64_t>(tables);
 }
 
 void Pager::judge_remote() {
   if (hoped_pages_ == 0) return;
   const uint64_t left = stale_left();
-  if (left == hoped_pages_ && now() - hoped_since_ < (awaited_ ? 1 : 2) * policy_.fresh_look) return;  // none has come
   if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
   const bool ask = awaited_ && left < kDiscardPagesMin;
   if (left != 0 && !ask && !come_too_late(left)) return;
