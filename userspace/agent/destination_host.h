@@ -48,12 +48,14 @@ class DestinationHost {
   // A warm standby (destination_standby.cpp): restored ahead from an earlier dump, egress shut, and stopped until
   // refresh_standby() makes it what the later images say. Images that came at `received`.
   [[nodiscard]] Status build_standby(std::shared_ptr<const ImagesPayload> images, Timestamp received);
-  // So that its processes find at hand what was put into them (restore/standby_warm.h); ends early once hurry() was called. An
+  // So that its processes find at hand what was put into them (restore/standby_warm.h); ends early once end_warming() was called. An
   // error: drop_standby().
   [[nodiscard]] Status warm_standby();
   // And find it so when they run: does not come back before hurry() was called, where that matters. An error: drop_standby().
   [[nodiscard]] Status keep_standby_warm();
-  void hurry() { hurried_ = true; }  // any thread
+  // From any thread. hurry(): somebody waits for what holds it.
+  void end_warming() { warmed_enough_ = true; }
+  void hurry() { warmed_enough_ = hurried_ = true; }
   // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.
   [[nodiscard]] Status refresh_standby(std::shared_ptr<const ImagesPayload> images);
   // Before or after refresh_standby(). Those that are still in it. An error: drop_standby().
@@ -146,7 +148,7 @@ class DestinationHost {
   ProcessHandle restore_process_;     // of swrk_, for kill_restore
   std::atomic<int64_t> thawed_us_ = 0;  // 0: not by this agent
   std::atomic<uint64_t> egress_lost_ = 0;
-  std::atomic<bool> hurried_ = false;
+  std::atomic<bool> warmed_enough_ = false, hurried_ = false;
   bool warmth_matters_ = false;  // first touches are dear here
   std::atomic<size_t> processes_ = 1;   // at least: of the frozen tree
   bool claimed_ = false;              // the cgroup of that name was empty when we came: what is in it is ours

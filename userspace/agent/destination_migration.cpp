@@ -261,7 +261,7 @@ void DestinationMigration::watch_pager() {
   };
   handlers.on_standby_gone = [this] { standby_let_go(); };
   handlers.on_progress = [this] {
-    if (pager_->status().sealed) host_->hurry();  // the source stands still: images are on their way
+    if (pager_->status().sealed) host_->end_warming();  // the source stands still: images are on their way
     note_arriving();
     note_waits();
     post_([this] { judge_stale_memory(); });

@@ -135,7 +135,7 @@ Status DestinationHost::warm_standby() {
   MOSE_ASSIGN(auto tree, standby_tree(handles));
   const auto targets = warm_targets(tree);
   const Nanoseconds bound = kWarmBound + static_cast<int64_t>(payload_.memory_bytes / kPageSize) * kWarmPage;
-  MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, hurried_));
+  MOSE_ASSIGN(restore::Warmed warmed, restore::warm_pages(cgroup_, targets, bound, warmed_enough_));
   if (warmed.pages == 0) return {};
   warmth_matters_ = warmed.worth && warmed.judged;
   log::info("the standby is warmed up", {{"workload", payload_.spec.name},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_warm.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -8,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -58,6 +60,8 @@ constexpr uint64_t kTrialPages = 32 * kBatchPages;
 // And not more than a twentieth of the time where there are many processes.
 constexpr Nanoseconds kKeepEvery = std::chrono::milliseconds(10), kKeepLook = std::chrono::milliseconds(2);
 constexpr int64_t kKeepShare = 20;
+// Each processor has such tables of its own at hand. On more than that it is one after the other, a call each time.
+constexpr size_t kProcessorsAtOnce = 4;
 
 // While it lives another thread leaves most of the processors to whoever wants them; not so much that it would not come to its turn
 // within the time that StoppedTree gives it.
@@ -140,6 +144,40 @@ class Batches {
   uint64_t done_ = 0;
 };
 
+// Where a thread may run. While it lives the thread is put on one of these processors after the other.
+class Processors {
+ public:
+  explicit Processors(pid_t thread) : thread_(thread) {
+    if (::sched_getaffinity(thread_, sizeof before_, &before_) != 0) return;
+    for (int number = 0; number < CPU_SETSIZE; ++number)
+      if (CPU_ISSET(number, &before_)) numbers_.push_back(number);
+  }
+  ~Processors() {
+    if (moved_) (void)::sched_setaffinity(thread_, sizeof before_, &before_);
+  }
+  Processors(Processors&& other) noexcept
+      : thread_(other.thread_), before_(other.before_), numbers_(std::move(other.numbers_)), next_(other.next_), moved_(std::exchange(other.moved_, false)) {}
+  Processors& operator=(Processors&&) = delete;
+
+  // So many calls are one round.
+  [[nodiscard]] size_t at_once() const { return numbers_.size() > 1 && numbers_.size() <= kProcessorsAtOnce ? numbers_.size() : 1; }
+  // One that may not be used, or is away, changes nothing.
+  void next() {
+    if (numbers_.size() < 2) return;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(numbers_[next_++ % numbers_.size()], &one);
+    moved_ |= ::sched_setaffinity(thread_, sizeof one, &one) == 0;
+  }
+
+ private:
+  pid_t thread_;
+  cpu_set_t before_{};
+  std::vector<int> numbers_;
+  size_t next_ = 0;
+  bool moved_ = false;
+};
+
 void tell_left_alone(const Cgroup& group, const Error& why) {
   log::info("the standby is not warmed up", {{"cgroup", group.path()}, {"reason", why.what}});
 }
@@ -208,20 +246,29 @@ Result<uint64_t> keep_warm(const Cgroup& group, std::span<const WarmTarget> targ
     tell_left_alone(group, stopped.error());
     return 0;
   }
-  std::vector<pid_t> able;
+  struct Caller {
+    pid_t pid;
+    Processors processors;
+  };
+  std::vector<Caller> callers;
   for (const WarmTarget& target : targets) {
     const pid_t pid = target.process->pid();
-    if (auto employed = stopped->employ(pid)) able.push_back(pid);
+    if (auto employed = stopped->employ(pid)) callers.push_back({pid, Processors(pid)});
     else tell_left_alone(group, employed.error());
   }
   uint64_t calls = 0;
-  while (!stop && !able.empty()) {
+  while (!stop && !callers.empty()) {
     const Timestamp began = now();
-    for (pid_t pid : able) MOSE_TRY(stopped->call(pid, SYS_getpid, {}));
-    calls += able.size();
+    for (Caller& caller : callers) {
+      for (size_t i = 0; i < caller.processors.at_once() && !stop; ++i, ++calls) {
+        caller.processors.next();
+        MOSE_TRY(stopped->call(caller.pid, SYS_getpid, {}));
+      }
+    }
     const Timestamp next = now() + std::max(kKeepEvery, kKeepShare * (now() - began));
     while (!stop && now() < next) std::this_thread::sleep_for(std::min(kKeepLook, next - now()));
   }
+  callers.clear();
   MOSE_TRY(stopped->let_go());
   return calls;
 }
