@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "agent/host_calibration.h"
 #include "base/log.h"
 #include "kernel/pagemap.h"
 #include "kernel/procfs.h"
@@ -169,6 +170,7 @@ Result<plan::RoundStats> SourceMemory::round(plan::RoundAhead ahead, bool closin
   }
   stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
   stats.unprepared = source_->waits_for_last();
+  if (auto costs = known_calibration(); costs && costs->fault_us) stats.write_fault_seconds = *costs->fault_us / 1e6;
   return stats;
 }
 

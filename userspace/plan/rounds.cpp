@@ -20,12 +20,16 @@ bool shrinks(double after, double before) {
   return after <= before * kShrinkPercent / 100;
 }
 
-// Whether the stop would be shorter for another round by what is worth one.
+// By how much another round would shorten the stop.
+double saved_seconds(const Outlook& outlook, uint64_t link_bps) {
+  return (outlook.left_now - outlook.left_next) * (kPageBits / static_cast<double>(link_bps) + kLeftPageSeconds);
+}
+
+// Whether that is worth one.
 bool saves_time(const RoundFacts& facts) {
   if (!facts.outlook || facts.throttle_percent != 0 || facts.link_bps == 0) return false;
   if (facts.round < 2 || facts.round >= facts.rounds_max || facts.pages_sent <= kRestPagesMin) return false;
-  const double page_seconds = kPageBits / static_cast<double>(facts.link_bps) + kLeftPageSeconds;
-  return (facts.outlook->left_now - facts.outlook->left_next) * page_seconds >= kSavedSeconds &&
+  return saved_seconds(*facts.outlook, facts.link_bps) >= kSavedSeconds &&
          shrinks(static_cast<double>(facts.pages_sent), static_cast<double>(facts.pages_before));
 }
 
@@ -94,7 +98,10 @@ bool goes_on_prepared(const RoundFacts& closing) {
   // The forecast of a workload that is slowed down speaks of a faster one.
   const bool forecast = closing.outlook && closing.throttle_percent == 0;
   const double left = forecast ? closing.outlook->left_now : static_cast<double>(closing.pages_sent);
-  return left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds;
+  if (left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds) return true;
+  if (!forecast || closing.write_fault_seconds == 0) return false;
+  const double faults = closing.outlook->left_next * closing.write_fault_seconds;
+  return saved_seconds(*closing.outlook, closing.link_bps) >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * faults);
 }
 
 RoundVerdict without_another(const RoundFacts& last) {

@@ -44,6 +44,7 @@ struct RoundFacts {
   std::optional<Outlook> outlook;  // nothing before the second round
   unsigned throttle_percent = 0;   // by which the workload was slowed down in this round; 0: never
   bool slowed_now = false;         // by more than in the round before
+  double write_fault_seconds = 0;  // what a write to a protected page takes more than another; 0: not known
 };
 
 enum class RoundVerdict : uint8_t {
@@ -92,7 +93,9 @@ inline constexpr double kClosingSeconds = 0.5;
 // `rounds_at_most`: not those that may be at the speed of now, but all.
 [[nodiscard]] bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most);
 // After such a round that another could follow, or before the workload is slowed down behind it: whether that is worth what the workload
-// pays. Only where the link needs longer than kRestSeconds for what is left.
+// pays. Where the link needs longer than kRestSeconds for what is left; and where the stop would be shorter by more than this, and by
+// so many times what the writes of that round cost the workload: of much memory a prepared round looks at little.
+inline constexpr double kPreparedSavedSeconds = 0.005, kPreparedSavedFaults = 2;
 [[nodiscard]] bool goes_on_prepared(const RoundFacts& closing);
 // How the rounds end with one that another could have followed.
 [[nodiscard]] RoundVerdict without_another(const RoundFacts& last);

@@ -389,7 +389,8 @@ void SourceMachine::round_done(const RoundStats& stats) {
                          .link_bps = stats.link_bps,
                          .outlook = stats.outlook,
                          .throttle_percent = s_.throttle_percent,
-                         .slowed_now = std::exchange(s_.slowed_now, false)};
+                         .slowed_now = std::exchange(s_.slowed_now, false),
+                         .write_fault_seconds = stats.write_fault_seconds};
   s_.last_pages_sent = stats.pages_sent;
   s_.link_bps = stats.link_bps;
   s_.outlook = stats.outlook;

@@ -92,6 +92,7 @@ struct RoundStats {
   uint64_t link_bps = 0;           // what the link has carried; 0: not known yet
   std::optional<Outlook> outlook;  // nothing before the second round
   bool unprepared = false;         // the final scan waits for a round that prepares it
+  double write_fault_seconds = 0;  // what a write to a protected page takes more than another; 0: not known
 };
 
 // What the final scan has found.
