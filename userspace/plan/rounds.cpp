@@ -98,8 +98,11 @@ bool goes_on_prepared(const RoundFacts& closing) {
   // The forecast of a workload that is slowed down speaks of a faster one.
   const bool forecast = closing.outlook && closing.throttle_percent == 0;
   const double left = forecast ? closing.outlook->left_now : static_cast<double>(closing.pages_sent);
-  if (left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds) return true;
-  if (!forecast || closing.write_fault_seconds == 0) return false;
+  return left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds;
+}
+
+bool shortens_stop(const RoundFacts& closing) {
+  if (!closing.outlook || closing.link_bps == 0 || closing.throttle_percent != 0 || closing.write_fault_seconds == 0) return false;
   const double faults = closing.outlook->left_next * closing.write_fault_seconds;
   return saved_seconds(*closing.outlook, closing.link_bps) >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * faults);
 }

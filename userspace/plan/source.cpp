@@ -402,6 +402,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
+  if (s_.closing && verdict == RoundVerdict::another && shortens_stop(facts)) return next_round();
   if (s_.closing && !facts.slowed_now && !goes_on_prepared(facts))
     return end_rounds(facts, verdict == RoundVerdict::another ? without_another(facts) : verdict);
   if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {

@@ -307,6 +307,17 @@ TEST_F(PlanSourceClosing, IsTheLastWhereTheWorkloadWouldPayAsMuch) {
   EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::costly);
 }
 
+TEST_F(PlanSourceClosing, WhatItCouldShortenIsNoReasonToSlowTheWorkloadDown) {
+  write_fault_seconds_ = 30e-6;
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 6, .auto_converge = true});
+  const Outlook outlook{.left_now = 2000, .left_next = 300, .next_pages = 3000, .written_per_second = 1e4};
+  source_.to_precopy();
+  sent(kManyPages);
+  sent(kClosingPages * 3 / 2, outlook);
+  EXPECT_THAT(sent(kClosingPages * 3 / 2, outlook, false), ElementsAre("arm_dump")) << "it did not shrink";
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::no_gain);
+}
+
 TEST_F(PlanSourceClosing, IsTheLastWhereNobodyKnowsWhatTheWorkloadPays) {
   EXPECT_THAT(closed(2000, 100), ElementsAre("arm_dump"));
 }
