@@ -28,7 +28,7 @@
 namespace mose::agent {
 
 // What the destination's actions do to this host: namespaces, silent network, fence and CRIU of a workload that arrives.
-// Blocking; every function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_restore and hurry.
+// Blocking; every function is called from the migration's one CRIU lane (its thread outlives CRIU), except kill_restore, end_warming and hurry.
 //
 // Life: prepare() -> restore() -> activate() -> settle(); discard() at any moment before the commit. adopt() instead of
 // prepare() after a restart of the agent, when the restored tree exists.
@@ -51,9 +51,10 @@ class DestinationHost {
   // So that its processes find at hand what was put into them (restore/standby_warm.h); ends early once end_warming() was called. An
   // error: drop_standby().
   [[nodiscard]] Status warm_standby();
-  // And find it so when they run: does not come back before hurry() was called, where that matters. An error: drop_standby().
+  // And find it so when they run: where that matters it comes back when hurry() was called, or has been before, at end_warming() with many
+  // threads. An error: drop_standby().
   [[nodiscard]] Status keep_standby_warm();
-  // From any thread. hurry(): somebody waits for what holds it.
+  // From any thread. The first: images are on their way. The second, once and for all: somebody waits for the lane.
   void end_warming() { warmed_enough_ = true; }
   void hurry() { warmed_enough_ = hurried_ = true; }
   // Fails when something has changed that cannot be made good: then drop_standby(), and restore() from the start.

@@ -12,6 +12,8 @@
 #include "agent/migration_paths.h"
 #include "agent/workloads.h"
 #include "base/log.h"
+#include "kernel/proc_path.h"
+#include "kernel/procfs.h"
 #include "kernel/sock_diag.h"
 #include "kernel/tcp_repair.h"
 #include "restore/images.h"
@@ -45,6 +47,8 @@ Nanoseconds fresh_bound(uint64_t memory_bytes) {
 
 // As long as it takes where it is dear, and half as long again; shorter than the source waits for the standby.
 constexpr Nanoseconds kWarmBound = std::chrono::seconds(1), kWarmPage = std::chrono::microseconds(12);
+
+constexpr size_t kThreadsHeldMax = 100;
 
 // As long as the payload is there.
 std::shared_ptr<const ImageFiles> images_of(const std::shared_ptr<const ImagesPayload>& payload) { return {payload, &payload->images}; }
@@ -150,7 +154,11 @@ Status DestinationHost::keep_standby_warm() {
   if (!warmth_matters_) return {};
   std::vector<ProcessHandle> handles;
   MOSE_ASSIGN(auto tree, standby_tree(handles));
-  MOSE_ASSIGN(uint64_t calls, restore::keep_warm(cgroup_, warm_targets(tree), hurried_));
+  size_t threads = 0;
+  for (const restore::StandbyProcess& process : tree) threads += numbers_in(proc_path(process.process->pid(), "task")).size();
+  // To let go of each takes its time, and the switchover waits from its images on.
+  const auto& enough = threads <= kThreadsHeldMax ? hurried_ : warmed_enough_;
+  MOSE_ASSIGN(uint64_t calls, restore::keep_warm(cgroup_, warm_targets(tree), enough));
   log::debug("the standby was kept warm", {{"workload", payload_.spec.name}, {"calls", calls}});
   return {};
 }

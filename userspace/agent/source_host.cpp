@@ -35,8 +35,8 @@ constexpr Nanoseconds kBorrowedBound = std::chrono::seconds(2);
 // For frames that passed before the hold to reach their sockets; some microseconds are usual.
 constexpr Nanoseconds kBacklogBound = std::chrono::milliseconds(10);
 constexpr Nanoseconds kDrainBound = std::chrono::seconds(5);
-// 30 GiB where it is dear.
-constexpr Nanoseconds kGiveBackBound = std::chrono::seconds(5);
+// 7 to 20 GiB where it is dear; with the kill behind it less than the destination waits to hear of that (plan::kReleasedDeadline).
+constexpr Nanoseconds kGiveBackBound = std::chrono::seconds(2);
 // Between vfork() and exec: some 100 us, longer for a program whose pages come from another node. Clients' packets wait meanwhile.
 constexpr Nanoseconds kVforkFirst = std::chrono::milliseconds(1);
 constexpr Nanoseconds kVforkMax = std::chrono::milliseconds(20);

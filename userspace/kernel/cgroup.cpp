@@ -152,6 +152,14 @@ void Cgroup::note_events(int fd) {
 Result<bool> Cgroup::frozen() const { return event("frozen"); }
 Result<bool> Cgroup::populated() const { return event("populated"); }
 
+Result<bool> Cgroup::has_groups() const {
+  MOSE_ASSIGN(std::string text, read_at(dir_.get(), "cgroup.stat"));
+  constexpr std::string_view kName = "nr_descendants ";
+  const size_t at = text.find(kName);
+  if (at == std::string::npos) return fail("cgroup.stat has no field nr_descendants");
+  return text[at + kName.size()] != '0';
+}
+
 Result<bool> Cgroup::freeze_requested() const {
   MOSE_ASSIGN(std::string text, read_at(dir_.get(), "cgroup.freeze"));
   return text.starts_with("1");

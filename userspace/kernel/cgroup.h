@@ -47,6 +47,8 @@ class Cgroup {
   // Processes in this group, without those of groups below; processes outside our pid namespace are left out.
   [[nodiscard]] Result<std::vector<pid_t>> procs() const;
   [[nodiscard]] Result<bool> populated() const;
+  // Whether there are groups below, which freeze and thaw with this one.
+  [[nodiscard]] Result<bool> has_groups() const;
   // A descriptor of cgroup.events, for who waits with others: EPOLLPRI when something in it has changed since note_events(). The
   // death of a process of a frozen group is such a change as well.
   [[nodiscard]] Result<Fd> watch_events() const;

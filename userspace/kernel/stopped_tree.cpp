@@ -193,7 +193,7 @@ struct StoppedTree::State {
   [[nodiscard]] Status wait_frozen() const {
     const Timestamp deadline = now() + kStandBound;
     for (const Thread& thread : threads) {
-      for (char state = state_of(thread.tid); state == 't' || state == 'R'; state = state_of(thread.tid)) {
+      for (char state = state_of(thread.tid); state == 't' || state == 'R' || state == '?'; state = state_of(thread.tid)) {
         if (now() >= deadline) return fail_errno("wait until thread " + std::to_string(thread.tid) + " is frozen again", ETIMEDOUT);
         std::this_thread::sleep_for(kFreezePause);
       }
@@ -215,6 +215,8 @@ StoppedTree::~StoppedTree() = default;
 Result<StoppedTree> StoppedTree::stop(const Cgroup& group) {
   MOSE_ASSIGN(bool frozen, group.frozen());
   if (!frozen) return fail(group.path() + " is not frozen");
+  MOSE_ASSIGN(bool groups, group.has_groups());
+  if (groups) return fail(group.path() + " has groups below it, which would be thawed with it");
   auto state = std::make_unique<State>(group);
   MOSE_ASSIGN(std::vector<pid_t> processes, group.procs());
   auto stand = [&]() -> Status {

@@ -27,7 +27,7 @@ namespace mose {
 // x86-64 only so far (ENOTSUP elsewhere).
 class StoppedTree {
  public:
-  // `group` is frozen and nobody else is a tracer in it; it must outlive this. An error: the group is as it was, unless it is
+  // `group` is frozen, has no groups below it, and nobody else is a tracer in it; it must outlive this. An error: the group is as it was, unless it is
   // EOWNERDEAD: it could not be put back and is killed.
   [[nodiscard]] static Result<StoppedTree> stop(const Cgroup& group);
   StoppedTree(StoppedTree&&) noexcept;

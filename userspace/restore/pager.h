@@ -65,7 +65,9 @@ struct PagerPolicy {
   uint64_t remote_around = 7;  // pages asked for behind one whose contents are not, where round trips take longer than
   Nanoseconds remote_far = std::chrono::microseconds(400);  // this, which is about what they take at 1 Gbit/s
   uint64_t remote_ahead_max = 15;                           // and behind one in a row of such, anywhere
-  Nanoseconds fresh_look = std::chrono::milliseconds(20);   // how fast a standby's last pages come is judged after that, or some times that
+  Nanoseconds fresh_look = std::chrono::milliseconds(60);   // how fast a standby's last pages come is judged after that,
+  Nanoseconds awaited_look = std::chrono::milliseconds(10); // and while nothing else is waited for after this; where none comes
+  Nanoseconds awaited_none = std::chrono::milliseconds(40); // they are given up after that
   uint64_t zero_around = 4;    // pages given to a write into fresh memory
   unsigned servers = 1;        // one answers about 100 000 faults/s; each space belongs to one
   bool realtime = true;        // servers run before everything else where this is allowed

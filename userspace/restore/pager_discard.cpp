@@ -26,8 +26,6 @@ constexpr Nanoseconds kInstallPage = std::chrono::microseconds(2);
 // for some tenths of a second, 23 ms for 4 GiB. As many of its tables as cost as much as one that is changed.
 constexpr uint64_t kTablesPutUp = 3;
 
-constexpr Nanoseconds kAwaitedLook = std::chrono::milliseconds(10);
-
 constexpr uint64_t kTablesTried = 16;
 constexpr int kTableTries = 4;
 
@@ -92,7 +90,7 @@ void Pager::settle_remote() {
 bool Pager::come_too_late(uint64_t left) const {
   const Nanoseconds waited = now() - hoped_since_;  // since the first of them
   const uint64_t come = hoped_pages_ - left;
-  if (waited < (!awaited_ ? 3 * policy_.fresh_look : come == 0 ? 2 * policy_.fresh_look : kAwaitedLook)) return false;
+  if (waited < (!awaited_ ? policy_.fresh_look : come == 0 ? policy_.awaited_none : policy_.awaited_look)) return false;
   const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
   if (!awaited_) return rest > kFreshTime - std::min(waited, kFreshTime);
   uint64_t tables = 0;

@@ -4,10 +4,13 @@
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -60,8 +63,8 @@ constexpr uint64_t kTrialPages = 32 * kBatchPages;
 // And not more than a twentieth of the time where there are many processes.
 constexpr Nanoseconds kKeepEvery = std::chrono::milliseconds(10), kKeepLook = std::chrono::milliseconds(2);
 constexpr int64_t kKeepShare = 20;
-// Each processor has such tables of its own at hand. On more than that it is one after the other, a call each time.
-constexpr size_t kProcessorsAtOnce = 4;
+// Each processor has such tables of its own at hand. Where there are more of them, a thread stays where the scheduler has it.
+constexpr long kProcessorsMax = 4;
 
 // While it lives another thread leaves most of the processors to whoever wants them; not so much that it would not come to its turn
 // within the time that StoppedTree gives it.
@@ -144,37 +147,37 @@ class Batches {
   uint64_t done_ = 0;
 };
 
-// Where a thread may run. While it lives the thread is put on one of these processors after the other.
+// The processors on which a thread is put in turn, while it lives: none where they are many, or where the thread may not use all of them
+// (what is put back is that it may, whichever there will be; nothing else could be told from what it had).
 class Processors {
  public:
   explicit Processors(pid_t thread) : thread_(thread) {
-    if (::sched_getaffinity(thread_, sizeof before_, &before_) != 0) return;
-    for (int number = 0; number < CPU_SETSIZE; ++number)
-      if (CPU_ISSET(number, &before_)) numbers_.push_back(number);
+    cpu_set_t allowed;
+    const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
+    if (::sched_getaffinity(thread_, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) != online || online > kProcessorsMax) return;
+    for (int number = 0; online > 1 && number < CPU_SETSIZE; ++number)
+      if (CPU_ISSET(number, &allowed)) numbers_.push_back(number);
   }
-  ~Processors() {
-    if (moved_) (void)::sched_setaffinity(thread_, sizeof before_, &before_);
-  }
-  Processors(Processors&& other) noexcept
-      : thread_(other.thread_), before_(other.before_), numbers_(std::move(other.numbers_)), next_(other.next_), moved_(std::exchange(other.moved_, false)) {}
-  Processors& operator=(Processors&&) = delete;
-
-  // So many calls are one round.
-  [[nodiscard]] size_t at_once() const { return numbers_.size() > 1 && numbers_.size() <= kProcessorsAtOnce ? numbers_.size() : 1; }
-  // One that may not be used, or is away, changes nothing.
-  void next() {
-    if (numbers_.size() < 2) return;
+  [[nodiscard]] size_t count() const { return std::max<size_t>(numbers_.size(), 1); }
+  // One that is away just now changes nothing.
+  void use(size_t at) {
+    if (numbers_.empty()) return;
     cpu_set_t one;
     CPU_ZERO(&one);
-    CPU_SET(numbers_[next_++ % numbers_.size()], &one);
+    CPU_SET(numbers_[at], &one);
     moved_ |= ::sched_setaffinity(thread_, sizeof one, &one) == 0;
+  }
+  Status put_back() {
+    cpu_set_t all;
+    std::memset(&all, 0xff, sizeof all);
+    if (std::exchange(moved_, false) && ::sched_setaffinity(thread_, sizeof all, &all) != 0)
+      return fail_errno("let thread " + std::to_string(thread_) + " use all processors again");
+    return {};
   }
 
  private:
   pid_t thread_;
-  cpu_set_t before_{};
   std::vector<int> numbers_;
-  size_t next_ = 0;
   bool moved_ = false;
 };
 
@@ -260,15 +263,15 @@ Result<uint64_t> keep_warm(const Cgroup& group, std::span<const WarmTarget> targ
   while (!stop && !callers.empty()) {
     const Timestamp began = now();
     for (Caller& caller : callers) {
-      for (size_t i = 0; i < caller.processors.at_once() && !stop; ++i, ++calls) {
-        caller.processors.next();
+      for (size_t i = 0; i < caller.processors.count(); ++i, ++calls) {
+        caller.processors.use(i);
         MOSE_TRY(stopped->call(caller.pid, SYS_getpid, {}));
       }
     }
     const Timestamp next = now() + std::max(kKeepEvery, kKeepShare * (now() - began));
     while (!stop && now() < next) std::this_thread::sleep_for(std::min(kKeepLook, next - now()));
   }
-  callers.clear();
+  for (Caller& caller : callers) MOSE_TRY(caller.processors.put_back());
   MOSE_TRY(stopped->let_go());
   return calls;
 }

@@ -37,7 +37,8 @@ enum class Warming : uint8_t { where_worth, always };
 [[nodiscard]] Result<Warmed> warm_pages(const Cgroup& group, std::span<const WarmTarget> targets, Nanoseconds bound, const std::atomic<bool>& stop,
                                         Warming which = Warming::where_worth);
 
-// Lets them make an empty system call every few milliseconds from then on, until `stop` is set. Such a hypervisor looks through all of
+// Lets their first threads make an empty system call every few milliseconds from then on, on each of up to four processors, until `stop`
+// is set; a thread that may use all of them is moved for that, and may again afterwards. Such a hypervisor looks through all of
 // a process's page tables when it runs again after a tenth of a second or more: 10 ms a gigabyte, in which the whole machine may stand
 // still, and the workload would pay them with its first step. As above; gives the number of calls.
 [[nodiscard]] Result<uint64_t> keep_warm(const Cgroup& group, std::span<const WarmTarget> targets, const std::atomic<bool>& stop);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "restore/standby_warm.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 
+#include <array>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "kernel/proc_status.h"
 #include "kernel/stopped_tree.h"
 #include "netns/pager/frozen_pair.h"
 
@@ -156,17 +159,35 @@ TEST_F(StandbyWarm, IsKeptSoByCallsAndNothingElseRuns) {
   ASSERT_TRUE(group_.freeze(kLong));
   ASSERT_TRUE(open_processes());
   const std::vector<WarmTarget> targets = {{&processes_[0], {}}, {&processes_[1], {}}};
-  Result<uint64_t> calls = 0;
+  auto status = [&](unsigned who, std::string_view field) {
+    return std::string(status_value(read_file("/proc/" + std::to_string(pid(who)) + "/status").value_or(""), field).value_or("none"));
+  };
   const uint64_t beats = shared_->beats;
-  std::thread keeper([&] { calls = keep_warm(group_, targets, stop_); });
-  ::usleep(200'000);
-  EXPECT_EQ(shared_->beats, beats) << "it runs";
-  stop_ = true;
-  keeper.join();
-  ASSERT_TRUE(calls) << calls.error().what;
-  EXPECT_GE(*calls, 4u);
-  EXPECT_EQ(*calls % 2, 0u) << "one of them was left out";
-  EXPECT_TRUE(*group_.frozen());
+  for (bool bound : {false, true}) {
+    cpu_set_t first;
+    CPU_ZERO(&first);
+    CPU_SET(0, &first);
+    if (bound && ::sched_setaffinity(parent_, sizeof first, &first) != 0) break;  // not this processor
+    std::array<std::string, 2> processors, waits;
+    for (unsigned who : {0u, 1u}) {
+      processors[who] = status(who, "Cpus_allowed");
+      waits[who] = status(who, "voluntary_ctxt_switches");
+    }
+    stop_ = false;
+    Result<uint64_t> calls = 0;
+    std::thread keeper([&] { calls = keep_warm(group_, targets, stop_); });
+    ::usleep(200'000);
+    EXPECT_EQ(shared_->beats, beats) << "it runs";
+    stop_ = true;
+    keeper.join();
+    ASSERT_TRUE(calls) << calls.error().what;
+    EXPECT_GE(*calls, 4u);
+    for (unsigned who : {0u, 1u}) {
+      EXPECT_NE(status(who, "voluntary_ctxt_switches"), waits[who]) << who << " was left out";
+      EXPECT_EQ(status(who, "Cpus_allowed"), processors[who]) << who;
+    }
+    EXPECT_TRUE(*group_.frozen());
+  }
   EXPECT_EQ(keep_warm(group_, targets, stop_).value(), 0u) << "it was to end at once";
   ASSERT_TRUE(group_.thaw());
   look();
