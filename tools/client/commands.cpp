@@ -43,9 +43,20 @@ Phases phases_of(const Json& in) {
                           optional_number(*p, "latency_p99_us"),
                           optional_number(*p, "latency_p999_us"),
                           optional_number(*p, "latency_max_us"),
-                          optional_number(*p, "server_cpu_us")};
+                          optional_number(*p, "server_cpu_us"),
+                          optional_number(*p, "longest_gap_ms")};
   }
   return out;
+}
+
+void read_gap(const Json& in, Figures& out) {
+  auto gap = in.find("longest_gap");
+  if (gap == in.end() || !gap->is_object()) return;
+  out.longest_gap = Window{gap->value("start_us", int64_t{0}) * 1000, gap->value("end_us", int64_t{0}) * 1000};
+  auto phase = gap->find("phase");
+  for (size_t i = 0; i < kPhaseNames.size(); ++i) {
+    if (phase != gap->end() && *phase == kPhaseNames[i]) out.longest_gap_phase = static_cast<Phase>(i);
+  }
 }
 
 std::optional<TcpCounters> tcp_of(const Json& in, const char* key) {
@@ -110,9 +121,17 @@ nlohmann::ordered_json phases_json(const Phases& phases) {
                                     {"latency_p99_us", number(p->latency_p99_us)},
                                     {"latency_p999_us", number(p->latency_p999_us)},
                                     {"latency_max_us", number(p->latency_max_us)},
-                                    {"server_cpu_us", number(p->server_cpu_us)}};
+                                    {"server_cpu_us", number(p->server_cpu_us)},
+                                    {"longest_gap_ms", number(p->longest_gap_ms)}};
   }
   return out;
+}
+
+nlohmann::ordered_json gap_json(const Figures& f) {
+  if (!f.longest_gap) return nullptr;
+  return {{"phase", f.longest_gap_phase ? Json(kPhaseNames[static_cast<size_t>(*f.longest_gap_phase)]) : Json(nullptr)},
+          {"start_us", f.longest_gap->begin_ns / 1000},
+          {"end_us", f.longest_gap->end_ns / 1000}};
 }
 
 nlohmann::ordered_json tcp_json(const std::optional<TcpCounters>& c, std::optional<uint64_t> resets_received) {
@@ -146,6 +165,7 @@ std::string to_json(const Figures& f) {
                {"latency_max_us", number(f.latency_max_us)},
                {"service_interruption_ms", number(f.service_interruption_ms)},
                {"interruption_any_ms", number(f.interruption_any_ms)},
+               {"longest_gap", gap_json(f)},
                {"quiet_gap_p99_ms", number(f.quiet_gap_p99_ms)},
                {"retransmits", f.retransmits},
                {"answers", f.answers},
@@ -182,6 +202,7 @@ Result<Figures> figures_from_json(const std::string& line) {
   f.latency_max_us = optional_number(in, "latency_max_us");
   f.service_interruption_ms = optional_number(in, "service_interruption_ms");
   f.interruption_any_ms = optional_number(in, "interruption_any_ms");
+  read_gap(in, f);
   f.quiet_gap_p99_ms = optional_number(in, "quiet_gap_p99_ms");
   f.retransmits = count(in, "retransmits");
   f.answers = count(in, "answers");

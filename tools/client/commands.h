@@ -21,6 +21,8 @@ namespace mose::client {
 [[nodiscard]] std::string to_json(const Figures& figures);
 // The parts of it that a report shows as they are; null where nothing was measured.
 [[nodiscard]] nlohmann::ordered_json phases_json(const Phases& phases);
+// {phase, start_us, end_us}, or null.
+[[nodiscard]] nlohmann::ordered_json gap_json(const Figures& figures);
 [[nodiscard]] nlohmann::ordered_json tcp_json(const std::optional<TcpCounters>& counters,
                                               std::optional<uint64_t> resets_received = std::nullopt);
 [[nodiscard]] std::string to_json(const Verification& verification);

@@ -33,6 +33,8 @@ struct Figures {
   Counts counts;
   std::optional<double> latency_p50_us, latency_p99_us, latency_max_us;
   std::optional<double> service_interruption_ms, interruption_any_ms;
+  std::optional<Window> longest_gap;  // of the probes, the one that service_interruption_ms is of
+  std::optional<Phase> longest_gap_phase;
   std::optional<double> quiet_gap_p99_ms;  // the worst connection's, to judge the machine by
   uint64_t retransmits = 0;
   Phases phases;                                        // of the load without the probes

@@ -18,12 +18,13 @@ template std::optional<int64_t> quantile(std::vector<int64_t>&, double);
 template std::optional<uint32_t> quantile(std::vector<uint32_t>&, double);
 template std::optional<double> quantile(std::vector<double>&, double);
 
-std::optional<int64_t> longest_gap(std::span<const int64_t> answers, Window window) {
+std::optional<Window> longest_gap(std::span<const int64_t> answers, Window window) {
   auto after = std::upper_bound(answers.begin(), answers.end(), window.begin_ns);
   if (after == answers.begin() || after == answers.end()) return std::nullopt;
-  int64_t longest = 0;
+  Window longest;
   for (auto it = after; it != answers.end(); ++it) {
-    longest = std::max(longest, *it - *(it - 1));
+    Window gap{*(it - 1), *it};
+    if (gap.length_ns() > longest.length_ns()) longest = gap;
     if (*it >= window.end_ns) return longest;
   }
   return std::nullopt;
@@ -44,7 +45,7 @@ std::optional<int64_t> interruption(std::span<const int64_t> answers, Window win
   auto gap = longest_gap(answers, window);
   auto quiet = quiet_gap_p99(answers, window);
   if (!gap || !quiet) return std::nullopt;
-  return std::max<int64_t>(0, *gap - *quiet);
+  return std::max<int64_t>(0, gap->length_ns() - *quiet);
 }
 
 }  // namespace mose::client

@@ -18,12 +18,15 @@ inline constexpr size_t kQuietGapsMin = 100;         // fewer say nothing about 
 
 struct Window {
   int64_t begin_ns = 0, end_ns = 0;
+
+  [[nodiscard]] int64_t length_ns() const { return end_ns - begin_ns; }
+  bool operator==(const Window&) const = default;
 };
 
 // All times are of one clock and ascending.
-// Longest gap that touches the window; absent when no answer came before it or none after its end: a gap without an end
+// Longest gap that touches the window, the first of several; absent when no answer came before it or none after its end: a gap without an end
 // has no length.
-[[nodiscard]] std::optional<int64_t> longest_gap(std::span<const int64_t> answers, Window window);
+[[nodiscard]] std::optional<Window> longest_gap(std::span<const int64_t> answers, Window window);
 // p99 of the gaps in the five seconds before the window; absent with fewer than kQuietGapsMin of them.
 [[nodiscard]] std::optional<int64_t> quiet_gap_p99(std::span<const int64_t> answers, Window window);
 // The definition above for one connection; never negative.

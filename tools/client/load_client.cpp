@@ -51,18 +51,33 @@ struct LoadClient::Impl {
     return true;
   }
 
-  void fill_interruption(Figures& out) {
+  void fill_interruption(const PhaseBounds& bounds, Figures& out) {
     std::optional<int64_t> worst = streams.probes.empty() ? std::nullopt : std::optional<int64_t>(0);
     std::optional<int64_t> quiet;
     for (const Probe& p : streams.probes) {
       auto one = interruption(p.answers_ns(), window);
       auto normal = quiet_gap_p99(p.answers_ns(), window);
       if (normal && (!quiet || *normal > *quiet)) quiet = normal;
+      if (worst && one && (!out.longest_gap || *one > *worst)) out.longest_gap = longest_gap(p.answers_ns(), window);
       worst = worst && one ? std::optional(std::max(*worst, *one)) : std::nullopt;
     }
+    if (!worst) out.longest_gap.reset();
+    if (out.longest_gap) out.longest_gap_phase = phase_of(*out.longest_gap, bounds);
     if (worst) out.service_interruption_ms = static_cast<double>(*worst) / 1e6;
     if (quiet) out.quiet_gap_p99_ms = static_cast<double>(*quiet) / 1e6;
-    if (auto any = longest_gap(streams.answers_ns, window)) out.interruption_any_ms = static_cast<double>(*any) / 1e6;
+    if (auto any = longest_gap(streams.answers_ns, window)) out.interruption_any_ms = static_cast<double>(any->length_ns()) / 1e6;
+  }
+
+  std::optional<double> longest_gap_ms(Window phase) const {
+    std::optional<double> out;
+    for (const Probe& p : streams.probes) {
+      const auto answers = p.answers_ns();
+      if (answers.empty()) continue;
+      // A gap begins with an answer: the quiet time before the window does as well.
+      auto gap = longest_gap(answers, {std::max(phase.begin_ns, answers.front()), phase.end_ns});
+      if (gap) out = std::max(out.value_or(0), static_cast<double>(gap->length_ns()) / 1e6);
+    }
+    return out;
   }
 
   void fill_phases(const PhaseBounds& bounds, Figures& out) {
@@ -72,6 +87,7 @@ struct LoadClient::Impl {
       if (!windows[i]) continue;
       out.phases[i] = phase_figures(streams.shared.samples, *windows[i]);
       out.phases[i]->server_cpu_us = server.cpu_us_per_answer(*windows[i]);
+      out.phases[i]->longest_gap_ms = longest_gap_ms(*windows[i]);
     }
   }
 };
@@ -160,7 +176,7 @@ Figures LoadClient::end_window(const PhaseBounds& bounds) {
   out.latency_p50_us = as_double(quantile(latencies, 0.50));
   out.latency_p99_us = as_double(quantile(latencies, 0.99));
   out.latency_max_us = as_double(quantile(latencies, 1.0));
-  c.fill_interruption(out);
+  c.fill_interruption(bounds, out);
   c.fill_phases(bounds, out);
   return out;
 }

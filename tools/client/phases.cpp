@@ -2,6 +2,8 @@
 #include "client/phases.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 namespace mose::client {
 
@@ -36,6 +38,18 @@ PhaseFigures phase_figures(std::span<const LoadSample> samples, Window phase) {
   out.latency_p999_us = at(0.999);
   out.latency_max_us = at(1.0);
   return out;
+}
+
+std::optional<Phase> phase_of(Window gap, const PhaseBounds& bounds) {
+  const auto overlap = [&](int64_t begin, int64_t end) {
+    return begin > 0 ? std::min(gap.end_ns, end) - std::max(gap.begin_ns, begin) : 0;
+  };
+  const std::array<std::pair<Phase, int64_t>, 3> shares = {
+      {{Phase::precopy, overlap(bounds.precopy_ns, bounds.handover_ns)},
+       {Phase::handover, overlap(bounds.handover_ns, bounds.resumed_ns)},
+       {Phase::after, overlap(bounds.resumed_ns, std::numeric_limits<int64_t>::max())}}};
+  const auto most = std::ranges::max_element(shares, {}, &std::pair<Phase, int64_t>::second);
+  return most->second > 0 ? std::optional(most->first) : std::nullopt;
 }
 
 }  // namespace mose::client

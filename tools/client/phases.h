@@ -32,7 +32,8 @@ struct PhaseFigures {
   uint64_t requests = 0;     // due in the phase and answered, whenever that was
   double answers_per_s = 0;  // that came in the phase
   std::optional<double> latency_p50_us, latency_p99_us, latency_p999_us, latency_max_us;
-  std::optional<double> server_cpu_us;  // of the server's process per answer
+  std::optional<double> server_cpu_us;   // of the server's process per answer
+  std::optional<double> longest_gap_ms;  // of the probes, any part of it in the phase; the worst connection's
 };
 
 // The first second at the other place; how long a window is beyond it says nothing of the move.
@@ -45,5 +46,7 @@ using Phases = std::array<std::optional<PhaseFigures>, kPhaseNames.size()>;
 [[nodiscard]] std::array<std::optional<Window>, kPhaseNames.size()> phase_windows(Window window, int64_t before_ns,
                                                                                   const PhaseBounds& bounds);
 [[nodiscard]] PhaseFigures phase_figures(std::span<const LoadSample> samples, Window phase);
+// The phase in which most of the gap lies; what begins after the switchover is `after`, however late. Absent: none of them.
+[[nodiscard]] std::optional<Phase> phase_of(Window gap, const PhaseBounds& bounds);
 
 }  // namespace mose::client

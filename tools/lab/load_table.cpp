@@ -60,10 +60,10 @@ std::string phase_lines(const std::string& name, const std::vector<const Json*>&
     std::vector<double> max = all(runs, phase, "latency_max_us");
     if (max.empty()) continue;
     auto mid = [&](const char* figure_name) { return median(all(runs, phase, figure_name)); };
-    out += fmt::format("  {:<12} {:<9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7}\n", name, phase,
+    out += fmt::format("  {:<12} {:<9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7}\n", name, phase,
                        cell(mid("answers_per_s"), 1, 0), cell(mid("latency_p50_us"), 1000, 2),
                        cell(mid("latency_p99_us"), 1000, 2), cell(mid("latency_p999_us"), 1000, 2),
-                       cell(*std::max_element(max.begin(), max.end()), 1000, 1), cell(mid("server_cpu_us"), 1, 2),
+                       cell(*std::max_element(max.begin(), max.end()), 1000, 1), cell(mid("longest_gap_ms"), 1, 1), cell(mid("server_cpu_us"), 1, 2),
                        cell(against_before(runs, phase, "server_cpu_us"), 1, 3),
                        cell(against_before(runs, phase, "latency_p99_us"), 1, 2),
                        cell(against_before(runs, phase, "answers_per_s"), 1, 3));
@@ -106,9 +106,10 @@ std::string load_table(const Json& runs) {
   std::string out;
   if (!phases.empty()) {
     out +=
-        "\nload by phase (medians; max: of all runs; x: the run's own ratio to before), ms and us of CPU per answer\n";
-    out += fmt::format("  {:<12} {:<9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7}\n", "who", "phase",
-                       "answers/s", "p50", "p99", "p99.9", "max", "CPU us", "CPU x", "p99 x", "rate x");
+        "\nload by phase (medians; max: of all runs; gap: the probes' longest; x: the run's own ratio to before), ms and us of CPU per "
+        "answer\n";
+    out += fmt::format("  {:<12} {:<9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>7} {:>8} {:>7}\n", "who", "phase",
+                       "answers/s", "p50", "p99", "p99.9", "max", "gap", "CPU us", "CPU x", "p99 x", "rate x");
     out += phases;
   }
   if (!tcp.empty()) {

@@ -43,7 +43,7 @@ Json unknown_run() {
   out["packets"] = nulls({"held", "drained", "redirected", "dropped", "overflow", "half_open", "last_out_us",
                           "first_out_us", "silence_ms"});
   out["client"] = nulls({"requests", "errors", "resets", "lost", "duplicated", "reordered", "latency_p50_us",
-                         "latency_p99_us", "latency_max_us", "phases"});
+                         "latency_p99_us", "latency_max_us", "longest_gap", "phases"});
   out["tcp"] = nulls({"client", "workload"});
   out["predicted"] = nulls({"downtime_ms", "total_ms", "bytes"});
   out["verified"] = false;
@@ -129,6 +129,7 @@ Result<Json> run_object(const RunRecord& record) {
                      {"latency_p50_us", number(f.latency_p50_us)},
                      {"latency_p99_us", number(f.latency_p99_us)},
                      {"latency_max_us", number(f.latency_max_us)},
+                     {"longest_gap", client::gap_json(f)},
                      {"phases", client::phases_json(f.phases)}};
     out["tcp"] = {{"client", client::tcp_json(f.client_tcp, f.resets_received)},
                   {"workload", client::tcp_json(f.workload_tcp)}};
@@ -169,16 +170,17 @@ Json report_object(const ReportHead& head, const Json& runs, const Json& agents,
 std::string report_table(const Json& report) {
   std::string out = report["tls"] == true ? "" : "the nodes speak plain text with each other (--plain)\n\n";
   out += link_line(report["link"]);
-  out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}\n", "run", "who",
-                     "strategy", "move", "interrupt ms", "any ms", "down ms", "total ms", "p99 ms", "errors", "lost",
+  out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:<8} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}\n", "run", "who",
+                     "strategy", "move", "interrupt ms", "in", "any ms", "down ms", "total ms", "p99 ms", "errors", "lost",
                      "verified");
   size_t index = 0;
   for (const Json& run : report["runs"]) {
     const Json& client = run["client"];
     Json p99 = client["latency_p99_us"].is_number() ? Json(client["latency_p99_us"].get<double>() / 1000) : Json(nullptr);
-    out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}{}\n", ++index,
+    out += fmt::format("{:<3} {:<12} {:<9} {:<5} {:>12} {:<8} {:>9} {:>9} {:>9} {:>7} {:>6} {:>5} {:<8}{}\n", ++index,
                        run["baseline"].is_string() ? text(run["baseline"]) : text(run["role"]), text(run["strategy"]),
                        text(run["source_node"]) + "->" + text(run["destination_node"]), cell(run["service_interruption_ms"]),
+                       client["longest_gap"].is_object() ? text(client["longest_gap"]["phase"]) : "-",
                        cell(run["interruption_any_ms"]), cell(run["downtime_ms"]), cell(run["total_ms"]), cell(p99),
                        cell(client["errors"], 0), cell(client["lost"], 0), run["verified"] == true ? "yes" : "NO",
                        run["reason"].is_string() && run["outcome"] != "complete" ? "  " + text(run["reason"]) : "");

@@ -40,6 +40,17 @@ TEST(Load, AtAFixedRateIsToldByPhase) {
   }
   const Json& phases = run["client"]["phases"];
   EXPECT_GT(phases["handover"]["latency_max_us"], phases["before"]["latency_p50_us"]);
+  for (const char* phase : {"before", "precopy", "handover", "after"}) {
+    EXPECT_GT(phases[phase]["longest_gap_ms"], 0) << phase;
+  }
+  const Json& gap = run["client"]["longest_gap"];
+  ASSERT_TRUE(gap.is_object());
+  const double gap_ms = static_cast<double>(gap["end_us"].get<int64_t>() - gap["start_us"].get<int64_t>()) / 1000;
+  EXPECT_GE(gap_ms + 0.001, run["service_interruption_ms"].get<double>()) << "which is this less what is normal";
+  EXPECT_GE(gap_ms + 0.001, phases["handover"]["longest_gap_ms"].get<double>());
+  if (gap["phase"] == "handover") {
+    EXPECT_NEAR(gap_ms, phases["handover"]["longest_gap_ms"].get<double>(), 0.01);
+  }
   EXPECT_GT(phases["before"]["server_cpu_us"], 0);
   EXPECT_GT(phases["precopy"]["server_cpu_us"], 0);
   EXPECT_GT(phases["after"]["server_cpu_us"], 0) << "at the other node";

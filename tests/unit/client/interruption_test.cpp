@@ -8,6 +8,11 @@
 namespace mose::client {
 namespace {
 
+std::optional<int64_t> longest_gap_ns(std::span<const int64_t> answers, Window window) {
+  auto gap = longest_gap(answers, window);
+  return gap ? std::optional(gap->length_ns()) : std::nullopt;
+}
+
 // An answer each millisecond from 0 to 10 s, with none in (from, to).
 std::vector<int64_t> answers_with_gap(int64_t from_ms, int64_t to_ms) {
   std::vector<int64_t> out;
@@ -20,30 +25,31 @@ std::vector<int64_t> answers_with_gap(int64_t from_ms, int64_t to_ms) {
 TEST(Interruption, IsTheLongestGapLessWhatIsNormal) {
   auto answers = answers_with_gap(6000, 6150);
   Window window{5990 * kMs, 7000 * kMs};
-  EXPECT_EQ(longest_gap(answers, window), 150 * kMs);
+  EXPECT_EQ(longest_gap_ns(answers, window), 150 * kMs);
+  EXPECT_EQ(longest_gap(answers, window), (Window{6000 * kMs, 6150 * kMs})) << "and where it lay";
   EXPECT_EQ(quiet_gap_p99(answers, window), 1 * kMs);
   EXPECT_EQ(interruption(answers, window), 149 * kMs);
 }
 
 TEST(Interruption, GapCountsWhenAnyPartLiesInTheWindow) {
   auto answers = answers_with_gap(5900, 6100);
-  EXPECT_EQ(longest_gap(answers, {6000 * kMs, 7000 * kMs}), 200 * kMs) << "began before";
-  EXPECT_EQ(longest_gap(answers, {5000 * kMs, 6000 * kMs}), 200 * kMs) << "ends after";
-  EXPECT_EQ(longest_gap(answers, {6200 * kMs, 7000 * kMs}), 1 * kMs) << "over before";
-  EXPECT_EQ(longest_gap(answers, {4000 * kMs, 5000 * kMs}), 1 * kMs) << "comes later";
+  EXPECT_EQ(longest_gap_ns(answers, {6000 * kMs, 7000 * kMs}), 200 * kMs) << "began before";
+  EXPECT_EQ(longest_gap_ns(answers, {5000 * kMs, 6000 * kMs}), 200 * kMs) << "ends after";
+  EXPECT_EQ(longest_gap_ns(answers, {6200 * kMs, 7000 * kMs}), 1 * kMs) << "over before";
+  EXPECT_EQ(longest_gap_ns(answers, {4000 * kMs, 5000 * kMs}), 1 * kMs) << "comes later";
 }
 
 TEST(Interruption, GapWithoutAnEndHasNoLength) {
   auto answers = answers_with_gap(6000, 20'000);
-  EXPECT_EQ(longest_gap(answers, {5990 * kMs, 9000 * kMs}), std::nullopt);
+  EXPECT_EQ(longest_gap_ns(answers, {5990 * kMs, 9000 * kMs}), std::nullopt);
   EXPECT_EQ(interruption(answers, {5990 * kMs, 9000 * kMs}), std::nullopt);
 }
 
 TEST(Interruption, NothingBeforeTheWindowMeansUnknown) {
   auto answers = answers_with_gap(6000, 6150);
-  EXPECT_EQ(longest_gap(answers, {-5, 7000 * kMs}), std::nullopt);
+  EXPECT_EQ(longest_gap_ns(answers, {-5, 7000 * kMs}), std::nullopt);
   EXPECT_EQ(interruption(answers, {20 * kMs, 7000 * kMs}), std::nullopt) << "too few quiet gaps";
-  EXPECT_EQ(longest_gap({}, {0, 1}), std::nullopt);
+  EXPECT_EQ(longest_gap_ns({}, {0, 1}), std::nullopt);
 }
 
 TEST(Interruption, IsNeverNegative) {

@@ -196,7 +196,9 @@ TEST(Commands, FiguresComeBackAsTheyWere) {
   f.latency_p99_us = 12.5;
   f.interruption_any_ms = 0.25;
   f.retransmits = 9;
-  f.phases[1] = PhaseFigures{1.5, 30'000, 20'000.5, 90, std::nullopt, 400, 500, 12.25};
+  f.phases[1] = PhaseFigures{1.5, 30'000, 20'000.5, 90, std::nullopt, 400, 500, 12.25, 61.5};
+  f.longest_gap = Window{1'000'000, 62'500'000};
+  f.longest_gap_phase = Phase::after;
   f.workload_tcp = TcpCounters{1, 2, 3, 4, 5};
   f.client_tcp = TcpCounters{};
   f.resets_received = 3;
@@ -206,6 +208,8 @@ TEST(Commands, FiguresComeBackAsTheyWere) {
   EXPECT_EQ(to_json(*back), to_json(f));
   EXPECT_EQ(back->latency_p50_us, std::nullopt) << "null stays unknown";
   EXPECT_FALSE(back->phases[0]);
+  EXPECT_EQ(back->longest_gap, f.longest_gap);
+  EXPECT_EQ(back->longest_gap_phase, Phase::after);
   EXPECT_EQ(back->resets_received, 3u);
   EXPECT_EQ(back->workload_tcp, f.workload_tcp);
   Verification v{10, 2, false, "key \"x\""};

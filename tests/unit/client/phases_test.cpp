@@ -43,6 +43,18 @@ TEST(PhasesTest, ARequestBelongsWhereItWasDueAndItsAnswerWhereItCame) {
   EXPECT_FALSE(empty.latency_p50_us);
 }
 
+TEST(PhasesTest, AGapLiesWhereMostOfItDoes) {
+  const PhaseBounds bounds{200 * kMs, 300 * kMs, 400 * kMs};
+  const auto in = [&](int64_t begin_ms, int64_t end_ms) { return phase_of({begin_ms * kMs, end_ms * kMs}, bounds); };
+  EXPECT_EQ(in(210, 250), Phase::precopy);
+  EXPECT_EQ(in(290, 330), Phase::handover) << "the last answer left just before the hold";
+  EXPECT_EQ(in(380, 460), Phase::after);
+  EXPECT_EQ(in(5000, 5100), Phase::after) << "the kill of the source comes when it comes";
+  EXPECT_EQ(in(100, 190), std::nullopt);
+  EXPECT_EQ(phase_of({210 * kMs, 250 * kMs}, {}), std::nullopt);
+  EXPECT_EQ(phase_of({310 * kMs, 350 * kMs}, {0, 300 * kMs, 400 * kMs}), Phase::handover) << "a cold move has no pre-copy";
+}
+
 TEST(TcpCountersTest, AreFoundByNameInEitherFile) {
   std::string snmp =
       "Ip: Forwarding RetransSegs\nIp: 1 99\nTcp: MaxConn EstabResets RetransSegs OutRsts\nTcp: -1 3 12 4\n";

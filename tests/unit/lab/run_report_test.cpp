@@ -46,8 +46,10 @@ RunRecord good_record() {
   f.service_interruption_ms = 50;
   f.interruption_any_ms = 48;
   f.latency_p50_us = 100;
-  f.phases[0] = client::PhaseFigures{5, 100'000, 20'000, 100, 300, 900, 2000, 10};
-  f.phases[1] = client::PhaseFigures{1, 20'000, 19'999, 200, 600, 1800, 4000, 10.5};
+  f.longest_gap = client::Window{150'000, 210'000};
+  f.longest_gap_phase = client::Phase::handover;
+  f.phases[0] = client::PhaseFigures{5, 100'000, 20'000, 100, 300, 900, 2000, 10, 1.5};
+  f.phases[1] = client::PhaseFigures{1, 20'000, 19'999, 200, 600, 1800, 4000, 10.5, 2.5};
   f.client_tcp = client::TcpCounters{1, 12, 5, 0, 0};
   f.resets_received = 4;
   record.figures = f;
@@ -168,7 +170,7 @@ TEST(RunReport, LoadIsShownByPhaseAndTcpBySide) {
   EXPECT_EQ(run["tcp"]["client"]["other_retransmits"], 7) << "12 without 5 probes";
   EXPECT_TRUE(run["tcp"]["workload"].is_null()) << "could not be read";
   std::string table = report_table(report_of(Json::array({run, run})));
-  EXPECT_NE(table.find("19999     0.20     0.60     1.80      4.0    10.50   1.050     2.00"), std::string::npos)
+  EXPECT_NE(table.find("19999     0.20     0.60     1.80      4.0      2.5    10.50   1.050     2.00"), std::string::npos)
       << table;
   EXPECT_NE(table.find("client             2         10         14          0          8  n=2"), std::string::npos)
       << table;
