@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: MIT
+# What a node and the lab run, without the tests: for tools/quickstart.
+add_custom_target(mose_programs DEPENDS mosed mose mose-exec mose-holder mose-init mose-pager mose-throttle mose-criu-preload
+  mose-client mose-lab-keeper mose-lab-pipe-limit)
+
 # cmake --install: programs, the helpers beside them, the service. Every workload's root has its process 1 at
 # /usr/libexec/mose/mose-init, so that the prefix is /usr (the presets say so).
 configure_file(systemd/mosed.service.in ${CMAKE_CURRENT_BINARY_DIR}/mosed.service @ONLY)
