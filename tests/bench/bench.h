@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -39,6 +40,27 @@ inline void ok(const Status& status) {
 inline double median(std::vector<double> values) {
   std::ranges::sort(values);
   return values[values.size() / 2];
+}
+
+inline std::vector<int> allowed_processors() {
+  cpu_set_t all;
+  if (sched_getaffinity(0, sizeof all, &all) != 0) die("sched_getaffinity");
+  std::vector<int> out;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(static_cast<size_t>(i), &all)) out.push_back(i);
+  }
+  return out;
+}
+
+inline std::string in_words(const std::vector<double>& ms) {
+  return fmt::format("{:.2f} ms (at most {:.2f})", median(ms), *std::ranges::max_element(ms));
+}
+
+inline void pin_to(pid_t pid, int processor) {
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(processor), &one);
+  if (sched_setaffinity(pid, sizeof one, &one) != 0) die("sched_setaffinity");
 }
 
 // A child that has written so many bytes, every page different and none that could be compressed, and sleeps.
