@@ -5,8 +5,14 @@
 
 namespace mose {
 
+namespace {
+
+constexpr auto kAscending = [](const PageRun& a, const PageRun& b) { return a.first < b.first; };
+
+}  // namespace
+
 PageSet PageSet::from_runs(std::vector<PageRun> runs) {
-  std::sort(runs.begin(), runs.end(), [](const PageRun& a, const PageRun& b) { return a.first < b.first; });
+  std::sort(runs.begin(), runs.end(), kAscending);
   PageSet set;
   for (const PageRun& run : runs) set.add(run);
   return set;
@@ -100,9 +106,12 @@ PageSet PageSet::intersect(const PageSet& other) const {
 }
 
 PageSet PageSet::unite(const PageSet& other) const {
-  std::vector<PageRun> all = runs_;
-  all.insert(all.end(), other.runs_.begin(), other.runs_.end());
-  return from_runs(std::move(all));
+  std::vector<PageRun> all(runs_.size() + other.runs_.size());
+  std::merge(runs_.begin(), runs_.end(), other.runs_.begin(), other.runs_.end(), all.begin(), kAscending);
+  PageSet set;
+  set.runs_.reserve(all.size());
+  for (const PageRun& run : all) set.add(run);
+  return set;
 }
 
 uint64_t PageSet::pages() const {
