@@ -41,6 +41,7 @@ Result<SpacePages> final_of(const SpaceProcess& process, const Hashes& hashes, u
   if (is_zombie(process.pid)) return out;
   MOSE_ASSIGN(Populated populated, populated_pages(process, ScanPace::at_once));
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, hashes, threads));
+  MOSE_TRY(check_all_read(compared.unreadable));
   out.remote = std::move(compared.changed);
   out.present = populated.pages.minus(compared.zero);
   if (process.object.empty()) out.first = first_touched(process.pid, populated.vmas).intersect(out.remote);

@@ -257,25 +257,27 @@ Status send_changed(const SpaceProcess& process, const PageSet& pages, const Rea
 
 Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes, unsigned threads) {
   // Nothing was sent: all of it is to be brought, and what is zero shows when it is read for that. Not in the frozen tree.
-  if (hashes.blocks() == 0) return Compared{{}, pages};
+  if (hashes.blocks() == 0) return Compared{{}, pages, {}};
   if (pages.empty()) return Compared{};
   MOSE_ASSIGN(ProcessMemory memory, ProcessMemory::open(process));
   std::vector<Unit> units = make_units(pages);
   std::vector<Reader> readers(std::min<size_t>(threads, units.size()));
-  std::vector<std::vector<Piece>> zeros(units.size()), changes(units.size());
+  std::vector<std::vector<Piece>> zeros(units.size()), changes(units.size()), unreadable(units.size());
   auto do_unit = [&](unsigned thread, size_t i) -> Status {
     Reader& reader = readers[thread];
     MOSE_TRY(reader.judge(memory, units[i], hashes));
-    // Nothing changes while the tree is frozen: a populated page that cannot be read would be lost.
-    if (!reader.unreadable.empty()) {
-      return fail("page " + std::to_string(reader.unreadable.front()) + " cannot be read");
-    }
+    if (!reader.unreadable.empty()) unreadable[i] = reader.pieces(units[i], Verdict::unreadable);
     zeros[i] = reader.pieces(units[i], Verdict::zero);
     changes[i] = reader.pieces(units[i], Verdict::changed);
     return {};
   };
   MOSE_TRY(run_parallel(threads, units.size(), do_unit));
-  return Compared{joined(zeros), joined(changes)};
+  return Compared{joined(zeros), joined(changes), joined(unreadable)};
+}
+
+Status check_all_read(const PageSet& populated_unreadable) {
+  if (populated_unreadable.empty()) return {};
+  return fail("page " + std::to_string(populated_unreadable.runs().front().first) + " cannot be read");
 }
 
 uint64_t count_pages(const Hashes& hashes) {

@@ -42,11 +42,14 @@ struct Reading {
                                   Hashes& hashes, PageSink& sink, const std::stop_token& stop, ScanStats& stats);
 
 struct Compared {
-  PageSet zero, changed;
+  PageSet zero, changed, unreadable;
 };
-// The same of a frozen process, without sending: a page that cannot be read is an error. Without any hash nothing is read.
+// The same of a frozen process, without sending. Without any hash nothing is read.
 [[nodiscard]] Result<Compared> compare(const SpaceProcess& process, const PageSet& pages, const Hashes& hashes,
                                        unsigned threads);
+
+// Nothing changes in a frozen tree: what is populated and cannot be read would be lost.
+[[nodiscard]] Status check_all_read(const PageSet& populated_unreadable);
 
 // How many pages have a hash.
 [[nodiscard]] uint64_t count_pages(const Hashes& hashes);

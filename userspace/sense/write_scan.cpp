@@ -308,6 +308,19 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   return {};
 }
 
+namespace {
+
+// Of pages that nobody has looked at those that are not populated may be unreadable: guard pages.
+Status check_unreadable(const SpaceProcess& process, const PageSet& unreadable, const PageSet& unlooked) {
+  if (unreadable.empty()) return {};
+  MOSE_TRY(check_all_read(unreadable.minus(unlooked)));
+  MOSE_ASSIGN(Pagemap pagemap, Pagemap::open(process.pid));
+  MOSE_ASSIGN(PageSet populated, pagemap.populated(unreadable));
+  return check_all_read(populated);
+}
+
+}  // namespace
+
 Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& stats) {
   SpacePages out;
   out.space = process.space;
@@ -322,6 +335,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
   PageSet unread;  // known to be as sent
   PageSet unread_zero;
   PageSet unread_written;
+  PageSet unlooked;  // may not be populated
   if (armed) {
     auto known = [&space](const PageSet& pages) { return space.sent_of(pages); };
     PageSet clean;
@@ -336,8 +350,10 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       }
       // Protected for another process, that is (vfork): its turn of a round was not this one's.
       quick.clean = quick.clean.intersect(space.added);
-      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean)));
-      populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean);
+      // What is hot lies everywhere: a look at each page around it is one at all of them. It is read in any case.
+      unlooked = space.unprotected.intersect(quick.changed).intersect(populated.areas);
+      MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean.unite(unlooked))));
+      populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean).unite(unlooked);
       clean = known(tracked.clean.intersect(space.added).minus(quick.clean)).unite(quick.clean.minus(tracked.written));
       tracked.written = tracked.written.minus(space.unprotected);
       if (tracked.written.pages() > kComparedMax) unread_written = std::move(tracked.written);
@@ -347,6 +363,8 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
     populated.pages = populated.pages.minus(clean).minus(unread_written);
   }
   MOSE_ASSIGN(Compared compared, compare(process, populated.pages, space.hashes, options_.hash.final_threads));
+  MOSE_TRY(check_unreadable(process, compared.unreadable, unlooked));
+  populated.pages = populated.pages.minus(compared.unreadable);
   stats.pages_read += populated.pages.pages();
   out.remote = compared.changed.unite(unread_written);
   out.present = populated.pages.minus(compared.zero).unite(unread).unite(unread_written);

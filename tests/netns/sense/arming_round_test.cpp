@@ -254,6 +254,27 @@ TEST_F(HotPages, AreComparedInTheFreezeHoweverMany) {
   EXPECT_EQ(remote_.intersect(hot_), again);
 }
 
+// They are read without a look at whether they are there.
+TEST_F(HotPages, ThatHaveGoneAreNothingThatCouldNotBeRead) {
+  constexpr int kGuardInstall = 102;  // Linux 6.13
+  begin(64, [this] {
+    char* const at = region_->at;
+    madvise(at, kPage, MADV_DONTNEED);
+    munmap(at + 64 * kPage, kPage);
+    madvise(at + 128 * kPage, kPage, kGuardInstall);  // refused: it stays as it is
+    madvise(at + 192 * kPage, kPage, MADV_DONTNEED);
+    at[192 * kPage] = 7;
+    memset(at + 256 * kPage, 0, kPage);
+    mmap(at + 320 * kPage, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    at[320 * kPage] = 8;
+  });
+  close([] {}, [&] {
+    EXPECT_EQ(protected_pages().intersect(hot_), PageSet());
+    actor_->step();
+  });
+  EXPECT_EQ(remote_.intersect(hot_), PageSet::from_runs({{first() + 192, 1}, {first() + 320, 1}}));
+}
+
 // There are too many to leave each of them out: their neighbours are protected once more with them, though they were written since.
 TEST_F(HotPages, ProtectedInStretchesHideNoWriteToWhatLiesBetween) {
   begin(16, [this] {
