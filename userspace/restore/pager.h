@@ -23,6 +23,7 @@
 #include "kernel/process.h"
 #include "model/page_provider.h"
 #include "model/page_wait.h"
+#include "restore/arrivals.h"
 #include "restore/latency.h"
 #include "restore/pager_state.h"
 #include "restore/shared_memory.h"
@@ -237,7 +238,7 @@ class Pager {
   // pager_discard.cpp
   void settle_remote();
   void judge_remote();
-  [[nodiscard]] bool come_too_late(uint64_t left) const;
+  [[nodiscard]] bool come_too_late(uint64_t left, Timestamp at) const;
   [[nodiscard]] static Nanoseconds table_cost();
   void offer();
   [[nodiscard]] uint64_t stale_left() const;
@@ -280,9 +281,7 @@ class Pager {
   uint64_t news_staged_ = ~uint64_t{0};                // the provider's news at the last plan
   Timestamp stage_again_at_{};
   bool remote_settled_ = false, discards_ = false, offering_ = false;  // of a standby; the filler's own
-  uint64_t hoped_pages_ = 0;  // that are on their way, and may be offered still; 0: there are none. The filler's own
-  Timestamp hoped_since_{};
-  bool hopes_begun_ = false;  // the first of them has come
+  Arrivals hoped_;  // pages that are on their way, and may be offered still. The filler's own
   std::optional<Nanoseconds> install_page_;  // at best, by what was staged
   mutable std::mutex offer_mutex_;
   std::vector<StalePages> offered_;                    // under offer_mutex_, and

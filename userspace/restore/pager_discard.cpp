@@ -78,20 +78,17 @@ Nanoseconds Pager::table_cost() {
 void Pager::settle_remote() {
   const uint64_t pages = stale_left();
   if (discards_ && pages >= kDiscardPagesMin && pages <= kDiscardPagesMax) {
-    hoped_pages_ = pages;
-    hoped_since_ = now();
+    hoped_.expect(pages, now());
     return;
   }
   wait_for_all(pages);
 }
 
 // By what has come so far. Before the switchover waits for them those that would have it wait for long, then those that cost less to
-// take out than to wait for. Early pages say little of the rest: they come while the source is still dumping and we rebuild.
-bool Pager::come_too_late(uint64_t left) const {
-  const Nanoseconds waited = now() - hoped_since_;  // since the first of them
-  const uint64_t come = hoped_pages_ - left;
-  if (waited < (!awaited_ ? policy_.fresh_look : come == 0 ? policy_.awaited_none : policy_.awaited_look)) return false;
-  const Nanoseconds rest = come == 0 ? Nanoseconds::max() : waited / static_cast<int64_t>(come) * static_cast<int64_t>(left);
+// take out than to wait for.
+bool Pager::come_too_late(uint64_t left, Timestamp at) const {
+  const Nanoseconds waited = hoped_.waited(at), rest = hoped_.rest(at);
+  if (waited < (!awaited_ ? policy_.fresh_look : hoped_.come() == 0 ? policy_.awaited_none : policy_.awaited_look)) return false;
   if (!awaited_) return rest > kFreshTime - std::min(waited, kFreshTime);
   uint64_t tables = 0;
   for (uint32_t i = 0; i < space_count(); ++i)
@@ -100,12 +97,13 @@ bool Pager::come_too_late(uint64_t left) const {
 }
 
 void Pager::judge_remote() {
-  if (hoped_pages_ == 0) return;
+  if (!hoped_.pending()) return;
   const uint64_t left = stale_left();
-  if (left < hoped_pages_ && !std::exchange(hopes_begun_, true)) hoped_since_ = now();
+  const Timestamp at = now();
+  hoped_.seen(left, at);
   const bool ask = awaited_ && left < kDiscardPagesMin;
-  if (left != 0 && !ask && !come_too_late(left)) return;
-  hoped_pages_ = 0;
+  if (left != 0 && !ask && !come_too_late(left, at)) return;
+  hoped_.forget();
   if (left >= kDiscardPagesMin) return offer();
   wait_for_all(left);
 }

@@ -21,7 +21,7 @@ constexpr Nanoseconds kUrgentPause = std::chrono::microseconds(20);
 // where it waits for every page, and only the source is waited for, the time is there.
 bool Pager::fill_allowed() const {
   if (paused_ || offering_ || !provider_.sealed()) return false;
-  if (standby_ && !refreshed_ && (discards_ || !remote_settled_ || hoped_pages_ != 0)) return false;
+  if (standby_ && !refreshed_ && (discards_ || !remote_settled_ || hoped_.pending())) return false;
   return policy_.fill_before_resume || running_;
 }
 
@@ -58,7 +58,7 @@ void Pager::filler_main() {
       pieces_.insert(pieces_.end(), deferred_.begin(), deferred_.end());
       deferred_.clear();
       pause = kDeferredPause;
-    } else if (!provider_.sealed() || drop_asked_ || hoped_pages_ != 0) {
+    } else if (!provider_.sealed() || drop_asked_ || hoped_.pending()) {
       pause = std::chrono::milliseconds(1);
     }
     std::unique_lock lock(fill_mutex_);

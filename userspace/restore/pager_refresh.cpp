@@ -67,7 +67,7 @@ bool Pager::refresh() {
   // Waiting for the source is no reason to be before others.
   become_background();
   if (failed_) return false;
-  if (hoped_pages_ != 0 && !awaited_ && pieces_.empty()) nap(kGather);
+  if (hoped_.pending() && !awaited_ && pieces_.empty()) nap(kGather);
   if (!all) return arrivals_seen_ != arrivals;
   if (space_count() != state_.spaces()) return true;
   state_.header().refreshed = 1;

@@ -300,8 +300,7 @@ bool Pager::forget_standby() {
   staged_pages_ = restaged_pages_ = stale_pages_ = zeroed_pages_ = stale_remote_ = discarded_pages_ = 0;
   staged_us_ = sealed_us_ = refreshed_us_ = 0;
   remote_settled_ = discards_ = offering_ = false;
-  hoped_pages_ = 0;
-  hopes_begun_ = false;
+  hoped_.forget();
   {
     std::lock_guard lock(offer_mutex_);
     offered_.clear();
