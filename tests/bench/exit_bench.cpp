@@ -39,8 +39,10 @@ class Watcher {
         const Timestamp woken = now();
         longest_ = std::max(longest_.load(), woken - last);
         last = woken;
+        watching_ = true;
       }
     });
+    while (!watching_) std::this_thread::sleep_for(kEvery);
   }
   double longest_ms() {
     thread_.request_stop();
@@ -50,6 +52,7 @@ class Watcher {
 
  private:
   std::atomic<Nanoseconds> longest_ = Nanoseconds(0);
+  std::atomic<bool> watching_ = false;
   std::jthread thread_;
 };
 

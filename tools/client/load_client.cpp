@@ -72,10 +72,11 @@ struct LoadClient::Impl {
     std::optional<double> out;
     for (const Probe& p : streams.probes) {
       const auto answers = p.answers_ns();
-      if (answers.empty()) continue;
       // A gap begins with an answer: the quiet time before the window does as well.
+      if (answers.empty() || answers.front() >= phase.end_ns) return std::nullopt;
       auto gap = longest_gap(answers, {std::max(phase.begin_ns, answers.front()), phase.end_ns});
-      if (gap) out = std::max(out.value_or(0), static_cast<double>(gap->length_ns()) / 1e6);
+      if (!gap) return std::nullopt;
+      out = std::max(out.value_or(0), static_cast<double>(gap->length_ns()) / 1e6);
     }
     return out;
   }

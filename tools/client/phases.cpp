@@ -2,7 +2,6 @@
 #include "client/phases.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace mose::client {
@@ -41,13 +40,15 @@ PhaseFigures phase_figures(std::span<const LoadSample> samples, Window phase) {
 }
 
 std::optional<Phase> phase_of(Window gap, const PhaseBounds& bounds) {
+  // A move that was broken off has not come to the phases behind.
   const auto overlap = [&](int64_t begin, int64_t end) {
-    return begin > 0 ? std::min(gap.end_ns, end) - std::max(gap.begin_ns, begin) : 0;
+    if (begin <= 0) return int64_t{0};
+    return (end > begin ? std::min(gap.end_ns, end) : gap.end_ns) - std::max(gap.begin_ns, begin);
   };
   const std::array<std::pair<Phase, int64_t>, 3> shares = {
       {{Phase::precopy, overlap(bounds.precopy_ns, bounds.handover_ns)},
        {Phase::handover, overlap(bounds.handover_ns, bounds.resumed_ns)},
-       {Phase::after, overlap(bounds.resumed_ns, std::numeric_limits<int64_t>::max())}}};
+       {Phase::after, overlap(bounds.resumed_ns, 0)}}};
   const auto most = std::ranges::max_element(shares, {}, &std::pair<Phase, int64_t>::second);
   return most->second > 0 ? std::optional(most->first) : std::nullopt;
 }

@@ -10,7 +10,8 @@
 namespace mose::restore {
 
 // Pages that are on their way, and how fast they come: by the faster of all the time and the last stretch. Early ones say little of the
-// rest, for they come while the source still dumps and this end rebuilds; and a stretch in which neither came to run says nothing.
+// rest, for they come while the source still dumps and this end rebuilds. A stretch in which none came counts to the one before: that it
+// is somebody's turn on the processor is as likely as that nobody sends any more.
 //
 // A plain value, for one thread. Times ascend.
 class Arrivals {
@@ -34,8 +35,9 @@ class Arrivals {
     }
     left_ = left;
     if (at - stretch_begun_ < kStretch) return;
-    stretch_ = at - stretch_begun_;
-    stretch_come_ = stretch_left_ - left_;
+    const uint64_t came = stretch_left_ - left_;
+    stretch_ = at - stretch_begun_ + (came == 0 ? stretch_ : Nanoseconds(0));
+    if (came != 0) stretch_come_ = came;
     stretch_begun_ = at;
     stretch_left_ = left_;
   }
@@ -55,7 +57,7 @@ class Arrivals {
   Timestamp since_{};
   Timestamp stretch_begun_{};  // the one that goes on
   uint64_t stretch_left_ = 0;  // at its begin
-  Nanoseconds stretch_{0};     // the last whole one
+  Nanoseconds stretch_{0};     // the last whole one, and those without any behind it
   uint64_t stretch_come_ = 0;
 };
 

@@ -351,7 +351,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
       // Protected for another process, that is (vfork): its turn of a round was not this one's.
       quick.clean = quick.clean.intersect(space.added);
       // What is hot lies everywhere: a look at each page around it is one at all of them. It is read in any case.
-      unlooked = space.unprotected.intersect(quick.changed).intersect(populated.areas);
+      unlooked = space.unprotected.intersect(quick.changed).intersect(space.added).intersect(populated.areas);
       MOSE_ASSIGN(Pagemap::Tracked tracked, pagemap.tracked(left_to_look_at(populated.areas, quick.clean.unite(unlooked))));
       populated.pages = tracked.written.unite(tracked.untracked).unite(tracked.clean).unite(unlooked);
       clean = known(tracked.clean.intersect(space.added).minus(quick.clean)).unite(quick.clean.minus(tracked.written));

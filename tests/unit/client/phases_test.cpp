@@ -53,6 +53,8 @@ TEST(PhasesTest, AGapLiesWhereMostOfItDoes) {
   EXPECT_EQ(in(100, 190), std::nullopt);
   EXPECT_EQ(phase_of({210 * kMs, 250 * kMs}, {}), std::nullopt);
   EXPECT_EQ(phase_of({310 * kMs, 350 * kMs}, {0, 300 * kMs, 400 * kMs}), Phase::handover) << "a cold move has no pre-copy";
+  EXPECT_EQ(phase_of({290 * kMs, 350 * kMs}, {200 * kMs, 300 * kMs, 0}), Phase::handover) << "broken off in the switchover";
+  EXPECT_EQ(phase_of({290 * kMs, 350 * kMs}, {200 * kMs, 0, 0}), Phase::precopy) << "and before it";
 }
 
 TEST(TcpCountersTest, AreFoundByNameInEitherFile) {
