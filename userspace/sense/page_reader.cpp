@@ -280,6 +280,27 @@ Status check_all_read(const PageSet& populated_unreadable) {
   return fail("page " + std::to_string(populated_unreadable.runs().front().first) + " cannot be read");
 }
 
+PageSet known_pages(const PageSet& set, const Hashes& hashes) {
+  PageSet known;
+  for (const PageRun& run : set.runs()) {
+    for (uint64_t page = run.first; page < run.end();) {
+      const uint64_t block_end = std::min(run.end(), (page / Hashes::kBlockPages + 1) * Hashes::kBlockPages);
+      const Hashes::Block* block = hashes.find_block(page);
+      if (block == nullptr) {
+        page = block_end;
+        continue;
+      }
+      while (page < block_end) {
+        uint64_t from = page;
+        while (page < block_end && (*block)[page % Hashes::kBlockPages] != 0) ++page;
+        if (page != from) known.add({from, page - from});
+        while (page < block_end && (*block)[page % Hashes::kBlockPages] == 0) ++page;
+      }
+    }
+  }
+  return known;
+}
+
 uint64_t count_pages(const Hashes& hashes) {
   uint64_t pages = 0;
   hashes.for_each([&](uint64_t, uint64_t) { ++pages; });

@@ -51,6 +51,8 @@ struct Compared {
 // Nothing changes in a frozen tree: what is populated and cannot be read would be lost.
 [[nodiscard]] Status check_all_read(const PageSet& populated_unreadable);
 
+// The pages of `set` that have a hash.
+[[nodiscard]] PageSet known_pages(const PageSet& set, const Hashes& hashes);
 // How many pages have a hash.
 [[nodiscard]] uint64_t count_pages(const Hashes& hashes);
 // One of `every` so many, at no regular distance.

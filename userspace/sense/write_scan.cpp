@@ -22,28 +22,6 @@ namespace {
 // than this. Of more it takes longer than it saves.
 constexpr uint64_t kComparedMax = 1024;
 
-// The pages of `set` that have a hash.
-PageSet known_pages(const PageSet& set, const Hashes& hashes) {
-  PageSet known;
-  for (const PageRun& run : set.runs()) {
-    for (uint64_t page = run.first; page < run.end();) {
-      const uint64_t block_end = std::min(run.end(), (page / Hashes::kBlockPages + 1) * Hashes::kBlockPages);
-      const Hashes::Block* block = hashes.find_block(page);
-      if (block == nullptr) {
-        page = block_end;
-        continue;
-      }
-      while (page < block_end) {
-        uint64_t from = page;
-        while (page < block_end && (*block)[page % Hashes::kBlockPages] != 0) ++page;
-        if (page != from) known.add({from, page - from});
-        while (page < block_end && (*block)[page % Hashes::kBlockPages] == 0) ++page;
-      }
-    }
-  }
-  return known;
-}
-
 // Of pages, from which the number of all that were written is told: a tenth of them is known to be that within a fifth of it.
 constexpr uint64_t kSample = 2048;
 
