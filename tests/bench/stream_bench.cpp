@@ -63,15 +63,8 @@ class OnLastProcessor {
  public:
   OnLastProcessor() {
     sched_getaffinity(0, sizeof(before_), &before_);
-    if (CPU_COUNT(&before_) < 2) return;
-    int last = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (CPU_ISSET(cpu, &before_)) last = cpu;
-    }
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(last, &one);
-    sched_setaffinity(0, sizeof(one), &one);
+    const std::vector<int> processors = test::allowed_processors();
+    if (processors.size() >= 2) test::pin_to(0, processors.back());
   }
   ~OnLastProcessor() { sched_setaffinity(0, sizeof(before_), &before_); }
   OnLastProcessor(const OnLastProcessor&) = delete;
