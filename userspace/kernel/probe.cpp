@@ -115,9 +115,9 @@ ProbeResult probe_page_fault_tracepoints() {
 }
 
 ProbeResult probe_bpf_task_iterator() {
-  auto writes = RemoteWrites::prepare();
+  auto writes = RemoteWrites::shared();
   if (!writes) return from_error(writes.error());
-  auto threads = writes->under_way();
+  auto threads = (*writes)->under_way();
   if (!threads) return from_error(threads.error());
   return yes("a program can look at the calls of all threads");
 }

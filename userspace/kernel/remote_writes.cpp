@@ -3,6 +3,8 @@
 
 #include <bpf/libbpf.h>
 
+#include <mutex>
+
 #include "kernel/bpf_skeleton.h"
 #include "mose/bpf/remote_writes.h"
 
@@ -16,6 +18,17 @@ Result<RemoteWrites> RemoteWrites::prepare() {
   MOSE_ASSIGN(auto skeleton, bpf::load_skeleton<remote_writes>("the program that looks at the calls of threads"));
   const int program = bpf_program__fd(skeleton->progs.mose_remote_writes);
   return RemoteWrites(bpf::Iterator(std::move(skeleton), program));
+}
+
+Result<std::shared_ptr<const RemoteWrites>> RemoteWrites::shared() {
+  static std::mutex mutex;
+  static std::shared_ptr<const RemoteWrites> loaded;
+  std::lock_guard lock(mutex);
+  if (!loaded) {
+    MOSE_ASSIGN(RemoteWrites writes, prepare());
+    loaded = std::make_shared<const RemoteWrites>(std::move(writes));
+  }
+  return loaded;
 }
 
 Result<std::set<pid_t>> RemoteWrites::under_way() const {

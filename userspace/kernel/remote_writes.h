@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -19,6 +20,8 @@ class RemoteWrites {
  public:
   // Loads the program: some milliseconds. Fails where the kernel does not let it walk its tasks (6.7, as tracking by protection needs).
   [[nodiscard]] static Result<RemoteWrites> prepare();
+  // The one of this process: the first who asks loads it, which takes 50 ms, most of them for the kernel's types, and it stays.
+  [[nodiscard]] static Result<std::shared_ptr<const RemoteWrites>> shared();
 
   // The threads of the host that are in such a call, into whatever process: the kernel has looked up which one at its beginning, and
   // what it was called by may name another one by now. One that has left it counts until its next call, fault or interruption.

@@ -27,19 +27,23 @@ std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) 
   return std::nullopt;
 }
 
+void Settle::prepare() {
+  if (writes_) return;
+  const ProbeResult can = probe("bpf-task-iterator");
+  writes_ = can.state == ProbeState::yes ? RemoteWrites::shared() : fail(can.detail);
+}
+
 // Those that began before: who is in one at each look.
 std::optional<std::string> Settle::wait_for_calls() {
-  if (!writes_) {
-    const ProbeResult can = probe("bpf-task-iterator");
-    writes_ = can.state == ProbeState::yes ? RemoteWrites::prepare() : fail(can.detail);
-  }
+  prepare();
   if (!*writes_) return "whether another process writes into its memory is not known: " + writes_->error().what;
-  auto before = (*writes_)->under_way();
+  const RemoteWrites& writes = ***writes_;
+  auto before = writes.under_way();
   const Timestamp end = now() + calls_max_;
   for (Nanoseconds pause = kSettle; before && !before->empty(); pause = std::min(2 * pause, end - now())) {
     if (now() >= end) return "thread " + std::to_string(*before->begin()) + " of the host writes into other processes' memory (process_vm_writev)";
     std::this_thread::sleep_for(pause);
-    auto still = (*writes_)->under_way();
+    auto still = writes.under_way();
     if (!still) return still.error().what;
     std::erase_if(*before, [&](pid_t thread) { return !still->contains(thread); });
   }

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +22,8 @@ class Settle {
   // `calls_max`: for calls into the memory, of which 4 MiB take a millisecond where nothing keeps them.
   explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50)) : calls_max_(calls_max) {}
 
+  // Does what takes time and need not be done between protecting and reading.
+  void prepare();
   // What was said of the round before about calls into the memory counts no more.
   void begin_round() { calls_.reset(); }
   // Why nobody's pages can be trusted in this round, as far as known.
@@ -32,7 +35,7 @@ class Settle {
   [[nodiscard]] std::optional<std::string> wait_for_calls();
 
   Nanoseconds calls_max_;
-  std::optional<Result<RemoteWrites>> writes_;  // once asked for, and why they cannot be seen
+  std::optional<Result<std::shared_ptr<const RemoteWrites>>> writes_;  // once asked for, and why they cannot be seen
   std::optional<std::string> calls_;
 };
 

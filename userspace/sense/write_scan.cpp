@@ -356,6 +356,7 @@ Result<SpacePages> WriteScan::final_of(const SpaceProcess& process, ScanStats& s
 Result<ScanStats> WriteScan::round(std::span<const SpaceProcess> processes, PageSink& sink, std::stop_token stop) {
   tail_left_ = kTailMost;
   settle_.begin_round();
+  settle_.prepare();  // in the first round, long before anything is protected
   bool begun = !arming();  // of the objects, which stand behind the processes
   return round_over(processes, [&](const SpaceProcess& process, ScanStats& stats) {
     if (process.object.empty()) return round_of(process, sink, stop, stats);
