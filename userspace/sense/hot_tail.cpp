@@ -2,6 +2,7 @@
 #include "sense/hot_tail.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace mose::sense {
 namespace {
@@ -13,20 +14,21 @@ constexpr uint64_t kTailPart = 32, kTailPages = 4096;
 // is written again in as long as a round takes: each of these pages would cost the workload a fault, and the time that it takes to send
 // them another one each.
 constexpr double kTailWritten = 0.25;
-constexpr uint64_t kTailSample = 256;
+// While those gaps are made the workload pays for what it writes elsewhere, so most of its writes must go to what is spared: so many
+// times as many pages. A Redis that is read writes to nothing else; one that is written to would pay for a longer round what it saves.
+constexpr double kTailShare = 2;
+constexpr uint64_t kTailSample = 256, kRestSample = 1024;
 
-// Whether enough of the level has been written since it was sent. `level`: those of its pages that may have been, for all that is known.
-bool written_again(const SpaceProcess& process, const PageSet& level, uint64_t of, const Hashes& hashes) {
-  Picking picking{.every = std::max<uint64_t>(level.pages() / kTailSample, 1)};
+// How many of these have been written since they were sent; nothing: not known.
+std::optional<double> written_of(const SpaceProcess& process, const PageSet& pages, uint64_t sample_max, const Hashes& hashes) {
+  Picking picking{.every = std::max<uint64_t>(pages.pages() / sample_max, 1)};
   PageSet picked;
-  for (const PageRun& run : level.runs())
+  for (const PageRun& run : pages.runs())
     for (uint64_t page = run.first; page < run.end(); ++page)
       if (picking.pick()) picked.add({page, 1});
   Sample sample;
-  if (!look_for_changes(process, picked, hashes, sample)) return false;
-  if (sample.read == 0) return false;
-  const double written = static_cast<double>(sample.changed) / static_cast<double>(sample.read) * static_cast<double>(level.pages());
-  return written >= static_cast<double>(of) * kTailWritten;
+  if (!look_for_changes(process, picked, hashes, sample) || sample.read == 0) return std::nullopt;
+  return static_cast<double>(sample.changed) / static_cast<double>(sample.read) * static_cast<double>(pages.pages());
 }
 
 // Any of a level are as good as any others.
@@ -46,14 +48,23 @@ std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageS
                               uint64_t pages_max, const Hashes& hashes) {
   uint64_t left = std::min(std::max(kTailPages, pages / kTailPart), pages_max);
   std::vector<PageSet> tail;
+  PageSet rest = due;
+  double spared = 0;
   for (const PageSet& all : levels) {
     if (left == 0) break;
     const PageSet level = all.intersect(due);
     // Heat is of the past: of a level above one that is written much nothing may be written any more.
-    if (level.empty() || !written_again(process, level, all.pages(), hashes)) continue;
+    if (level.empty()) continue;
+    const auto written = written_of(process, level, kTailSample, hashes);
+    if (!written || *written < static_cast<double>(all.pages()) * kTailWritten) continue;
     tail.push_back(first_of(level, left));
     left -= tail.back().pages();
+    spared += *written * static_cast<double>(tail.back().pages()) / static_cast<double>(level.pages());
+    rest = rest.minus(tail.back());
   }
+  if (tail.empty()) return {};
+  const auto elsewhere = written_of(process, rest, kRestSample, hashes);
+  if (elsewhere && spared < *elsewhere * kTailShare) return {};
   return tail;
 }
 

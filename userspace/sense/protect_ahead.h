@@ -19,11 +19,19 @@ namespace mose::sense {
 class ProtectAhead {
  public:
   // The pages that are read are scattered over `areas`: protected in pieces that are worth a system call each, and an
-  // interruption of all threads of the process. Only what is `registered` for it: the kernel would protect whatever is for anyone, and
-  // who is between vfork and exec has the pages of another process, which have been read already.
-  ProtectAhead(pid_t pid, Settle& settle, const Pagemap& pagemap, const PageSet& huge, PageSet planned, const PageSet& areas,
-               const PageSet& registered)
-      : pid_(pid), settle_(settle), pagemap_(pagemap), huge_(huge), planned_(std::move(planned)), registered_(registered), around_(areas.intersect(registered)) {}
+  // interruption of all threads of the process, with those that are `spared` left out where that is worth it. Only what is `registered`
+  // for it: the kernel would protect whatever is for anyone, and who is between vfork and exec has the pages of another process, which
+  // have been read already.
+  ProtectAhead(pid_t pid, Settle& settle, const Pagemap& pagemap, const PageSet& huge, PageSet planned, const PageSet& spared,
+               const PageSet& areas, const PageSet& registered)
+      : pid_(pid),
+        settle_(settle),
+        pagemap_(pagemap),
+        huge_(huge),
+        planned_(std::move(planned)),
+        spared_(spared),
+        registered_(registered),
+        around_(areas.intersect(registered)) {}
 
   // Those that are read next.
   Status operator()(const PageSet& next);
@@ -33,11 +41,14 @@ class ProtectAhead {
   [[nodiscard]] const PageSet& again() const { return again_; }
 
  private:
+  [[nodiscard]] PageSet in_few_calls(const PageSet& due) const;
+
   pid_t pid_;
   Settle& settle_;
   const Pagemap& pagemap_;
   const PageSet& huge_;
   PageSet planned_;  // of those that are read, the ones whose turn is to come
+  const PageSet& spared_;
   const PageSet& registered_;
   PageSet around_;
   std::optional<std::string> pin_;

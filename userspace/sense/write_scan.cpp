@@ -217,7 +217,7 @@ Result<std::optional<std::string>> WriteScan::read_due(const SpaceProcess& proce
                                                        Reading reading, PageSink& sink, const std::stop_token& stop, ScanStats& stats) {
   const PageSet guarded = due.pages.minus(space.unprotected);
   PageSet pages = due.pages, zero;
-  ProtectAhead ahead(process.pid, settle_, pagemap, due.huge, guarded, due.areas, space.added);
+  ProtectAhead ahead(process.pid, settle_, pagemap, due.huge, guarded, space.unprotected, due.areas, space.added);
   reading.zero = &zero;
   reading.before = std::ref(ahead);
   MOSE_TRY(send_changed(process, guarded, reading, space.hashes, sink, stop, stats));

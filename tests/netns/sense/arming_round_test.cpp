@@ -149,7 +149,8 @@ TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
 class HotPages : public ::testing::Test {
  protected:
   static constexpr size_t kMany = 34200;  // what is protected at a time, twice, and what is hot by itself
-  void begin(size_t stride, std::function<void()> meanwhile) {
+  void begin(size_t stride, std::function<void()> meanwhile, const std::function<void(char*)>& elsewhere = [](char*) {},
+             std::function<void()> later = [] {}) {
     malloc_trim(0);
     region_ = std::make_unique<Reserved>(kMany * kPage);
     char* const at = region_->at;
@@ -159,11 +160,12 @@ class HotPages : public ::testing::Test {
                                        madvise(at, kMany * kPage, MADV_NOHUGEPAGE);
                                        fill(at, kMany * kPage, 1);
                                      },
-                                     [at, stride] {
+                                     [at, stride, elsewhere] {
                                        for (uint64_t page = 0; page < kMany; page += stride) at[page * kPage] ^= 1;
                                        at[kPage] ^= 1;  // a cold one, which is sent before them
+                                       elsewhere(at);
                                      },
-                                     std::move(meanwhile)});
+                                     std::move(meanwhile), std::move(later)});
     actor_->step();
     ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
     actor_->step();
@@ -231,6 +233,34 @@ TEST_F(HotPages, OfALevelThatIsHardlyWrittenAreProtectedInARoundBehind) {
   actor_->step();
   close([] {});
   EXPECT_EQ(protected_pages().intersect(hot_), hot_);
+}
+
+// To leave them out takes time, in which the workload pays for all that it writes elsewhere.
+TEST_F(HotPages, AreProtectedWhereAsMuchIsWrittenElsewhere) {
+  begin(64, [] {}, [](char* at) {
+    for (uint64_t page = 32; page < kMany; page += 64) at[page * kPage] ^= 1;
+  });
+  close([] {});
+  EXPECT_EQ(protected_pages().pages(), kMany);
+}
+
+// In a round behind the one that protects everything, what is read lies between pages that are not: those are protected with it.
+TEST_F(HotPages, BetweenPagesThatAreWrittenWhileTheyAreProtectedHideNoWrite) {
+  constexpr uint64_t kStride = 4;
+  begin(
+      kMany,
+      [this] {
+        for (uint64_t page = 0; page < kMany; page += kStride) region_->at[page * kPage] ^= 3;
+      },
+      [](char*) {},
+      [this] {
+        for (uint64_t page = 2; page < kMany; page += kStride) region_->at[page * kPage] ^= 3;
+      });
+  heat_.levels.clear();
+  source_.read_last({&heat_, 1});
+  ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
+  actor_->step();
+  close([this] { actor_->step(); });
 }
 
 TEST_F(HotPages, AreFoundBehindThoseThatWereHotBefore) {
