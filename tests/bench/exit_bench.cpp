@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <optional>
@@ -22,39 +21,12 @@
 #include "base/clock.h"
 #include "bench.h"
 #include "model/page_set.h"
+#include "watcher.h"
 
 namespace mose::test {
 namespace {
 
-constexpr Nanoseconds kEvery = std::chrono::microseconds(500), kBefore = std::chrono::milliseconds(200);
-
-// Wakes every half millisecond on one processor, for as long as it lives.
-class Watcher {
- public:
-  explicit Watcher(int processor) {
-    thread_ = std::jthread([this, processor](const std::stop_token& stop) {
-      pin_to(0, processor);
-      for (Timestamp last = now(); !stop.stop_requested();) {
-        std::this_thread::sleep_for(kEvery);
-        const Timestamp woken = now();
-        longest_ = std::max(longest_.load(), woken - last);
-        last = woken;
-        watching_ = true;
-      }
-    });
-    while (!watching_) std::this_thread::sleep_for(kEvery);
-  }
-  double longest_ms() {
-    thread_.request_stop();
-    thread_.join();
-    return to_ms(longest_.load());
-  }
-
- private:
-  std::atomic<Nanoseconds> longest_ = Nanoseconds(0);
-  std::atomic<bool> watching_ = false;
-  std::jthread thread_;
-};
+constexpr Nanoseconds kBefore = std::chrono::milliseconds(200);
 
 [[noreturn]] void live(size_t bytes, std::optional<size_t> piece, int order, int answer) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -93,7 +65,7 @@ double stall_ms(size_t bytes, std::optional<size_t> piece, int processor) {
   answer();
   kill(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
-  std::this_thread::sleep_for(kEvery * 4);
+  std::this_thread::sleep_for(Watcher::kEvery * 4);
   const double longest = watcher.longest_ms();
   for (const int fd : {to[0], to[1], from[0]}) close(fd);
   return longest;

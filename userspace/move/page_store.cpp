@@ -15,7 +15,6 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "kernel/memory_file.h"
 #include "move/codec.h"
 
 namespace mose::move {
@@ -223,13 +222,8 @@ Status PageStore::ensure_backed(uint64_t slots) {
   while (slots_backed_.load() < slots) {
     const uint64_t backed = slots_backed_.load();
     uint64_t grown = std::min(backed + kGrowSlots, slots_max_);
-    const uint64_t at = backed * kPageSize;
-    const uint64_t bytes = (grown - backed) * kPageSize;
-    // Allocating first makes a lack of memory an error here instead of a SIGBUS later, and populating 15 % cheaper.
-    if (fallocate(fds_.data.get(), 0, static_cast<off_t>(at), static_cast<off_t>(bytes)) != 0 ||
-        madvise(data_ + at, bytes, MADV_POPULATE_WRITE) != 0) {
-      return fail_errno("no memory for the page store");
-    }
+    auto taken = taker_.take(fds_.data.get(), data_, backed * kPageSize, (grown - backed) * kPageSize);
+    if (!taken) return context("no memory for the page store", taken.error());
     slots_backed_.store(grown, std::memory_order_release);
   }
   return {};

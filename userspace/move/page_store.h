@@ -16,6 +16,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "kernel/memory_file.h"
 #include "model/dirty_source.h"
 #include "model/migration.h"
 #include "model/page_provider.h"
@@ -145,6 +146,7 @@ class PageStore {
   uint64_t slots_max_ = 0;
   mutable std::mutex mutex_;                          // the maps below
   std::mutex backing_mutex_;                          // populating memory takes milliseconds: never under mutex_
+  MemoryTaker taker_;                                 // under backing_mutex_
   std::atomic<uint64_t> slots_backed_{0};             // grows under backing_mutex_
   std::atomic<unsigned> backing_waiters_{0};          // who needs memory now: reserve() lets them pass
   uint64_t slots_next_ = 0;                           // never used yet
