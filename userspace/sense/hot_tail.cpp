@@ -10,9 +10,9 @@ namespace {
 // What is read last and left unprotected, because it is hot, is no more than this part of all, or so many pages. The final scan reads
 // all of them again (2 us a page, scattered as they lie, where a write fault costs the workload 25).
 constexpr uint64_t kTailPart = 32, kTailPages = 4096;
-// Every stretch of it is a gap in what is protected before, and costs that round some 20 us. It is worth that where this share of it
-// is written again in as long as a round takes: each of these pages would cost the workload a fault, and the time that it takes to send
-// them another one each.
+// Every stretch of it is a gap in what is protected before, and costs that round 20 us, 100 beside a workload that faults. It is worth
+// that where this share of it is written again in as long as a round takes: each of these pages would cost the workload a fault, and
+// the time that it takes to send them another one each.
 constexpr double kTailWritten = 0.25;
 // While those gaps are made the workload pays for what it writes elsewhere, so most of its writes must go to what is spared: so many
 // times as many pages. A Redis that is read writes to nothing else; one that is written to would pay for a longer round what it saves.
