@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a process with much memory takes from everybody as it ends: the longest time for which a thread that wakes every half
-// millisecond did not come to run on the same processor. Killed with all its memory, and after it has given it back in pieces.
+// What a process with much memory takes from everybody as it ends: the longest time for which another process that wakes every
+// half millisecond did not come to run on the same processor. Killed with all its memory, and after it has given it back in pieces.
 // As a source behind the switchover (kernel/tree_memory).
 //
 //   exit_bench [MEGABYTES [ROUNDS [PIECE_MB]]]

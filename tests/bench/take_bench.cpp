@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What taking memory for a page store takes from everybody on the same processor: the longest time for which a thread that wakes
-// every half millisecond did not come to run, and how long it took in all. Taken straight away, and as MemoryTaker does
+// What taking memory for a page store takes from everybody on the same processor: the longest time for which another process that
+// wakes every half millisecond did not come to run, and how long it took in all. Taken straight away, and as MemoryTaker does
 // (kernel/memory_file). They differ where the host of a virtual machine backs memory when it is first used; so that it has taken
 // back what was given back, there is a pause before each.
 //
@@ -22,19 +22,20 @@
 #include "base/clock.h"
 #include "bench.h"
 #include "kernel/memory_file.h"
+#include "model/page_set.h"
 #include "watcher.h"
 
 namespace mose::test {
 namespace {
 
 constexpr Nanoseconds kHostTakesBack = std::chrono::seconds(4);
-constexpr size_t kPiece = 2u << 20;
+constexpr size_t kPiece = kTablePages * kPageSize;
 
 struct Taken {
   std::vector<double> stall_ms, all_ms;
 };
 
-// By a process of a session of its own, as the services of a host are: within one the kernel lets who runs finish its turn.
+// By a process of a session of its own, as an agent is (watcher.h).
 [[noreturn]] void take(size_t bytes, bool straight, int order, int answer) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::setsid();

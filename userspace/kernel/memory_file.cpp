@@ -9,11 +9,12 @@
 #include <chrono>
 
 #include "base/clock.h"
+#include "model/page_set.h"
 
 namespace mose {
 namespace {
 
-constexpr uint64_t kHugeBytes = 2u << 20;
+constexpr uint64_t kHugeBytes = kTablePages * kPageSize;
 // Memory that has been used takes a third of a millisecond at most for as much.
 constexpr auto kFresh = std::chrono::milliseconds(1);
 // So many pieces, a gigabyte, that did not, and none that did: nobody gives memory back to a host here.
