@@ -170,7 +170,11 @@ Result<plan::RoundStats> SourceMemory::round(plan::RoundAhead ahead, bool closin
   }
   stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
   stats.unprepared = source_->waits_for_last();
-  if (auto costs = known_calibration(); costs && costs->fault_us) stats.write_fault_seconds = *costs->fault_us / 1e6;
+  if (auto costs = known_calibration(); costs && costs->fault_us) {
+    stats.write_fault_seconds = *costs->fault_us / 1e6;
+    // Else another round would leave them unprotected, too.
+    if (!sense::choose_tracking(costs).dear) stats.pages_unprotected = sent.scan.pages_unprotected;
+  }
   return stats;
 }
 

@@ -61,6 +61,7 @@ sense::WriteScanOptions scan_options() {
   sense::WriteScanOptions options;
   sense::TrackingChoice choice = sense::choose_tracking(known_calibration());
   options.late = choice.late;
+  options.dear = choice.dear;
   options.why = std::move(choice.reason);
   options.hash.final_threads = std::max(1u, std::thread::hardware_concurrency() / 2);
   return options;

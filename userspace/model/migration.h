@@ -69,7 +69,7 @@ struct MigrationOptions {
   Nanoseconds max_total{0};        // 0: no bound
   Nanoseconds max_downtime{0};
   uint64_t max_bandwidth_bps = 0;  // 0: unlimited
-  unsigned rounds_max = 4;         // pre-copy rounds, at least 1 for strategies that pre-copy
+  unsigned rounds_max = 8;         // pre-copy rounds, at least 1 for strategies that pre-copy
   bool standby = false;            // a warm standby is made during pre-copy
   SteerLayer steer = SteerLayer::automatic;
   Tracker tracker = Tracker::automatic;

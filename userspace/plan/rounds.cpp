@@ -25,6 +25,11 @@ double saved_seconds(const Outlook& outlook, uint64_t link_bps) {
   return (outlook.left_now - outlook.left_next) * (kPageBits / static_cast<double>(link_bps) + kLeftPageSeconds);
 }
 
+// Of those that there may be, for what follows a round that prepares the final scan.
+unsigned rounds_kept(unsigned rounds_max) {
+  return std::min(rounds_max - std::min(rounds_max, kRoundsBefore), kRoundsKept);
+}
+
 // Whether that is worth one.
 bool saves_time(const RoundFacts& facts) {
   if (!facts.outlook || facts.throttle_percent != 0 || facts.link_bps == 0) return false;
@@ -87,7 +92,7 @@ bool prepares_early(const RoundAhead& ahead) {
 }
 
 bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most) {
-  if (verdict != RoundVerdict::another || facts.round + 1 >= rounds_at_most) return true;
+  if (verdict != RoundVerdict::another || facts.round + 1 + rounds_kept(facts.rounds_max) >= rounds_at_most) return true;
   // The first round sends everything, and the forecast of a workload that is slowed down speaks of a faster one.
   if (facts.round < 2 || facts.throttle_percent != 0 || !facts.outlook) return false;
   return facts.outlook->next_pages <= static_cast<double>(closing_pages(facts.pages_present, facts.link_bps));
@@ -102,9 +107,12 @@ bool goes_on_prepared(const RoundFacts& closing) {
 }
 
 bool shortens_stop(const RoundFacts& closing) {
-  if (!closing.outlook || closing.link_bps == 0 || closing.throttle_percent != 0 || closing.write_fault_seconds == 0) return false;
+  if (closing.round >= closing.rounds_max || closing.throttle_percent != 0) return false;
+  if (!closing.outlook || closing.link_bps == 0 || closing.write_fault_seconds == 0) return false;
   const double faults = closing.outlook->left_next * closing.write_fault_seconds;
-  return saved_seconds(*closing.outlook, closing.link_bps) >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * faults);
+  const double saved = saved_seconds(*closing.outlook, closing.link_bps) +
+                       static_cast<double>(closing.pages_unprotected) * kUnprotectedPageSeconds;
+  return saved >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * faults);
 }
 
 RoundVerdict without_another(const RoundFacts& last) {

@@ -45,6 +45,7 @@ struct RoundFacts {
   unsigned throttle_percent = 0;   // by which the workload was slowed down in this round; 0: never
   bool slowed_now = false;         // by more than in the round before
   double write_fault_seconds = 0;  // what a write to a protected page takes more than another; 0: not known
+  uint64_t pages_unprotected = 0;  // that the final scan has to read, written or not, unless another round protects them
 };
 
 enum class RoundVerdict : uint8_t {
@@ -84,6 +85,9 @@ struct RoundAhead {
 inline constexpr double kQuietPages = 1024;
 [[nodiscard]] bool prepares_early(const RoundAhead& ahead);
 
+// Of more rounds than four so many are kept for those behind the one that prepares it: that one looks at everything and leaves what
+// is written meanwhile, they look at what it left.
+inline constexpr unsigned kRoundsBefore = 4, kRoundsKept = 4;
 // Whether the round behind this one prepares it: it would be the last anyway, or send so little that those behind it would gain nothing.
 // At most so many pages, or this part of all of them; and no more than the link carries in kClosingSeconds, for so long the workload
 // pays, unless rest_pages() is more.
@@ -95,10 +99,11 @@ inline constexpr double kClosingSeconds = 0.5;
 // After such a round that another could follow, or before the workload is slowed down behind it: whether that is worth what the workload
 // pays. Only where the link needs longer than kRestSeconds for what is left.
 [[nodiscard]] bool goes_on_prepared(const RoundFacts& closing);
-// And of one that another would follow by its size: whether the stop would be shorter by more than this, and by so many times what the
+// And whatever it sent: whether the stop would be shorter by more than this, and by so many times what the
 // writes of that round cost the workload. Of much memory a prepared round looks at little. With a third of what they cost a Redis of 4 GB
 // at 20 000 GET/s fell behind for 800 ms.
 inline constexpr double kPreparedSavedSeconds = 0.005, kPreparedSavedFaults = 2;
+inline constexpr double kUnprotectedPageSeconds = 2e-6;  // of the final scan
 [[nodiscard]] bool shortens_stop(const RoundFacts& closing);
 // How the rounds end with one that another could have followed.
 [[nodiscard]] RoundVerdict without_another(const RoundFacts& last);

@@ -390,7 +390,8 @@ void SourceMachine::round_done(const RoundStats& stats) {
                          .outlook = stats.outlook,
                          .throttle_percent = s_.throttle_percent,
                          .slowed_now = std::exchange(s_.slowed_now, false),
-                         .write_fault_seconds = stats.write_fault_seconds};
+                         .write_fault_seconds = stats.write_fault_seconds,
+                         .pages_unprotected = stats.pages_unprotected};
   s_.last_pages_sent = stats.pages_sent;
   s_.link_bps = stats.link_bps;
   s_.outlook = stats.outlook;
@@ -402,7 +403,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
     return start({.kind = Kind::make_standby});
   }
   const RoundVerdict verdict = after_round(facts);
-  if (s_.closing && verdict == RoundVerdict::another && shortens_stop(facts)) return next_round();
+  if (s_.closing && shortens_stop(facts)) return next_round();
   if (s_.closing && !facts.slowed_now && !goes_on_prepared(facts))
     return end_rounds(facts, verdict == RoundVerdict::another ? without_another(facts) : verdict);
   if (auto percent = s_.options.auto_converge ? slow_down(verdict, s_.throttle_percent) : std::nullopt) {

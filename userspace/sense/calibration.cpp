@@ -31,6 +31,8 @@ constexpr uint64_t kBufferPages = 256;
 // Of those, written after protection: 16 us each at worst, in each try.
 constexpr uint64_t kFaultedPages = 256;
 constexpr int kTriesEach = 5;
+// What the final scan takes for a page that it has to read because nobody protected it: they lie scattered.
+constexpr double kFinalPageUs = 2;
 constexpr std::string_view kTextVersion = "mose.calibration/1";
 constexpr double kFigureMax = 1e6;
 
@@ -211,13 +213,14 @@ Result<Calibration> calibration_from_text(std::string_view text) {
 }
 
 TrackingChoice choose_tracking(const std::optional<Calibration>& c) {
-  if (!c) return {true, "the cost of a write fault is not known here yet: protected for the last rounds only"};
+  if (!c) return {true, true, "the cost of a write fault is not known here yet: protected for the last rounds only"};
   const double read = c->copy_us + c->hash_us;
   if (!c->fault_us)
-    return {true, fmt::format("a hashed page costs {:.2f} us here, and pages cannot be protected", read)};
+    return {true, true, fmt::format("a hashed page costs {:.2f} us here, and pages cannot be protected", read)};
   const bool late = *c->fault_us > read;
-  return {late, fmt::format("a write fault costs {:.2f} us here, a hashed page {:.2f} us: protected {}", *c->fault_us,
-                            read, late ? "for the last rounds only" : "from the first round on")};
+  return {late, *c->fault_us > kFinalPageUs,
+          fmt::format("a write fault costs {:.2f} us here, a hashed page {:.2f} us: protected {}", *c->fault_us, read,
+                      late ? "for the last rounds only" : "from the first round on")};
 }
 
 std::string describe(const Calibration& c) {

@@ -37,6 +37,7 @@ struct Calibration {
 // When to protect, and why: a sentence with the figures.
 struct TrackingChoice {
   bool late = true;  // for the round that may be the last only
+  bool dear = true;  // a write fault costs more than a page that the final scan reads: what is hot is best left unprotected
   std::string reason;
 };
 // A protected page costs the workload a fault when it is written; a hashed one costs the agent a copy and a hash

@@ -264,7 +264,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     reading.before_pages = std::min(std::max(due.pages.pages() / parts, kPartPagesMin), reading.before_pages);
   }
   // Where faults are dear, in a round behind the one that reads everything as well: it would protect what is hot at the worst moment.
-  if (options_.late || !was_complete) {
+  if ((options_.late && options_.dear) || !was_complete) {
     due.tail = hot_tail(process, reading.hot, due.pages, due.pages.pages() + due.skipped.pages(), tail_left_, space.hashes);
     for (const PageSet& level : due.tail) space.unprotected = space.unprotected.unite(level);
     tail_left_ -= std::min(tail_left_, space.unprotected.pages());

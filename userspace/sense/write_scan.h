@@ -20,6 +20,9 @@ struct WriteScanOptions {
   // Where a write fault is dear: protect only from the round on that may be the last (expect_last), so that the
   // workload pays for the writes of that round only. Else from the first round on.
   bool late = true;
+  // Where it costs more than a page that the final scan reads: with `late` pages are left unprotected as hot in every round that
+  // protects, not only in the one that reads everything.
+  bool dear = true;
   std::string why;  // a sentence, for reports; empty: this class's own
 };
 

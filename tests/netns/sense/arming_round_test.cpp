@@ -148,6 +148,7 @@ TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
 // Hot pages between cold ones: a page of every stride, found written in the round before and written again since.
 class HotPages : public ::testing::Test {
  protected:
+  explicit HotPages(WriteScanOptions options = {}) : source_(std::move(options)) {}
   static constexpr size_t kMany = 34200;  // what is protected at a time, twice, and what is hot by itself
   void begin(size_t stride, std::function<void()> meanwhile, const std::function<void(char*)>& elsewhere = [](char*) {},
              std::function<void()> later = [] {}) {
@@ -219,6 +220,23 @@ TEST_F(HotPages, AreLeftUnprotectedInARoundBehindAsWell) {
   close([] {});
   EXPECT_EQ(protected_pages().intersect(hot_), PageSet());
   EXPECT_GT(protected_pages().pages(), kMany - hot_.pages() - 10);
+  EXPECT_EQ(remote_.intersect(hot_), PageSet());
+}
+
+class HotPagesOfCheapFaults : public HotPages {
+ protected:
+  HotPagesOfCheapFaults() : HotPages({.dear = false}) {}
+};
+
+TEST_F(HotPagesOfCheapFaults, AreProtectedInARoundBehind) {
+  begin(64, [this] {
+    for (const PageRun& run : hot_.runs()) *reinterpret_cast<char*>(run.first * kPage) ^= 3;
+  });
+  ASSERT_TRUE(source_.round(actor_->spaces(), sent_, {}));
+  EXPECT_EQ(protected_pages().intersect(hot_), PageSet()) << "not by the round that reads everything";
+  actor_->step();
+  close([] {});
+  EXPECT_EQ(protected_pages().intersect(hot_), hot_);
   EXPECT_EQ(remote_.intersect(hot_), PageSet());
 }
 

@@ -210,7 +210,7 @@ class PlanSourceClosing : public ::testing::Test {
     return source_.play(SourceActionDone{
         .kind = precopy_round,
         .stats = {.pages_present = kManyPages, .pages_sent = pages, .link_bps = link_bps_, .outlook = outlook, .unprepared = unprepared,
-                  .write_fault_seconds = write_fault_seconds_}});
+                  .write_fault_seconds = write_fault_seconds_, .pages_unprotected = pages_unprotected_}});
   }
   // To the end of a closing round behind which so much is left, and behind another, at 1 Gbit/s: 43 us a page.
   const Words& closed(double left_now, double left_next) {
@@ -229,6 +229,7 @@ class PlanSourceClosing : public ::testing::Test {
   }
   uint64_t link_bps_ = 1'000'000'000;
   double write_fault_seconds_ = 0;
+  uint64_t pages_unprotected_ = 0;
   SourceDrive source_{MigrationOptions{.rounds_max = 6}};
 };
 
@@ -314,8 +315,44 @@ TEST_F(PlanSourceClosing, WhatItCouldShortenIsNoReasonToSlowTheWorkloadDown) {
   source_.to_precopy();
   sent(kManyPages);
   sent(kClosingPages * 3 / 2, outlook);
-  EXPECT_THAT(sent(kClosingPages * 3 / 2, outlook, false), ElementsAre("arm_dump")) << "it did not shrink";
-  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::no_gain);
+  EXPECT_THAT(sent(kClosingPages * 3 / 2, outlook, false), ElementsAre("precopy_round 4")) << "it did not shrink";
+  EXPECT_THAT(sent(2000, Outlook{.left_now = 300, .left_next = 250, .next_pages = 300, .written_per_second = 1e4}, false),
+              ElementsAre("arm_dump"));
+  EXPECT_EQ(source_.state.rounds_ended, RoundVerdict::small);
+}
+
+TEST_F(PlanSourceClosing, IsFollowedByOthersThoughItSentNoLessThanTheRoundBefore) {
+  write_fault_seconds_ = 1e-6;
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 5});
+  const Outlook much{.left_now = 12'000, .left_next = 4000, .next_pages = 20'000, .written_per_second = 3e4};
+  source_.to_precopy();
+  sent(kManyPages);
+  sent(kManyPages / 4, much);
+  EXPECT_THAT(sent(kManyPages / 4, much), ElementsAre("precopy_round 4 closing"));
+  EXPECT_THAT(sent(kManyPages / 4, much, false), ElementsAre("precopy_round 5")) << "what it sent was written before, what it left is less";
+  EXPECT_THAT(sent(12'000, much, false), ElementsAre("arm_dump")) << "as many as may be";
+}
+
+TEST_F(PlanSourceClosing, LeavesSomeOfManyRoundsToThoseBehindIt) {
+  const Outlook much{.left_now = kManyPages / 4, .left_next = kManyPages / 8, .next_pages = kManyPages / 4, .written_per_second = 1e4};
+  for (const auto& [rounds_max, closing] : {std::pair{3u, 3u}, {4u, 4u}, {5u, 4u}, {7u, 4u}, {8u, 4u}, {10u, 6u}}) {
+    source_ = SourceDrive(MigrationOptions{.rounds_max = rounds_max});
+    source_.to_precopy();
+    unsigned round = 1;
+    for (uint64_t pages = kManyPages; !source_.state.closing && round < rounds_max; pages = pages * 2 / 3, ++round)
+      sent(pages, round > 1 ? std::optional(much) : std::nullopt);
+    EXPECT_TRUE(source_.state.closing) << rounds_max;
+    EXPECT_EQ(round, closing) << rounds_max;
+  }
+}
+
+TEST_F(PlanSourceClosing, IsFollowedByOneThatProtectsWhatItLeftUnprotected) {
+  write_fault_seconds_ = 1e-6;
+  pages_unprotected_ = 20'000;
+  EXPECT_THAT(closed(300, 250), ElementsAre("precopy_round 4")) << "40 ms of the final scan";
+  pages_unprotected_ = 0;
+  EXPECT_THAT(sent(300, Outlook{.left_now = 300, .left_next = 250, .next_pages = 300, .written_per_second = 1e4}, false),
+              ElementsAre("arm_dump"));
 }
 
 TEST_F(PlanSourceClosing, IsTheLastWhereNobodyKnowsWhatTheWorkloadPays) {

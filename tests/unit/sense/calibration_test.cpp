@@ -84,11 +84,17 @@ TEST(Calibration, DecidesByWhatIsCheaper) {
   TrackingChoice dear =
       choose_tracking(Calibration{.host = "h", .fault_us = 12, .scan_us = 0.01, .copy_us = 0.3, .hash_us = 0.2});
   EXPECT_TRUE(dear.late);
+  EXPECT_TRUE(dear.dear);
   EXPECT_THAT(dear.reason,
               HasSubstr("a write fault costs 12.00 us here, a hashed page 0.50 us: protected for the last rounds only"));
   TrackingChoice cheap =
       choose_tracking(Calibration{.host = "h", .fault_us = 0.4, .scan_us = 0.01, .copy_us = 0.3, .hash_us = 0.2});
   EXPECT_FALSE(cheap.late);
+  EXPECT_FALSE(cheap.dear);
+  TrackingChoice between =
+      choose_tracking(Calibration{.host = "h", .fault_us = 0.7, .scan_us = 0.01, .copy_us = 0.3, .hash_us = 0.2});
+  EXPECT_TRUE(between.late);
+  EXPECT_FALSE(between.dear) << "the final scan takes more for a page";
   EXPECT_THAT(cheap.reason, HasSubstr("from the first round on"));
   TrackingChoice none = choose_tracking(Calibration{.host = "h", .copy_us = 0.3, .hash_us = 0.2});
   EXPECT_TRUE(none.late);
