@@ -9,6 +9,7 @@
 #include "client/load_streams.h"
 #include "client/reset_watch.h"
 #include "client/server_watch.h"
+#include "kernel/lock_turns.h"
 
 namespace mose::client {
 namespace {
@@ -33,6 +34,14 @@ struct LoadClient::Impl {
   uint64_t retransmits_before = 0;
   std::optional<TcpCounters> tcp_before;
   std::optional<ResetWatch> resets;  // absent: we may not look
+  // While the load runs: clients are on other machines, where no node takes the processor from them.
+  std::optional<Unpreempted> unpreempted;
+
+  void set_sending(bool on) {
+    if (on) unpreempted.emplace();
+    streams.set_sending(on);
+    if (!on) unpreempted.reset();
+  }
 
   void poll(int timeout_ms) {
     streams.poll(timeout_ms);
@@ -118,19 +127,20 @@ Result<uint64_t> LoadClient::fill() {
 }
 
 Status LoadClient::start() {
+  impl_->unpreempted.emplace();
   MOSE_TRY(impl_->streams.start());
   impl_->resumed_ns = now_ns();
   return {};
 }
 
 void LoadClient::pause() {
-  impl_->streams.set_sending(false);
+  impl_->set_sending(false);
   if (!impl_->poll_until([&] { return impl_->streams.all_idle(); }, kAnswersBound)) impl_->streams.lose_busy();
 }
 
 void LoadClient::resume() {
   impl_->resumed_ns = now_ns();
-  impl_->streams.set_sending(true);
+  impl_->set_sending(true);
 }
 void LoadClient::poll(int timeout_ms) { impl_->poll(timeout_ms); }
 int LoadClient::event_fd() const {
@@ -186,7 +196,7 @@ Verification LoadClient::verify() {
   bool was_sending = impl_->streams.sending();
   pause();
   Verification out = read_back(impl_->options.server, impl_->streams.data, impl_->streams.workers);
-  impl_->streams.set_sending(was_sending);
+  if (was_sending) impl_->set_sending(true);
   return out;
 }
 
