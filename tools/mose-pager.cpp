@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "kernel/in_background.h"
+#include "kernel/time_slice.h"
 #include "model/migration.h"
 #include "move/hello.h"
 #include "move/page_receiver.h"
@@ -222,6 +223,7 @@ int main(int argc, char** argv) {
   mose::log::name_process(options.id);
   // It must not go with the terminal, the session or the service that started it: only mosed's word or SIGKILL ends it.
   for (int number : {SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGPIPE}) ::signal(number, SIG_IGN);
+  mose::take_short_slices();  // before there are threads
   if (auto done = run(options); !done) {
     mose::log::error("the pager ends", {{"reason", done.error().what}});
     return 1;

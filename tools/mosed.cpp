@@ -10,6 +10,7 @@
 #include "agent/config.h"
 #include "agent/version.h"
 #include "base/log.h"
+#include "kernel/time_slice.h"
 
 int main(int argc, char** argv) {
   constexpr int kFailed = 1, kUsage = 2;
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
     mose::log::error("mosed must run as root: it moves other users' processes, namespaces and packets");
     return kFailed;
   }
+  mose::take_short_slices();  // before there are threads
   if (auto status = mose::agent::run_agent(*config); !status) {
     mose::log::error("the agent has failed", {{"reason", status.error().what}});
     return kFailed;

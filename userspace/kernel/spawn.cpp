@@ -12,6 +12,8 @@
 #include <map>
 #include <set>
 
+#include "kernel/time_slice.h"
+
 namespace mose {
 namespace {
 
@@ -95,6 +97,7 @@ Result<ProcessHandle> spawn(const SpawnRequest& request) {
   std::vector<char*> argv = pointers(arguments);
   std::vector<char*> envp = pointers(environment);
   pid_t pid = -1;
+  const UsualSlices usual;
   int code = ::posix_spawn(&pid, request.program.c_str(), &options.actions, &options.attributes, argv.data(), envp.data());
   if (code != 0) return fail_errno("start " + request.program, code);
   // Not reaped by anyone yet, so that the number still names it.
