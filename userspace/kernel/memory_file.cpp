@@ -56,7 +56,9 @@ void MemoryTaker::use_first() {
   const uint64_t address = reinterpret_cast<uintptr_t>(own_);
   std::byte* huge = own_ + ((address + kHugeBytes - 1) / kHugeBytes * kHugeBytes - address);
   const Timestamp start = now();
-  refused_ = ::madvise(huge, kHugeBytes, MADV_POPULATE_WRITE) != 0 || ::madvise(huge, kHugeBytes, MADV_DONTNEED) != 0;
+  const bool populated = ::madvise(huge, kHugeBytes, MADV_POPULATE_WRITE) == 0;
+  // In part, too, where memory is short.
+  refused_ = ::madvise(huge, kHugeBytes, MADV_DONTNEED) != 0 || !populated;
   const bool took_long = now() - start >= kFresh;
   fresh_seen_ = fresh_seen_ || took_long;
   if (!took_long) ++used_;

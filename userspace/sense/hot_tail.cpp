@@ -63,7 +63,8 @@ std::vector<PageSet> hot_tail(const SpaceProcess& process, std::span<const PageS
     rest = rest.minus(tail.back());
   }
   if (tail.empty()) return {};
-  const auto elsewhere = written_of(process, rest, kRestSample, hashes);
+  // What was never sent, as what is all zero, is not written because it is other than it was sent.
+  const auto elsewhere = written_of(process, known_pages(rest, hashes), kRestSample, hashes);
   if (elsewhere && spared < *elsewhere * kTailShare) return {};
   return tail;
 }

@@ -42,6 +42,7 @@ class ProtectAhead {
 
  private:
   [[nodiscard]] PageSet in_few_calls(const PageSet& due) const;
+  [[nodiscard]] Result<PageSet> protect(const PageSet& pages) const;
 
   pid_t pid_;
   Settle& settle_;

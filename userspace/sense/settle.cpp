@@ -28,7 +28,7 @@ std::optional<std::string> Settle::operator()(std::span<const pid_t> processes) 
 }
 
 void Settle::prepare() {
-  if (writes_) return;
+  if (writes_ && *writes_) return;  // what could not be had once may be had in a later round
   const ProbeResult can = probe("bpf-task-iterator");
   writes_ = can.state == ProbeState::yes ? RemoteWrites::shared() : fail(can.detail);
 }

@@ -145,6 +145,30 @@ TEST(TheArmingRound, ProtectsAHugePageOnceThoughItIsReadInParts) {
   EXPECT_FALSE(final->spaces.front().remote.intersect(PageSet::from_runs({{first, 1}})).empty());
 }
 
+// The kernel goes through what it protects in steps, each of which would end within a huge page if the first began before it.
+TEST(TheArmingRound, BreaksUpNoHugePageBehindSmallOnes) {
+  constexpr size_t kSmall = 100, kFirstHuge = 512, kMany = kFirstHuge + 16 * 512;
+  malloc_trim(0);
+  const Reserved region(kMany * kPage);
+  char* const at = region.at;
+  const PageSet pages = PageSet::from_runs({{reinterpret_cast<uint64_t>(at) / kPage, kMany}});
+  Actor actor({[&] {
+    map_at(at, kMany * kPage);
+    madvise(at, kFirstHuge * kPage, MADV_NOHUGEPAGE);
+    madvise(at + kFirstHuge * kPage, (kMany - kFirstHuge) * kPage, MADV_HUGEPAGE);
+    fill(at + (kFirstHuge - kSmall) * kPage, (kMany - kFirstHuge + kSmall) * kPage, 1);
+  }});
+  actor.step();
+  const PageSet before = Pagemap::open(actor.pid()).value().tracked(pages).value().huge;
+  if (before.pages() < 8 * 512) GTEST_SKIP() << "no huge pages were to be had";
+  WriteScan source({.late = false});
+  SentPages sent;
+  ASSERT_TRUE(source.round(actor.spaces(), sent, {}));
+  const Pagemap::Tracked after = Pagemap::open(actor.pid()).value().tracked(pages).value();
+  EXPECT_EQ(after.huge, before);
+  EXPECT_EQ(after.clean.pages(), kMany - kFirstHuge + kSmall);
+}
+
 // Hot pages between cold ones: a page of every stride, found written in the round before and written again since.
 class HotPages : public ::testing::Test {
  protected:
@@ -256,10 +280,23 @@ TEST_F(HotPages, OfALevelThatIsHardlyWrittenAreProtectedInARoundBehind) {
 // To leave them out takes time, in which the workload pays for all that it writes elsewhere.
 TEST_F(HotPages, AreProtectedWhereAsMuchIsWrittenElsewhere) {
   begin(64, [] {}, [](char* at) {
-    for (uint64_t page = 32; page < kMany; page += 64) at[page * kPage] ^= 1;
+    for (uint64_t page = 8; page < kMany; page += 16) at[page * kPage] ^= 1;
   });
   close([] {});
   EXPECT_EQ(protected_pages().pages(), kMany);
+}
+
+// As of a heap in huge pages, or of memory that was asked for and is not used yet.
+TEST_F(HotPages, AreSparedThoughMuchIsThereThatIsAllZero) {
+  constexpr size_t kZero = 20000;
+  const Reserved zero(kZero * kPage);
+  begin(64, [] {}, [at = zero.at](char*) {
+    map_at(at, kZero * kPage);
+    madvise(at, kZero * kPage, MADV_NOHUGEPAGE);
+    for (size_t page = 0; page < kZero; ++page) *const_cast<volatile char*>(at + page * kPage) = 0;
+  });
+  close([] {});
+  EXPECT_EQ(protected_pages().intersect(hot_), PageSet());
 }
 
 // In a round behind the one that protects everything, what is read lies between pages that are not: those are protected with it.
