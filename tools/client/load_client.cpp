@@ -127,8 +127,8 @@ Result<uint64_t> LoadClient::fill() {
 }
 
 Status LoadClient::start() {
-  impl_->unpreempted.emplace();
   MOSE_TRY(impl_->streams.start());
+  impl_->unpreempted.emplace();
   impl_->resumed_ns = now_ns();
   return {};
 }

@@ -23,8 +23,6 @@ constexpr auto kConnectBound = std::chrono::seconds(10);
 constexpr size_t kTurnedAwayMax = 4;  // the two connections of a pager, and its next two
 // Between two looks at what the kernel still has to send.
 constexpr auto kLookPause = std::chrono::milliseconds(1);
-// A round of protected memory in which nothing has to be sent; measured 5 to 6 ms a gigabyte, and its threads' turns.
-constexpr Nanoseconds kRecordedLook = std::chrono::milliseconds(10), kRecordedPage{20};
 // What HEAT may take of the link, before each round.
 constexpr Nanoseconds kHeatOnLinkMax = std::chrono::milliseconds(20);
 
@@ -158,23 +156,12 @@ Result<plan::RoundStats> SourceMemory::round(plan::RoundAhead ahead, bool closin
   totals_.bytes += sent.bytes;
   plan::RoundStats stats{sent.scan.pages_present, sent.pages, sent.bytes, sent.duration};
   stats.link_bps = link_bps;
-  // What the sending does not explain went into looking.
   const Nanoseconds sending = link_bps == 0 ? sent.duration : plan::time_to_send(sent.pages, link_bps);
-  Nanoseconds looking = std::max(sent.duration - sending, Nanoseconds(0));
-  // What was protected in this round was read as a whole; the next one looks at the kernel's record of each page instead.
-  if (sent.scan.pages_armed != 0) {
-    const auto armed = static_cast<int64_t>(sent.scan.pages_armed), read = static_cast<int64_t>(sent.scan.pages_read);
-    const Nanoseconds recorded = kRecordedLook + kRecordedPage * armed;
-    const Nanoseconds reread = read > armed ? looking / read * (read - armed) : Nanoseconds(0);
-    looking = std::min(looking, recorded + reread);
-  }
-  stats.outlook = writes_.outlook(sent.duration, link_bps, looking);
+  stats.outlook = writes_.outlook(sent.duration, link_bps,
+                                  plan::next_look({sent.duration, sending, sent.scan.pages_read, sent.scan.pages_armed}));
   stats.unprepared = source_->waits_for_last();
-  if (auto costs = known_calibration(); costs && costs->fault_us) {
-    stats.write_fault_seconds = *costs->fault_us / 1e6;
-    // Else another round would leave them unprotected, too.
-    if (!sense::choose_tracking(costs).dear) stats.pages_unprotected = sent.scan.pages_unprotected;
-  }
+  stats.pages_next_protected = sent.scan.pages_next_protected;
+  if (auto costs = known_calibration(); costs && costs->fault_us) stats.write_fault_seconds = *costs->fault_us / 1e6;
   return stats;
 }
 

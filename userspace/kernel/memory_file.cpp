@@ -17,8 +17,8 @@ namespace {
 constexpr uint64_t kHugeBytes = kTablePages * kPageSize;
 // Memory that has been used takes a third of a millisecond at most for as much.
 constexpr auto kFresh = std::chrono::milliseconds(1);
-// So many pieces, a gigabyte, that did not, and none that did: nobody gives memory back to a host here.
-constexpr unsigned kUsedMin = 512;
+// So many pieces behind one that did, 512 MiB: what is free lies together by when it was last used.
+constexpr unsigned kWary = 256;
 // So many pieces in turn that took long though: the file gets other memory, as where processes have no huge pages of their own.
 constexpr unsigned kInVainMax = 8;
 
@@ -59,24 +59,32 @@ void MemoryTaker::use_first() {
   const bool populated = ::madvise(huge, kHugeBytes, MADV_POPULATE_WRITE) == 0;
   // In part, too, where memory is short.
   refused_ = ::madvise(huge, kHugeBytes, MADV_DONTNEED) != 0 || !populated;
-  const bool took_long = now() - start >= kFresh;
-  fresh_seen_ = fresh_seen_ || took_long;
-  if (!took_long) ++used_;
+  (void)fresh(start);
+}
+
+// A piece that nobody had used, as it seems by its time: others will follow. A busy processor looks the same, and costs no more than
+// clearing some memory twice.
+bool MemoryTaker::fresh(Timestamp start) {
+  if (now() - start < kFresh) return false;
+  wary_ = kWary;
+  return true;
 }
 
 Status MemoryTaker::take(int file, std::byte* data, uint64_t at, uint64_t bytes) {
   for (const uint64_t end = at + bytes; at < end;) {
     const uint64_t piece = std::min(end - at, kHugeBytes);
-    const bool first = !refused_ && (fresh_seen_ || used_ < kUsedMin);
-    if (first) use_first();
+    const bool first = !refused_ && wary_ != 0;
+    if (first) {
+      --wary_;
+      use_first();
+    }
     const Timestamp start = now();
     // Allocating first makes a lack of memory an error here instead of a SIGBUS later, and populating 15 % cheaper.
     if (::fallocate(file, 0, static_cast<off_t>(at), static_cast<off_t>(piece)) != 0 ||
         ::madvise(data + at, piece, MADV_POPULATE_WRITE) != 0) {
       return fail_errno("take memory for a file");
     }
-    const bool took_long = now() - start >= kFresh;
-    fresh_seen_ = fresh_seen_ || took_long;
+    const bool took_long = fresh(start);
     in_vain_ = first && took_long ? in_vain_ + 1 : 0;
     refused_ = refused_ || in_vain_ >= kInVainMax;
     at += piece;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
 
@@ -18,7 +19,8 @@ namespace mose {
 // Takes memory for a file of memory. The kernel clears a huge page of one at a stretch, and one that prefers throughput lets nobody else
 // on that processor meanwhile: where the host of a virtual machine backs memory when it is first used, 6 ms (one in a tenth of a
 // millisecond elsewhere), and the services beside it wait. Such memory is used first as a process's own, which the kernel clears page
-// by page, and given back just before the file takes it.
+// by page, and given back just before the file takes it. That is clearing it twice, so it is done only where memory is fresh: at the
+// beginning, and for a while behind each piece that took so long.
 class MemoryTaker {
  public:
   MemoryTaker() = default;
@@ -30,12 +32,14 @@ class MemoryTaker {
   [[nodiscard]] Status take(int file, std::byte* data, uint64_t at, uint64_t bytes);
 
  private:
+  static constexpr unsigned kWaryFirst = 8;
   void use_first();
+  [[nodiscard]] bool fresh(Timestamp start);
 
   std::byte* own_ = nullptr;  // a huge page of its own; none where it cannot have one
   bool refused_ = false;
-  bool fresh_seen_ = false;          // a piece that had not been used before, as it seems by its time
-  unsigned used_ = 0, in_vain_ = 0;  // pieces that had been; those in turn that took long though they were used first
+  unsigned wary_ = kWaryFirst;  // so many pieces are used first
+  unsigned in_vain_ = 0;        // those in turn that took the file long though they were used first
 };
 
 }  // namespace mose

@@ -52,8 +52,9 @@ struct ScanStats {
   uint64_t pages_zero = 0;     // populated, but all zero: as good as absent, never sent
   uint64_t pages_changed = 0;  // sent in this round, or `remote` of the final scan
   uint64_t pages_read = 0;     // looked at by content; the rest is known from the kernel's record
-  uint64_t pages_armed = 0;    // of pages_read: protected in this round, so that the next knows of them without reading
+  uint64_t pages_armed = 0;    // of pages_read: protected for the first time, so that the next round knows of them without reading
   uint64_t pages_unprotected = 0;  // of pages_read: tracked, but left unprotected because they are hot: their writes are no faults
+  uint64_t pages_next_protected = 0;  // of pages_unprotected: another round would protect them
   uint64_t spaces_gone = 0;    // processes that ended before they could be read
   Nanoseconds duration{0};
 };

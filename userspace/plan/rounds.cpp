@@ -25,9 +25,11 @@ double saved_seconds(const Outlook& outlook, uint64_t link_bps) {
   return (outlook.left_now - outlook.left_next) * (kPageBits / static_cast<double>(link_bps) + kLeftPageSeconds);
 }
 
-// Of those that there may be, for what follows a round that prepares the final scan.
-unsigned rounds_kept(unsigned rounds_max) {
-  return std::min(rounds_max - std::min(rounds_max, kRoundsBefore), kRoundsKept);
+// Of those that there may be, for what follows a round that prepares the final scan. Where none would be worth it, none.
+unsigned rounds_kept(const RoundFacts& facts) {
+  const bool cheap = facts.write_fault_seconds != 0 && facts.write_fault_seconds <= kUnprotectedPageSeconds;
+  if (!cheap || facts.throttle_percent != 0) return 0;
+  return std::min(facts.rounds_max - std::min(facts.rounds_max, kRoundsBefore), kRoundsKept);
 }
 
 // Whether that is worth one.
@@ -92,7 +94,9 @@ bool prepares_early(const RoundAhead& ahead) {
 }
 
 bool closing_follows(const RoundFacts& facts, RoundVerdict verdict, unsigned rounds_at_most) {
-  if (verdict != RoundVerdict::another || facts.round + 1 + rounds_kept(facts.rounds_max) >= rounds_at_most) return true;
+  if (verdict != RoundVerdict::another || facts.round + 1 >= rounds_at_most) return true;
+  // Those behind it are rounds at full speed.
+  if (const unsigned kept = rounds_kept(facts); kept != 0 && facts.round + 1 + kept >= facts.rounds_max) return true;
   // The first round sends everything, and the forecast of a workload that is slowed down speaks of a faster one.
   if (facts.round < 2 || facts.throttle_percent != 0 || !facts.outlook) return false;
   return facts.outlook->next_pages <= static_cast<double>(closing_pages(facts.pages_present, facts.link_bps));
@@ -106,13 +110,24 @@ bool goes_on_prepared(const RoundFacts& closing) {
   return left * kPageBits > static_cast<double>(closing.link_bps) * kRestSeconds;
 }
 
-bool shortens_stop(const RoundFacts& closing) {
-  if (closing.round >= closing.rounds_max || closing.throttle_percent != 0) return false;
-  if (!closing.outlook || closing.link_bps == 0 || closing.write_fault_seconds == 0) return false;
-  const double faults = closing.outlook->left_next * closing.write_fault_seconds;
-  const double saved = saved_seconds(*closing.outlook, closing.link_bps) +
-                       static_cast<double>(closing.pages_unprotected) * kUnprotectedPageSeconds;
-  return saved >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * faults);
+bool shortens_stop(const RoundFacts& last) {
+  if (last.round >= last.rounds_max || last.throttle_percent != 0) return false;
+  if (!last.outlook || last.link_bps == 0 || last.write_fault_seconds == 0) return false;
+  const Outlook& outlook = *last.outlook;
+  double saved = saved_seconds(outlook, last.link_bps);
+  if (!shrinks(outlook.left_next, outlook.left_now)) saved = std::min(saved, 0.0);
+  // What is hot is written again, each of its pages.
+  const auto unprotected = static_cast<double>(last.pages_next_protected);
+  saved += unprotected * (kUnprotectedPageSeconds - last.write_fault_seconds);
+  return saved >= std::max(kPreparedSavedSeconds, kPreparedSavedFaults * outlook.left_next * last.write_fault_seconds);
+}
+
+Nanoseconds next_look(const RoundTook& took) {
+  const Nanoseconds looking = std::max(took.duration - took.sending, Nanoseconds(0));
+  if (took.pages_armed == 0) return looking;
+  const auto armed = static_cast<int64_t>(took.pages_armed), read = static_cast<int64_t>(took.pages_read);
+  const Nanoseconds reread = read > armed ? looking / read * (read - armed) : Nanoseconds(0);
+  return std::min(looking, kRecordedLook + kRecordedPage * armed + reread);
 }
 
 RoundVerdict without_another(const RoundFacts& last) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/clock.h"
+
 // When pre-copy ends. Every round sends what was written during the round before; a round more is worth its bandwidth
 // only while less is left after it than there would be without it. Pure: what is known is given.
 namespace mose::plan {
@@ -45,7 +47,7 @@ struct RoundFacts {
   unsigned throttle_percent = 0;   // by which the workload was slowed down in this round; 0: never
   bool slowed_now = false;         // by more than in the round before
   double write_fault_seconds = 0;  // what a write to a protected page takes more than another; 0: not known
-  uint64_t pages_unprotected = 0;  // that the final scan has to read, written or not, unless another round protects them
+  uint64_t pages_next_protected = 0;  // that the final scan has to read, written or not, unless another round protects them
 };
 
 enum class RoundVerdict : uint8_t {
@@ -54,7 +56,7 @@ enum class RoundVerdict : uint8_t {
   no_gain,  // another round would leave about as much
   outrun,   // as before, and because the workload writes faster than the link carries
   used_up,  // as many rounds as may be
-  costly,   // write faults are dear, and the link is quick with what is left: another round would cost the workload more
+  costly,   // the link is quick with what is left: another round would cost the workload more than it is worth
 };
 [[nodiscard]] const char* to_string(RoundVerdict verdict);
 [[nodiscard]] RoundVerdict after_round(const RoundFacts& facts);
@@ -85,7 +87,7 @@ struct RoundAhead {
 inline constexpr double kQuietPages = 1024;
 [[nodiscard]] bool prepares_early(const RoundAhead& ahead);
 
-// Of more rounds than four so many are kept for those behind the one that prepares it: that one looks at everything and leaves what
+// Where write faults are cheap so many of more rounds than four are kept for those behind the one that prepares it: that one looks at everything and leaves what
 // is written meanwhile, they look at what it left.
 inline constexpr unsigned kRoundsBefore = 4, kRoundsKept = 4;
 // Whether the round behind this one prepares it: it would be the last anyway, or send so little that those behind it would gain nothing.
@@ -99,12 +101,26 @@ inline constexpr double kClosingSeconds = 0.5;
 // After such a round that another could follow, or before the workload is slowed down behind it: whether that is worth what the workload
 // pays. Only where the link needs longer than kRestSeconds for what is left.
 [[nodiscard]] bool goes_on_prepared(const RoundFacts& closing);
-// And whatever it sent: whether the stop would be shorter by more than this, and by so many times what the
+// And whatever such a round or one behind it sent: whether the stop would be shorter by more than this, and by so many times what the
 // writes of that round cost the workload. Of much memory a prepared round looks at little. With a third of what they cost a Redis of 4 GB
-// at 20 000 GET/s fell behind for 800 ms.
+// at 20 000 GET/s fell behind for 800 ms. The model errs by a quarter: what is left counts as less only where it shrinks as the rounds
+// themselves have to.
 inline constexpr double kPreparedSavedSeconds = 0.005, kPreparedSavedFaults = 2;
 inline constexpr double kUnprotectedPageSeconds = 2e-6;  // of the final scan
-[[nodiscard]] bool shortens_stop(const RoundFacts& closing);
+[[nodiscard]] bool shortens_stop(const RoundFacts& last);
+
+// How long the round that follows will look at memory, beside sending what it finds.
+struct RoundTook {
+  Nanoseconds duration{0};
+  Nanoseconds sending{0};  // of it, at the link's rate
+  uint64_t pages_read = 0;
+  uint64_t pages_armed = 0;  // of those: read as a whole for the last time, the kernel keeps a record of each now
+};
+// A round of protected memory in which nothing has to be sent; measured 5 to 6 ms a gigabyte, and its threads' turns.
+inline constexpr Nanoseconds kRecordedLook = std::chrono::milliseconds(10), kRecordedPage{20};
+// As long as this one, or as a look at the record where that is new.
+[[nodiscard]] Nanoseconds next_look(const RoundTook& took);
+
 // How the rounds end with one that another could have followed.
 [[nodiscard]] RoundVerdict without_another(const RoundFacts& last);
 

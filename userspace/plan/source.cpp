@@ -391,7 +391,7 @@ void SourceMachine::round_done(const RoundStats& stats) {
                          .throttle_percent = s_.throttle_percent,
                          .slowed_now = std::exchange(s_.slowed_now, false),
                          .write_fault_seconds = stats.write_fault_seconds,
-                         .pages_unprotected = stats.pages_unprotected};
+                         .pages_next_protected = stats.pages_next_protected};
   s_.last_pages_sent = stats.pages_sent;
   s_.link_bps = stats.link_bps;
   s_.outlook = stats.outlook;

@@ -93,7 +93,7 @@ struct RoundStats {
   std::optional<Outlook> outlook;  // nothing before the second round
   bool unprepared = false;         // the final scan waits for a round that prepares it
   double write_fault_seconds = 0;  // what a write to a protected page takes more than another; 0: not known
-  uint64_t pages_unprotected = 0;  // that the final scan has to read, written or not, unless another round protects them
+  uint64_t pages_next_protected = 0;  // that the final scan has to read, written or not, unless another round protects them
 };
 
 // What the final scan has found.

@@ -77,7 +77,7 @@ std::string end_of_rounds(const RoundFacts& last, RoundVerdict verdict) {
       return fmt::format("pre-copy does not get further: round {} sent {}, another would leave as much", last.round,
                          sent);
     case RoundVerdict::costly:
-      return fmt::format("write faults are dear here and the final scan is prepared: round {} sent {}, another would cost the workload more",
+      return fmt::format("the final scan is prepared: round {} sent {}, another would cost the workload more than it shortens the stop",
                          last.round, sent);
     case RoundVerdict::outrun:
       return fmt::format(

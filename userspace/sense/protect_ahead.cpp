@@ -33,10 +33,15 @@ PageSet bridged(const PageSet& pages, uint64_t gap) {
 PageSet ProtectAhead::in_few_calls(const PageSet& due) const {
   // In parts a huge page would be broken up.
   const PageSet others_huge = huge_.minus(due), spared = spared_.minus(due);
+  PageSet fewest;
   for (uint64_t gap = kBridged;; gap *= 2) {
     PageSet all = bridged(due, gap).intersect(around_).minus(others_huge);
-    if (PageSet sparing = all.minus(spared); sparing.runs().size() <= kCallsMax) return sparing;
-    if (all.runs().size() <= kCallsMax || gap >= kBridgedMax) return all;
+    PageSet sparing = all.minus(spared);
+    if (sparing.runs().size() <= kCallsMax) return sparing;
+    if (all.runs().size() <= kCallsMax) return all;
+    // Regions and huge pages part a wider gap again: where that does not help, what lies between is protected for nothing.
+    if (fewest.empty() || all.runs().size() < fewest.runs().size()) fewest = std::move(all);
+    if (gap >= kBridgedMax) return fewest;
   }
 }
 

@@ -31,12 +31,13 @@ void Settle::prepare() {
   if (writes_ && *writes_) return;  // what could not be had once may be had in a later round
   const ProbeResult can = probe("bpf-task-iterator");
   writes_ = can.state == ProbeState::yes ? RemoteWrites::shared() : fail(can.detail);
+  if (!*writes_) calls_ = "whether another process writes into its memory is not known: " + writes_->error().what;
 }
 
 // Those that began before: who is in one at each look.
 std::optional<std::string> Settle::wait_for_calls() {
-  prepare();
-  if (!*writes_) return "whether another process writes into its memory is not known: " + writes_->error().what;
+  if (!writes_) prepare();
+  if (calls_) return calls_;
   const RemoteWrites& writes = ***writes_;
   auto before = writes.under_way();
   const Timestamp end = now() + calls_max_;

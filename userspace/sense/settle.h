@@ -22,7 +22,7 @@ class Settle {
   // `calls_max`: for calls into the memory, of which 4 MiB take a millisecond where nothing keeps them.
   explicit Settle(Nanoseconds calls_max = std::chrono::milliseconds(50)) : calls_max_(calls_max) {}
 
-  // Does what takes time and need not be done between protecting and reading.
+  // Does what takes time and need not be done between protecting and reading. Where it fails nobody is trusted until begin_round().
   void prepare();
   // What was said of the round before about calls into the memory counts no more.
   void begin_round() { calls_.reset(); }

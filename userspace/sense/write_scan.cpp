@@ -264,7 +264,7 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
     reading.before_pages = std::min(std::max(due.pages.pages() / parts, kPartPagesMin), reading.before_pages);
   }
   // Where faults are dear, in a round behind the one that reads everything as well: it would protect what is hot at the worst moment.
-  if ((options_.late && options_.dear) || !was_complete) {
+  if (spares_behind() || !was_complete) {
     due.tail = hot_tail(process, reading.hot, due.pages, due.pages.pages() + due.skipped.pages(), tail_left_, space.hashes);
     for (const PageSet& level : due.tail) space.unprotected = space.unprotected.unite(level);
     tail_left_ -= std::min(tail_left_, space.unprotected.pages());
@@ -280,8 +280,9 @@ Status WriteScan::round_of(const SpaceProcess& process, PageSink& sink, std::sto
   if (auto closed = space.tracking->close_copies(); !closed) {
     log::warn("a forked process keeps a descriptor of the tracking", {{"reason", closed.error().what}});
   }
-  stats.pages_armed += due.pages.minus(space.unprotected).pages();
+  if (!was_complete) stats.pages_armed += due.pages.minus(space.unprotected).pages();
   stats.pages_unprotected += space.unprotected.pages();
+  if (!spares_behind()) stats.pages_next_protected += space.unprotected.pages();
   space.complete = true;
   return {};
 }

@@ -81,6 +81,8 @@ class WriteScan final : public DirtySource {
   Result<SpacePages> final_of(const SpaceProcess& process, ScanStats& stats);
   void arm(const SpaceProcess& process, Space& space);
   [[nodiscard]] bool arming() const { return !options_.late || expected_last_; }
+  // Hot pages stay unprotected in rounds behind the one that reads everything, too.
+  [[nodiscard]] bool spares_behind() const { return options_.late && options_.dear; }
   [[nodiscard]] WriteTracking* tracking_of(SpaceId process);
 
   WriteScanOptions options_;

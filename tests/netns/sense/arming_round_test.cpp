@@ -278,7 +278,7 @@ TEST_F(HotPages, OfALevelThatIsHardlyWrittenAreProtectedInARoundBehind) {
 }
 
 // To leave them out takes time, in which the workload pays for all that it writes elsewhere.
-TEST_F(HotPages, AreProtectedWhereAsMuchIsWrittenElsewhere) {
+TEST_F(HotPages, AreProtectedWhereMuchIsWrittenElsewhere) {
   begin(64, [] {}, [](char* at) {
     for (uint64_t page = 8; page < kMany; page += 16) at[page * kPage] ^= 1;
   });

@@ -44,7 +44,10 @@ TEST_F(TimeSlice, IsThatOfTheThreadsThatAreStartedByOneThatTookShortOnes) {
 
 TEST_F(TimeSlice, IsWhatItWasBehindAnotherPolicy) {
   with_short_slices([] {
-    { const Unpreempted first; }
+    {
+      const Unpreempted first;
+      if (!first.granted()) GTEST_SKIP() << "no real-time policy is allowed here";
+    }
     EXPECT_EQ(time_slice_ns(0), kShortest);
     InBackground background;
     background.begin();

@@ -210,7 +210,7 @@ class PlanSourceClosing : public ::testing::Test {
     return source_.play(SourceActionDone{
         .kind = precopy_round,
         .stats = {.pages_present = kManyPages, .pages_sent = pages, .link_bps = link_bps_, .outlook = outlook, .unprepared = unprepared,
-                  .write_fault_seconds = write_fault_seconds_, .pages_unprotected = pages_unprotected_}});
+                  .write_fault_seconds = write_fault_seconds_, .pages_next_protected = pages_next_protected_}});
   }
   // To the end of a closing round behind which so much is left, and behind another, at 1 Gbit/s: 43 us a page.
   const Words& closed(double left_now, double left_next) {
@@ -227,9 +227,19 @@ class PlanSourceClosing : public ::testing::Test {
     sent(2 << 20);
     return sent(1 << 18, Outlook{.left_now = next_pages, .left_next = next_pages / 4, .next_pages = next_pages, .written_per_second = 100});
   }
+  // Of so many rounds, each of which sends two thirds of the one before and would be followed by one of much: which is the closing one.
+  unsigned closes_in(unsigned rounds_max, bool auto_converge) {
+    const Outlook much{.left_now = 18'000, .left_next = 16'000, .next_pages = 20'000, .written_per_second = 1e4};
+    source_ = SourceDrive(MigrationOptions{.rounds_max = rounds_max, .auto_converge = auto_converge});
+    source_.to_precopy();
+    unsigned round = 1;
+    for (uint64_t pages = 20 * kManyPages; !source_.state.closing && round < rounds_max; pages = pages * 2 / 3, ++round)
+      sent(pages, round > 1 ? std::optional(much) : std::nullopt);
+    return source_.state.closing ? round : 0;
+  }
   uint64_t link_bps_ = 1'000'000'000;
   double write_fault_seconds_ = 0;
-  uint64_t pages_unprotected_ = 0;
+  uint64_t pages_next_protected_ = 0;
   SourceDrive source_{MigrationOptions{.rounds_max = 6}};
 };
 
@@ -334,23 +344,49 @@ TEST_F(PlanSourceClosing, IsFollowedByOthersThoughItSentNoLessThanTheRoundBefore
 }
 
 TEST_F(PlanSourceClosing, LeavesSomeOfManyRoundsToThoseBehindIt) {
-  const Outlook much{.left_now = kManyPages / 4, .left_next = kManyPages / 8, .next_pages = kManyPages / 4, .written_per_second = 1e4};
-  for (const auto& [rounds_max, closing] : {std::pair{3u, 3u}, {4u, 4u}, {5u, 4u}, {7u, 4u}, {8u, 4u}, {10u, 6u}}) {
-    source_ = SourceDrive(MigrationOptions{.rounds_max = rounds_max});
-    source_.to_precopy();
-    unsigned round = 1;
-    for (uint64_t pages = kManyPages; !source_.state.closing && round < rounds_max; pages = pages * 2 / 3, ++round)
-      sent(pages, round > 1 ? std::optional(much) : std::nullopt);
-    EXPECT_TRUE(source_.state.closing) << rounds_max;
-    EXPECT_EQ(round, closing) << rounds_max;
+  write_fault_seconds_ = 1e-6;
+  for (const bool auto_converge : {false, true}) {
+    for (const auto& [rounds_max, closing] : {std::pair{3u, 3u}, {4u, 4u}, {5u, 4u}, {7u, 4u}, {8u, 4u}, {10u, 6u}}) {
+      EXPECT_EQ(closes_in(rounds_max, auto_converge && rounds_max > 4), closing) << rounds_max;
+    }
   }
+}
+
+TEST_F(PlanSourceClosing, LeavesNoneWhereTheyWouldNotBeWorthIt) {
+  write_fault_seconds_ = 3e-6;
+  EXPECT_EQ(closes_in(8, false), 8u);
+  write_fault_seconds_ = 0;
+  EXPECT_EQ(closes_in(8, false), 8u) << "nobody knows";
+}
+
+TEST_F(PlanSourceClosing, IsFollowedByNoneThatWouldLeaveAboutAsMuch) {
+  write_fault_seconds_ = 1e-6;
+  EXPECT_THAT(closed(3000, 2500), ElementsAre("arm_dump")) << "26 ms for 5, if the model were certain";
+  source_ = SourceDrive(MigrationOptions{.rounds_max = 6});
+  EXPECT_THAT(closed(3000, 2100), ElementsAre("precopy_round 4"));
+}
+
+TEST_F(PlanSourceClosing, IsFollowedByNoneThatCostsMoreFaultsThanItSaves) {
+  write_fault_seconds_ = 2e-6;
+  pages_next_protected_ = 20'000;
+  EXPECT_THAT(closed(300, 250), ElementsAre("arm_dump")) << "each of the hot pages is written again, for as much";
+}
+
+TEST(PlanSource, ARoundThatProtectedMemoryIsFollowedByALookAtTheRecord) {
+  using std::chrono::milliseconds;
+  EXPECT_EQ(next_look({.duration = milliseconds(900), .sending = milliseconds(100)}), milliseconds(800)) << "as long as this one";
+  EXPECT_EQ(next_look({.duration = milliseconds(100), .sending = milliseconds(130)}), milliseconds(0));
+  EXPECT_EQ(next_look({.duration = milliseconds(900), .sending = milliseconds(100), .pages_read = 1'000'000, .pages_armed = 1'000'000}), milliseconds(30));
+  EXPECT_EQ(next_look({.duration = milliseconds(900), .sending = milliseconds(100), .pages_read = 2'000'000, .pages_armed = 1'000'000}), milliseconds(430))
+      << "what could not be protected is read again";
+  EXPECT_EQ(next_look({.duration = milliseconds(20), .sending = milliseconds(5), .pages_read = 1'000'000, .pages_armed = 1'000'000}), milliseconds(15));
 }
 
 TEST_F(PlanSourceClosing, IsFollowedByOneThatProtectsWhatItLeftUnprotected) {
   write_fault_seconds_ = 1e-6;
-  pages_unprotected_ = 20'000;
+  pages_next_protected_ = 20'000;
   EXPECT_THAT(closed(300, 250), ElementsAre("precopy_round 4")) << "40 ms of the final scan";
-  pages_unprotected_ = 0;
+  pages_next_protected_ = 0;
   EXPECT_THAT(sent(300, Outlook{.left_now = 300, .left_next = 250, .next_pages = 300, .written_per_second = 1e4}, false),
               ElementsAre("arm_dump"));
 }
